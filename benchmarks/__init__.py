@@ -1,0 +1,1 @@
+"""What the service delivers on this machine, beside what the machine can deliver at most: `python -m benchmarks.run`."""

@@ -1,0 +1,97 @@
+"""The entrance to a backend."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.plugins import load_driver
+from diaspora_stream.serializer import Serializer
+from diaspora_stream.thread_pool import ThreadPool
+from diaspora_stream.topic import TopicHandle
+from diaspora_stream.validator import Validator
+
+
+class Driver:
+    """Access to the topics of a backend; a backend subclasses it.
+
+    Parameters
+    ----------
+    backend : str
+        Name of an installed driver such as ``mofka``, or ``name:module``.
+    options : JSON value
+        For the driver.
+
+    Raises
+    ------
+    Exception
+        No such driver, or options that it cannot use.
+
+    Notes
+    -----
+    ``Driver(backend=...)`` gives an object of the driver's own class. Usable from any thread, and in a forked child.
+    """
+
+    def __new__(cls, *, backend: str = "", options: Any = None, **own_options: Any) -> Self:
+        if cls is not Driver:
+            return super().__new__(cls)
+        if not backend:
+            raise TypeError(
+                "Driver() needs the name of a backend, such as Driver(backend='mofka', options={...})"
+            )
+        return super().__new__(load_driver(backend))
+
+    def __init__(self, *, backend: str = "", options: Any = None, **own_options: Any) -> None:
+        self._open(own_options if options is None else options)
+
+    def _open(self, options: Any) -> None:
+        """Connect, given the driver's options."""
+        raise NotImplementedError
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        options: Mapping[str, Any] = {},
+        validator: Validator | None = None,
+        partition_selector: PartitionSelector | None = None,
+        serializer: Serializer | None = None,
+    ) -> None:
+        """Create a topic.
+
+        Raises
+        ------
+        Exception
+            The topic exists, or its options cannot be used; then nothing was created.
+        """
+        raise NotImplementedError
+
+    def open_topic(self, name: str) -> TopicHandle:
+        """Return a new handle of a topic; `Exception` if there is none of this name."""
+        raise NotImplementedError
+
+    def topic_exists(self, name: str) -> bool:
+        """Tell whether there is a topic of this name; `Exception` if nobody can tell."""
+        raise NotImplementedError
+
+    def list_topics(self) -> dict[str, dict[str, Any]]:
+        """Return all topics by name, with what the backend knows of each."""
+        raise NotImplementedError
+
+    def make_thread_pool(self, count: int) -> ThreadPool:
+        """Return a new pool of `count` threads; 0 runs work in the caller."""
+        return ThreadPool(count)
+
+    @property
+    def default_thread_pool(self) -> ThreadPool:
+        """The pool of producers and consumers that are given none."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close all that was made through this driver."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,166 @@
+"""Errors of diaspora_stream: one tree, rooted in what applications know as `diaspora_stream.api.Exception`.
+
+Invariants: every error keeps its fields as attributes and as `args`, so that it can be pickled and compared;
+its text says what was wrong, where, what was found and what would be right.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest known one, or all that are known.
+
+    Parameters
+    ----------
+    name : object
+        What was found; anything but a str has no nearest name.
+    known : iterable of str
+        The names that would have been right.
+
+    Returns
+    -------
+    str
+        Such as ``"; did you mean 'default'?"``, or ``"; known are 'a', 'b'"``, or ``""`` if nothing is known.
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
+    if nearest:
+        return f"; did you mean {nearest[0]!r}?"
+    return f"; known are {', '.join(map(repr, names))}" if names else ""
+
+
+class DiasporaError(RuntimeError):
+    """Root of all errors that the library reports; `Exception` and `ClientException` in the public API."""
+
+
+class ConfigError(DiasporaError):
+    """Options or a configuration that cannot be used.
+
+    Attributes
+    ----------
+    where : str
+        The field at fault, such as ``validator.type`` or ``options.num_partitions``.
+    problem : str
+        What was found there, and what would be right.
+    """
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(where, problem)
+        self.where = where
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
+
+class InvalidSchema(ConfigError, ValueError):
+    """A JSON Schema that is none, or one that refers to something that is not inside it."""
+
+
+class UnknownName(ConfigError):
+    """A driver, validator, partition selector or serializer that nothing installed provides."""
+
+
+class Violation(NamedTuple):
+    """One reason for which a validator refuses metadata."""
+
+    pointer: str
+    """JSON pointer to the value at fault; empty for the whole metadata."""
+    instance: str
+    """That value, as compact JSON."""
+    reason: str
+    """What is wrong with it."""
+
+
+class InvalidMetadata(DiasporaError):
+    """Metadata that is no JSON value, or that the topic's validator refuses.
+
+    Attributes
+    ----------
+    problem : str
+        One line, or one line for each violation.
+    violations : tuple of Violation
+        Empty unless a validator found out more than that the metadata does not match.
+    """
+
+    def __init__(self, problem: str, violations: tuple[Violation, ...] = ()) -> None:
+        super().__init__(problem, violations)
+        self.problem = problem
+        self.violations = violations
+
+    def __str__(self) -> str:
+        lines = [f"at {v.pointer!r}: {v.instance}: {v.reason}" for v in self.violations]
+        return "\n  ".join([self.problem, *lines])
+
+
+class InvalidJson(InvalidMetadata):
+    """Text that is not JSON.
+
+    Attributes
+    ----------
+    position : int
+        Byte of the UTF-8 text at which reading stopped.
+    """
+
+    def __init__(self, problem: str, position: int) -> None:
+        super().__init__(problem)
+        self.args = (problem, position)
+        self.position = position
+
+    def __str__(self) -> str:
+        return f"not valid JSON at byte {self.position}: {self.problem}"
+
+
+class InvalidDescriptor(DiasporaError):
+    """A view that does not fit into the data it selects from, or bytes that are no data descriptor."""
+
+
+class NoPartition(DiasporaError):
+    """An event for a topic that has no partition to take it."""
+
+
+class TopicExists(DiasporaError):
+    """A topic of this name was created before.
+
+    Attributes
+    ----------
+    name : str
+        Name of the topic.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"topic {self.name!r} already exists"
+
+
+class TopicNotFound(DiasporaError):
+    """No topic has this name.
+
+    Attributes
+    ----------
+    name : str
+        The name asked for.
+    known : tuple of str
+        Names of the topics that exist, as far as they were asked for.
+    """
+
+    def __init__(self, name: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(name, known)
+        self.name = name
+        self.known = known
+
+    def __str__(self) -> str:
+        return f"topic {self.name!r} does not exist{hint(self.name, self.known)}"
+
+
+class TimeoutExpired(DiasporaError, TimeoutError):
+    """Something did not happen in time; whether it will is unknown."""
+
+
+class ConnectionFailed(DiasporaError, ConnectionError):
+    """A server cannot be reached, or went away while something was expected of it."""

@@ -1,0 +1,94 @@
+"""Topics: a name, a list of partitions, and the makers of producers and consumers."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector
+from diaspora_stream.producer import Producer
+from diaspora_stream.thread_pool import ThreadPool
+
+ADAPTIVE_BATCH_SIZE = 2**64 - 1
+"""Stands for "as many events as there are when a batch can go"; `AdaptiveBatchSize` in the public API."""
+
+WHOLE: Any = object()
+"""Default of the two callables of a consumer: neither given means that all data is loaded."""
+
+
+class Ordering(enum.IntEnum):
+    """How events of one producer are ordered; both keep them in the order of the pushes, per partition."""
+
+    Loose = 0
+    Strict = 1
+
+
+class TopicHandle:
+    """An open topic; a backend subclasses it. Made by `Driver.open_topic`, usable from any thread.
+
+    Attributes
+    ----------
+    name : str
+    partitions : list of dict
+        As they were when the topic was opened.
+    """
+
+    name: str
+    partitions: list[dict[str, Any]]
+
+    def producer(
+        self,
+        name: str = "",
+        *,
+        batch_size: int = ADAPTIVE_BATCH_SIZE,
+        max_num_batches: int = 2,
+        ordering: Ordering = Ordering.Strict,
+        thread_pool: ThreadPool | None = None,
+        options: Mapping[str, Any] = {},
+    ) -> Producer:
+        """Make a producer.
+
+        Parameters
+        ----------
+        batch_size : int
+            Events a batch. A batch also goes when it has 8 MiB, at a flush, and when one of its events is waited for.
+        max_num_batches : int
+            Batches that may be on their way for each partition; 0 counts as 1.
+        options : mapping
+            ``{"when_full": "block"}`` (the default): a push for which there is no room waits up to the driver's
+            time-out; ``"raise"``: it raises at once.
+        """
+        raise NotImplementedError
+
+    def consumer(
+        self,
+        name: str,
+        *,
+        data_selector: DataSelector | None = WHOLE,
+        data_allocator: DataAllocator | None = WHOLE,
+        batch_size: int = ADAPTIVE_BATCH_SIZE,
+        max_num_batches: int = 2,
+        thread_pool: ThreadPool | None = None,
+        targets: Sequence[int] | None = None,
+        options: Mapping[str, Any] = {},
+    ) -> Consumer:
+        """Make a consumer, which starts after the last event acknowledged under this name.
+
+        Parameters
+        ----------
+        data_selector, data_allocator : callable or None
+            Give both or neither. Neither: all data is loaded. Both None: none is.
+        batch_size : int
+            Events a batch at most.
+        max_num_batches : int
+            Batches that the servers send ahead of the application, for each partition.
+        targets : sequence of int, optional
+            Partitions to consume; None or empty stands for all.
+
+        Raises
+        ------
+        TypeError
+            One callable without the other, or a number out of its range.
+        Exception
+            A partition cannot be reached, or a target does not exist.
+        """
+        raise NotImplementedError

@@ -1,0 +1,183 @@
+"""The calls on files that storage is made of, at given offsets, complete or failed.
+
+A call either does all that was asked or raises an `OSError` that names the file: short reads and writes are
+continued here. Calls block, and may be made from several threads at once, each at its own offsets.
+`null_io_read`, `null_io_write` and `trace_io` of the configuration take effect here.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+
+from mochi.abt_io.config import AbtIoConfig
+
+Buffer = bytes | bytearray | memoryview
+
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
+
+
+class Files:
+    """The file system of this machine.
+
+    Parameters
+    ----------
+    name : str
+        Name of the provider, for the trace.
+    config : AbtIoConfig
+        Checked configuration.
+    """
+
+    def __init__(self, name: str, config: AbtIoConfig) -> None:
+        self._name = name
+        self._start = time.monotonic()
+        self.config = config
+
+    def make_directories(self, path: str) -> None:
+        """Make a directory (mode 0755) and its missing parents, each of them synced in the one above it."""
+        with self.operation("mkdir", path):
+            missing = []
+            while not os.path.isdir(path := os.path.abspath(path)):
+                missing.append(path)
+                path = os.path.dirname(path)
+            for directory in reversed(missing):
+                os.makedirs(directory, mode=0o755, exist_ok=True)
+                self.sync_directory(os.path.dirname(directory))
+
+    def list_directory(self, path: str) -> list[str]:
+        """Return the names in a directory, in any order."""
+        with self.operation("listdir", path):
+            return os.listdir(path)
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the names in a directory are on disk."""
+        with self.operation("fsync", path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def size(self, path: str) -> int:
+        """Return the length of a file in bytes."""
+        with self.operation("stat", path):
+            return os.stat(path).st_size
+
+    def open(self, path: str, *, writable: bool) -> "File":
+        """Open a file to read; or to read and write, and then make it (mode 0644) if it is missing."""
+        with self.operation("open", path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, 0o644)
+        return File(self, path, fd)
+
+    def lock(self, path: str) -> "File":
+        """Make a lock file and hold its lock until it is closed. Forked children share the lock.
+
+        Raises
+        ------
+        BlockingIOError
+            Another process, or another lock of this one, holds it; the message says which process.
+        """
+        file = self.open(path, writable=True)
+        try:
+            with self.operation("lock", path):
+                _take_lock(file.fd)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    @contextmanager
+    def operation(self, kind: str, path: str, offset: int = 0, length: int = 0) -> Iterator[None]:
+        """Give an `OSError` of the body the file's path, and trace the body if the configuration asks for it.
+
+        A line of the trace holds, much as the extended traces of Darshan do, module, provider, operation,
+        offset and length in bytes, start and end in seconds since the provider was made, and the path.
+        """
+        start = time.monotonic()
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or path
+            raise
+        finally:
+            if self.config.trace_io:
+                begin, end = start - self._start, time.monotonic() - self._start
+                sys.stderr.write(
+                    f"X_ABT_IO {self._name} {kind} {offset} {length} {begin:.6f} {end:.6f} {path}\n"
+                )
+
+
+class File:
+    """An open file.
+
+    Attributes
+    ----------
+    path : str
+        Path that it was opened by.
+    fd : int
+        File descriptor.
+    """
+
+    def __init__(self, files: Files, path: str, fd: int) -> None:
+        self._files = files
+        self.path = path
+        self.fd = fd
+
+    def write(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all of `buffers`, one after the other, from byte `offset` on, without joining them."""
+        pending = deque(view.cast("B") for view in map(memoryview, buffers) if view.nbytes)
+        left = sum(map(len, pending))
+        with self._files.operation("write", self.path, offset, left):
+            while left and not self._files.config.null_io_write:
+                written = os.pwritev(self.fd, list(islice(pending, _IOV_MAX)), offset)
+                if not written:
+                    raise OSError(errno.EIO, f"nothing could be written at byte {offset}")
+                offset += written
+                left -= written
+                while left and written:
+                    view = pending.popleft()
+                    if written < len(view):
+                        pending.appendleft(view[written:])
+                    written -= min(written, len(view))
+
+    def read(self, target: memoryview, offset: int) -> None:
+        """Fill `target` with the bytes from `offset` on; a file that ends before is an error (EIO)."""
+        with self._files.operation("read", self.path, offset, len(target)):
+            while target and not self._files.config.null_io_read:
+                count = os.preadv(self.fd, [target], offset)
+                if not count:
+                    raise OSError(errno.EIO, f"the file ends at byte {offset}, {len(target)} bytes too early")
+                offset += count
+                target = target[count:]
+
+    def sync(self) -> None:
+        """Return when all that was written is on disk; after a failure it is lost, for all one can know."""
+        with self._files.operation("fdatasync", self.path):
+            if not self._files.config.null_io_write:
+                os.fdatasync(self.fd)
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes, or extend it with zeros."""
+        with self._files.operation("ftruncate", self.path, length=size):
+            os.ftruncate(self.fd, size)
+
+    def close(self) -> None:
+        """Close the file, which releases its lock."""
+        with self._files.operation("close", self.path):
+            os.close(self.fd)
+
+
+def _take_lock(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(fd, 256, 0).decode(errors="replace").strip()
+        raise BlockingIOError(error.errno, f"locked by {holder or 'a process'}") from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -1,0 +1,76 @@
+"""Threads for operations that wait for a disk, started as they are needed.
+
+Invariants: an operation that waits never keeps another one waiting while there are fewer than `limit`
+threads; operations are taken in the order of submission; a thread that hangs in the kernel does not keep the
+interpreter from exiting (the threads are daemons).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Condition, Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class IoThreads:
+    """At most `limit` threads that take operations from one queue.
+
+    Parameters
+    ----------
+    name : str
+        Prefix of the threads' names.
+    limit : int
+        Largest number of threads.
+    """
+
+    def __init__(self, name: str, limit: int = 16) -> None:
+        self._name = name
+        self._limit = limit
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._changed = Condition()
+        self._threads: list[Thread] = []
+        self._idle = 0
+        self._closed = False
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        """Run `function` in a thread, for the future's result or exception. Thread-safe, does not block."""
+        future: Future[T] = Future()
+        with self._changed:
+            self._waiting.append((future, function))
+            if self._idle >= len(self._waiting):
+                self._changed.notify()
+            elif len(self._threads) < self._limit:
+                thread = Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def close(self) -> None:
+        """Wait until all that was submitted is done, and end the threads. Idempotent; it is the last call."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._waiting:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                self._idle -= 1
+                future, function = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = function()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+                    del result
+            del future, function

@@ -1,0 +1,248 @@
+"""The commands ``bedrock``, ``bedrock-query`` and ``bedrock-shutdown``.
+
+A command that fails says why in one line on standard error for each thing that failed, and exits with
+`FAILURE`; tracebacks appear at the levels ``debug`` and ``trace`` only.
+"""
+
+import importlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, TextIO, TypeVar
+
+import click
+
+from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.config import ServerConfig, parse, parse_text
+from mochi.bedrock.server import Server
+from mochi.margo.address import protocol as protocol_of
+from mochi.margo.client import Client
+from mochi.margo.errors import MargoError
+
+F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
+
+FAILURE = 255
+
+TRACE = 5
+LEVELS = {
+    "trace": TRACE,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "err": logging.ERROR,
+    "critical": logging.CRITICAL,
+    "off": logging.CRITICAL + 1,
+}
+COLORS = {"warning": "yellow", "error": "red", "critical": "red", "info": "green", "debug": "cyan"}
+
+log = logging.getLogger(__name__)
+
+
+class LineFormatter(logging.Formatter):
+    """``[YYYY-MM-DD HH:MM:SS.mmm] [level] text``, the level in colour on a terminal.
+
+    Parameters
+    ----------
+    colored : bool
+        Whether the lines go to a terminal.
+    with_traceback : bool
+        Whether an exception is shown with its traceback, rather than by its type and text alone.
+    """
+
+    default_time_format = "%Y-%m-%d %H:%M:%S"
+    default_msec_format = "%s.%03d"
+
+    def __init__(self, *, colored: bool, with_traceback: bool) -> None:
+        super().__init__()
+        self._colored = colored
+        self._with_traceback = with_traceback
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a record."""
+        level = "trace" if record.levelno == TRACE else record.levelname.lower()
+        shown = click.style(level, fg=COLORS.get(level)) if self._colored else level
+        line = f"[{self.formatTime(record)}] [{shown}] {record.getMessage()}"
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            line += f": {type(error).__name__}: {error}"
+            if self._with_traceback:
+                line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def _log_to(stream: TextIO, level: str) -> None:
+    handler = logging.StreamHandler(stream)
+    number = LEVELS[level]
+    handler.setFormatter(LineFormatter(colored=stream.isatty(), with_traceback=number <= logging.DEBUG))
+    logging.basicConfig(level=number, handlers=[handler], force=True)
+    logging.raiseExceptions = False
+
+
+def _complain(problem: object) -> None:
+    click.echo(f"error: {' '.join(str(problem).split())}", err=True)
+
+
+def _fail(problem: object) -> NoReturn:
+    _complain(problem)
+    sys.exit(FAILURE)
+
+
+def _level_option(default: str) -> Callable[[F], F]:
+    return click.option(
+        "-v",
+        "--verbose",
+        type=click.Choice(list(LEVELS)),
+        default=default,
+        help="Log level.",
+        show_default=True,
+    )
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+_version = click.version_option(package_name="mofka", message="%(version)s")
+
+
+@click.command(context_settings=_CONTEXT)
+@click.argument("address", default="")
+@click.option("-c", "--config", "path", metavar="FILE", help="Configuration file, in JSON.")
+@click.option("--stdin", is_flag=True, help="Read the configuration from standard input.")
+@click.option("-o", "--output-config", metavar="FILE", help="Write the expanded configuration there.")
+@_level_option("info")
+@_version
+def bedrock(address: str, path: str | None, stdin: bool, output_config: str | None, verbose: str) -> None:
+    """Start a server at ADDRESS: a protocol such as na+sm or tcp, or a full address.
+
+    Without ADDRESS, the configuration says where to listen, in margo.mercury.address.
+    """
+    _log_to(sys.stdout, verbose)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        server = Server(_read_config(path, stdin), address or None)
+        status = _serve(server, output_config)
+    except KeyboardInterrupt:
+        _fail("interrupted before the server was ready")
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}")
+    except MargoError as error:
+        _fail(error)
+    sys.exit(status)
+
+
+def _read_config(path: str | None, stdin: bool) -> ServerConfig:
+    if path is not None and stdin:
+        _fail("-c and --stdin exclude each other")
+    if stdin:
+        return parse_text(sys.stdin.buffer.read(), "standard input")
+    if path is None:
+        return parse({})
+    with open(path, "rb") as file:
+        return parse_text(file.read(), path)
+
+
+def _serve(server: Server, output_config: str | None) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        server.engine.loop.add_signal_handler(number, server.finalize)
+    try:
+        if output_config is not None:
+            with open(output_config, "w") as file:
+                json.dump(server.config(), file, separators=(",", ":"))
+        log.info("Bedrock daemon now running at %s", server.address)
+    except BaseException:
+        server.finalize()
+        server.run()
+        raise
+    return server.run()
+
+
+def _service_options(function: F) -> F:
+    """Give a command the options by which it finds the servers of a service."""
+    for option in (
+        _version,
+        _level_option("warning"),
+        click.option(
+            "-f", "--flock-file", metavar="FILE", help="Group file; adds the addresses of its members."
+        ),
+        click.option("-a", "--addresses", metavar="ADDR", multiple=True, help="Address; may be repeated."),
+        click.argument("protocol"),
+    ):
+        function = option(function)
+    return function
+
+
+def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file: str | None) -> list[str]:
+    """Return the distinct addresses that a command names, and give the client the service's token."""
+    found = dict.fromkeys(addresses)
+    if flock_file is not None:
+        view = importlib.import_module("mochi.flock.group_file").read(flock_file)
+        for member in view.members:
+            found[member.address] = None
+            if view.token is not None:
+                client.set_token(member.address, view.token)
+    for spoken in sorted({protocol_of(address) for address in found} - {protocol_of(protocol)}):
+        log.warning("the service speaks %s, not %s: using %s", spoken, protocol, spoken)
+    return list(found)
+
+
+def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[str, R], bool]:
+    """Ask all servers at the same time; return the answers, and whether all answered."""
+    answers: dict[str, R] = {}
+    with ThreadPoolExecutor(max_workers=32) as threads:
+        pending = {address: threads.submit(question, address) for address in addresses}
+    for address, future in pending.items():
+        try:
+            answers[address] = future.result()
+        except MargoError as error:
+            _complain(f"{address}: {error}")
+    return answers, len(answers) == len(addresses)
+
+
+@click.command(context_settings=_CONTEXT)
+@_service_options
+@click.option("-i", "--provider-id", type=click.IntRange(0, 65534), default=0, help="Provider id of bedrock.")
+@click.option("-p", "--pretty", is_flag=True, help="Indent the output.")
+def query(
+    protocol: str,
+    addresses: tuple[str, ...],
+    flock_file: str | None,
+    provider_id: int,
+    pretty: bool,
+    verbose: str,
+) -> None:
+    """Print the configuration of each server as one JSON object, by address.
+
+    Servers that do not answer are reported on standard error, and the exit code then is 255.
+    """
+    _log_to(sys.stderr, verbose)
+    if not addresses and flock_file is None:
+        _fail("no server named; give -a or -f")
+    client = Client()
+    try:
+        members = _members(client, protocol, addresses, flock_file)
+    except MargoError as error:
+        _fail(error)
+    answers, is_complete = _ask_all(members, BedrockClient(client, provider_id=provider_id).config)
+    layout: dict[str, Any] = {"indent": 4} if pretty else {"separators": (",", ":")}
+    click.echo(json.dumps(answers, sort_keys=True, ensure_ascii=False, **layout))
+    sys.exit(0 if is_complete else FAILURE)
+
+
+@click.command(context_settings=_CONTEXT)
+@_service_options
+def shutdown(protocol: str, addresses: tuple[str, ...], flock_file: str | None, verbose: str) -> None:
+    """Stop servers, all at the same time.
+
+    Servers that could not be told are reported on standard error, and the exit code then is 255.
+    """
+    _log_to(sys.stderr, verbose)
+    client = Client()
+    try:
+        members = _members(client, protocol, addresses, flock_file)
+    except MargoError as error:
+        _fail(error)
+    _, is_complete = _ask_all(members, BedrockClient(client).shutdown)
+    sys.exit(0 if is_complete else FAILURE)

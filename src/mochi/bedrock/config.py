@@ -1,0 +1,213 @@
+"""The configuration of a server: JSON text to a checked `ServerConfig`. Pure: nothing is opened or started.
+
+Every fault is a `ConfigError` of one line that names the field, what was found there, and what is allowed.
+What is checked here needs no component: types, names, provider ids, pools. The ``config`` of a provider is
+left to its component, its ``dependencies`` to `mochi.bedrock.server`.
+
+An expanded configuration, saved from a query, is a valid input.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mochi.bedrock.spec import AUTOMATIC, ProviderSpec
+from mochi.margo.config import MargoConfig, convert, unknown_field
+from mochi.margo.errors import ConfigError
+
+__all__ = ["ServerConfig", "assign_ids", "parse", "parse_provider", "parse_text"]
+
+_SECTIONS = ("margo", "bedrock", "libraries", "providers")
+_OBSOLETE_SECTIONS = ("abt_io", "clients", "mona", "ssg")
+_CONDITION = "__if__"
+
+log = logging.getLogger(__name__)
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True):
+    """A checked configuration.
+
+    Invariants: the providers' names are unique, and so are their ids, none of which is `provider_id`.
+    """
+
+    margo: MargoConfig
+    address: str | None
+    """``margo.mercury.address``: where to listen if the command line does not say, or where a saved
+    configuration did listen."""
+    pool: str
+    """Pool of bedrock's own RPCs."""
+    provider_id: int
+    """Provider id of bedrock's own RPCs."""
+    dependency_resolution_timeout: float
+    """Seconds to wait for a provider of another server."""
+    libraries: tuple[str, ...]
+    providers: tuple[ProviderSpec, ...]
+
+
+class _Bedrock(Struct, frozen=True, forbid_unknown_fields=True):
+    pool: str | int | UnsetType = UNSET
+    provider_id: Annotated[int, Meta(ge=0, lt=AUTOMATIC)] = 0
+    dependency_resolution_timeout: Annotated[float, Meta(ge=0)] = 30.0
+
+
+def parse_text(text: str | bytes, source: str) -> ServerConfig:
+    """Decode JSON and `parse` it; `source` names the text in errors."""
+    try:
+        return parse(json.loads(text, parse_constant=_refuse_constant))
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            source, f"not JSON, line {error.lineno} column {error.colno}: {error.msg}"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(source, f"not JSON: {error}") from None
+    except RecursionError:
+        raise ConfigError(source, "nested too deeply") from None
+
+
+def parse(value: Any) -> ServerConfig:
+    """Check a decoded configuration.
+
+    A key ``a.b`` stands for nested objects, in every object that is not inside an array. Sections that
+    bedrock no longer has are dropped, with one warning each.
+
+    Raises
+    ------
+    ConfigError
+        At the first field that is unknown or wrong.
+    """
+    if not isinstance(value, dict):
+        raise ConfigError("configuration", f"expected an object; found {json.dumps(value)[:80]}")
+    _refuse_conditions(value, "")
+    root = {name: item for name, item in _nested(value, "").items() if item is not None}
+    for name in root:
+        if name in _OBSOLETE_SECTIONS:
+            log.warning("%s: obsolete section, ignored", name)
+        elif name not in _SECTIONS:
+            raise ConfigError(name, unknown_field(name, _SECTIONS))
+    margo_section = _single_engine(root.get("margo"))
+    margo = MargoConfig.parse(margo_section)
+    address = (margo_section or {}).get("mercury", {}).get("address")
+    bedrock = convert(root.get("bedrock", {}), _Bedrock, "bedrock")
+    libraries = root.get("libraries", [])
+    if isinstance(libraries, dict):
+        libraries = list(libraries.values())
+    providers = convert(root.get("providers", []), list[Any], "providers")
+    specs = [parse_provider(entry, f"providers[{index}]") for index, entry in enumerate(providers)]
+    return ServerConfig(
+        margo=margo,
+        address=None if address is None else convert(address, str, "margo.mercury.address"),
+        pool=margo.rpc_pool if bedrock.pool is UNSET else margo.pool_name(bedrock.pool, "bedrock.pool"),
+        provider_id=bedrock.provider_id,
+        dependency_resolution_timeout=bedrock.dependency_resolution_timeout,
+        libraries=tuple(dict.fromkeys(convert(libraries, list[str], "libraries"))),
+        providers=tuple(assign_ids(specs, {bedrock.provider_id: "bedrock itself"}, (), "providers[{}]")),
+    )
+
+
+def parse_provider(value: Any, where: str) -> ProviderSpec:
+    """Check one provider entry, by itself. The field ``pool`` of old is dropped, with a warning.
+
+    Raises
+    ------
+    ConfigError
+        A field is unknown, missing, or wrong.
+    """
+    if isinstance(value, dict) and "pool" in value:
+        log.warning("%s.pool: obsolete field, ignored; use dependencies.pool", where)
+        value = {name: item for name, item in value.items() if name != "pool"}
+    return convert(value, ProviderSpec, where)
+
+
+def assign_ids(
+    specs: Iterable[ProviderSpec], ids: Mapping[int, str], names: Iterable[str], where: str
+) -> list[ProviderSpec]:
+    """Give an id, the lowest free one, to each provider that asks for none.
+
+    Parameters
+    ----------
+    specs : iterable of ProviderSpec
+        New providers.
+    ids : Mapping
+        Ids that are taken, and by whom.
+    names : iterable of str
+        Names that are taken.
+    where : str
+        JSON path of the new provider number ``{}``.
+
+    Raises
+    ------
+    ConfigError
+        A name or an id is taken.
+    """
+    specs = list(specs)
+    owners = dict(ids)
+    taken = set(names)
+    for index, spec in enumerate(specs):
+        if spec.name in taken:
+            raise ConfigError(f"{where.format(index)}.name", f'"{spec.name}" is the name of another provider')
+        taken.add(spec.name)
+        if spec.provider_id == AUTOMATIC:
+            continue
+        if (owner := owners.get(spec.provider_id)) is not None:
+            problem = f"{spec.provider_id} is the id of {owner}; ids are unique whatever the type"
+            raise ConfigError(f"{where.format(index)}.provider_id", problem)
+        owners[spec.provider_id] = spec.name
+    numbered = []
+    for spec in specs:
+        if spec.provider_id == AUTOMATIC:
+            free = next(number for number in range(AUTOMATIC + 1) if number not in owners)
+            owners[free] = spec.name
+            spec = msgspec.structs.replace(spec, provider_id=free)
+        numbered.append(spec)
+    return numbered
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _refuse_conditions(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        if _CONDITION in value:
+            problem = "conditions are not supported; write one configuration for each kind of server"
+            raise ConfigError(f"{where}.{_CONDITION}".lstrip("."), problem)
+        for name, item in value.items():
+            _refuse_conditions(item, f"{where}.{name}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_conditions(item, f"{where}[{index}]")
+
+
+def _nested(value: dict[str, Any], where: str) -> dict[str, Any]:
+    """Turn dotted keys into nested objects, and merge these with their siblings."""
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        inner = _nested(item, f"{where}.{key}") if isinstance(item, dict) else item
+        first, *rest = key.split(".")
+        for part in reversed(rest):
+            inner = {part: inner}
+        _merge(result, {first: inner}, where)
+    return result
+
+
+def _merge(target: dict[str, Any], source: dict[str, Any], where: str) -> None:
+    for key, item in source.items():
+        path = f"{where}.{key}"
+        if key not in target:
+            target[key] = item
+        elif isinstance(item, dict) and isinstance(target[key], dict):
+            _merge(target[key], item, path)
+        else:
+            raise ConfigError(path.lstrip("."), "given twice, once by a dotted key")
+
+
+def _single_engine(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise ConfigError("margo", f"expected one engine; found an array of {len(value)}")
+    return value[0]

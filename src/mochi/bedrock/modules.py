@@ -1,0 +1,103 @@
+"""Components by library name: what a module is, and how one is found.
+
+A library is the name of an entry point of the group ``mochi.bedrock.modules``, of this distribution or any
+other; the entry point is a class without arguments that has the shape of `Module`. A component need not
+import this package.
+"""
+
+import difflib
+import logging
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+from mochi.bedrock.errors import ModuleError
+from mochi.margo.engine import Engine
+
+__all__ = ["Module", "Provider", "Publishes", "library_of", "load"]
+
+GROUP = "mochi.bedrock.modules"
+
+_WITHOUT_MODULE = ("libwarabi-bedrock-module.so",)
+"""Libraries that configurations of old name, and that nothing here depends on."""
+
+log = logging.getLogger(__name__)
+
+
+class Provider(Protocol):
+    """A running provider."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its configuration, expanded; creating a provider from it gives an equal one."""
+
+    def close(self) -> None:
+        """Stop; idempotent."""
+
+
+@runtime_checkable
+class Publishes(Protocol):
+    """A provider that has something to say to the world once its server is complete."""
+
+    def ready(self, engine: Engine) -> None:
+        """Called once, when all providers of the server exist and before it serves."""
+
+
+class Module(Protocol):
+    """What a component tells about itself, and how it makes providers."""
+
+    type: str
+
+    def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+        """Dependencies of a provider that has this `config`: name -> (kind, whether it is required).
+
+        The kind is ``pool``, ``xstream``, or a provider type; with ``[]`` behind it, an array of these.
+        """
+
+    def create(
+        self,
+        engine: Engine,
+        name: str,
+        provider_id: int,
+        config: dict[str, Any],
+        tags: list[str],
+        dependencies: dict[str, Any],
+    ) -> Provider:
+        """Start a provider.
+
+        Parameters
+        ----------
+        dependencies : dict
+            For each that is given: the `Pool`; the name of the xstream; the `Provider` where it is of this
+            server and given without ``@``; a `ProviderHandle` where it is given with one; or a list of
+            those.
+        """
+
+
+def load(library: str) -> Module | None:
+    """Load the module of a library; None, with a warning, where the library is unknown.
+
+    Raises
+    ------
+    ModuleError
+        The library is known, and its module cannot be imported or made.
+    """
+    known = {point.name: point for point in entry_points(group=GROUP)}
+    if library in known:
+        try:
+            module: Module = known[library].load()()
+        except Exception as error:
+            raise ModuleError(
+                f'library "{library}" cannot be loaded: {type(error).__name__}: {error}'
+            ) from error
+        return module
+    if library not in _WITHOUT_MODULE:
+        near = difflib.get_close_matches(library, known, n=1)
+        hint = f', did you mean "{near[0]}"?' if near else ""
+        log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
+    return None
+
+
+def library_of(provider_type: str) -> str | None:
+    """Name of the known library that brings a provider type, by the custom of their names."""
+    library = f"lib{provider_type.replace('_', '-')}-bedrock-module.so"
+    return library if entry_points(group=GROUP, name=library) else None

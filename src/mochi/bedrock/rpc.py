@@ -1,0 +1,48 @@
+"""What a bedrock client and a server say to each other: names of RPCs, and their arguments.
+
+All are RPCs of the provider id that the ``bedrock`` section gives, 0 if it gives none, except `SHUTDOWN`: it
+belongs to `ENGINE_ID`, so that a server can be told to stop by who knows nothing but its address.
+"""
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from mochi.bedrock.spec import AUTOMATIC
+
+ENGINE_ID: Final = AUTOMATIC
+
+GET_CONFIG: Final = "bedrock_get_config"
+LOAD_MODULE: Final = "bedrock_load_module"
+START_PROVIDER: Final = "bedrock_start_provider"
+STOP_PROVIDER: Final = "bedrock_stop_provider"
+LOOKUP_PROVIDER: Final = "bedrock_lookup_provider"
+SHUTDOWN: Final = "__shutdown__"
+
+
+class Nothing(Struct):
+    """Arguments of an RPC that needs none."""
+
+
+class LoadModule(Struct):
+    """Load a library; the answer is null."""
+
+    library: str
+
+
+class StartProvider(Struct):
+    """Start a provider from an entry such as ``providers`` holds; the answer is its id."""
+
+    spec: dict[str, Any]
+
+
+class StopProvider(Struct):
+    """Stop the provider of this name; the answer is null."""
+
+    name: str
+
+
+class LookupProvider(Struct):
+    """Find a provider by ``name`` or ``type:id``; the answer is a `mochi.bedrock.spec.ProviderHandle`."""
+
+    spec: str

@@ -1,0 +1,292 @@
+"""A server: one engine, the modules it has loaded, and its providers from start to stop.
+
+Invariants:
+
+- a provider is created after all that it depends on, and closed before them;
+- a provider that fails to start leaves no trace: no RPC, no name, no id;
+- `Server.config` describes what runs now, and deploys the same server again.
+
+Deployment happens in the constructor, before anything is served. Later changes come by RPC, one at a time,
+in the pool that the ``bedrock`` section names.
+"""
+
+import difflib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from mochi.bedrock import modules, rpc
+from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
+from mochi.bedrock.dependencies import Dependencies, Running, find, nearest, resolve
+from mochi.bedrock.errors import BedrockError, DeploymentError
+from mochi.bedrock.modules import Module, Publishes
+from mochi.bedrock.spec import ProviderHandle, ProviderSpec
+from mochi.margo.client import Client
+from mochi.margo.engine import Engine
+from mochi.margo.errors import ConfigError, Fault, MargoError
+
+__all__ = ["Server"]
+
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Deploys a configuration; `run` then serves it.
+
+    Parameters
+    ----------
+    config : ServerConfig
+        From `mochi.bedrock.config.parse`.
+    address : str, optional
+        Where to listen; wins over the address in `config`.
+
+    Raises
+    ------
+    MargoError
+        Anything that stops the deployment; what was already started is closed again.
+
+    Notes ----- The constructor and `run` belong to one thread; all other methods may be called from any. Not
+    usable in a forked child.
+    """
+
+    def __init__(self, config: ServerConfig, address: str | None = None) -> None:
+        address = address or config.address
+        if address is None:
+            raise ConfigError(
+                "margo.mercury.address", "missing, and no other address is given; try na+sm or tcp"
+            )
+        self._settings = config
+        self._libraries: list[str] = []
+        self._modules: dict[str, Module] = {}
+        self._running: dict[str, Running] = {}
+        self._changing = threading.RLock()
+        self._client = Client()
+        self.engine = Engine(address, config.margo)
+        try:
+            self._deploy()
+        except BaseException:
+            self._close()
+            self.engine.finalize()
+            self.engine.run()
+            raise
+
+    @property
+    def address(self) -> str:
+        """The address as clients can use it."""
+        return self.engine.address
+
+    def config(self) -> dict[str, Any]:
+        """Return the expanded configuration: plain JSON, keys sorted at every level."""
+        with self._changing:
+            document = {
+                "bedrock": {"pool": self._settings.pool, "provider_id": self._settings.provider_id},
+                "libraries": self._libraries,
+                "margo": self.engine.expanded_config(),
+                "providers": [_expand(running) for running in self._running.values()],
+            }
+            expanded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document, order="sorted"))
+            return expanded
+
+    def run(self) -> int:
+        """Serve until `finalize`, then close all providers, the youngest first; return the status."""
+        try:
+            return self.engine.run()
+        finally:
+            self._close()
+
+    def finalize(self) -> None:
+        """Make `run` return. Idempotent."""
+        self.engine.finalize()
+
+    def load_module(self, library: str) -> None:
+        """Load a library, unless it is loaded already; one that is unknown is passed over with a warning.
+
+        Raises
+        ------
+        ModuleError
+            It is known, and cannot be loaded.
+        """
+        with self._changing:
+            if library in self._libraries:
+                return
+            module = modules.load(library)
+            self._libraries.append(library)
+            if module is not None:
+                self._modules[module.type] = module
+                log.debug("loaded %s, which brings the type %s", library, module.type)
+
+    def start_provider(self, spec: Any, where: str = "provider") -> int:
+        """Start a provider from an entry such as ``providers`` holds, and return its id.
+
+        A dependency of another server must be there now: nothing waits while this server has others to serve.
+
+        Raises
+        ------
+        ConfigError
+            The entry is wrong, or its name or id is taken.
+        DeploymentError
+            Its component cannot start it.
+        """
+        with self._changing:
+            ids = {self._settings.provider_id: "bedrock itself"}
+            ids.update((running.spec.provider_id, name) for name, running in self._running.items())
+            (numbered,) = assign_ids([parse_provider(spec, where)], ids, self._running, where)
+            running = self._start(numbered, where, 0.0)
+            try:
+                self._publish(running, where)
+            except BaseException:
+                self._stop(running)
+                raise
+            return numbered.provider_id
+
+    def stop_provider(self, name: str) -> None:
+        """Stop the provider of this name.
+
+        Raises
+        ------
+        BedrockError
+            There is none, or another provider depends on it.
+        """
+        with self._changing:
+            running = self._running.get(name)
+            if running is None:
+                raise BedrockError(f'no provider is named "{name}"{nearest(name, self._running)}')
+            users = [user for user, other in self._running.items() if name in other.dependencies.needed]
+            if users:
+                raise BedrockError(f'provider "{name}" is needed by {", ".join(users)}')
+            self._stop(running)
+
+    def lookup_provider(self, spec: str) -> ProviderHandle | None:
+        """Find a provider of this server by ``name`` or ``type:id``; None if there is none."""
+        running = find(spec, self._running)
+        if running is None:
+            return None
+        return ProviderHandle(self.address, running.spec.provider_id, running.spec.type)
+
+    def _deploy(self) -> None:
+        self._define()
+        for library in self._settings.libraries:
+            self.load_module(library)
+        paths = {spec.name: f"providers[{index}]" for index, spec in enumerate(self._settings.providers)}
+        for spec in self._settings.providers:
+            self._module(spec, paths[spec.name])
+        for spec in self._settings.providers:
+            self._start(spec, paths[spec.name], self._settings.dependency_resolution_timeout)
+        for name, running in self._running.items():
+            self._publish(running, paths[name])
+
+    def _define(self) -> None:
+        pool = self.engine.pool(self._settings.pool)
+        own = self._settings.provider_id
+
+        def lookup(args: rpc.LookupProvider) -> ProviderHandle:
+            handle = self.lookup_provider(args.spec)
+            if handle is None:
+                raise Fault(
+                    "not_found",
+                    f'no provider "{args.spec}" at {self.address}{nearest(args.spec, self._running)}',
+                )
+            return handle
+
+        def start(args: rpc.StartProvider) -> int:
+            return _faulting(lambda: self.start_provider(args.spec))
+
+        def stop(args: rpc.StopProvider) -> None:
+            _faulting(lambda: self.stop_provider(args.name))
+
+        def load(args: rpc.LoadModule) -> None:
+            _faulting(lambda: self.load_module(args.library))
+
+        self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
+        self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
+        self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
+        self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)
+        self.engine.define(rpc.LOOKUP_PROVIDER, own, rpc.LookupProvider, lookup, pool=pool)
+        self.engine.define(rpc.SHUTDOWN, rpc.ENGINE_ID, rpc.Nothing, lambda _: self.finalize(), pool=pool)
+
+    def _start(self, spec: ProviderSpec, where: str, wait: float) -> Running:
+        module = self._module(spec, where)
+        dependencies = self._resolve(spec, module, where, wait)
+        try:
+            provider = module.create(
+                self.engine, spec.name, spec.provider_id, spec.config, spec.tags, dependencies.resolved
+            )
+        except Exception as error:
+            self.engine.undefine(spec.provider_id)
+            raise _in_context(error, where, spec.name) from error
+        running = self._running[spec.name] = Running(spec, provider, dependencies)
+        log.debug("started provider %s (%s:%d)", spec.name, spec.type, spec.provider_id)
+        return running
+
+    def _publish(self, running: Running, where: str) -> None:
+        if isinstance(running.provider, Publishes):
+            try:
+                running.provider.ready(self.engine)
+            except Exception as error:
+                raise _in_context(error, where, running.spec.name) from error
+
+    def _stop(self, running: Running) -> None:
+        del self._running[running.spec.name]
+        try:
+            running.provider.close()
+        except Exception as error:
+            log.error(
+                "provider %s did not close cleanly: %s: %s", running.spec.name, type(error).__name__, error
+            )
+        self.engine.undefine(running.spec.provider_id)
+
+    def _close(self) -> None:
+        with self._changing:
+            for running in reversed(list(self._running.values())):
+                self._stop(running)
+        self._client.close()
+
+    def _module(self, spec: ProviderSpec, where: str) -> Module:
+        module = self._modules.get(spec.type)
+        if module is not None:
+            return module
+        library = modules.library_of(spec.type)
+        if library is None:
+            near = difflib.get_close_matches(spec.type, self._modules, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else "no known library brings it"
+        else:
+            hint = f'add "{library}" to libraries'
+        raise ConfigError(f"{where}.type", f'no loaded library brings the type "{spec.type}"; {hint}')
+
+    def _resolve(self, spec: ProviderSpec, module: Module, where: str, wait: float) -> Dependencies:
+        return resolve(
+            spec,
+            module.dependencies(spec.config),
+            where,
+            engine=self.engine,
+            running=self._running,
+            own_names=("local", self.address, self._settings.address),
+            look_up=lambda what, address: BedrockClient(self._client).lookup(address, what, timeout=wait),
+        )
+
+
+def _expand(running: Running) -> dict[str, Any]:
+    fields = {name: getattr(running.spec, name) for name in ("engine", "name", "provider_id", "tags", "type")}
+    return {**fields, "config": running.provider.config, "dependencies": running.dependencies.shown}
+
+
+def _in_context(error: Exception, where: str, name: str) -> MargoError:
+    """Say of a component's error which provider it is about."""
+    if isinstance(error, ConfigError):
+        return ConfigError(f"{where}.{error.where}", error.problem)
+    problem = str(error) if isinstance(error, MargoError) else f"{type(error).__name__}: {error}"
+    return DeploymentError(where, f'provider "{name}" cannot start: {problem}')
+
+
+def _faulting(change: Callable[[], R]) -> R:
+    """Let an error of `change` travel to the caller."""
+    try:
+        return change()
+    except MargoError as error:
+        raise Fault("config", str(error)) from error

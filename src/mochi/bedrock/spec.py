@@ -1,0 +1,37 @@
+"""The plain data that bedrock, its modules and its clients hand to each other."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+__all__ = ["AUTOMATIC", "DependencyValue", "ProviderHandle", "ProviderId", "ProviderSpec"]
+
+AUTOMATIC = 65535
+"""Provider id that stands for the lowest free one; no provider ever bears it."""
+
+ProviderId = Annotated[int, Meta(ge=0, le=AUTOMATIC)]
+DependencyValue = str | int | list[str | int]
+
+
+class ProviderHandle(Struct, frozen=True):
+    """A provider on some server, as seen from anywhere; prints as ``type:id@address``."""
+
+    address: str
+    provider_id: int
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.provider_id}@{self.address}"
+
+
+class ProviderSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry of ``providers``."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*\Z")]
+    type: Annotated[str, Meta(min_length=1)]
+    provider_id: ProviderId = AUTOMATIC
+    config: dict[str, Any] = {}
+    tags: list[str] = []
+    dependencies: dict[str, DependencyValue] = {}
+    engine: Literal[0] = 0
+    """Index of the engine that the provider belongs to; a server has one."""

@@ -1,0 +1,4 @@
+"""Flock: who the members of a service are.
+
+`group_file` reads and writes the group file, `client` asks a member for its view, `provider` is a member.
+"""

@@ -1,0 +1,150 @@
+"""The group file: who the members of a service are, and the token that proves a caller may talk to them.
+
+The file is the original's: one line of JSON without a newline, members sorted by address and then provider
+id, metadata sorted by key. Three rules are ours:
+
+1. It holds the token of the service (metadata key ``__token__``, hexadecimal), so it has mode 0600 from its
+   first byte on: who may read the file may use the service.
+2. It appears whole or not at all, and outlives a crash of the machine once `write` has returned.
+3. A view that travels over the network has no token in it.
+
+`parse` and `serialize` are pure; `read` and `write` add the file around them.
+"""
+
+import os
+import re
+import tempfile
+from typing import Annotated, Final
+
+import msgspec
+
+from mochi.flock.errors import GroupFileError
+
+TOKEN_KEY: Final = "__token__"
+
+_SHAPE: Final = (
+    '{"members": [{"address": "<text>", "provider_id": <0 to 65535>}, ...], "metadata": {"<text>": "<text>"}}'
+)
+
+
+class Member(msgspec.Struct, frozen=True, order=True):
+    """One flock provider of a group; members order as in a group file."""
+
+    address: Annotated[str, msgspec.Meta(min_length=1)]
+    provider_id: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class GroupView(msgspec.Struct, frozen=True):
+    """The members of a group, in the order of the file, and its metadata.
+
+    The position of a member is the "server rank" by which partitions are spread over servers.
+    """
+
+    members: Annotated[tuple[Member, ...], msgspec.Meta(min_length=1)]
+    metadata: dict[str, str] = {}
+
+    @property
+    def token(self) -> bytes | None:
+        """The shared secret of the service, or None where it asks for none."""
+        text = self.metadata.get(TOKEN_KEY)
+        return None if text is None else bytes.fromhex(text)
+
+    def without_token(self) -> "GroupView":
+        """Return the view that may leave the process."""
+        return GroupView(self.members, {key: text for key, text in self.metadata.items() if key != TOKEN_KEY})
+
+
+def serialize(view: GroupView) -> bytes:
+    """Encode a view as the content of a group file."""
+    return msgspec.json.encode(GroupView(tuple(sorted(view.members)), view.metadata), order="sorted")
+
+
+def parse(content: bytes, path: str = "<group view>") -> GroupView:
+    """Decode the content of a group file.
+
+    Keys that the original does not know are ignored, as it does itself.
+
+    Parameters
+    ----------
+    content : bytes
+        JSON text.
+    path : str
+        Where the content comes from, for messages.
+
+    Raises
+    ------
+    GroupFileError
+        The content is not JSON, or not a group.
+    """
+    try:
+        view = msgspec.json.decode(content, type=GroupView)
+    except msgspec.ValidationError as error:
+        raise GroupFileError(path, f"not a group file: {error}; expected {_SHAPE}") from None
+    except ValueError as error:
+        raise GroupFileError(path, f"not a group file: it is not JSON ({error})") from None
+    if not re.fullmatch("([0-9a-fA-F]{2})+", view.metadata.get(TOKEN_KEY, "00")):
+        raise GroupFileError(
+            path, f"metadata.{TOKEN_KEY} is not a token; expected hexadecimal digits, two a byte"
+        )
+    return view
+
+
+def read(path: str | os.PathLike[str]) -> GroupView:
+    """Read a group file.
+
+    Raises
+    ------
+    GroupFileError
+        The file is missing, cannot be read, or holds no group.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise GroupFileError(
+            name,
+            "no such group file; the service writes it when it is ready, where its flock configuration says",
+        ) from None
+    except PermissionError:
+        raise GroupFileError(
+            name,
+            "this user may not read the group file; it is for the user who started the service (mode 0600)",
+        ) from None
+    except OSError as error:
+        raise GroupFileError(name, f"the group file cannot be read: {error.strerror}") from error
+    return parse(content, name)
+
+
+def write(path: str | os.PathLike[str], view: GroupView) -> None:
+    """Write a group file, or replace it, in one step that readers and crashes cannot cut in two.
+
+    Raises
+    ------
+    GroupFileError
+        The file cannot be written; what stood at `path` before is untouched.
+    """
+    name = os.fspath(path)
+    directory, base = os.path.split(os.path.abspath(name))
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=f"{base}.", suffix=".swp", dir=directory)
+        try:
+            with open(fd, "wb") as file:
+                file.write(serialize(view))
+                file.flush()
+                os.fsync(fd)
+            os.replace(temporary, name)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        _sync_directory(directory)
+    except OSError as error:
+        raise GroupFileError(name, f"the group file cannot be written: {error.strerror}") from error
+
+
+def _sync_directory(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,78 @@
+"""Addresses: ``[<class>+]<protocol>[://[<host part>]]``, as a user writes them and as a server prints them.
+
+Pure functions over text. Protocols that run here are shared memory on one node (``na+sm``, ``sm``) and TCP sockets
+(``ofi+tcp``, ``tcp``); a TCP host part may carry a libfabric domain (``eth0/10.0.0.1:4000``), which is passed over.
+"""
+
+import difflib
+from typing import TypeAlias
+
+import msgspec
+
+from mochi.margo.errors import AddressError
+
+_SM = ("na+sm", "sm")
+_TCP = ("ofi+tcp", "tcp", "ofi+tcp;ofi_rxm")
+
+
+class SmAddress(msgspec.Struct, frozen=True):
+    """Shared memory on one node; `name` is empty where the server chooses it."""
+
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"na+sm://{self.name}"
+
+
+class TcpAddress(msgspec.Struct, frozen=True):
+    """A TCP socket; an empty `host` is any interface of the server's choice, port 0 any free port."""
+
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ofi+tcp://{host}:{self.port}"
+
+
+Address: TypeAlias = SmAddress | TcpAddress
+
+
+def protocol(address: str) -> str:
+    """Return what precedes ``://``: the protocol of an address, in one spelling for each transport."""
+    name = address.partition("://")[0]
+    return "na+sm" if name in _SM else "ofi+tcp" if name in _TCP else name
+
+
+def parse(text: str) -> Address:
+    """Parse an address.
+
+    Raises
+    ------
+    AddressError
+        Unknown protocol (names the nearest known one), or a host part of the wrong form.
+    """
+    name, _, rest = text.partition("://")
+    if name in _SM:
+        if "/" in rest or "\0" in rest or len(rest) > 80:
+            raise AddressError(f"address {text!r}: a shared-memory name has at most 80 characters and no '/'")
+        return SmAddress(rest)
+    if name in _TCP:
+        return _parse_tcp(text, rest)
+    near = difflib.get_close_matches(name, (*_SM, *_TCP), 1)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    raise AddressError(f"address {text!r}: protocol {name!r} is not one of na+sm, sm, ofi+tcp, tcp{hint}")
+
+
+def _parse_tcp(text: str, rest: str) -> TcpAddress:
+    host_port = rest.rsplit("/", 1)[-1]
+    if host_port.startswith("["):
+        host, bracket, port = host_port[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise AddressError(f"address {text!r}: an IPv6 host is written [host]:port")
+        port = port[1:]
+    else:
+        host, _, port = host_port.partition(":")
+    if port and not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise AddressError(f"address {text!r}: port {port!r} is not a number from 0 to 65535")
+    return TcpAddress(host, int(port or 0))

@@ -1,0 +1,102 @@
+"""Bulk buffers: tiered pools of reusable memory, private or shared with another process.
+
+Each buffer is a memfd, sealed against resizing so that nobody can take pages away from under a mapping, and mapped
+once. Pages are taken on first touch only: a buffer of 64 MiB that has held 1 MiB costs 1 MiB. A tier hands out the
+buffer returned last, which is the warm one.
+"""
+
+import fcntl
+import mmap
+import os
+import threading
+import weakref
+
+import msgspec
+import numpy as np
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class BufferPoolConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Tiers of a buffer pool: tier k holds buffers of ``first_size * size_multiple ** k`` bytes.
+
+    Attributes
+    ----------
+    num_buffers : int
+        Buffers made in advance in each tier; more are made on demand.
+    """
+
+    first_size: int
+    num_tiers: int = 1
+    num_buffers: int = 0
+    size_multiple: float = 4.0
+
+
+class BulkBuffer:
+    """A mapped, sealed memfd of `size` bytes; the kernel frees it with its last holder."""
+
+    __slots__ = ("fd", "size", "view")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.fd = os.memfd_create("mofka-bulk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, size)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        self.view = memoryview(mmap.mmap(self.fd, size))
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+def map_lent(fd: int) -> memoryview:
+    """Map a buffer lent by a server; takes over `fd`.
+
+    Raises
+    ------
+    OSError
+        It is not a memfd sealed against resizing, so that reading it could kill this process.
+    """
+    try:
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise OSError("a buffer that is not sealed against resizing was lent")
+        return memoryview(mmap.mmap(fd, os.fstat(fd).st_size))
+    finally:
+        os.close(fd)
+
+
+class BufferPool:
+    """Hands out buffers by size, and keeps those returned for the next one who asks.
+
+    A request goes to the smallest free buffer that holds it; where none is free, a buffer is added to the smallest
+    tier that holds it. A request larger than every tier gets a buffer of its own, which is dropped on its return.
+    Thread-safe. `acquire` costs about a microsecond when a buffer is free, a mapping otherwise; it never blocks.
+    """
+
+    def __init__(self, config: BufferPoolConfig) -> None:
+        self.config = config
+        self._lock = threading.Lock()
+        sizes = [int(config.first_size * config.size_multiple**tier) for tier in range(config.num_tiers)]
+        self._free = {size: [BulkBuffer(size) for _ in range(config.num_buffers)] for size in sizes}
+
+    def acquire(self, size: int) -> BulkBuffer:
+        """Return a buffer of at least `size` bytes, whose content is arbitrary."""
+        fitting = [tier for tier in self._free if tier >= size]
+        with self._lock:
+            for tier in fitting:
+                if self._free[tier]:
+                    return self._free[tier].pop()
+        return BulkBuffer(fitting[0] if fitting else size)
+
+    def lease(self, size: int) -> memoryview:
+        """Return `size` bytes of a buffer, which comes back by itself once nobody holds a view of them."""
+        buffer = self.acquire(size)
+        owner = np.frombuffer(buffer.view, np.uint8, size)
+        weakref.finalize(owner, self.release, buffer).atexit = False
+        return owner.data
+
+    def release(self, buffer: BulkBuffer) -> None:
+        """Take `buffer` back; nobody may look at its memory any more."""
+        with self._lock:
+            if buffer.size in self._free:
+                self._free[buffer.size].append(buffer)

@@ -1,0 +1,541 @@
+"""The server side of margo: one event loop, the connections it serves, and the RPCs defined on it.
+
+A request's handler runs inline on the loop when its pool is inline, else on an xstream of that pool; the requests
+of one raw RPC of one provider are handled in the order of their arrival in either case. A handler that raises
+answers its caller with a fault; the server goes on. A peer that breaks the wire format, or greets without the
+token, loses its connection and nothing else.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+import uvloop
+
+from mochi.margo import handshake, rpc, transport
+from mochi.margo.config import MargoConfig
+from mochi.margo.errors import AuthenticationError, Fault, MargoError, ProtocolError
+from mochi.margo.pools import Pool, Pools, Strand
+from mochi.margo.wire import (
+    DESCRIPTORS,
+    GREETING_LIMITS,
+    ONE_WAY,
+    Allocate,
+    Buffer,
+    Frame,
+    FrameReader,
+    Kind,
+    Limits,
+    Segment,
+    SendQueue,
+    allocate_private,
+    encode,
+)
+
+A = TypeVar("A", bound=msgspec.Struct)
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+GREETING_TIMEOUT = 10.0
+"""Seconds that a peer may take to prove itself."""
+
+MAX_OUTSTANDING = 256
+MAX_OUTSTANDING_BYTES = 128 << 20
+"""Requests of one connection, and bytes of their bulk, that wait for an answer before no more is read from it."""
+
+LINGER = 2.0
+"""Seconds that `Engine.run` waits at its end for peers to take what is queued for them."""
+
+
+class Request:
+    """One request at its handler.
+
+    Attributes
+    ----------
+    frame : Frame
+        Message and bulk.
+    connection : Connection
+        Where it came from.
+    deadline : float
+        Time on the clock of ``time.monotonic`` after which nobody waits for the answer; infinity if always.
+    cancelled : bool
+        True once the caller has taken the request back.
+
+    Notes
+    -----
+    `reply` and `fail` may be called from any thread; the first call answers, later ones do nothing.
+    """
+
+    __slots__ = ("_size", "answered", "cancelled", "connection", "deadline", "frame")
+
+    def __init__(self, connection: "Connection", frame: Frame) -> None:
+        self.connection = connection
+        self.frame = frame
+        self.deadline = time.monotonic() + frame.timeout_ms / 1000 if frame.timeout_ms else float("inf")
+        self.cancelled = False
+        self.answered = bool(frame.flags & ONE_WAY)
+        self._size = sum(segment.length for segment in frame.segments)
+
+    def reply(
+        self,
+        message: bytes = b"",
+        bulk: Sequence[Sequence[Buffer]] = (),
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """Answer.
+
+        Parameters
+        ----------
+        message : bytes
+        bulk : sequence of sequence of buffers
+            Segments, each a list of buffers that are sent one after the other; kept by reference until sent.
+        descriptors : sequence of int
+            File descriptors to hand over; on ``na+sm`` only.
+        """
+        self._answer(Kind.RESPONSE, message, bulk, descriptors)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with `error`, as a fault."""
+        self._answer(Kind.FAULT, rpc.pack_fault(error), (), ())
+
+    def _answer(
+        self, kind: Kind, message: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]
+    ) -> None:
+        if self.answered:
+            return
+        self.answered = True
+        connection = self.connection
+        call = self.frame.call
+
+        def send() -> None:
+            connection.answered(call, self._size)
+            connection.send(kind, call, message, bulk, descriptors)
+
+        connection.engine.on_loop(send)
+
+
+Handler: TypeAlias = Callable[[Request], None]
+
+
+class _Definition(msgspec.Struct, frozen=True):
+    handler: Handler
+    spawn: Callable[[Callable[[], None]], None]
+    allocate: Allocate
+
+
+class Connection:
+    """One accepted connection. Lives on the loop; `notify` must be called there."""
+
+    def __init__(self, engine: "Engine", peer: socket.socket) -> None:
+        self.engine = engine
+        self.on_close: list[Callable[[], None]] = []
+        self.closed = False
+        self._peer = peer
+        self._reader = FrameReader(self._allocate, GREETING_LIMITS)
+        self._queue = SendQueue()
+        self._writing = False
+        self._paused = False
+        self._hello: handshake.Hello | None = None
+        self._welcome: handshake.Welcome | None = None
+        self._proven = False
+        self._outstanding: dict[int, Request] = {}
+        self._outstanding_bytes = 0
+        self._greeting = engine.loop.call_later(GREETING_TIMEOUT, self._greeting_expired)
+        engine.loop.add_reader(peer, self._readable)
+
+    @property
+    def lends(self) -> bool:
+        """Whether buffers can be lent over this connection, by file descriptor."""
+        return self._peer.family == socket.AF_UNIX
+
+    def close(self) -> None:
+        """Close; what is queued is dropped, and `on_close` is called."""
+        if self.closed:
+            return
+        self.closed = True
+        self._greeting.cancel()
+        self.engine.loop.remove_reader(self._peer)
+        if self._writing:
+            self.engine.loop.remove_writer(self._peer)
+        self._peer.close()
+        self._queue.clear()
+        for request in self._outstanding.values():
+            request.cancelled = True
+        self._outstanding.clear()
+        self.engine.forget(self)
+        for callback in self.on_close:
+            callback()
+
+    def notify(self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = ()) -> None:
+        """Send a notice on a stream that the peer has named."""
+        self.send(Kind.NOTICE, stream, message, bulk, ())
+
+    def fail_stream(self, stream: int, message: bytes) -> None:
+        """Send a fault, made with `rpc.pack_fault`, on a stream: nothing more will come on it."""
+        self.send(Kind.FAULT, stream, message)
+
+    def send(
+        self,
+        kind: Kind,
+        call: int,
+        message: bytes,
+        bulk: Sequence[Sequence[Buffer]] = (),
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """Send a frame, or queue what the socket does not take now."""
+        if self.closed:
+            return
+        segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
+        flags = DESCRIPTORS if descriptors else 0
+        head = encode(kind, call=call, flags=flags, message=message, segments=segments)
+        if descriptors:
+            self._send_with_descriptors(head, descriptors)
+        else:
+            self._queue.put((head,))
+        for buffers in bulk:
+            self._queue.put(buffers)
+        if not self._writing:
+            self._pump()
+
+    def _send_with_descriptors(self, head: bytes, descriptors: Sequence[int]) -> None:
+        """Send `head` with descriptors on its first byte; these are few and small, and so block shortly."""
+        self._peer.setblocking(True)
+        try:
+            self._queue.pump(self._peer.sendmsg)
+            sent = socket.send_fds(self._peer, [head], list(descriptors))
+            self._queue.put((head[sent:],))
+        except OSError as error:
+            log.debug("connection lost while lending: %s", error)
+        finally:
+            self._peer.setblocking(False)
+
+    def _pump(self) -> None:
+        try:
+            done = self._queue.pump(self._peer.sendmsg)
+        except OSError:
+            self.engine.loop.call_soon(self.close)
+            return
+        if done and self._writing:
+            self.engine.loop.remove_writer(self._peer)
+        elif not done and not self._writing:
+            self.engine.loop.add_writer(self._peer, self._pump)
+        self._writing = not done
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether something waits for the peer to read."""
+        return bool(self._queue)
+
+    def answered(self, call: int, size: int) -> None:
+        """Take note that a request is answered; reads on where reading was paused for it."""
+        if self._outstanding.pop(call, None) is None:
+            return
+        self._outstanding_bytes -= size
+        if self._paused and not self._is_full():
+            self._paused = False
+            self.engine.loop.add_reader(self._peer, self._readable)
+
+    def _is_full(self) -> bool:
+        return len(self._outstanding) >= MAX_OUTSTANDING or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES
+
+    def _greeting_expired(self) -> None:
+        log.warning("a peer did not prove itself within %g s", GREETING_TIMEOUT)
+        self.close()
+
+    def _readable(self) -> None:
+        reader = self._reader
+        for _ in range(8):
+            buffers = reader.buffers()
+            try:
+                if len(buffers) == 1:
+                    count = self._peer.recv_into(buffers[0])
+                else:
+                    count = self._peer.recvmsg_into(buffers)[0]
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                count = 0
+            if not count:
+                self.close()
+                return
+            try:
+                for frame in reader.received(count):
+                    self._dispatch(frame)
+            except MargoError as error:
+                log.warning("closing a connection: %s", error)
+                self.send(Kind.FAULT, 0, rpc.pack_fault(_as_fault(error)))
+                self.close()
+            if self.closed:
+                return
+            if self._is_full():
+                self._paused = True
+                self.engine.loop.remove_reader(self._peer)
+                return
+            if count < len(buffers[0]):
+                return
+
+    def _allocate(self, frame: Frame) -> Sequence[memoryview]:
+        definition = self.engine.definition(frame) if frame.kind is Kind.REQUEST else None
+        if definition is None:
+            raise Fault("bad_request", "bulk where none is expected")
+        return definition.allocate(frame)
+
+    def _dispatch(self, frame: Frame) -> None:
+        if not self._proven:
+            self._greet(frame)
+        elif frame.kind is Kind.REQUEST:
+            self._handle(frame)
+        elif frame.kind is Kind.CANCEL:
+            request = self._outstanding.get(frame.call)
+            if request is not None:
+                request.cancelled = True
+        else:
+            raise ProtocolError(f"a client sent a frame of kind {frame.kind.name}")
+
+    def _greet(self, frame: Frame) -> None:
+        if frame.kind is Kind.HELLO and self._hello is None:
+            self._hello = rpc.unpack(frame.message, handshake.Hello)
+            self._welcome = handshake.welcome(self._hello, self.engine.token)
+            self.send(Kind.WELCOME, 0, rpc.pack(self._welcome))
+        elif frame.kind is Kind.PROOF and self._hello is not None and self._welcome is not None:
+            proof = rpc.unpack(frame.message, handshake.Proof)
+            if not handshake.is_proven(proof, self._hello, self._welcome, self.engine.token):
+                raise AuthenticationError("the token is not that of this service")
+            self._proven = True
+            self._reader.limits = Limits()
+            self._greeting.cancel()
+        else:
+            raise AuthenticationError(f"a frame of kind {frame.kind.name} before the greeting was over")
+
+    def _handle(self, frame: Frame) -> None:
+        request = Request(self, frame)
+        if not request.answered:
+            if frame.call in self._outstanding:
+                raise ProtocolError(f"call number {frame.call} is still in use")
+            self._outstanding[frame.call] = request
+            self._outstanding_bytes += sum(segment.length for segment in frame.segments)
+        try:
+            if frame.refused is not None:
+                raise frame.refused
+            definition = self.engine.definition(frame)
+        except Exception as error:
+            request.fail(error)
+            return
+
+        def work() -> None:
+            if request.cancelled or time.monotonic() > request.deadline:
+                request.fail(Fault("deadline", "the request was taken back, or its deadline has passed"))
+                return
+            try:
+                definition.handler(request)
+            except Exception as error:
+                if not isinstance(error, MargoError):
+                    log.exception("a handler failed")
+                request.fail(error)
+
+        definition.spawn(work)
+
+
+def _as_fault(error: MargoError) -> Fault:
+    if isinstance(error, Fault):
+        return error
+    return Fault("authentication" if isinstance(error, AuthenticationError) else "protocol", str(error))
+
+
+class Engine:
+    """Serves RPCs at an address.
+
+    Parameters
+    ----------
+    address : str
+        Where to listen, see `mochi.margo.address`; bound at once.
+    config : MargoConfig, optional
+        Pools, xstreams and the rest of the ``margo`` section.
+
+    Attributes
+    ----------
+    address : str
+        The address as peers can use it.
+    token : bytes or None
+        What peers must prove to hold before any RPC; None lets anybody in who can reach the address.
+
+    Notes
+    -----
+    `run` belongs to one thread, the loop's. `finalize`, `call_soon` and `Request.reply` may be called from any.
+    An idle engine does not wake up. Not usable in a forked child.
+    """
+
+    def __init__(self, address: str, config: MargoConfig | None = None) -> None:
+        self.config = MargoConfig.parse(None) if config is None else config
+        self._listener, self.address = transport.listen(address)
+        self.loop = uvloop.new_event_loop()
+        self.token: bytes | None = None
+        self._thread = threading.get_ident()
+        self.pools = Pools(self.config, self.call_soon)
+        self._definitions: dict[tuple[int, int], tuple[str, _Definition]] = {}
+        self._connections: set[Connection] = set()
+        self._status = 0
+        self._finalizing = False
+        self.loop.add_reader(self._listener, self._accept)
+
+    @property
+    def default_pool(self) -> Pool:
+        """The pool of handlers that name none."""
+        return self.pools[self.config.rpc_pool]
+
+    def pool(self, ref: str | int) -> Pool:
+        """Return the pool of this name, alias or index; `ConfigError` if there is none."""
+        return self.pools[self.config.pool_name(ref)]
+
+    def expanded_config(self) -> dict[str, Any]:
+        """Return the ``margo`` section with all that was filled in."""
+        return self.config.expand(self.address)
+
+    def register(
+        self,
+        name: str,
+        provider_id: int,
+        handler: Handler,
+        *,
+        pool: Pool | None = None,
+        allocate: Allocate = allocate_private,
+    ) -> None:
+        """Define an RPC that sees whole requests, one at a time, in the order of their arrival.
+
+        Parameters
+        ----------
+        handler : callable
+            Given the `Request`; answers it now or later.
+        allocate : callable
+            Gives the memory for a request's inline bulk, see `mochi.margo.wire.FrameReader`; runs on the loop.
+
+        Raises
+        ------
+        ValueError
+            The provider has this RPC already.
+        """
+        self._define(name, provider_id, handler, Strand(pool or self.default_pool).spawn, allocate)
+
+    def define(
+        self, name: str, provider_id: int, args: type[A], handler: Callable[[A], R], *, pool: Pool | None = None
+    ) -> None:
+        """Define an RPC by a plain function from a struct to a result; both travel as MessagePack.
+
+        Raises
+        ------
+        ValueError
+            The provider has this RPC already.
+        """
+        where = pool or self.default_pool
+
+        def handle(request: Request) -> None:
+            try:
+                arguments = rpc.unpack(request.frame.message, args)
+            except ProtocolError as error:
+                raise Fault("bad_request", f"{name}: {error}") from error
+            request.reply(rpc.pack(handler(arguments)))
+
+        def spawn(work: Callable[[], None]) -> None:
+            if where.inline:
+                work()
+            else:
+                where.spawn(work)
+
+        self._define(name, provider_id, handle, spawn, allocate_private)
+
+    def _define(
+        self,
+        name: str,
+        provider_id: int,
+        handler: Handler,
+        spawn: Callable[[Callable[[], None]], None],
+        allocate: Allocate,
+    ) -> None:
+        key = (provider_id, rpc.number(name))
+        if key in self._definitions:
+            raise ValueError(f"provider {provider_id} has an RPC {self._definitions[key][0]!r} already")
+        self._definitions[key] = (name, _Definition(handler, spawn, allocate))
+
+    def undefine(self, provider_id: int) -> None:
+        """Remove all RPCs of a provider; requests already at a handler are answered."""
+        for key in [key for key in self._definitions if key[0] == provider_id]:
+            del self._definitions[key]
+
+    def definition(self, frame: Frame) -> _Definition:
+        """Return what a request is for; `Fault` ``no_provider`` or ``no_rpc`` when there is nothing."""
+        found = self._definitions.get((frame.provider_id, frame.rpc))
+        if found is not None:
+            return found[1]
+        if any(provider_id == frame.provider_id for provider_id, _ in self._definitions):
+            raise Fault("no_rpc", f"provider {frame.provider_id} at {self.address} has no such RPC")
+        raise Fault("no_provider", f"no provider {frame.provider_id} at {self.address}")
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Run `function` on the loop. Any thread; does nothing once the loop is closed."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(function)
+
+    def on_loop(self, function: Callable[[], None]) -> None:
+        """Run `function` now when this is the loop's thread, else soon."""
+        if threading.get_ident() == self._thread:
+            function()
+        else:
+            self.call_soon(function)
+
+    def run(self) -> int:
+        """Serve until `finalize`; return its status. Belongs to the thread that becomes the loop's."""
+        self._thread = threading.get_ident()
+        asyncio.set_event_loop(self.loop)
+        try:
+            if not self._finalizing:
+                self.loop.run_forever()
+            self.loop.run_until_complete(self._drain())
+        finally:
+            for connection in list(self._connections):
+                connection.close()
+            self.pools.close()
+            self.loop.close()
+        return self._status
+
+    def finalize(self, status: int = 0) -> None:
+        """Make `run` return `status`, after what is queued for peers is sent. Any thread; the first call counts."""
+
+        def stop() -> None:
+            if self._finalizing:
+                return
+            self._finalizing = True
+            self._status = status
+            self.loop.remove_reader(self._listener)
+            self._listener.close()
+            self.loop.stop()
+
+        self.call_soon(stop)
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + LINGER
+        while any(c.has_queued for c in self._connections) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer = transport.accept(self._listener)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.error("cannot accept a connection: %s", error)
+                return
+            if peer is None:
+                log.warning("refused a connection from another user")
+            else:
+                self._connections.add(Connection(self, peer))
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection that has closed."""
+        self._connections.discard(connection)

@@ -1,0 +1,69 @@
+"""Errors of mochi.margo: one small tree, each saying whose fault it is and what would be right.
+
+`Fault` is the only one that travels: a handler raises it on the server, and the caller gets the same class back
+with the same code, message and details. All others are raised where they are found.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class MargoError(Exception):
+    """Root of all errors of the Mochi packages."""
+
+
+class ConfigError(MargoError):
+    """A configuration that cannot be used.
+
+    Attributes
+    ----------
+    where : str
+        JSON path of the field at fault, such as ``margo.argobots.pools[1].kind``.
+    problem : str
+        What was found there, and what is allowed.
+    """
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+        self.where = where
+        self.problem = problem
+
+
+class AddressError(MargoError):
+    """An address of an unknown form, or one that cannot be listened on or reached."""
+
+
+class ProtocolError(MargoError):
+    """Bytes from the peer that break the wire format; the connection is closed."""
+
+
+class ConnectionLost(MargoError, ConnectionError):
+    """The peer is gone while something was expected of it."""
+
+
+class AuthenticationError(MargoError):
+    """The peer does not hold the token of the service, or asked for something without it."""
+
+
+class DeadlineExceeded(MargoError, TimeoutError):
+    """No answer within the time-out; the call may or may not have taken effect."""
+
+
+class Fault(MargoError):
+    """An error that travels from a handler to its caller.
+
+    Attributes
+    ----------
+    code : str
+        Short stable word that programs decide on, such as ``key_exists``.
+    message : str
+        One line for people.
+    details : Mapping
+        Fields of the error, JSON-like.
+    """
+
+    def __init__(self, code: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = dict(details or {})

@@ -1,0 +1,92 @@
+"""The greeting: both sides agree on a version and prove, without showing it, that they hold the service's token.
+
+Pure functions over messages. HELLO (client) carries versions, feature bits and a nonce; WELCOME (server) the chosen
+version, the features both have, a nonce, and the server's proof; PROOF (client) the client's. A proof is the
+HMAC-SHA-256 under the token of the role and both nonces, so that it holds for one connection and one direction only.
+A server without a token asks for no proof, and takes any.
+"""
+
+import hmac
+import secrets
+
+import msgspec
+
+from mochi.margo.errors import AuthenticationError, ProtocolError
+from mochi.margo.wire import VERSION
+
+FEATURES = 0
+"""Feature bits of this build; a feature is used where both sides have its bit."""
+
+
+class Hello(msgspec.Struct, array_like=True):
+    """First message of a client."""
+
+    versions: list[int]
+    features: int
+    nonce: bytes
+
+
+class Welcome(msgspec.Struct, array_like=True):
+    """Answer of a server; `proof` is empty when it has no token."""
+
+    version: int
+    features: int
+    nonce: bytes
+    proof: bytes
+
+
+class Proof(msgspec.Struct, array_like=True):
+    """Last message of a greeting."""
+
+    proof: bytes
+
+
+def prove(token: bytes, role: bytes, client_nonce: bytes, server_nonce: bytes) -> bytes:
+    """Return the proof that `role` (``b"client"`` or ``b"server"``) holds `token`."""
+    return hmac.digest(token, role + client_nonce + server_nonce, "sha256")
+
+
+def hello() -> Hello:
+    """Return a client's first message, with a fresh nonce."""
+    return Hello([VERSION], FEATURES, secrets.token_bytes(16))
+
+
+def welcome(greeting: Hello, token: bytes | None) -> Welcome:
+    """Answer a client's first message.
+
+    Raises
+    ------
+    ProtocolError
+        No version in common, or a nonce of the wrong length.
+    """
+    if VERSION not in greeting.versions:
+        raise ProtocolError(f"the peer speaks versions {greeting.versions} of the wire format, this is {VERSION}")
+    if len(greeting.nonce) != 16:
+        raise ProtocolError(f"a nonce of {len(greeting.nonce)} bytes, expected 16")
+    nonce = secrets.token_bytes(16)
+    proof = prove(token, b"server", greeting.nonce, nonce) if token else b""
+    return Welcome(VERSION, greeting.features & FEATURES, nonce, proof)
+
+
+def answer(greeting: Hello, reply: Welcome, token: bytes | None, where: str) -> Proof:
+    """Check the server's proof, and return the client's.
+
+    Raises
+    ------
+    AuthenticationError
+        The server needs a token and none is known, or it holds another one.
+    """
+    if not reply.proof:
+        return Proof(b"")
+    if token is None:
+        raise AuthenticationError(f"the service at {where} needs its token, which stands in its group file")
+    if not hmac.compare_digest(reply.proof, prove(token, b"server", greeting.nonce, reply.nonce)):
+        raise AuthenticationError(
+            f"the service at {where} does not hold the token given: the group file is stale, or of another service"
+        )
+    return Proof(prove(token, b"client", greeting.nonce, reply.nonce))
+
+
+def is_proven(proof: Proof, greeting: Hello, reply: Welcome, token: bytes | None) -> bool:
+    """Tell whether a client holds the token."""
+    return not token or hmac.compare_digest(proof.proof, prove(token, b"client", greeting.nonce, reply.nonce))

@@ -1,0 +1,36 @@
+"""The chunk files of a `default` partition: its bytes on disk, how they are written, read and recovered.
+
+Pure storage: no RPC, no asyncio, no threads of its own; numpy and the standard library alone. `layout` is the
+format, `files` the only way to the operating system, `writer` and `reader` the two directions, `recovery`
+what happens after a crash, and `ChunkStore` the face of them all.
+"""
+
+from mochi.mofka.chunks.batch import Batch
+from mochi.mofka.chunks.config import ChunkConfig
+from mochi.mofka.chunks.errors import (
+    CorruptPartition,
+    InvalidBatch,
+    OutOfRange,
+    PartitionLocked,
+    PartitionPoisoned,
+    StorageError,
+)
+from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
+from mochi.mofka.chunks.reader import EventRange
+from mochi.mofka.chunks.store import ChunkStore
+
+__all__ = [
+    "Batch",
+    "ChunkConfig",
+    "ChunkStore",
+    "CorruptPartition",
+    "EventRange",
+    "File",
+    "FileLayer",
+    "InvalidBatch",
+    "OutOfRange",
+    "PartitionLocked",
+    "PartitionPoisoned",
+    "PosixFiles",
+    "StorageError",
+]

@@ -1,0 +1,84 @@
+"""A batch of events on its way to the files: sizes as arrays, content as buffers that are never copied.
+
+Invariant: a `Batch` that exists fits the format, so that nothing about it can fail once writing has begun.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mochi.mofka.chunks.errors import InvalidBatch
+from mochi.mofka.chunks.files import Buffer
+from mochi.mofka.chunks.layout import U32_MAX
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Metadata and data of n events, each in the order of the events and back to back.
+
+    The buffers need not end where events end. They are read while `ChunkStore.append` runs, and not held
+    after it. Making a batch costs about 10 µs, whatever its content.
+
+    Attributes
+    ----------
+    metadata_sizes, data_sizes : unsigned integer array, shape (n,)
+        Bytes of each event, at most 4 GiB - 1.
+    metadata, data : sequence of buffers
+        The content, as many bytes as the sizes add up to.
+    metadata_bytes, data_bytes : int
+        What the sizes add up to.
+
+    Raises
+    ------
+    InvalidBatch
+        If sizes and content do not agree, or an event is too large for the format.
+    """
+
+    metadata_sizes: NDArray[np.unsignedinteger]
+    metadata: Sequence[Buffer]
+    data_sizes: NDArray[np.unsignedinteger]
+    data: Sequence[Buffer]
+    metadata_bytes: int = field(init=False)
+    data_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.metadata_sizes) != len(self.data_sizes):
+            raise InvalidBatch(
+                f"a batch of {len(self.metadata_sizes)} metadata sizes has {len(self.data_sizes)} data sizes",
+                operation="append",
+            )
+        object.__setattr__(self, "metadata_bytes", _total("metadata", self.metadata_sizes, self.metadata))
+        object.__setattr__(self, "data_bytes", _total("data", self.data_sizes, self.data))
+
+    @property
+    def count(self) -> int:
+        """Number of events."""
+        return len(self.metadata_sizes)
+
+
+def _total(kind: str, sizes: NDArray[np.unsignedinteger], content: Sequence[Buffer]) -> int:
+    """Add up sizes that are fit to be stored and agree with the content."""
+    if sizes.dtype.kind != "u" or sizes.ndim != 1:
+        raise InvalidBatch(
+            f"{kind} sizes must be a one-dimensional array of unsigned integers, "
+            f"not {sizes.ndim}-dimensional {sizes.dtype}",
+            operation="append",
+        )
+    if sizes.itemsize > 4 and len(sizes) and int(sizes.max()) > U32_MAX:
+        event = int(sizes.argmax())
+        raise InvalidBatch(
+            f"the {kind} of event {event} of the batch has {int(sizes[event])} bytes, "
+            f"but the format holds at most {U32_MAX} an event",
+            operation="append",
+        )
+    announced = int(sizes.sum(dtype=np.uint64))
+    found = sum(memoryview(buffer).nbytes for buffer in content)
+    if announced != found:
+        raise InvalidBatch(
+            f"the {kind} sizes of a batch of {len(sizes)} events add up to {announced} bytes, "
+            f"but {found} bytes of content came with them",
+            operation="append",
+        )
+    return announced

@@ -1,0 +1,76 @@
+"""Which events are in which chunk, and how many there are: what the writer tells the readers.
+
+It holds one record a chunk and nothing for each event: where an event is stands in its chunk's `.idx`.
+
+Invariants: chunks are numbered from 0 without a gap, and so are the events over all of them; a chunk's record
+never claims bytes that are not written; only the last chunk may be empty. `event_count` is set last, so a
+reader that takes it first sees whole commits alone, without a lock.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from mochi.mofka.chunks.batch import Batch
+from mochi.mofka.chunks.layout import DESCRIPTOR_SIZE, INDEX_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk at some moment: its events, and how far they reach into its files."""
+
+    number: int
+    first_id: int
+    count: int = 0
+    metadata_end: int = 0
+    data_end: int = 0
+    descriptor_end: int = 0
+
+    @property
+    def end_id(self) -> int:
+        """Id after the chunk's last event."""
+        return self.first_id + self.count
+
+    @property
+    def largest_file(self) -> int:
+        """Bytes of the largest of the chunk's four files."""
+        return max(self.metadata_end, self.data_end, self.descriptor_end, self.count * INDEX_SIZE)
+
+    def with_batch(self, batch: Batch) -> "Chunk":
+        """Give the chunk as it is when `batch` has been appended."""
+        return Chunk(
+            self.number,
+            self.first_id,
+            self.count + batch.count,
+            self.metadata_end + batch.metadata_bytes,
+            self.data_end + batch.data_bytes,
+            self.descriptor_end + batch.count * DESCRIPTOR_SIZE,
+        )
+
+    def next(self) -> "Chunk":
+        """Give the empty chunk that follows."""
+        return Chunk(self.number + 1, self.end_id)
+
+
+class Catalog:
+    """The chunks of a partition. One thread publishes while any others look up."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self._chunks = list(chunks)
+        self.event_count = self._chunks[-1].end_id
+
+    @property
+    def last(self) -> Chunk:
+        """The chunk that is being written."""
+        return self._chunks[-1]
+
+    def publish(self, chunks: Sequence[Chunk]) -> None:
+        """Let `chunks` take the place of the last one, and readers see their events."""
+        self._chunks[-1] = chunks[0]
+        self._chunks.extend(chunks[1:])
+        self.event_count = chunks[-1].end_id
+
+    def find(self, event_id: int) -> Chunk:
+        """Give the chunk of an event that has been published. Cost: binary search over the chunks."""
+        return self._chunks[bisect_right(self._chunks, event_id, key=attrgetter("first_id")) - 1]

@@ -1,0 +1,176 @@
+"""The few calls that storage makes of the operating system; nothing else in this package makes any.
+
+`FileLayer` and `File` are what the rest is written against, so that a test can put a layer in between that
+records, tears or fails; `PosixFiles` is the real one. Every refusal comes out as a `StorageError` that names
+the file, the operation and the error number. A call either does all that was asked or raises: short reads and
+writes are continued here. Calls may be made from several threads at once, each at its own offsets.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from mochi.mofka.chunks.errors import PartitionLocked, StorageError
+
+Buffer = bytes | bytearray | memoryview
+
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
+
+
+class File(Protocol):
+    """An open file, read and written at given offsets."""
+
+    @property
+    def path(self) -> str:
+        """Path that it was opened by."""
+
+    def write(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all of `buffers`, one after the other, from `offset` on."""
+
+    def read(self, target: memoryview, offset: int) -> None:
+        """Fill `target` with the bytes from `offset` on; a file that ends before is an error."""
+
+    def sync(self) -> None:
+        """Return when all that was written is on disk; what a failed call did not write is lost for good."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+
+    def close(self) -> None:
+        """Close the file, which releases its lock; the object is of no use afterwards."""
+
+
+class FileLayer(Protocol):
+    """A file system, as far as storage needs one."""
+
+    def make_directories(self, path: str) -> None:
+        """Make a directory and its missing parents, and see to it that they survive a crash."""
+
+    def list_directory(self, path: str) -> list[str]:
+        """Give the names in a directory, in any order."""
+
+    def sync_directory(self, path: str) -> None:
+        """Return when the names in a directory are on disk."""
+
+    def size(self, path: str) -> int:
+        """Give the length of a file in bytes."""
+
+    def open(self, path: str, *, writable: bool) -> File:
+        """Open a file for reading; or for both reading and writing, and then make it if it is missing."""
+
+    def lock(self, path: str) -> File:
+        """Make a lock file and hold its lock until it is closed; `PartitionLocked` if another does."""
+
+
+class PosixFiles:
+    """The file system of this machine. Forked children share the lock that their parent holds."""
+
+    def make_directories(self, path: str) -> None:
+        with _reporting("make", path):
+            directory = Path(path).absolute()
+            missing = [each for each in (directory, *directory.parents) if not each.exists()]
+            for each in reversed(missing):
+                each.mkdir(mode=0o755, exist_ok=True)
+                self.sync_directory(str(each.parent))
+
+    def list_directory(self, path: str) -> list[str]:
+        with _reporting("list", path):
+            return os.listdir(path)
+
+    def sync_directory(self, path: str) -> None:
+        with _reporting("sync", path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def size(self, path: str) -> int:
+        with _reporting("examine", path):
+            return os.stat(path).st_size
+
+    def open(self, path: str, *, writable: bool) -> File:
+        with _reporting("open", path):
+            return PosixFile(os.open(path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, 0o644), path)
+
+    def lock(self, path: str) -> File:
+        with _reporting("lock", path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = PosixFile(fd, path)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                holder = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+                file.write([holder], 0)
+                file.truncate(len(holder))
+            except BlockingIOError as error:
+                holder = os.pread(fd, 256, 0)
+                file.close()
+                raise PartitionLocked(
+                    f"{path} is locked by {holder.decode(errors='replace').strip()}; "
+                    "one store at a time may have the directory open",
+                    path=path,
+                    operation="lock",
+                    errno=error.errno,
+                ) from None
+            except BaseException:
+                file.close()
+                raise
+            return file
+
+
+class PosixFile:
+    """A file descriptor and the path it was opened by."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self.path = path
+
+    def write(self, buffers: Sequence[Buffer], offset: int) -> None:
+        pending = [view for buffer in buffers if (view := memoryview(buffer).cast("B"))]
+        first = 0
+        with _reporting("write", self.path):
+            while first < len(pending):
+                written = os.pwritev(self._fd, pending[first : first + _IOV_MAX], offset)
+                if not written:
+                    raise OSError(errno.EIO, f"nothing was written at byte {offset}")
+                offset += written
+                while first < len(pending) and written >= len(pending[first]):
+                    written -= len(pending[first])
+                    first += 1
+                if written:
+                    pending[first] = pending[first][written:]
+
+    def read(self, target: memoryview, offset: int) -> None:
+        with _reporting("read", self.path):
+            while target:
+                got = os.preadv(self._fd, [target], offset)
+                if not got:
+                    raise OSError(errno.EIO, f"the file ends at byte {offset}, {len(target)} bytes too early")
+                offset += got
+                target = target[got:]
+
+    def sync(self) -> None:
+        with _reporting("sync", self.path):
+            os.fdatasync(self._fd)
+
+    def truncate(self, size: int) -> None:
+        with _reporting("truncate", self.path):
+            os.ftruncate(self._fd, size)
+
+    def close(self) -> None:
+        with _reporting("close", self.path):
+            os.close(self._fd)
+
+
+@contextmanager
+def _reporting(operation: str, path: str) -> Iterator[None]:
+    """Let refusals of the operating system come out as a `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError.refused(operation, path, error) from error

@@ -1,0 +1,78 @@
+"""What the provider of a partition expects of its manager: where events are kept, and how they come back.
+
+Rules
+-----
+1. `append` is called for one batch after another; ids are dense, and given in the order of the calls.
+2. `done` of any method is called once, from any thread, at once or later.
+3. `count` grows when the events can be read, and before `done` of their `append` is called.
+4. After `append` has failed in a way that leaves the storage unsure, every later one fails too.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mochi.margo.bulk import BulkBuffer
+from mochi.margo.wire import Buffer
+from mochi.mofka.chunks.batch import Batch
+
+EventPieces = tuple[int, Sequence[tuple[int, int]]]
+"""An event's id, and the (offset, length) of the pieces wanted of its data."""
+
+
+class Slice(msgspec.Struct):
+    """Consecutive events, as they go out to a consumer: buffers that hold them back to back."""
+
+    first: int
+    metadata_sizes: NDArray[np.uint32]
+    metadata: Sequence[Buffer]
+    data_sizes: NDArray[np.uint32]
+    data: Sequence[Buffer]
+
+    @property
+    def count(self) -> int:
+        """Number of events."""
+        return len(self.metadata_sizes)
+
+
+class Partition(Protocol):
+    """A partition manager."""
+
+    count: int
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The ``partition`` section of the provider's configuration, with all that was filled in."""
+
+    def receive(self, sizes: int, metadata: int, data: int) -> list[memoryview]:
+        """Give three buffers for a batch that is about to arrive; 0 bytes of data when those come otherwise."""
+
+    def lend(self) -> BulkBuffer:
+        """Give a buffer that a producer on the same node may put the data of its batches into."""
+
+    def take_back(self, buffer: BulkBuffer) -> None:
+        """Take back a buffer that was lent."""
+
+    def append(self, batch: Batch, done: Callable[[int | BaseException], None]) -> None:
+        """Store a batch; `done` is told the id of its first event, or why it is not stored."""
+
+    def read(
+        self,
+        first: int,
+        max_events: int,
+        max_bytes: int,
+        with_data: bool,
+        done: Callable[[Slice | BaseException], None],
+    ) -> None:
+        """Read events from `first` on, at least one, of those that are there."""
+
+    def read_data(
+        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
+    ) -> None:
+        """Read pieces of events' data; `done` is told buffers that hold all pieces back to back."""
+
+    def close(self) -> None:
+        """Finish what is under way, and let go of everything."""

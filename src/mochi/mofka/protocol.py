@@ -1,0 +1,169 @@
+"""What clients and partition providers say to each other: names of RPCs, and their messages.
+
+Messages are MessagePack arrays; a field added at the end of one is ignored by those who do not know it. Events travel
+in bulk: a segment of sizes (u32 little-endian, first all metadata sizes, then all data sizes), a segment of metadata
+back to back, a segment of data back to back.
+"""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mochi.margo.errors import Fault
+from mochi.margo.wire import Buffer
+
+SEND_BATCH = "mofka_producer_send_batch"
+LEND = "mofka_producer_lend"
+SUBSCRIBE = "mofka_consumer_request_events"
+GRANT = "mofka_consumer_grant"
+UNSUBSCRIBE = "mofka_consumer_remove_consumer"
+REQUEST_DATA = "mofka_consumer_request_data"
+ACKNOWLEDGE = "mofka_consumer_ack_event"
+
+SIZE = np.dtype("<u4")
+MAX_EVENT_BYTES = 2**32 - 1
+"""Bytes that the metadata, and the data, of one event may have: sizes are 32-bit on the wire and on disk."""
+
+REMEMBERED_BATCHES = 64
+"""Batches of a producer whose ids a partition can tell again; a producer has at most so many on their way."""
+
+END_OF_STREAM = 1
+"""Flag of a batch: its producer will send no more."""
+
+
+class Where(msgspec.Struct, array_like=True, frozen=True):
+    """Which partition is meant: a partition that lost its events has another epoch."""
+
+    uuid: bytes
+    epoch: int
+
+
+class SendBatch(msgspec.Struct, array_like=True):
+    """A batch of events; bulk: sizes, metadata, data (the data perhaps in a lent buffer).
+
+    Attributes
+    ----------
+    producer : bytes
+        Identity of the producer, 16 random bytes.
+    sequence : int
+        Number of the batch, from 0 for each identity.
+    created : int
+        Nanoseconds since 1970, on the producer's clock.
+    """
+
+    where: Where
+    producer: bytes
+    sequence: int
+    count: int
+    created: int
+    flags: int = 0
+
+
+class BatchStored(msgspec.Struct, array_like=True):
+    """Answer to a batch: ids ``first`` to ``first + count - 1`` are its events'."""
+
+    first: int
+
+
+class Lend(msgspec.Struct, array_like=True):
+    """Asks for a buffer to put the data of batches into; the answer carries its descriptor."""
+
+    where: Where
+
+
+class Lent(msgspec.Struct, array_like=True):
+    """A buffer lent to one connection until that closes."""
+
+    lease: int
+    size: int
+
+
+class Subscribe(msgspec.Struct, array_like=True):
+    """Asks for events from the cursor of `consumer` on, or from `start`.
+
+    Attributes
+    ----------
+    stream : int
+        Number of the stream of notices that the batches come in.
+    batch_size : int
+        Events a batch at most.
+    batches, credit : int
+        Batches, and bytes, that may be sent before more is granted; the last batch may go beyond the bytes.
+    """
+
+    where: Where
+    consumer: str
+    stream: int
+    batch_size: int
+    batches: int
+    credit: int
+    with_data: bool
+    start: int | None = None
+
+
+class Subscribed(msgspec.Struct, array_like=True):
+    """The feed starts at event `first`."""
+
+    first: int
+
+
+class Events(msgspec.Struct, array_like=True):
+    """Notice of a feed; bulk: sizes, metadata, and data where the subscription asked for it. No events: the end."""
+
+    first: int
+    count: int
+
+
+class FeedFailed(msgspec.Struct, array_like=True, tag="failed"):
+    """Notice of a feed that cannot go on."""
+
+    fault: str
+
+
+class Grant(msgspec.Struct, array_like=True):
+    """One-way: gives back credit."""
+
+    stream: int
+    batches: int
+    credit: int
+
+
+class Unsubscribe(msgspec.Struct, array_like=True):
+    """Ends a feed."""
+
+    stream: int
+
+
+class RequestData(msgspec.Struct, array_like=True):
+    """Asks for pieces ``(offset, length)`` of the data of events; bulk of the answer: all pieces back to back."""
+
+    where: Where
+    events: list[tuple[int, list[tuple[int, int]]]]
+
+
+class Acknowledge(msgspec.Struct, array_like=True):
+    """Moves the cursor of `consumer` behind event `event_id`, if it is not there yet."""
+
+    where: Where
+    consumer: str
+    event_id: int
+
+
+class Done(msgspec.Struct, array_like=True):
+    """Answer that says nothing more."""
+
+
+def split_sizes(segment: Buffer, count: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return the metadata sizes and the data sizes of `count` events.
+
+    Raises
+    ------
+    Fault
+        ``bad_request``: the segment has not two sizes an event.
+    """
+    if count < 1 or len(segment) != 2 * SIZE.itemsize * count:
+        raise Fault("bad_request", f"a segment of {len(segment)} bytes does not hold the sizes of {count} events")
+    sizes: NDArray[Any] = np.frombuffer(segment, SIZE)
+    return sizes[:count], sizes[count:]

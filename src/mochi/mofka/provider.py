@@ -1,0 +1,350 @@
+"""One partition, served over RPC: batches in, feeds out, cursors.
+
+Nothing here is done per event. A batch is checked, numbered and stored as a whole; its acknowledgement leaves when
+the partition says that it is stored. A feed sends what is there whenever its consumer has granted credit, from the
+thread that stored it or that brought the credit; a consumer that grants none costs no memory and holds no lock.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from mochi.margo import rpc
+from mochi.margo.bulk import BulkBuffer
+from mochi.margo.engine import Connection, Engine, Request
+from mochi.margo.errors import Fault, ProtocolError
+from mochi.margo.pools import Pool
+from mochi.margo.wire import Buffer, Frame
+from mochi.mofka.chunks.batch import Batch
+from mochi.mofka.chunks.errors import InvalidBatch
+from mochi.mofka.partition.contract import Partition, Slice
+from mochi.mofka.protocol import (
+    ACKNOWLEDGE,
+    GRANT,
+    LEND,
+    REQUEST_DATA,
+    SEND_BATCH,
+    SIZE,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Acknowledge,
+    BatchStored,
+    Done,
+    Events,
+    Grant,
+    Lend,
+    Lent,
+    RequestData,
+    SendBatch,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Where,
+    split_sizes,
+)
+from mochi.mofka.sequencer import Sequencer
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+MAX_FEED_BYTES = 4 << 20
+"""Bytes of one batch of a feed, unless a single event is larger."""
+
+MAX_FEED_EVENTS = 8192
+"""Events of one batch of a feed whose consumer leaves the size to the server."""
+
+MAX_LENT = 1 << 30
+"""Bytes of the buffers lent to producers of one partition; who asks for more sends in line."""
+
+
+class _Feed:
+    """What one consumer is sent; used under the provider's lock."""
+
+    __slots__ = ("batch_size", "batches", "busy", "connection", "credit", "next", "stream", "with_data")
+
+    def __init__(self, connection: Connection, asked: Subscribe, first: int) -> None:
+        self.connection = connection
+        self.stream = asked.stream
+        self.next = first
+        self.batch_size = min(asked.batch_size, MAX_FEED_EVENTS) or MAX_FEED_EVENTS
+        self.batches = asked.batches
+        self.credit = asked.credit
+        self.with_data = asked.with_data
+        self.busy = False
+
+
+class PartitionProvider:
+    """Serves a partition at a provider id of an engine.
+
+    Parameters
+    ----------
+    topic : str
+    uuid : str
+        The partition's, as text.
+    partition : Partition
+        Where the events are kept; closed with the provider.
+    pool : Pool, optional
+        Where handlers run; the engine's RPC pool where none is given.
+
+    Notes
+    -----
+    Handlers may run on any thread; one lock makes them take turns, a batch at a time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        provider_id: int,
+        *,
+        topic: str,
+        kind: str,
+        uuid: str,
+        partition: Partition,
+        pool: Pool | None = None,
+    ) -> None:
+        self.topic = topic
+        self.kind = kind
+        self.uuid = uuid
+        self._engine = engine
+        self._provider_id = provider_id
+        self._partition = partition
+        self._where = Where(UUID(uuid).bytes, secrets.randbits(63))
+        self._lock = threading.RLock()
+        self._sequencer = Sequencer()
+        self._cursors: dict[str, int] = {}
+        self._feeds: dict[tuple[Connection, int], _Feed] = {}
+        self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
+        self._known: set[Connection] = set()
+        self._closed = False
+        self._register(SEND_BATCH, self._send_batch, SendBatch, pool, allocate=self._allocate)
+        self._register(LEND, self._lend, Lend, pool)
+        self._register(SUBSCRIBE, self._subscribe, Subscribe, pool)
+        self._register(GRANT, self._grant, Grant, pool)
+        self._register(UNSUBSCRIBE, self._unsubscribe, Unsubscribe, pool)
+        self._register(REQUEST_DATA, self._request_data, RequestData, pool)
+        self._register(ACKNOWLEDGE, self._acknowledge, Acknowledge, pool)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The provider's configuration, expanded."""
+        return {
+            "partition": self._partition.config,
+            "topic": self.topic,
+            "type": self.kind,
+            "uuid": self.uuid,
+        }
+
+    def close(self) -> None:
+        """Stop serving, and close the partition; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._engine.undefine(self._provider_id)
+        with self._lock:
+            self._feeds.clear()
+        self._partition.close()
+
+    def _register(
+        self,
+        name: str,
+        handler: Callable[[Request, T], None],
+        kind: type[T],
+        pool: Pool | None,
+        **options: Any,
+    ) -> None:
+        def handle(request: Request) -> None:
+            try:
+                message = rpc.unpack(request.frame.message, kind)
+            except ProtocolError as error:
+                raise Fault("bad_request", f"{name}: {error}") from error
+            with self._lock:
+                handler(request, message)
+
+        self._engine.register(name, self._provider_id, handle, pool=pool, **options)
+
+    def _check(self, where: Where) -> None:
+        if where.uuid != self._where.uuid:
+            raise Fault(
+                "wrong_partition",
+                f"provider {self._provider_id} at {self._engine.address} serves partition {self.uuid} "
+                f"of topic {self.topic!r}, not {where.uuid.hex()}",
+            )
+        if where.epoch not in (0, self._where.epoch):
+            raise Fault(
+                "wrong_epoch",
+                f"partition {self.uuid} of topic {self.topic!r} has lost its events and begun anew",
+                {"epoch": self._where.epoch},
+            )
+
+    def _watch(self, connection: Connection) -> None:
+        """Have what belongs to `connection` let go when it closes."""
+        if connection not in self._known:
+            self._known.add(connection)
+            self._engine.on_loop(partial(connection.on_close.append, partial(self._forget, connection)))
+
+    def _forget(self, connection: Connection) -> None:
+        with self._lock:
+            self._known.discard(connection)
+            for key in [key for key in self._feeds if key[0] is connection]:
+                del self._feeds[key]
+            for key in [key for key in self._lent if key[0] is connection]:
+                self._partition.take_back(self._lent.pop(key))
+
+    def _allocate(self, frame: Frame) -> Sequence[memoryview]:
+        lengths = [0 if segment.lease else segment.length for segment in frame.segments]
+        if len(lengths) != 3:
+            raise Fault("bad_request", f"a batch has 3 segments (sizes, metadata, data), not {len(lengths)}")
+        views = self._partition.receive(*lengths)
+        return [view for view, segment in zip(views, frame.segments, strict=True) if not segment.lease]
+
+    def _lend(self, request: Request, asked: Lend) -> None:
+        self._check(asked.where)
+        if not request.connection.lends:
+            raise Fault("no_lending", "buffers are lent to producers on the same node only")
+        if sum(buffer.size for buffer in self._lent.values()) >= MAX_LENT:
+            raise Fault("no_buffers", f"{MAX_LENT} bytes are lent already")
+        buffer = self._partition.lend()
+        lease = secrets.randbits(31) | 1
+        self._watch(request.connection)
+        self._lent[request.connection, lease] = buffer
+        request.reply(rpc.pack(Lent(lease, buffer.size)), descriptors=(buffer.fd,))
+
+    def _data_of(self, request: Request) -> Buffer:
+        segment = request.frame.segments[2]
+        if not segment.lease:
+            data = request.frame.bulk[2]
+            assert data is not None
+            return data
+        buffer = self._lent.get((request.connection, segment.lease))
+        if buffer is None:
+            raise Fault("bad_request", f"buffer {segment.lease} is not lent to this connection")
+        if segment.offset + segment.length > buffer.size:
+            raise Fault("bad_request", f"a segment ends beyond the {buffer.size} bytes of its buffer")
+        return buffer.view[segment.offset : segment.offset + segment.length]
+
+    def _send_batch(self, request: Request, message: SendBatch) -> None:
+        self._check(message.where)
+        if len(message.producer) != 16:
+            raise Fault("bad_request", f"a producer's identity has 16 bytes, not {len(message.producer)}")
+        sizes, metadata = request.frame.bulk[:2]
+        assert sizes is not None
+        assert metadata is not None
+        metadata_sizes, data_sizes = split_sizes(sizes, message.count)
+        try:
+            batch = Batch(metadata_sizes, [metadata], data_sizes, [self._data_of(request)])
+        except InvalidBatch as error:
+            raise Fault("bad_request", str(error)) from error
+
+        def answer(outcome: int | BaseException) -> None:
+            if isinstance(outcome, BaseException):
+                request.fail(outcome)
+            else:
+                request.reply(rpc.pack(BatchStored(outcome)))
+
+        settle = self._sequencer.admit(message.producer, message.sequence, answer)
+        if settle is not None:
+            self._partition.append(batch, partial(self._appended, settle))
+
+    def _appended(self, settle: Callable[[int | BaseException], None], outcome: int | BaseException) -> None:
+        with self._lock:
+            settle(outcome)
+            for feed in list(self._feeds.values()):
+                self._feed(feed)
+
+    def _subscribe(self, request: Request, asked: Subscribe) -> None:
+        self._check(asked.where)
+        first = self._cursors.get(asked.consumer, 0) if asked.start is None else asked.start
+        if first > self._partition.count:
+            raise Fault("out_of_range", f"event {first} is beyond the {self._partition.count} there are")
+        key = (request.connection, asked.stream)
+        if key in self._feeds:
+            raise Fault("bad_request", f"stream {asked.stream} is in use")
+        self._watch(request.connection)
+        feed = self._feeds[key] = _Feed(request.connection, asked, first)
+        request.reply(rpc.pack(Subscribed(first)))
+        self._feed(feed)
+
+    def _grant(self, request: Request, granted: Grant) -> None:
+        feed = self._feeds.get((request.connection, granted.stream))
+        if feed is not None:
+            feed.batches += granted.batches
+            feed.credit += granted.credit
+            self._feed(feed)
+
+    def _unsubscribe(self, request: Request, asked: Unsubscribe) -> None:
+        self._feeds.pop((request.connection, asked.stream), None)
+        request.reply(rpc.pack(Done()))
+
+    def _feed(self, feed: _Feed) -> None:
+        """Read what the consumer has credit for, if a read is not under way."""
+        if feed.busy or feed.batches <= 0 or feed.credit <= 0 or feed.next >= self._partition.count:
+            return
+        feed.busy = True
+        self._partition.read(
+            feed.next, feed.batch_size, MAX_FEED_BYTES, feed.with_data, partial(self._send_events, feed)
+        )
+
+    def _send_events(self, feed: _Feed, read: Slice | BaseException) -> None:
+        with self._lock:
+            feed.busy = False
+            key = (feed.connection, feed.stream)
+            if self._feeds.get(key) is not feed:
+                return
+            if isinstance(read, BaseException):
+                log.error("topic %r, partition %s: cannot read event %d: %s", self.topic, self.uuid, feed.next, read)
+                del self._feeds[key]
+                message = rpc.pack_fault(read)
+                self._engine.on_loop(partial(feed.connection.fail_stream, feed.stream, message))
+                return
+            bulk = [
+                [read.metadata_sizes.astype(SIZE, copy=False).data, read.data_sizes.astype(SIZE, copy=False).data],
+                read.metadata,
+            ]
+            size = sum(map(len, read.metadata))
+            if feed.with_data:
+                bulk.append(read.data)
+                size += sum(map(len, read.data))
+            feed.next = read.first + read.count
+            feed.batches -= 1
+            feed.credit -= size
+            message = rpc.pack(Events(read.first, read.count))
+            self._engine.on_loop(partial(feed.connection.notify, feed.stream, message, bulk))
+            self._feed(feed)
+
+    def _request_data(self, request: Request, asked: RequestData) -> None:
+        self._check(asked.where)
+
+        def done(outcome: Sequence[Buffer] | BaseException) -> None:
+            if isinstance(outcome, BaseException):
+                request.fail(outcome)
+            else:
+                request.reply(rpc.pack(Done()), [outcome])
+
+        self._partition.read_data(asked.events, done)
+
+    def _acknowledge(self, request: Request, asked: Acknowledge) -> None:
+        self._check(asked.where)
+        if not 0 <= asked.event_id < self._partition.count:
+            raise Fault(
+                "out_of_range",
+                f"event {asked.event_id} cannot be acknowledged, the partition has {self._partition.count}",
+            )
+        if asked.event_id >= self._cursors.get(asked.consumer, 0):
+            self._cursors[asked.consumer] = asked.event_id + 1
+        request.reply(rpc.pack(Done()))
+
+
+class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """The ``config`` section of a provider of type ``mofka``."""
+
+    topic: str
+    type: str
+    uuid: str
+    partition: dict[str, Any] = {}

@@ -1,0 +1,74 @@
+"""Configuration of a provider: which backend its database stands on, and with which options."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from mochi.margo.config import convert
+from mochi.margo.errors import ConfigError
+from mochi.yokan.backend import Backend
+from mochi.yokan.embedded import EmbeddedDatabase
+from mochi.yokan.map import MapBackend
+from mochi.yokan.rocksdb import RocksdbBackend
+
+__all__ = ["BACKENDS", "ProviderConfig", "open_database"]
+
+BACKENDS: Mapping[str, Callable[[Mapping[str, Any], str], Backend]] = {
+    "map": MapBackend,
+    "rocksdb": RocksdbBackend,
+}
+"""Backends by the type that a configuration names."""
+
+
+class DatabaseConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """``database``: a type of `BACKENDS` and that backend's own configuration."""
+
+    type: str
+    config: dict[str, Any] = {}
+
+
+class BufferCacheConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """``buffer_cache``: transfer buffers of the original; accepted and echoed, there are none here."""
+
+    type: Literal["lru", "keep_all", "dummy", "external"] = "lru"
+
+
+class ProviderConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Configuration of a provider of type ``yokan``."""
+
+    database: DatabaseConfig
+    buffer_cache: BufferCacheConfig = BufferCacheConfig()
+
+
+def open_database(config: Mapping[str, Any]) -> tuple[EmbeddedDatabase, dict[str, Any]]:
+    """Open the database that a provider's configuration describes.
+
+    Returns
+    -------
+    EmbeddedDatabase
+    dict
+        The configuration with every default filled in; it opens the same database again.
+
+    Raises
+    ------
+    ConfigError
+        Something in the configuration is unknown or wrong, or the database does not open.
+    """
+    parsed = convert(config, ProviderConfig, "config")
+    if parsed.database.type not in BACKENDS:
+        near = difflib.get_close_matches(parsed.database.type, BACKENDS, n=1)
+        hint = f', did you mean "{near[0]}"?' if near else ""
+        raise ConfigError(
+            "config.database.type",
+            f'unknown type "{parsed.database.type}"{hint} Built in are {", ".join(BACKENDS)}; '
+            "other types of the original (leveldb, lmdb, ...) and types from shared libraries are not",
+        )
+    backend = BACKENDS[parsed.database.type](parsed.database.config, "config.database.config")
+    expanded = {
+        "buffer_cache": msgspec.to_builtins(parsed.buffer_cache),
+        "database": {"config": backend.config, "type": parsed.database.type},
+    }
+    return EmbeddedDatabase(backend), expanded

@@ -1,0 +1,56 @@
+"""Modes: bit flags that vary what a verb does. The values are those of Yokan's interface.
+
+=============  ========================  ==========================================================
+verb           modes                     meaning
+=============  ========================  ==========================================================
+put            APPEND                    the value goes after the one already there
+put            NEW_ONLY                  no key may exist yet, else `KeyExists` and nothing is put
+put            EXIST_ONLY                every key must exist, else `KeyNotFound` and nothing is put
+get            CONSUME                   what was found is erased in the same step
+list_*         INCLUSIVE                 ``from_key`` itself is listed as well
+list_*         NO_PREFIX                 the prefix is cut off the keys
+list_keyvals   IGNORE_KEYS, KEEP_LAST    keys come back empty, all of them or all but the last
+doc_update     UPDATE_NEW                documents that do not exist are made
+any            NO_RDMA                   no effect
+=============  ========================  ==========================================================
+
+Any other bit is an `InvalidMode`. The original applies NEW_ONLY and EXIST_ONLY key by key and skips
+the offending ones in silence when there are several; here all keys are put or none is.
+"""
+
+from enum import IntFlag
+
+from mochi.yokan.errors import InvalidMode
+
+__all__ = ["Mode", "check_mode"]
+
+
+class Mode(IntFlag):
+    """How a verb is to be carried out; combined with ``|``."""
+
+    DEFAULT = 0
+    INCLUSIVE = 0x1
+    APPEND = 0x2
+    CONSUME = 0x4
+    WAIT = 0x8
+    NOTIFY = 0x8
+    NEW_ONLY = 0x10
+    EXIST_ONLY = 0x20
+    NO_PREFIX = 0x40
+    IGNORE_KEYS = 0x80
+    KEEP_LAST = 0x180
+    SUFFIX = 0x200
+    LUA_FILTER = 0x400
+    IGNORE_DOCS = 0x800
+    FILTER_VALUE = 0x1000
+    LIB_FILTER = 0x2000
+    NO_RDMA = 0x4000
+    UPDATE_NEW = 0x8000
+    EXTRA = 0x10000
+
+
+def check_mode(verb: str, mode: int, allowed: Mode = Mode.DEFAULT) -> None:
+    """Raise `InvalidMode` when `mode` has bits that are neither `allowed` nor NO_RDMA."""
+    if excess := mode & ~(allowed | Mode.NO_RDMA):
+        takes = allowed.name if allowed else "none"
+        raise InvalidMode(f"{verb} does not take mode {Mode(excess).name or hex(excess)}; it takes {takes}")

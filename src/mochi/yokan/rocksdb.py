@@ -1,0 +1,237 @@
+"""Backend ``rocksdb``: a RocksDB database in a directory of its own, kept from one start to the next.
+
+The configuration has the options of the original's backend, with its defaults; fields are named as the
+setters of rocksdict, and renamed to what users write where the two differ. What rocksdict has no setter for
+is echoed, and warned about where it is not at its default.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType, field
+from rocksdict import DBPath, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+
+from mochi.margo.config import convert
+from mochi.margo.errors import ConfigError
+from mochi.yokan.backend import Backend
+from mochi.yokan.errors import StorageError
+
+__all__ = ["RocksdbBackend", "RocksdbConfig"]
+
+log = logging.getLogger(__name__)
+
+
+class ReadTuning(Struct, frozen=True, forbid_unknown_fields=True):
+    """``read_options``."""
+
+    readahead_size: int = 0
+    max_skippable_internal_keys: int = 0
+    value_size_soft_limit: int = 0
+    fill_cache: bool = True
+    verify_checksums: bool = False
+    tailing: bool = False
+    total_order_seek: bool = False
+    auto_prefix_mode: bool = False
+    prefix_same_as_start: bool = False
+    pin_data: bool = False
+    background_purge_on_iterator_cleanup: bool = False
+    ignore_range_deletions: bool = False
+
+
+class WriteTuning(Struct, frozen=True, forbid_unknown_fields=True):
+    """``write_options``. Several keys always go in one write batch, whatever `use_write_batch` says."""
+
+    sync: bool = False
+    """Every write is on disk before it is answered; without, it survives a crash of the process alone."""
+    disable_wal: bool = field(default=False, name="disableWAL")
+    ignore_missing_column_families: bool = False
+    no_slowdown: bool = False
+    low_pri: bool = False
+    memtable_insert_hint_per_batch: bool = False
+    use_write_batch: bool = False
+
+
+class DbPath(Struct, frozen=True, forbid_unknown_fields=True):
+    """One of ``db_paths``: a directory for table files and the bytes it should hold."""
+
+    path: str
+    target_size: int
+
+
+class RocksdbConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Configuration of a ``rocksdb``; sizes in bytes."""
+
+    path: str
+    """Directory of the database; its parent must exist."""
+    create_if_missing: bool = True
+    error_if_exists: bool = False
+    create_missing_column_families: bool = True
+    paranoid_checks: bool = False
+    track_and_verify_wals_in_manifest: bool = False
+    use_fsync: bool = False
+    allow_fallocate: bool = True
+    is_fd_close_on_exec: bool = True
+    advise_random_on_open: bool = True
+    allow_mmap_reads: bool = False
+    allow_mmap_writes: bool = False
+    use_direct_reads: bool = False
+    use_direct_io_for_flush_and_compaction: bool = False
+    persist_stats_to_disk: bool = False
+    disable_auto_compactions: bool = False
+    max_total_wal_size: int = 0
+    max_log_file_size: int = 0
+    log_file_time_to_roll: int = 0
+    recycle_log_file_num: int = 0
+    wal_ttl_seconds: int = field(default=0, name="WAL_ttl_seconds")
+    wal_size_limit_mb: int = field(default=0, name="WAL_size_limit_MB")
+    db_write_buffer_size: int = 0
+    compaction_readahead_size: int = 0
+    snap_refresh_nanos: int = 0
+    max_background_compactions: int = -1
+    max_background_flushes: int = -1
+    db_log_dir: str = ""
+    wal_dir: str = ""
+    write_buffer_size: int = 64 << 20
+    max_open_files: int = 1000
+    max_file_opening_threads: int = 16
+    delete_obsolete_files_period_micros: int = 21_600_000_000
+    max_background_jobs: int = 2
+    max_subcompactions: int = 1
+    keep_log_file_num: int = 1000
+    max_manifest_file_size: int = 1 << 30
+    manifest_preallocation_size: int = 4 << 20
+    stats_dump_period_sec: int = 600
+    stats_persist_period_sec: int = 600
+    stats_history_buffer_size: int = 1 << 20
+    level_zero_file_num_compaction_trigger: int = field(default=4, name="level0_file_num_compaction_trigger")
+    max_bytes_for_level_base: int = 256 << 20
+    read_options: ReadTuning = ReadTuning()
+    write_options: WriteTuning = WriteTuning()
+    db_paths: tuple[DbPath, ...] | UnsetType = UNSET
+    info_log_level: Literal["debug", "info", "warn", "error", "fatal", "header"] | UnsetType = UNSET
+    logger_redirects_to_margo: bool | UnsetType = UNSET
+    disable_doc_mixin_lock: bool | UnsetType = UNSET
+
+
+_TAKEN_APART = ("path", "read_options", "write_options", "db_paths", "disable_doc_mixin_lock")
+"""Fields that `_tune` does not hand to a setter."""
+
+
+def _tune(options: Options | ReadOptions, tuning: Struct, where: str) -> None:
+    """Apply the fields of `tuning`; warn of those without a setter that are not at their default."""
+    left = []
+    for option in msgspec.structs.fields(tuning):
+        value = getattr(tuning, option.name)
+        if option.name in _TAKEN_APART:
+            continue
+        if setter := getattr(options, f"set_{option.name}", None) or getattr(options, option.name, None):
+            try:
+                setter(value)
+            except OverflowError:
+                raise ConfigError(f"{where}.{option.encode_name}", f"{value} is out of range") from None
+        elif value != option.default:
+            left.append(option.encode_name)
+    if left:
+        log.warning("%s: not supported by this binding of RocksDB, ignored: %s", where, ", ".join(left))
+
+
+@contextmanager
+def _storage(what: str) -> Iterator[None]:
+    """Turn what rocksdict raises, whose own classes say nothing, into a `StorageError`."""
+    try:
+        yield
+    except Exception as error:
+        raise StorageError(f"rocksdb cannot {what}: {error}") from error
+
+
+class RocksdbBackend(Backend):
+    """A RocksDB database, open for this process alone.
+
+    Parameters
+    ----------
+    config : dict
+        Fields of `RocksdbConfig`.
+    where : str
+        JSON path of `config`, for errors.
+
+    Raises
+    ------
+    ConfigError
+        A field is unknown or has a wrong value; the directory's parent is missing; the database is absent,
+        present or open elsewhere when it must not be.
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        self._config = convert(config, RocksdbConfig, where)
+        self._check_path(f"{where}.path")
+        if self._config.write_options.sync and self._config.write_options.disable_wal:
+            raise ConfigError(f"{where}.write_options", "sync and disableWAL exclude each other")
+        options, reading, self._write_options = Options(raw_mode=True), ReadOptions(), WriteOptions()
+        _tune(options, self._config, where)
+        _tune(reading, self._config.read_options, f"{where}.read_options")
+        if self._config.db_paths:
+            options.set_db_paths([DBPath(p.path, p.target_size) for p in self._config.db_paths])
+        for name in self._config.write_options.__struct_fields__:
+            if name != "use_write_batch":
+                setattr(self._write_options, name, getattr(self._config.write_options, name))
+        try:
+            self._db = Rdict(self._config.path, options)
+        except Exception as error:
+            problem = (
+                "is open in another process or provider"
+                if "LOCK: " in str(error)
+                else f"does not open: {error}"
+            )
+            raise ConfigError(f"{where}.path", f'the database "{self._config.path}" {problem}') from error
+        self._db.set_read_options(reading)
+        self._closed = False
+
+    def _check_path(self, where: str) -> None:
+        path = os.path.abspath(self._config.path)
+        parent = os.path.dirname(path)
+        if not os.path.isdir(parent):
+            raise ConfigError(
+                where, f'the directory "{parent}" does not exist; make it with: mkdir -p {parent}'
+            )
+        present = os.path.exists(os.path.join(path, "CURRENT"))
+        if present and self._config.error_if_exists:
+            raise ConfigError(where, f'there is a database at "{path}" already, and error_if_exists is true')
+        if not present and not self._config.create_if_missing:
+            raise ConfigError(where, f'there is no database at "{path}", and create_if_missing is false')
+
+    @property
+    def config(self) -> dict[str, Any]:
+        expanded: dict[str, Any] = msgspec.to_builtins(self._config)
+        return expanded
+
+    def get(self, key: bytes) -> bytes | None:
+        with _storage("get"):
+            return cast(bytes | None, self._db.get(key))
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for key, value in changes.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        with _storage("write"):
+            self._db.write(batch, self._write_options)
+
+    def scan(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with _storage("scan"):
+            yield from cast(Iterator[tuple[bytes, bytes]], self._db.items(from_key=start))
+
+    def count(self) -> int:
+        """Number of keys; reads them all."""
+        with _storage("count"):
+            return sum(1 for _ in cast(Iterator[bytes], self._db.keys()))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._db.close()

@@ -1,0 +1,80 @@
+"""Configuration of an abt_io provider: the table, the expanded form, errors with the field's path."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from mochi.abt_io.config import LIBURING_FLAGS, parse
+from mochi.abt_io.errors import ConfigError
+
+EXPANDED: dict[str, Any] = {
+    "internal_pool_flag": False,
+    "liburing_flags": [],
+    "null_io_read": False,
+    "null_io_write": False,
+    "num_urings": 0,
+    "trace_io": False,
+    "version": "0.9.0",
+}
+
+
+def test_an_empty_configuration_expands_to_the_original_s_seven_fields() -> None:
+    assert parse({}, {}).expand() == EXPANDED
+
+
+def test_the_seed_s_io_uring_is_echoed_and_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        config = parse({"num_urings": 1, "liburing_flags": ["IOSQE_ASYNC"]}, {})
+    assert config.expand() == {**EXPANDED, "num_urings": 1, "liburing_flags": ["IOSQE_ASYNC"]}
+    assert len(caplog.records) == 1
+    assert "threads are used instead" in caplog.text
+
+
+def test_an_expanded_configuration_loads_again() -> None:
+    config = parse({"null_io_write": True, "liburing_flags": list(LIBURING_FLAGS)}, {})
+    assert parse(config.expand(), {}) == config
+
+
+@pytest.mark.parametrize("field", ["backing_thread_count", "internal_pool"])
+def test_settings_of_an_internal_pool_are_dropped_with_a_warning(
+    field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert parse({field: 4}, {}).expand() == EXPANDED
+    assert f"config.{field} is ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", True), ("yes", True), ("0", False), ("", False), ("false", False)]
+)
+def test_the_environment_turns_the_trace_on(value: str, expected: bool) -> None:
+    assert parse({}, {"ABT_IO_TRACE_IO": value}).trace_io is expected
+
+
+def test_the_configuration_wins_over_the_environment() -> None:
+    assert parse({"trace_io": False}, {"ABT_IO_TRACE_IO": "1"}).trace_io is False
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "problem"),
+    [
+        ({"num_uring": 1}, "config.num_uring", "did you mean 'num_urings'?"),
+        ({"threads": 1}, "config.threads", "known are 'num_urings'"),
+        ({"num_urings": -1}, "config.num_urings", ">= 0"),
+        ({"num_urings": "1"}, "config.num_urings", "got `str`"),
+        ({"null_io_read": 0}, "config.null_io_read", "got `int`"),
+        ({"liburing_flags": "IOSQE_ASYNC"}, "config.liburing_flags", "got `str`"),
+        ({"liburing_flags": ["IOSQE_ASYNC", 1]}, "config.liburing_flags[1]", "got `int`"),
+        ({"liburing_flags": ["IOSQE_ASINC"]}, "config.liburing_flags[0]", "did you mean 'IOSQE_ASYNC'?"),
+        ({"liburing_flags": ["FAST"]}, "config.liburing_flags[0]", "known are 'IOSQE_ASYNC'"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_would_be_right(
+    config: dict[str, Any], where: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(config, {})
+    assert caught.value.where == where
+    assert problem in caught.value.problem
+    assert "\n" not in str(caught.value)

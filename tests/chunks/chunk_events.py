@@ -1,0 +1,52 @@
+"""What the tests of the chunk files share: events as pairs of bytes, in and out of a store."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mochi.mofka.chunks import Batch, ChunkStore
+
+Event = tuple[bytes, bytes]
+
+PARTITIONS = Path(__file__).parents[1] / "data" / "partitions"
+
+
+def batch_of(events: Sequence[Event]) -> Batch:
+    """Make a batch of (metadata, data) pairs."""
+    return Batch(
+        np.array([len(metadata) for metadata, _ in events], np.uint32),
+        [metadata for metadata, _ in events],
+        np.array([len(data) for _, data in events], np.uint64),
+        [memoryview(data) for _, data in events],
+    )
+
+
+def numbered(first: int, count: int, size: int = 10) -> list[Event]:
+    """Make events that can be told apart."""
+    return [(b"m%d" % i, b"%d." % i * size) for i in range(first, first + count)]
+
+
+def events_of(store: ChunkStore, max_events: int = 1000, max_bytes: int = 1 << 30) -> list[Event]:
+    """Read all events of a store, range by range."""
+    events: list[Event] = []
+    while len(events) < store.event_count:
+        found = store.read_range(len(events), max_events, max_bytes, with_data=True)
+        assert found.first == len(events)
+        assert 1 <= found.count <= max(max_events, 1)
+        assert found.data is not None
+        metadata_at = data_at = 0
+        for metadata_size, data_size in zip(
+            found.metadata_sizes.tolist(), found.data_sizes.tolist(), strict=True
+        ):
+            metadata = bytes(found.metadata[metadata_at : metadata_at + metadata_size])
+            events.append((metadata, bytes(found.data[data_at : data_at + data_size])))
+            metadata_at += metadata_size
+            data_at += data_size
+        assert (metadata_at, data_at) == (len(found.metadata), len(found.data))
+    return events
+
+
+def chunk_files(directory: Path) -> dict[str, bytes]:
+    """Give name and content of the chunk files in a directory."""
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("chunk-*"))}

@@ -1,0 +1,118 @@
+"""A file layer over real files that knows what a power cut would leave of them, and that fails when told to.
+
+A file's bytes are safe once it is synced, its name once its directory is. Of what is not safe a power cut may leave any
+part, in any order.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mochi.mofka.chunks import File, PosixFiles, StorageError
+from mochi.mofka.chunks.files import Buffer
+
+Change = tuple[int, bytes | None]
+"""Bytes written at an offset; or None: the file was cut to that many bytes."""
+
+
+class RecordingFiles(PosixFiles):
+    """Real files, and a record of every call that changes them.
+
+    Attributes
+    ----------
+    calls : list of (operation, name)
+        All changing calls so far.
+    fail_at : int or None
+        Index in `calls` of the call that fails, with `EIO`; a failing write writes half of its bytes.
+    """
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.fail_at = fail_at
+        self.safe: dict[str, bytes] = {}
+        self.unsafe: dict[str, list[Change]] = {}
+        self.safe_names: set[str] = set()
+
+    def called(self, operation: str, path: str) -> None:
+        self.calls.append((operation, os.path.basename(path)))
+        if len(self.calls) - 1 == self.fail_at:
+            raise StorageError.refused(operation, path, OSError(errno.EIO, "made to fail"))
+
+    def open(self, path: str, *, writable: bool) -> File:
+        if not writable:
+            return super().open(path, writable=False)
+        self.called("open", path)
+        existed = os.path.exists(path)
+        file = super().open(path, writable=True)
+        if path not in self.safe:
+            self.safe[path] = Path(path).read_bytes()
+            self.unsafe[path] = []
+            if existed:
+                self.safe_names.add(path)
+        return RecordedFile(self, file)
+
+    def sync_directory(self, path: str) -> None:
+        self.called("sync", path)
+        super().sync_directory(path)
+        self.safe_names.update(name for name in self.safe if os.path.dirname(name) == path)
+
+    def power_cut(self, target: Path, keep: Callable[[], bool], tear: Callable[[int], int]) -> None:
+        """Put into `target` what is left after a power cut.
+
+        `keep` decides of each unsafe name and change whether it is left, `tear` how many of its bytes.
+        """
+        target.mkdir()
+        for path, safe in self.safe.items():
+            if path not in self.safe_names and not keep():
+                continue
+            content = bytearray(safe)
+            for offset, written in self.unsafe[path]:
+                if not keep():
+                    continue
+                if written is None:
+                    del content[offset:]
+                    continue
+                written = written[: tear(len(written))]
+                content.extend(bytes(max(0, offset + len(written) - len(content))))
+                content[offset : offset + len(written)] = written
+            (target / os.path.basename(path)).write_bytes(content)
+
+
+class RecordedFile:
+    """A writable file whose changes are recorded."""
+
+    def __init__(self, files: RecordingFiles, file: File) -> None:
+        self._files = files
+        self._file = file
+        self.path = file.path
+
+    def write(self, buffers: Sequence[Buffer], offset: int) -> None:
+        content = b"".join(buffers)
+        try:
+            self._files.called("write", self.path)
+        except StorageError:
+            self._change(offset, content[: len(content) // 2])
+            raise
+        self._change(offset, content)
+
+    def _change(self, offset: int, content: bytes) -> None:
+        self._files.unsafe[self.path].append((offset, content))
+        self._file.write([content], offset)
+
+    def read(self, target: memoryview, offset: int) -> None:
+        self._file.read(target, offset)
+
+    def sync(self) -> None:
+        self._files.called("sync", self.path)
+        self._file.sync()
+        self._files.safe[self.path] = Path(self.path).read_bytes()
+        self._files.unsafe[self.path] = []
+
+    def truncate(self, size: int) -> None:
+        self._files.called("truncate", self.path)
+        self._files.unsafe[self.path].append((size, None))
+        self._file.truncate(size)
+
+    def close(self) -> None:
+        self._file.close()

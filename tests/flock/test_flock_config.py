@@ -1,0 +1,79 @@
+"""Configuration of a flock provider: the seed's forms, the expanded form, errors with the field's path."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from mochi.flock.config import parse
+from mochi.flock.errors import ConfigError
+
+SEED: dict[str, Any] = {"bootstrap": "self", "file": "mofka.json", "group": {"type": "static"}}
+EXPANDED: dict[str, Any] = {
+    "bootstrap": "self",
+    "file": "mofka.json",
+    "gateway": {"config": {}, "type": "default"},
+    "group": {"config": {}, "type": "static"},
+}
+
+
+def test_the_expanded_form_is_the_original_s_with_bootstrap() -> None:
+    assert parse(SEED).expand() == EXPANDED
+
+
+def test_an_expanded_configuration_loads_again() -> None:
+    assert parse(EXPANDED) == parse(SEED)
+
+
+def test_an_array_of_bootstraps_is_echoed_as_given() -> None:
+    config = parse({**SEED, "bootstrap": ["self"]})
+    assert config.expand()["bootstrap"] == ["self"]
+
+
+def test_without_a_file_none_is_shown() -> None:
+    assert "file" not in parse({"bootstrap": "self", "group": {"type": "static"}}).expand()
+
+
+def test_ranks_without_mpi_are_echoed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        config = parse({**SEED, "mpi_ranks": [0, 1]})
+    assert config.expand()["mpi_ranks"] == [0, 1]
+    assert "mpi_ranks has no effect" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "problem"),
+    [
+        ({"bootstap": "self"}, "config.bootstap", "did you mean 'bootstrap'"),
+        ({"members": []}, "config.members", "expected one of 'bootstrap'"),
+        ({"bootstrap": 1}, "config.bootstrap", "got `int`"),
+        ({"bootstrap": []}, "config.bootstrap", "empty array"),
+        ({"bootstrap": "slef"}, "config.bootstrap", "did you mean 'self'"),
+        ({"bootstrap": "pmix"}, "config.bootstrap", "expected one of 'self'"),
+        ({"bootstrap": "mpi"}, "config.bootstrap", "'mpi' is not built in at this stage; 'self' is"),
+        ({"bootstrap": ["join", "self"]}, "config.bootstrap", "'join' is not built in"),
+        ({"file": 3}, "config.file", "got `int`"),
+        ({"mpi_ranks": ["a"]}, "config.mpi_ranks[0]", "got `str`"),
+        ({"group": "static"}, "config.group", "got `str`"),
+        ({"group": {}}, "config.group", "`type`"),
+        ({"group": {"type": "statik"}}, "config.group.type", "did you mean 'static'"),
+        ({"group": {"type": "swim"}}, "config.group.type", "not built in"),
+        ({"group": {"type": "static", "conf": {}}}, "config.group.conf", "did you mean 'config'"),
+        ({"group": {"type": "static", "config": {"ping": 1}}}, "config.group.config.ping", "no such field"),
+        ({"gateway": {"type": "pinggy"}}, "config.gateway.type", "not built in"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_would_be_right(
+    change: dict[str, Any], where: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({**SEED, **change})
+    assert caught.value.where == where
+    assert problem in caught.value.problem
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["bootstrap", "group"])
+def test_a_missing_field_is_named(field: str) -> None:
+    with pytest.raises(ConfigError, match=f"`{field}`"):
+        parse({name: value for name, value in SEED.items() if name != field})
