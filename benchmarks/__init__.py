@@ -1,1 +1,1 @@
-"""What the service delivers on this machine, beside what the machine can deliver at most: `python -m benchmarks.run`."""
+"""What the service delivers on this machine, and what the machine can: `python -m benchmarks.run`."""

@@ -1,7 +1,7 @@
 """The events that are measured: the same bytes for the service and for the limits of the machine.
 
-Event ``i`` of any run is ``pairs[i % CYCLE]``, so a consumer can tell from the position alone what it should have
-received.
+Event ``i`` of any run is ``pairs[i % CYCLE]``, so a consumer can tell from the position alone what it should
+have received.
 """
 
 import random
@@ -12,6 +12,8 @@ import msgspec
 CYCLE = 1000
 BLOBS = 8
 BATCH_BYTES = 8 << 20
+
+Pair = tuple[dict[str, Any], bytes]
 
 
 class Events:
@@ -32,7 +34,7 @@ class Events:
         self.size = sum(len(msgspec.json.encode(pair[0])) for pair in self.pairs) // CYCLE + data_size
 
     def batch(self) -> tuple[int, bytes]:
-        """Number of events, and the bytes, of one batch: `CYCLE` events, fewer where they pass `BATCH_BYTES`."""
+        """One batch, as number of events and bytes: `CYCLE` events, or as many as `BATCH_BYTES` hold."""
         count = min(CYCLE, max(1, BATCH_BYTES // self.size))
         pairs = self.pairs[:count]
         text = b"".join(msgspec.json.encode(metadata) for metadata, _ in pairs)

@@ -1,8 +1,8 @@
 """What this machine can do at most, measured with nothing of ours in the way.
 
-Each function moves, encodes or stores the bytes of `benchmarks.events` with the barest program that can, and says
-how fast it went. The service cannot be faster than the slowest limit on its path; the ratio to that one is what its
-own work costs. Peers are processes of their own, as a server and a client are.
+Each function moves, encodes or stores the bytes of `benchmarks.events` with the barest program that can, and
+says how fast it went. The ratio of the service to the slowest limit on its path is what its own work costs.
+Peers are processes of their own, as a server and a client are.
 
 `python -m benchmarks.limits` prints them alone.
 """
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 import uvloop
@@ -50,7 +50,7 @@ def decode(count: int = 200_000) -> Measures:
 
 def copy(*, touched: bool, total: int = 256 << 20) -> Measures:
     """One copy of `total` bytes into memory whose pages exist already (`touched`) or do not."""
-    source = memoryview(bytes(1 << 20))
+    source = os.urandom(1 << 20)
     with mmap.mmap(-1, total) as target:
         for _ in range(2 if touched else 1):
             start = time.perf_counter()
@@ -68,7 +68,7 @@ def echo(family: str, message: bytes, events: int, rounds: int) -> Measures:
 
 
 def transfer(family: str, batch: bytes, events: int, rounds: int) -> Measures:
-    """Batches one way between blocking sockets, received into one warm buffer; one byte back after the last."""
+    """Batches one way between blocking sockets, received into one warm buffer; one byte back at the end."""
     with _peer(_serve_sink, family, len(batch), rounds) as address, _connected(address) as peer:
         peer.sendall(batch)
         peer.recv(1)
@@ -115,7 +115,10 @@ def measure(data_sizes: list[int], directory: Path) -> Iterator[tuple[str, Measu
         for family in SOCKETS:
             yield f"transfer/{family}/{size}", transfer(family, batch, count, rounds)
             yield f"echo/{family}/{size}", echo(family, batch, count, max(10, rounds // 4))
-            yield f"echo-event/{family}/{size}", echo(family, event, 1, min(ECHOES, TOTAL_BYTES // len(event)))
+            yield (
+                f"echo-event/{family}/{size}",
+                echo(family, event, 1, min(ECHOES, TOTAL_BYTES // len(event))),
+            )
         yield f"append/{size}", append(directory, batch, count, rounds, sync=False)
         yield f"append-sync/{size}", append(directory, batch, count, rounds, sync=True)
         syncs = min(SYNCS, TOTAL_BYTES // len(event))
@@ -211,8 +214,7 @@ def _serve_echo(listener: socket.socket) -> None:
 
 class _Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.write = transport.write
+        self.write = cast(asyncio.WriteTransport, transport).write
 
     def data_received(self, data: bytes) -> None:
         self.write(data)

@@ -1,10 +1,11 @@
 """Data descriptors: where the data of an event is, and which of its bytes are meant.
 
-A descriptor is a location (opaque, chosen by the backend), the size of the event's data there, and one selection
-of it. A view is a further selection, counted in bytes of what the descriptor it is made from selects.
+A descriptor is a location (opaque, chosen by the backend), the size of the event's data there, and one
+selection of it. A view is a further selection, counted in bytes of what the descriptor it is made from
+selects.
 
-Invariants: descriptors never change; views compose at once, so that a descriptor always holds a single selection
-in coordinates of the event's data, ascending, without overlap and inside that data.
+Invariants: descriptors never change; views compose at once, so that a descriptor always holds a single
+selection in coordinates of the event's data, ascending, without overlap and inside that data.
 """
 
 import operator
@@ -120,8 +121,8 @@ class DataDescriptor:
 
     Notes
     -----
-    Two descriptors are equal when they select the same segments of the same data. Instances are immutable: threads
-    may share them. Views of views compose, which the original documents but does not do.
+    Two descriptors are equal when they select the same segments of the same data. Instances are immutable:
+    threads may share them. Views of views compose, which the original documents but does not do.
     """
 
     __slots__ = ("_base_size", "_location", "_selection", "_size")
@@ -159,8 +160,8 @@ class DataDescriptor:
     def flatten(self) -> list[Segment]:
         """Return the segments selected, as (offset, size) in bytes from the start of the event's data.
 
-        A descriptor without selection gives one segment, even when there is no data; a selection of nothing gives
-        none. Costs time and memory in proportion to the number of segments.
+        A descriptor without selection gives one segment, even when there is no data; a selection of nothing
+        gives none. Costs time and memory in proportion to the number of segments.
         """
         if isinstance(self._selection, _Stride):
             return self._selection.segments()
@@ -194,7 +195,7 @@ class DataDescriptor:
         block_size: SupportsIndex,
         gap_size: SupportsIndex,
     ) -> "DataDescriptor":
-        """Select `num_blocks` blocks of `block_size` bytes from `offset` on, with `gap_size` bytes between them.
+        """Select `num_blocks` blocks of `block_size` bytes from `offset` on, `gap_size` bytes apart.
 
         Returns
         -------

@@ -74,6 +74,10 @@ class Violation(NamedTuple):
     """What is wrong with it."""
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 class InvalidMetadata(DiasporaError):
     """Metadata that is no JSON value, or that the topic's validator refuses.
 
@@ -91,7 +95,7 @@ class InvalidMetadata(DiasporaError):
         self.violations = violations
 
     def __str__(self) -> str:
-        lines = [f"at {v.pointer!r}: {v.instance}: {v.reason}" for v in self.violations]
+        lines = [f"at {v.pointer!r}: {_shortened(v.instance)}: {v.reason}" for v in self.violations]
         return "\n  ".join([self.problem, *lines])
 
 

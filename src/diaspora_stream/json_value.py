@@ -1,7 +1,7 @@
 """Python values as JSON: what an application may pass as metadata or options, and how it is written.
 
-Invariants: text is compact UTF-8, keys are in byte order, NaN and the infinities are null, bytes are base64 text,
-a tuple is an array, a dict key that is no str is `str(key)`. What `encode` writes, `from_text` reads.
+Invariants: text is compact UTF-8, keys are in byte order, NaN and the infinities are null, bytes are base64
+text, a tuple is an array, a dict key that is no str is `str(key)`. What `encode` writes, `from_text` reads.
 """
 
 import re
@@ -45,14 +45,14 @@ def _with_str_keys(value: Any, path: str) -> Any:
 def encode(value: Any) -> bytes:
     """Return a value as compact JSON text with sorted keys.
 
-    Costs one Python call more than the bare encoder as long as every dict key is a str; otherwise the value is
-    walked in Python.
+    Costs one Python call more than the bare encoder as long as every dict key is a str; otherwise the value
+    is walked in Python.
 
     Parameters
     ----------
     value
-        None, bool, int, float, str, bytes, or a list, tuple or dict of these, subclasses included. An int of any
-        size is written exactly; a reader in another language may see a float beyond 64 bits.
+        None, bool, int, float, str, bytes, or a list, tuple or dict of these, subclasses included. An int of
+        any size is written exactly; a reader in another language may see a float beyond 64 bits.
 
     Raises
     ------

@@ -1,11 +1,12 @@
 """A file layer over real files that knows what a power cut would leave of them, and that fails when told to.
 
-A file's bytes are safe once it is synced, its name once its directory is. Of what is not safe a power cut may leave any
-part, in any order.
+A file's bytes are safe once it is synced, its name once its directory is. Of what is not safe a power cut may
+leave any part, in any order.
 """
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,12 +58,17 @@ class RecordingFiles(PosixFiles):
         super().sync_directory(path)
         self.safe_names.update(name for name in self.safe if os.path.dirname(name) == path)
 
-    def power_cut(self, target: Path, keep: Callable[[], bool], tear: Callable[[int], int]) -> None:
-        """Put into `target` what is left after a power cut.
+    def power_cut(
+        self, source: Path, target: Path, keep: Callable[[], bool], tear: Callable[[int], int]
+    ) -> None:
+        """Put into `target` what a power cut would leave of the directory `source`.
 
         `keep` decides of each unsafe name and change whether it is left, `tear` how many of its bytes.
         """
         target.mkdir()
+        for untouched in source.iterdir():
+            if str(untouched) not in self.safe:
+                shutil.copy(untouched, target)
         for path, safe in self.safe.items():
             if path not in self.safe_names and not keep():
                 continue

@@ -1,6 +1,7 @@
 """The bytes of records, against values worked out from the format by hand."""
 
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,11 @@ def test_records_are_what_struct_would_pack(
         packed_descriptors += struct.pack(
             "<QQQI4xQI4xQ", data_size, data_size, 24, chunk, data_at, data_size, 0
         )
-        metadata_at, data_at, descriptor_at = metadata_at + metadata_size, data_at + data_size, descriptor_at + 56
+        metadata_at, data_at, descriptor_at = (
+            metadata_at + metadata_size,
+            data_at + data_size,
+            descriptor_at + 56,
+        )
     assert index.tobytes() == packed_index
     assert layout.descriptor_records(chunk, data_offsets, data_sizes).tobytes() == packed_descriptors
 
@@ -72,7 +77,9 @@ def test_chunk_numbers_beyond_32_bits_are_refused() -> None:
 def test_an_event_of_4_gib_is_refused_by_position_and_size(kind: str) -> None:
     sizes = {"metadata": np.zeros(3, np.uint64), "data": np.zeros(3, np.uint64)}
     sizes[kind][1] = 2**32
-    with pytest.raises(InvalidBatch, match=rf"the {kind} of event 1 .* 4294967296 bytes.* at most 4294967295"):
+    with pytest.raises(
+        InvalidBatch, match=rf"the {kind} of event 1 .* 4294967296 bytes.* at most 4294967295"
+    ):
         Batch(sizes["metadata"], [], sizes["data"], [])
 
 
@@ -86,7 +93,8 @@ def test_sizes_that_disagree_with_the_content_are_refused() -> None:
 
 def test_sizes_that_are_not_unsigned_integers_are_refused() -> None:
     good = np.zeros(1, np.uint32)
-    for sizes in (np.zeros(1, np.int64), np.zeros((1, 1), np.uint32), np.zeros(1)):
+    wrong: list[Any] = [np.zeros(1, np.int64), np.zeros((1, 1), np.uint32), np.zeros(1)]
+    for sizes in wrong:
         with pytest.raises(InvalidBatch, match="one-dimensional array of unsigned integers"):
             Batch(good, [], sizes, [])
 

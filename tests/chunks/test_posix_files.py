@@ -35,11 +35,27 @@ def test_more_buffers_than_one_call_takes_are_all_written_in_order(tmp_path: Pat
 
 def test_writing_goes_on_after_a_short_write_until_the_kernel_refuses(tmp_path: Path) -> None:
     with closing(PosixFiles().open(str(tmp_path / "file"), writable=True)) as file:
-        with file_size_limit(10), pytest.raises(StorageError, match="cannot write .*file: .*EFBIG") as caught:
+        with (
+            file_size_limit(10),
+            pytest.raises(StorageError, match=r"cannot write .*file: .*EFBIG") as caught,
+        ):
             file.write([b"0123456", b"789ABC", b"DEF"], 0)
         assert (caught.value.operation, caught.value.errno) == ("write", errno.EFBIG)
         assert caught.value.path == str(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+def test_a_kernel_that_moves_three_bytes_a_call_moves_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwritev, preadv = os.pwritev, os.preadv
+    monkeypatch.setattr(os, "pwritev", lambda fd, buffers, offset: pwritev(fd, [buffers[0][:3]], offset))
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:3]], offset))
+    with closing(PosixFiles().open(str(tmp_path / "file"), writable=True)) as file:
+        file.write([b"01234567", b"89", b"ABCDEF"], 0)
+        target = bytearray(16)
+        file.read(memoryview(target), 0)
+    assert target == b"0123456789ABCDEF"
 
 
 def test_a_full_device_is_reported_by_name(tmp_path: Path) -> None:
@@ -74,7 +90,7 @@ def test_directories_are_made_with_their_parents(tmp_path: Path) -> None:
 
 def test_a_file_where_a_directory_should_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot make .*ENOTDIR"):
+    with pytest.raises(StorageError, match=r"cannot make .*ENOTDIR"):
         PosixFiles().make_directories(str(tmp_path / "a" / "b"))
 
 

@@ -1,6 +1,7 @@
 """Collections of documents on every database, and how they lie among its keys."""
 
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -80,7 +81,9 @@ def test_an_id_out_of_range_is_refused(partitions: Collection) -> None:
 
 
 def test_an_update_has_no_other_mode(partitions: Collection) -> None:
-    with pytest.raises(InvalidMode, match="doc_update does not take mode NEW_ONLY; it takes UPDATE_NEW"):
+    with pytest.raises(
+        InvalidMode, match="doc_update does not take mode NEW_ONLY; it takes NO_RDMA, UPDATE_NEW"
+    ):
         partitions.update(0, b"x", Mode.NEW_ONLY)
 
 
@@ -106,22 +109,26 @@ def test_dropping_takes_its_documents_and_no_other_key(database: Database, parti
     assert database.create_collection(b"partitions").store(b"c") == 0
 
 
+def verbs_of(collection: Collection) -> list[Callable[[], object]]:
+    return [
+        lambda: collection.size,
+        lambda: collection.last_id,
+        lambda: collection.store(b"x"),
+        lambda: collection.load(0),
+        lambda: collection.length(0),
+        lambda: collection.update(0, b"x"),
+        lambda: collection.erase(0),
+        lambda: collection.list_docs(),
+        lambda: collection.database.coll_drop(collection.name),
+    ]
+
+
 def test_every_verb_on_an_absent_collection_names_it(database: Database) -> None:
-    database.put(b"plain", b"not a collection")
+    database.put(b"plain", b"no record")
     for name in (b"absent", b"plain"):
         absent = database.collection(name)
         assert not database.coll_exists(name)
-        for verb in (
-            lambda c=absent: c.size,
-            lambda c=absent: c.last_id,
-            lambda c=absent: c.store(b"x"),
-            lambda c=absent: c.load(0),
-            lambda c=absent: c.length(0),
-            lambda c=absent: c.update(0, b"x"),
-            lambda c=absent: c.erase(0),
-            lambda c=absent: c.list_docs(),
-            lambda c=absent: c.database.coll_drop(c.name),
-        ):
+        for verb in verbs_of(absent):
             with pytest.raises(KeyNotFound, match=f'no collection "{name.decode()}"'):
                 verb()
 

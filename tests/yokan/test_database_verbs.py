@@ -125,6 +125,12 @@ def test_pages_of_a_listing_make_up_the_whole(fruit: Database) -> None:
     assert pairs == FRUIT
 
 
+def test_a_limit_out_of_range_is_refused(fruit: Database) -> None:
+    for limit in (-1, 2**63):
+        with pytest.raises(InvalidArguments, match=f"limit {limit} is out of range"):
+            fruit.list_keys(limit=limit)
+
+
 def test_keys_may_be_left_out_of_a_listing_all_or_all_but_the_last(fruit: Database) -> None:
     assert fruit.list_keyvals(limit=2, mode=Mode.IGNORE_KEYS) == [(b"", b"1"), (b"", b"22")]
     assert fruit.list_keyvals(limit=2, mode=Mode.KEEP_LAST) == [(b"", b"1"), (b"apricot", b"22")]
@@ -136,7 +142,9 @@ def test_the_mode_about_transfers_has_no_effect(fruit: Database) -> None:
 
 
 def test_a_mode_that_a_verb_does_not_have_is_an_error_that_names_it(fruit: Database) -> None:
-    with pytest.raises(InvalidMode, match="put does not take mode CONSUME; it takes") as caught:
+    with pytest.raises(
+        InvalidMode, match="put does not take mode CONSUME; it takes APPEND, NEW_ONLY, EXIST_ONLY, NO_RDMA"
+    ) as caught:
         fruit.put(b"plum", b"5", Mode.CONSUME | Mode.NEW_ONLY)
     assert caught.value.code == "mode"
     with pytest.raises(InvalidMode, match="get does not take mode WAIT"):

@@ -145,17 +145,21 @@ def _read_config(path: str | None, stdin: bool) -> ServerConfig:
 
 
 def _serve(server: Server, output_config: str | None) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        server.engine.loop.add_signal_handler(number, server.finalize)
+    def announce() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            server.engine.loop.add_signal_handler(number, server.finalize)
+        log.info("Bedrock daemon now running at %s", server.address)
+
     try:
         if output_config is not None:
             with open(output_config, "w") as file:
                 json.dump(server.config(), file, separators=(",", ":"))
-        log.info("Bedrock daemon now running at %s", server.address)
     except BaseException:
         server.finalize()
         server.run()
         raise
+    # On the loop, which must run already when its signal handlers are set: what comes before is lost.
+    server.engine.call_soon(announce)
     return server.run()
 
 

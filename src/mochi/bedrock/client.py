@@ -5,6 +5,7 @@ from typing import Any
 
 from mochi.bedrock import rpc
 from mochi.bedrock.spec import ProviderHandle
+from mochi.margo.address import parse
 from mochi.margo.client import Client
 from mochi.margo.errors import AddressError, Fault
 
@@ -80,7 +81,10 @@ class BedrockClient:
         ------
         Fault
             Code ``not_found``: the server has no such provider.
+        AddressError
+            Nobody answers, or the address has no known form, which is not waited for.
         """
+        parse(address)
         deadline = time.monotonic() + timeout
         while True:
             try:

@@ -41,11 +41,12 @@ class Running(Struct):
 
 
 def find(what: str, running: Mapping[str, Running]) -> Running | None:
-    """Return the provider that ``name`` or ``type:id`` means."""
+    """Return the provider that ``name`` or ``type:id`` means. Any thread, also while providers come and
+    go."""
     kind, colon, number = what.partition(":")
     if not colon:
         return running.get(what)
-    for candidate in running.values():
+    for candidate in list(running.values()):
         if candidate.spec.type == kind and str(candidate.spec.provider_id) == number:
             return candidate
     return None
@@ -53,7 +54,7 @@ def find(what: str, running: Mapping[str, Running]) -> Running | None:
 
 def nearest(what: str, running: Mapping[str, Running]) -> str:
     """End of a message about a provider that is not there: the nearest that is, or all of them."""
-    names = [*running, *(f"{other.spec.type}:{other.spec.provider_id}" for other in running.values())]
+    names = [*running, *(f"{other.spec.type}:{other.spec.provider_id}" for other in list(running.values()))]
     near = difflib.get_close_matches(what, names, n=1)
     if near:
         return f', did you mean "{near[0]}"?'

@@ -21,7 +21,7 @@ import msgspec
 from mochi.bedrock import modules, rpc
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
-from mochi.bedrock.dependencies import Dependencies, Running, find, nearest, resolve
+from mochi.bedrock.dependencies import Running, find, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.modules import Module, Publishes
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec
@@ -51,8 +51,10 @@ class Server:
     MargoError
         Anything that stops the deployment; what was already started is closed again.
 
-    Notes ----- The constructor and `run` belong to one thread; all other methods may be called from any. Not
-    usable in a forked child.
+    Notes
+    -----
+    The constructor and `run` belong to one thread; all other methods may be called from any. Not usable in a
+    forked child.
     """
 
     def __init__(self, config: ServerConfig, address: str | None = None) -> None:
@@ -212,7 +214,19 @@ class Server:
 
     def _start(self, spec: ProviderSpec, where: str, wait: float) -> Running:
         module = self._module(spec, where)
-        dependencies = self._resolve(spec, module, where, wait)
+        try:
+            declared = module.dependencies(spec.config)
+        except Exception as error:
+            raise _in_context(error, where, spec.name) from error
+        dependencies = resolve(
+            spec,
+            declared,
+            where,
+            engine=self.engine,
+            running=self._running,
+            own_names=("local", self.address, self._settings.address),
+            look_up=lambda what, address: BedrockClient(self._client).lookup(address, what, timeout=wait),
+        )
         try:
             provider = module.create(
                 self.engine, spec.name, spec.provider_id, spec.config, spec.tags, dependencies.resolved
@@ -258,17 +272,6 @@ class Server:
         else:
             hint = f'add "{library}" to libraries'
         raise ConfigError(f"{where}.type", f'no loaded library brings the type "{spec.type}"; {hint}')
-
-    def _resolve(self, spec: ProviderSpec, module: Module, where: str, wait: float) -> Dependencies:
-        return resolve(
-            spec,
-            module.dependencies(spec.config),
-            where,
-            engine=self.engine,
-            running=self._running,
-            own_names=("local", self.address, self._settings.address),
-            look_up=lambda what, address: BedrockClient(self._client).lookup(address, what, timeout=wait),
-        )
 
 
 def _expand(running: Running) -> dict[str, Any]:

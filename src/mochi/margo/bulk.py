@@ -1,7 +1,6 @@
 """Bulk buffers: tiered pools of reusable memory, private or shared with another process.
 
-Each buffer is a memfd, sealed against resizing so that nobody can take pages away from under a mapping, and mapped
-once. Pages are taken on first touch only: a buffer of 64 MiB that has held 1 MiB costs 1 MiB. A tier hands out the
+A buffer to share is a memfd, sealed against resizing so that nobody can take pages away from under a mapping. Pages are taken on first touch only: a buffer of 64 MiB that has held 1 MiB costs 1 MiB. A tier hands out the
 buffer returned last, which is the warm one.
 """
 
@@ -33,19 +32,27 @@ class BufferPoolConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BulkBuffer:
-    """A mapped, sealed memfd of `size` bytes; the kernel frees it with its last holder."""
+    """`size` bytes of memory; the kernel frees it with its last holder.
+
+    Attributes
+    ----------
+    fd : int
+        Descriptor of the sealed memfd behind a shareable buffer, else -1.
+    """
 
     __slots__ = ("fd", "size", "view")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, shareable: bool) -> None:
         self.size = size
-        self.fd = os.memfd_create("mofka-bulk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size)
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        self.fd = -1
+        if shareable:
+            self.fd = os.memfd_create("mofka-bulk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(self.fd, size)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         self.view = memoryview(mmap.mmap(self.fd, size))
 
     def __del__(self) -> None:
-        if hasattr(self, "fd"):
+        if self.fd >= 0:
             os.close(self.fd)
 
 
@@ -73,11 +80,12 @@ class BufferPool:
     Thread-safe. `acquire` costs about a microsecond when a buffer is free, a mapping otherwise; it never blocks.
     """
 
-    def __init__(self, config: BufferPoolConfig) -> None:
+    def __init__(self, config: BufferPoolConfig, *, shareable: bool = False) -> None:
         self.config = config
+        self._shareable = shareable
         self._lock = threading.Lock()
         sizes = [int(config.first_size * config.size_multiple**tier) for tier in range(config.num_tiers)]
-        self._free = {size: [BulkBuffer(size) for _ in range(config.num_buffers)] for size in sizes}
+        self._free = {size: [BulkBuffer(size, shareable) for _ in range(config.num_buffers)] for size in sizes}
 
     def acquire(self, size: int) -> BulkBuffer:
         """Return a buffer of at least `size` bytes, whose content is arbitrary."""
@@ -86,7 +94,7 @@ class BufferPool:
             for tier in fitting:
                 if self._free[tier]:
                     return self._free[tier].pop()
-        return BulkBuffer(fitting[0] if fitting else size)
+        return BulkBuffer(fitting[0] if fitting else size, self._shareable)
 
     def lease(self, size: int) -> memoryview:
         """Return `size` bytes of a buffer, which comes back by itself once nobody holds a view of them."""

@@ -444,7 +444,7 @@ class Client:
         link = self.link(address, seconds)
         pending = PendingCall()
         number = link.request(name, provider_id, rpc.pack(args), pending, timeout=seconds)
-        if not self.wait(pending.is_done, (link,), time.monotonic() + seconds):
+        if not self.wait(pending.is_done, lambda: (link,), time.monotonic() + seconds):
             link.cancel(number)
             raise DeadlineExceeded(f"{name} at {address} has not answered within {seconds:g} s")
         if pending.error is not None:
@@ -452,13 +452,17 @@ class Client:
         assert pending.frame is not None
         return rpc.unpack(pending.frame.message, result)
 
-    def wait(self, is_done: Callable[[], bool], links: Collection[Link], deadline: float) -> bool:
+    def wait(
+        self, is_done: Callable[[], bool], links: Callable[[], Collection[Link]], deadline: float
+    ) -> bool:
         """Wait until `is_done`, driving `links` meanwhile; return whether it is.
 
         Parameters
         ----------
         is_done : callable
-            Becomes true by what a receiver of one of `links` is given.
+            Becomes true by what a receiver of one of `links` is given, or before a `notify`.
+        links : callable
+            Tells which links to drive; asked again whenever one was lost.
         deadline : float
             On the clock of ``time.monotonic``; infinity waits for ever.
 
@@ -469,19 +473,22 @@ class Client:
         while not is_done():
             if time.monotonic() >= deadline:
                 return False
-            mine = [link for link in links if link.reading.acquire(blocking=False)]
+            wanted = [link for link in links() if link.error is None]
+            mine = [link for link in wanted if link.reading.acquire(blocking=False)]
             try:
-                if mine and len(mine) == len(links):
+                if mine and len(mine) == len(wanted):
                     self._drive(mine, is_done, deadline)
                     continue
             finally:
                 for link in mine:
                     link.reading.release()
+                self.notify()
             with self._changed:
                 self._waiting += 1
                 try:
                     if not is_done():
-                        self._changed.wait(min(deadline - time.monotonic(), 1.0))
+                        left = deadline - time.monotonic()
+                        self._changed.wait(None if left == float("inf") else max(left, 0))
                 finally:
                     self._waiting -= 1
         return True
@@ -492,9 +499,7 @@ class Client:
         try:
             poll = select.poll()
             while not is_done():
-                live = {link.peer.fileno(): link for link in links if link.error is None}
-                if not live:
-                    return
+                live = {link.peer.fileno(): link for link in links}
                 for descriptor, link in live.items():
                     poll.register(descriptor, select.POLLIN | (select.POLLOUT if link.has_queued else 0))
                 left = deadline - time.monotonic()
@@ -506,10 +511,9 @@ class Client:
                         link.flush()
                     if events & ~select.POLLOUT:
                         link.read()
-                for descriptor, link in live.items():
-                    if link.error is not None:
-                        poll.unregister(descriptor)
                 self.notify()
+                if any(link.error is not None for link in links):
+                    return
         finally:
             for link in links:
                 link.set_driven(False)

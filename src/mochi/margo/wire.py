@@ -16,7 +16,7 @@ Rules
 import enum
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -29,6 +29,7 @@ MAGIC = b"MFK1"
 VERSION = 1
 STAGING_SIZE = 16 * 1024
 MAX_SEGMENTS = 16
+MAX_MESSAGE = 16 << 20
 
 HEAD = struct.Struct("<4sBBHIIQIHHII")
 SEGMENT = struct.Struct("<QIIQ")
@@ -58,7 +59,7 @@ DESCRIPTORS = 0x04
 class Limits(msgspec.Struct, frozen=True):
     """What a peer may send, in bytes; a frame beyond any of these closes the connection."""
 
-    message: int = 16 << 20
+    message: int = MAX_MESSAGE
     extensions: int = 64 << 10
     segment: int = 1 << 33
 
@@ -121,7 +122,15 @@ def encode(
     segments: Sequence[Segment] = (),
     extensions: Iterable[tuple[int, bytes]] = (),
 ) -> bytes:
-    """Return the bytes of a frame up to its inline segments, which follow it in their order."""
+    """Return the bytes of a frame up to its inline segments, which follow it in their order.
+
+    Raises
+    ------
+    ProtocolError
+        The message is longer than any peer takes.
+    """
+    if len(message) > MAX_MESSAGE:
+        raise ProtocolError(f"a message of {len(message)} bytes, at most {MAX_MESSAGE} may be sent")
     tail = b"".join(EXTENSION.pack(tag, 0, len(body)) + body for tag, body in extensions)
     records = b"".join(SEGMENT.pack(s.offset, s.lease, 0, s.length) for s in segments)
     head = HEAD.pack(
@@ -182,34 +191,32 @@ class FrameReader:
             return [self._staging[: min(self._skip, STAGING_SIZE)]]
         return [self._held[self._end :]]
 
-    def received(self, count: int) -> list[Frame]:
-        """Take note of `count` bytes in `buffers()`, and return the frames that they complete.
+    def received(self, count: int) -> Iterator[Frame]:
+        """Take note of `count` bytes in `buffers()`, and yield the frames that they complete.
+
+        Exhaust the iterator before the next `buffers()`. Limits changed meanwhile hold for the next frame.
 
         Raises
         ------
         ProtocolError
             The bytes break the wire format. The reader is of no more use.
         """
-        frames: list[Frame] = []
         if self._missing:
             count = self._fill(count)
             if self._missing:
-                return frames
-            frames.append(self._finish())
+                return
+            yield self._finish()
         elif self._skip:
             self._skip -= count
             if not self._skip:
-                frames.append(self._finish())
-            return frames
+                yield self._finish()
+            return
         self._end += count
-        while self._end - self._start >= self._need:
+        while self._frame is None and self._end - self._start >= self._need:
             frame = self._parse()
             if frame is not None:
-                frames.append(frame)
-            elif self._frame is not None:
-                break
+                yield frame
         self._make_space()
-        return frames
 
     def _fill(self, count: int) -> int:
         missing = self._missing

@@ -34,7 +34,7 @@ END_OF_STREAM = 1
 
 
 class Where(msgspec.Struct, array_like=True, frozen=True):
-    """Which partition is meant: a partition that lost its events has another epoch."""
+    """Which partition is meant, and in which epoch: one that lost its events has another; 0 takes any."""
 
     uuid: bytes
     epoch: int
@@ -62,9 +62,10 @@ class SendBatch(msgspec.Struct, array_like=True):
 
 
 class BatchStored(msgspec.Struct, array_like=True):
-    """Answer to a batch: ids ``first`` to ``first + count - 1`` are its events'."""
+    """Answer to a batch: ids ``first`` to ``first + count - 1`` are its events', in this epoch of the partition."""
 
     first: int
+    epoch: int
 
 
 class Lend(msgspec.Struct, array_like=True):
@@ -104,9 +105,10 @@ class Subscribe(msgspec.Struct, array_like=True):
 
 
 class Subscribed(msgspec.Struct, array_like=True):
-    """The feed starts at event `first`."""
+    """The feed starts at event `first`, in this epoch of the partition."""
 
     first: int
+    epoch: int
 
 
 class Events(msgspec.Struct, array_like=True):
@@ -114,12 +116,6 @@ class Events(msgspec.Struct, array_like=True):
 
     first: int
     count: int
-
-
-class FeedFailed(msgspec.Struct, array_like=True, tag="failed"):
-    """Notice of a feed that cannot go on."""
-
-    fault: str
 
 
 class Grant(msgspec.Struct, array_like=True):
@@ -167,3 +163,8 @@ def split_sizes(segment: Buffer, count: int) -> tuple[NDArray[np.uint32], NDArra
         raise Fault("bad_request", f"a segment of {len(segment)} bytes does not hold the sizes of {count} events")
     sizes: NDArray[Any] = np.frombuffer(segment, SIZE)
     return sizes[:count], sizes[count:]
+
+
+def raw(array: NDArray[Any]) -> memoryview:
+    """Return the bytes of a contiguous array, without a copy."""
+    return memoryview(array).cast("B")

@@ -46,6 +46,7 @@ from mochi.mofka.protocol import (
     Subscribed,
     Unsubscribe,
     Where,
+    raw,
     split_sizes,
 )
 from mochi.mofka.sequencer import Sequencer
@@ -246,7 +247,7 @@ class PartitionProvider:
             if isinstance(outcome, BaseException):
                 request.fail(outcome)
             else:
-                request.reply(rpc.pack(BatchStored(outcome)))
+                request.reply(rpc.pack(BatchStored(outcome, self._where.epoch)))
 
         settle = self._sequencer.admit(message.producer, message.sequence, answer)
         if settle is not None:
@@ -268,7 +269,7 @@ class PartitionProvider:
             raise Fault("bad_request", f"stream {asked.stream} is in use")
         self._watch(request.connection)
         feed = self._feeds[key] = _Feed(request.connection, asked, first)
-        request.reply(rpc.pack(Subscribed(first)))
+        request.reply(rpc.pack(Subscribed(first, self._where.epoch)))
         self._feed(feed)
 
     def _grant(self, request: Request, granted: Grant) -> None:
@@ -304,7 +305,7 @@ class PartitionProvider:
                 self._engine.on_loop(partial(feed.connection.fail_stream, feed.stream, message))
                 return
             bulk = [
-                [read.metadata_sizes.astype(SIZE, copy=False).data, read.data_sizes.astype(SIZE, copy=False).data],
+                [raw(sizes.astype(SIZE, copy=False)) for sizes in (read.metadata_sizes, read.data_sizes)],
                 read.metadata,
             ]
             size = sum(map(len, read.metadata))

@@ -38,6 +38,8 @@ class DatabaseHandle(Database):
     Parameters
     ----------
     client : Client
+        What one verb takes, and what it returns, each fit in one message: list in pages, by `limit`, what may
+        be larger.
     address : str
         Of the server.
     provider_id : int

@@ -60,7 +60,7 @@ def open_database(config: Mapping[str, Any]) -> tuple[EmbeddedDatabase, dict[str
     parsed = convert(config, ProviderConfig, "config")
     if parsed.database.type not in BACKENDS:
         near = difflib.get_close_matches(parsed.database.type, BACKENDS, n=1)
-        hint = f', did you mean "{near[0]}"?' if near else ""
+        hint = f', did you mean "{near[0]}"?' if near else "."
         raise ConfigError(
             "config.database.type",
             f'unknown type "{parsed.database.type}"{hint} Built in are {", ".join(BACKENDS)}; '

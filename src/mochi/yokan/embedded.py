@@ -28,10 +28,17 @@ def _key_not_found(what: str, key: bytes) -> KeyNotFound:
     return KeyNotFound(f'there is no {what} "{_text(key)}"', {"key": _text(key)})
 
 
+def _page(pairs: Iterator[tuple[bytes, bytes]], limit: int | None) -> Iterator[tuple[bytes, bytes]]:
+    if limit is not None and not 0 <= limit < 2**63:
+        raise InvalidArguments(f"limit {limit} is out of range, allowed are 0 to 2**63 - 1 and None")
+    return islice(pairs, limit)
+
+
 class EmbeddedDatabase(Database):
     """Verbs carried out here and now, by the calling thread.
 
-    A batch costs its look-ups and one write of the backend; a list the pairs it passes over.
+    A batch costs its look-ups and one write of the backend; a list the pairs it passes over. Any thread; not
+    usable in a forked child.
 
     Attributes
     ----------
@@ -54,17 +61,23 @@ class EmbeddedDatabase(Database):
 
     def put_multi(self, pairs: Sequence[tuple[bytes, bytes]], mode: int = Mode.DEFAULT) -> None:
         check_mode("put", mode, Mode.APPEND | Mode.NEW_ONLY | Mode.EXIST_ONLY)
+        append, new_only, exist_only = (
+            bool(mode & flag) for flag in (Mode.APPEND, Mode.NEW_ONLY, Mode.EXIST_ONLY)
+        )
         changes: dict[bytes, bytes | None] = {}
         with self._lock:
             for key, value in pairs:
                 if not key:
                     raise InvalidArguments("a key is empty")
-                old = changes[key] if key in changes else self.backend.get(key)
-                if mode & Mode.NEW_ONLY and old is not None:
-                    raise _key_exists(key)
-                if mode & Mode.EXIST_ONLY and old is None:
-                    raise _key_not_found("key", key)
-                changes[key] = old + value if mode & Mode.APPEND and old else value
+                if mode:
+                    old = changes[key] if key in changes else self.backend.get(key)
+                    if new_only and old is not None:
+                        raise _key_exists(key)
+                    if exist_only and old is None:
+                        raise _key_not_found("key", key)
+                    if append and old:
+                        value = old + value
+                changes[key] = value
             self.backend.write(changes)
 
     def get_multi(self, keys: Sequence[bytes], mode: int = Mode.DEFAULT) -> list[bytes | None]:
@@ -98,7 +111,7 @@ class EmbeddedDatabase(Database):
         check_mode("list_keyvals", mode, Mode.INCLUSIVE | Mode.NO_PREFIX | Mode.KEEP_LAST)
         start = from_key if mode & Mode.INCLUSIVE or not from_key else from_key + b"\0"
         with self._lock:
-            pairs = list(islice(self._scan(max(start, prefix), prefix), limit))
+            pairs = list(_page(self._scan(max(start, prefix), prefix), limit))
         if mode & Mode.NO_PREFIX:
             pairs = [(key[len(prefix) :], value) for key, value in pairs]
         if mode & Mode.IGNORE_KEYS:
@@ -173,8 +186,8 @@ class EmbeddedDatabase(Database):
     def doc_list(self, name: bytes, start_id: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
         with self._lock:
             self._record(name)
-            pairs = islice(self._documents(name, start_id), limit)
-            return [(document_id(key), document) for key, document in pairs]
+            page = _page(self._documents(name, start_id), limit)
+            return [(document_id(key), document) for key, document in page]
 
     def _record(self, name: bytes) -> CollectionRecord:
         record = CollectionRecord.unpack(self.backend.get(name))

@@ -49,8 +49,12 @@ class Mode(IntFlag):
     EXTRA = 0x10000
 
 
-def check_mode(verb: str, mode: int, allowed: Mode = Mode.DEFAULT) -> None:
+def _names(bits: int) -> str:
+    return ", ".join(name for name, flag in Mode.__members__.items() if flag and flag & bits == flag)
+
+
+def check_mode(verb: str, mode: int, allowed: Mode) -> None:
     """Raise `InvalidMode` when `mode` has bits that are neither `allowed` nor NO_RDMA."""
-    if excess := mode & ~(allowed | Mode.NO_RDMA):
-        takes = allowed.name if allowed else "none"
-        raise InvalidMode(f"{verb} does not take mode {Mode(excess).name or hex(excess)}; it takes {takes}")
+    if excess := mode & ~int(allowed | Mode.NO_RDMA):
+        found = _names(excess) or hex(excess)
+        raise InvalidMode(f"{verb} does not take mode {found}; it takes {_names(allowed | Mode.NO_RDMA)}")

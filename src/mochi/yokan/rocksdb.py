@@ -120,6 +120,9 @@ class RocksdbConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 _TAKEN_APART = ("path", "read_options", "write_options", "db_paths", "disable_doc_mixin_lock")
 """Fields that `_tune` does not hand to a setter."""
 
+_LOCKED = ("While lock file", "lock hold by current process")
+"""Words of RocksDB when somebody else, or this process, has the database open."""
+
 
 def _tune(options: Options | ReadOptions, tuning: Struct, where: str) -> None:
     """Apply the fields of `tuning`; warn of those without a setter that are not at their default."""
@@ -181,11 +184,8 @@ class RocksdbBackend(Backend):
         try:
             self._db = Rdict(self._config.path, options)
         except Exception as error:
-            problem = (
-                "is open in another process or provider"
-                if "LOCK: " in str(error)
-                else f"does not open: {error}"
-            )
+            is_locked = any(sign in str(error) for sign in _LOCKED)
+            problem = "is open in another process or provider" if is_locked else f"does not open: {error}"
             raise ConfigError(f"{where}.path", f'the database "{self._config.path}" {problem}') from error
         self._db.set_read_options(reading)
         self._closed = False

@@ -6,6 +6,7 @@ Above this room a connection is bytes in order; only bulk differs (`sm` can lend
 import socket
 
 from mochi.margo.address import SmAddress, parse
+from mochi.margo.errors import AddressError
 from mochi.margo.transport import sm, tcp
 
 SEND_BUFFER = 1 << 20

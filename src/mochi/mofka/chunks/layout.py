@@ -140,5 +140,5 @@ def within(
     held: NDArray[np.bool_] = records["descriptor_size"] != 0
     for stream, end in (("metadata", metadata_size), ("data", data_size), ("descriptor", descriptor_size)):
         start, size = records[f"{stream}_offset"], records[f"{stream}_size"]
-        held &= (start <= end) & (size <= end - np.minimum(start, end))
+        held &= (start <= end) & (start + size <= end)
     return held

@@ -28,7 +28,7 @@ DataRequest = tuple[int, Sequence[tuple[int, int]]]
 """An event's id, and the (offset, length) of the pieces wanted of its data."""
 
 
-def allocate(size: int) -> memoryview:
+def fresh_memory(size: int) -> memoryview:
     """Give fresh memory, not set to anything."""
     return np.empty(size, np.uint8).data
 
@@ -76,8 +76,8 @@ class ChunkReader:
         max_bytes: int,
         *,
         with_data: bool,
-        allocate_metadata: Allocate = allocate,
-        allocate_data: Allocate = allocate,
+        allocate_metadata: Allocate = fresh_memory,
+        allocate_data: Allocate = fresh_memory,
     ) -> EventRange:
         """Read events from `first` on, up to a limit; see `ChunkStore.read_range`."""
         event_count = self._catalog.event_count
@@ -101,7 +101,7 @@ class ChunkReader:
         return EventRange(first, records["metadata_size"].copy(), metadata, records["data_size"].copy(), data)
 
     def read_data(
-        self, requests: Sequence[DataRequest], allocate_data: Allocate = allocate
+        self, requests: Sequence[DataRequest], allocate_data: Allocate = fresh_memory
     ) -> list[memoryview]:
         """Read pieces of the data of events; see `ChunkStore.read_data`."""
         runs: list[tuple[int, int, int]] = []
@@ -144,7 +144,7 @@ class ChunkReader:
 
     def _records(self, chunk: Chunk, first: int, count: int) -> NDArray[np.void]:
         """Read the index records of events of one chunk, and see that they stay within it."""
-        content = allocate(count * layout.INDEX_SIZE)
+        content = fresh_memory(count * layout.INDEX_SIZE)
         start = (first - chunk.first_id) * layout.INDEX_SIZE
         self._read(chunk.number, layout.IDX, start, content)
         records = np.frombuffer(content, layout.INDEX_DTYPE)

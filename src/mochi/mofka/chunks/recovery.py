@@ -2,12 +2,14 @@
 
 A crash leaves damage at the end alone: in the last chunk that has events, or in chunks begun after it. There
 the partition goes back to the last whole event, and bytes beyond it move to `quarantine-*` files beside, so
-that they neither come back as events nor are lost. Damage that no crash leaves (a missing file, a gap between
-chunks, a short file of an earlier chunk) is a `CorruptPartition`, and nothing is touched.
+that they neither come back as events nor are lost. What is left there is made durable before it counts, for a
+process that was killed may not have. Damage that no crash leaves (a missing file, a gap between chunks, a
+short file of an earlier chunk) is a `CorruptPartition`, and nothing is touched.
 
 An event is whole if its index record is, and its metadata, data and descriptor lie within their files and
 after those of the event before. Trailing chunks without events are normal: the original makes the next
-chunk's files early.
+chunk's files early. What a file system puts in place of lost bytes within a file cannot be told from them:
+with `sync` the writer's order of work leaves no record of such bytes.
 """
 
 import itertools
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.errors import CorruptPartition
-from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.chunks.files import File, FileLayer
 
 _COPY_SIZE = 1 << 20
 
@@ -72,12 +74,17 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     chunks: list[Chunk] = []
     for chunk in reversed(newest_first):
         chunks.append(replace(chunk, first_id=chunks[-1].end_id if chunks else 0))
-    quarantined = [
-        _cut(files, directory, layout.file_name(chunk.number, kind), end, size, names)
-        for chunk in chunks[tail:]
-        for kind, end in _ends(chunk).items()
-        if (size := sizes[chunk.number].get(kind, 0)) > end
-    ]
+    quarantined: list[str] = []
+    for chunk in chunks[tail:]:
+        for kind, end in _ends(chunk).items():
+            if kind in sizes[chunk.number]:
+                name = layout.file_name(chunk.number, kind)
+                with closing(files.open(os.path.join(directory, name), writable=True)) as file:
+                    if (size := sizes[chunk.number][kind]) > end:
+                        aside = _unused(f"quarantine-{chunk.number:06d}-{kind}", names)
+                        _move_tail(files, directory, file, range(end, size), aside)
+                        quarantined.append(aside)
+                    file.sync()
     filled = sum(1 for chunk in chunks if chunk.count)
     return Recovery(chunks[: filled + 1] or [Chunk(0, 0)], quarantined)
 
@@ -171,24 +178,22 @@ def _ends(chunk: Chunk) -> dict[str, int]:
     }
 
 
-def _cut(files: FileLayer, directory: str, name: str, end: int, size: int, names: Sequence[str]) -> str:
-    """Move a file's bytes from `end` on to a new file beside it, and give that one's name."""
-    stem = "quarantine-" + name.removeprefix("chunk-").replace(".", "-")
-    quarantine = next(new for n in itertools.count() if (new := f"{stem}-{n}") not in names)
-    buffer = memoryview(bytearray(min(_COPY_SIZE, size - end)))
-    with (
-        closing(files.open(os.path.join(directory, name), writable=True)) as source,
-        closing(files.open(os.path.join(directory, quarantine), writable=True)) as target,
-    ):
-        for position in range(end, size, _COPY_SIZE):
-            piece = buffer[: size - position]
+def _unused(stem: str, names: Sequence[str]) -> str:
+    """Give the first name with a number after `stem` that is not among `names`."""
+    return next(name for n in itertools.count() if (name := f"{stem}-{n}") not in names)
+
+
+def _move_tail(files: FileLayer, directory: str, source: File, tail: range, aside: str) -> None:
+    """Move the bytes of `tail`, the last of a file, to a new file; the cut itself is not yet durable."""
+    buffer = memoryview(bytearray(min(_COPY_SIZE, len(tail))))
+    with closing(files.open(os.path.join(directory, aside), writable=True)) as target:
+        for position in tail[::_COPY_SIZE]:
+            piece = buffer[: tail.stop - position]
             source.read(piece, position)
-            target.write([piece], position - end)
+            target.write([piece], position - tail.start)
         target.sync()
-        files.sync_directory(directory)
-        source.truncate(end)
-        source.sync()
-    return quarantine
+    files.sync_directory(directory)
+    source.truncate(tail.start)
 
 
 def _corrupt(directory: str, name: str, problem: str) -> CorruptPartition:

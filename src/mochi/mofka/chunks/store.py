@@ -16,7 +16,7 @@ from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
 from mochi.mofka.chunks.layout import LOCK_NAME
-from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, allocate
+from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import recover
 from mochi.mofka.chunks.writer import ChunkWriter
 
@@ -133,8 +133,8 @@ class ChunkStore:
         max_bytes: int,
         *,
         with_data: bool,
-        allocate_metadata: Allocate = allocate,
-        allocate_data: Allocate = allocate,
+        allocate_metadata: Allocate = fresh_memory,
+        allocate_data: Allocate = fresh_memory,
     ) -> EventRange:
         """Read consecutive events: at least one, and not always as many as there are.
 
@@ -174,7 +174,7 @@ class ChunkStore:
         )
 
     def read_data(
-        self, requests: Sequence[DataRequest], allocate_data: Allocate = allocate
+        self, requests: Sequence[DataRequest], allocate_data: Allocate = fresh_memory
     ) -> list[memoryview]:
         """Read pieces of the data of events, and nothing else of it.
 

@@ -69,7 +69,7 @@ class MemoryPartition:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.count = 0
-        self._lendable = BufferPool(BufferPoolConfig(first_size=LENT_SIZE))
+        self._lendable = BufferPool(BufferPoolConfig(first_size=LENT_SIZE), shareable=True)
         self._blocks: list[_Block] = []
         self._firsts: list[int] = []
 

@@ -1,0 +1,183 @@
+"""The processes of a benchmark: what /proc says of them, a server, and workers that run step by step.
+
+A worker is held at every checkpoint until the parent has looked at the counters of all processes, so figures
+of a step contain nothing of the steps around it.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+CONFIG = {
+    "libraries": [
+        "libflock-bedrock-module.so",
+        "libyokan-bedrock-module.so",
+        "libabt-io-bedrock-module.so",
+        "libmofka-bedrock-module.so",
+    ],
+    "providers": [
+        {
+            "name": "group_manager",
+            "type": "flock",
+            "provider_id": 1,
+            "config": {"bootstrap": "self", "file": "mofka.json", "group": {"type": "static"}},
+        },
+        {
+            "name": "master_database",
+            "type": "yokan",
+            "provider_id": 2,
+            "tags": ["mofka:master"],
+            "config": {"database": {"type": "map"}},
+        },
+        {
+            "name": "io_controller",
+            "type": "abt_io",
+            "provider_id": 3,
+            "config": {},
+            "dependencies": {"pool": "__primary__"},
+        },
+    ],
+}
+READY = "Bedrock daemon now running"
+STEP_TIMEOUT = 120.0
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+Checkpoint = Callable[[Any], None]
+
+
+class BrokenRun(Exception):
+    """A process of the benchmark failed, hung or moved something else than what it was given."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Counters of one process since it started, all its threads together.
+
+    Attributes
+    ----------
+    cpu_s : float
+        User and system time, in steps of 10 ms.
+    memory_bytes, peak_bytes : int
+        Resident memory, shared pages included: now, and at most so far.
+    switches : int
+        Context switches, voluntary and not, of the threads that are alive: wake-ups.
+    """
+
+    cpu_s: float
+    memory_bytes: int
+    peak_bytes: int
+    switches: int
+
+
+def usage(pid: int) -> Usage:
+    """Read the counters of a process from /proc."""
+    process = Path("/proc", str(pid))
+    times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+    status = _status(process)
+    threads = [_status(task) for task in (process / "task").iterdir()]
+    return Usage(
+        cpu_s=sum(map(int, times)) / TICKS_PER_SECOND,
+        memory_bytes=status["VmRSS"] * 1024,
+        peak_bytes=status["VmHWM"] * 1024,
+        switches=sum(t["voluntary_ctxt_switches"] + t["nonvoluntary_ctxt_switches"] for t in threads),
+    )
+
+
+def _status(process: Path) -> dict[str, int]:
+    lines = (line.partition(":") for line in (process / "status").read_text().splitlines())
+    words = ((name, value.split()) for name, _, value in lines)
+    return {name: int(value[0]) for name, value in words if value and value[0].isdecimal()}
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A running `bedrock`: its process id and the group file that clients need."""
+
+    pid: int
+    group_file: Path
+
+
+@contextlib.contextmanager
+def server(address: str, directory: Path) -> Iterator[Server]:
+    """A `bedrock` of this environment in `directory`, ready to serve; terminated afterwards."""
+    config = directory / "config.json"
+    config.write_text(json.dumps(CONFIG, indent=4))
+    bedrock = Path(sys.executable).with_name("bedrock")
+    with subprocess.Popen(
+        [bedrock, address, "-c", config], cwd=directory, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            if not any(READY in line for line in process.stdout):
+                raise BrokenRun(f"bedrock {address} ended with status {process.wait()} before it was ready")
+            yield Server(process.pid, directory / "mofka.json")
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+class Worker:
+    """A process that runs ``function(checkpoint, *args)``, held at every checkpoint until told to advance.
+
+    Entering the context waits for the first checkpoint; leaving it lets the function run to its end.
+    """
+
+    def __init__(self, function: Callable[..., None], *args: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, self._theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(self._theirs, function, args), daemon=True)
+        self._name = function.__name__
+
+    def __enter__(self) -> "Worker":
+        self._process.start()
+        self._theirs.close()
+        self._receive()
+        return self
+
+    def usage(self) -> Usage:
+        """Counters of the process now."""
+        assert self._process.pid is not None
+        return usage(self._process.pid)
+
+    def advance(self) -> Any:
+        """Let the function run to its next checkpoint, and return the value it gives there.
+
+        Raises
+        ------
+        BrokenRun
+            If the process fails (its traceback is on stderr) or takes longer than `STEP_TIMEOUT`.
+        """
+        self._pipe.send(None)
+        return self._receive()
+
+    def _receive(self) -> Any:
+        if not self._pipe.poll(STEP_TIMEOUT):
+            raise BrokenRun(f"{self._name}: nothing after {STEP_TIMEOUT:.0f} s")
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise BrokenRun(f"{self._name}: failed with status {self._process.exitcode}") from None
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.send(None)
+        self._process.join(STEP_TIMEOUT if error[0] is None else 0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _work(pipe: Connection, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    def checkpoint(value: Any) -> None:
+        pipe.send(value)
+        pipe.recv()
+
+    function(checkpoint, *args)

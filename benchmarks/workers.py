@@ -1,0 +1,131 @@
+"""What runs in the processes of producers and consumers: an application's own loop, timed from inside.
+
+A topic is filled by one producer and read from its start by each consumer. A consumer counts what it gets,
+and compares one event in `SAMPLE` with what was pushed at that place, byte for byte: a broken run raises, and
+is never a fast run.
+"""
+
+import time
+from collections.abc import Iterator
+from itertools import cycle, islice
+from typing import Any
+
+import msgspec
+from diaspora_stream.api import AdaptiveBatchSize, Consumer, Driver, Event, TopicHandle
+
+from benchmarks.events import CYCLE, Events, Pair
+from benchmarks.processes import BrokenRun, Checkpoint
+
+SAMPLE = 61
+TIMEOUT_MS = 60_000
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What goes through a topic.
+
+    Attributes
+    ----------
+    group_file, topic : str
+        Where the topic is.
+    data_size : int
+        Bytes of data of each event.
+    batch_size : int or None
+        Events in a batch; None is adaptive.
+    warm_up, count, latencies : int
+        Events before the clock starts, events timed together, events timed one by one after them.
+    """
+
+    group_file: str
+    topic: str
+    data_size: int
+    batch_size: int | None
+    warm_up: int
+    count: int
+    latencies: int
+
+
+def produce(checkpoint: Checkpoint, load: Load) -> None:
+    """Fill the topic. Checkpoints: warm, seconds of the timed events, list of seconds of single events."""
+    batch_size = AdaptiveBatchSize if load.batch_size is None else load.batch_size
+    events = cycle(Events(load.data_size).pairs)
+    with open_topic(load).producer("benchmark", batch_size=batch_size) as producer:
+        push = producer.push
+
+        def push_all(count: int) -> float:
+            start = time.perf_counter()
+            for metadata, data in islice(events, count):
+                future = push(metadata, data)
+            flushed = producer.flush().wait(timeout_ms=TIMEOUT_MS)
+            elapsed = time.perf_counter() - start
+            last = future.wait(timeout_ms=TIMEOUT_MS)
+            pushed.append(count)
+            if not flushed or last != sum(pushed) - 1:
+                raise BrokenRun(f"{load.topic}: flushed {flushed}, last id {last} of {sum(pushed)} events")
+            return elapsed
+
+        pushed: list[int] = []
+        push_all(load.warm_up)
+        checkpoint(None)
+        checkpoint(push_all(load.count))
+        checkpoint([push_all(1) for _ in range(load.latencies)])
+
+
+def consume(checkpoint: Checkpoint, load: Load, name: str, pulled: bool) -> None:
+    """Read the topic, and look at metadata and data of every event. Checkpoints: warm, seconds of all events.
+
+    By ``pull().wait(timeout_ms=...)`` when `pulled`, else by iteration.
+    """
+    topic = open_topic(load)
+    pairs = Events(load.data_size).pairs
+    read(topic, f"{name}-warm-up", pulled, pairs, load.warm_up)
+    checkpoint(None)
+    checkpoint(read(topic, name, pulled, pairs, load.warm_up + load.count))
+
+
+def idle(checkpoint: Checkpoint, load: Load) -> None:
+    """Hold a producer and a consumer that have nothing to do. Checkpoints: ready, done."""
+    topic = open_topic(load)
+    with topic.producer("idle") as producer, topic.consumer("idle") as consumer:
+        producer.push({"idle": True})
+        producer.flush().wait(timeout_ms=TIMEOUT_MS)
+        if consumer.pull().wait(timeout_ms=TIMEOUT_MS) is None:
+            raise BrokenRun("the only event of the topic did not arrive")
+        checkpoint(None)
+        checkpoint(None)
+
+
+def open_topic(load: Load) -> TopicHandle:
+    """The topic of a load, through a driver of its own."""
+    return Driver(backend="mofka", options={"group_file": load.group_file}).open_topic(load.topic)
+
+
+def read(topic: TopicHandle, name: str, pulled: bool, pairs: list[Pair], count: int) -> float:
+    """Take and verify the first `count` events of a topic with a new consumer; seconds that it took."""
+    start = time.perf_counter()
+    received = size = 0
+    with topic.consumer(name) as consumer:
+        for event in islice(pull(consumer) if pulled else consumer, count):
+            metadata = event.metadata
+            for view in event.data:
+                size += len(view)
+            if received % SAMPLE == 0:
+                verify(event, metadata, received, pairs[received % CYCLE])
+            received += 1
+        elapsed = time.perf_counter() - start
+    expected = sum(len(pairs[i % CYCLE][1]) for i in range(count))
+    if (received, size) != (count, expected):
+        raise BrokenRun(f"{name}: {received} events, {size} bytes of data instead of {count}, {expected}")
+    return elapsed
+
+
+def pull(consumer: Consumer) -> Iterator[Event]:
+    """Events by one ``pull().wait()`` each, until none comes."""
+    while (event := consumer.pull().wait(timeout_ms=5000)) is not None:
+        yield event
+
+
+def verify(event: Event, metadata: Any, position: int, expected: Pair) -> None:
+    """Compare an event with what was pushed at its position."""
+    data = b"".join(event.data)
+    if (event.event_id, metadata, data) != (position, *expected):
+        raise BrokenRun(f"event {position}: id {event.event_id}, {metadata}, {len(data)} bytes of data")

@@ -1,0 +1,137 @@
+"""Entry point of diaspora-ctl: finds the command, prepares its arguments, and turns errors into exit codes.
+
+Results go to standard output, logs and errors to standard error. The exit code is 0 when the command did what
+it was asked to, 1 otherwise.
+"""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Final, NamedTuple
+
+from diaspora_stream.ctl import topic
+from diaspora_stream.ctl.options import Arguments, Syntax, UsageError, check_required, overlay, parse, usage
+from diaspora_stream.errors import hint
+
+PROGRAM: Final = "diaspora-ctl"
+
+DRIVER_OPTIONS: Final = "DIASPORA_CTL_DRIVER_OPTIONS"
+"""Environment variable with arguments to put before those of the command line; quoted as in a shell."""
+
+LEVELS: Final = {
+    "trace": logging.DEBUG - 5,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+    "off": logging.CRITICAL + 1,
+}
+
+
+class _Command(NamedTuple):
+    syntax: Syntax
+    run: Callable[[Arguments], None]
+    help: str
+
+
+_COMMANDS: Final[Mapping[str, Mapping[str, _Command]]] = {
+    "topic": {
+        "create": _Command(topic.CREATE, topic.create, "create a topic"),
+        "list": _Command(topic.LIST, topic.list_topics, "list the topics"),
+    }
+}
+
+
+def _usage() -> str:
+    lines = [
+        f"  {group} {action:8} {command.help}"
+        for group, actions in _COMMANDS.items()
+        for action, command in actions.items()
+    ]
+    return "\n".join([f"usage: {PROGRAM} <command> <action> [flags]", "", *lines])
+
+
+def _start_logging(level: str) -> None:
+    if level not in LEVELS:
+        raise UsageError(f"--logging: unknown level {level!r}{hint(level, LEVELS)}")
+    for name, number in LEVELS.items():
+        logging.addLevelName(number, name)
+    logging.basicConfig(
+        level=LEVELS[level],
+        stream=sys.stderr,
+        format="[%(asctime)s.%(msecs)03d] [%(levelname)s] %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        force=True,
+    )
+
+
+def _arguments(syntax: Syntax, given: Sequence[str]) -> Arguments:
+    try:
+        preset = shlex.split(os.environ.get(DRIVER_OPTIONS, ""))
+    except ValueError as error:
+        raise UsageError(f"{DRIVER_OPTIONS}: {error}") from None
+    return overlay(parse(syntax, preset), parse(syntax, given))
+
+
+def _run(name: str, command: _Command, given: Sequence[str]) -> int:
+    try:
+        arguments = _arguments(command.syntax, given)
+        if "help" in arguments.flags:
+            print(usage(name, command.syntax))
+            return 0
+        if "version" in arguments.flags:
+            print(version("mofka"))
+            return 0
+        check_required(command.syntax, arguments)
+        _start_logging(arguments.flags.get("logging", "info"))
+    except UsageError as error:
+        print(f"{name}: {error}\nFor all flags: {name} --help", file=sys.stderr)
+        return 1
+    try:
+        command.run(arguments)
+    except Exception as error:
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process if not given.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if given else 1
+    if given[0] == "--version":
+        print(version("mofka"))
+        return 0
+    group, *rest = given
+    if group not in _COMMANDS:
+        print(f"unknown command {group!r}{hint(group, _COMMANDS)}", file=sys.stderr)
+        print(_usage(), file=sys.stderr)
+        return 1
+    actions = _COMMANDS[group]
+    if not rest:
+        print(f"{group} needs an action{hint('', actions)}", file=sys.stderr)
+        print(_usage())
+        return 1
+    if rest[0] not in actions:
+        print(f"unknown action {rest[0]!r} of {group}{hint(rest[0], actions)}", file=sys.stderr)
+        print(_usage(), file=sys.stderr)
+        return 1
+    return _run(f"{PROGRAM} {group} {rest[0]}", actions[rest[0]], rest[1:])

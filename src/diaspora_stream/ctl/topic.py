@@ -1,0 +1,104 @@
+"""The commands `diaspora-ctl topic create` and `diaspora-ctl topic list`."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diaspora_stream.api import Driver
+from diaspora_stream.ctl.options import Arguments, Flag, Syntax, merge
+from diaspora_stream.errors import ConfigError, InvalidJson
+from diaspora_stream.json_value import encode, from_text
+from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.serializer import Serializer
+from diaspora_stream.validator import Validator
+
+C = TypeVar("C")
+
+_log = logging.getLogger("diaspora_stream.ctl")
+
+_DRIVER = (
+    Flag("driver", "driver to use, such as mofka", "NAME", required=True),
+    Flag("driver-config", "JSON file with options of the driver", "FILE"),
+)
+
+_COMMON = (
+    Flag("logging", "trace, debug, info, warn, error, critical or off", "LEVEL"),
+    Flag("help", "show this text", short="h"),
+    Flag("version", "show the version"),
+)
+
+CREATE = Syntax(
+    (
+        *_DRIVER,
+        Flag("name", "name of the topic", "NAME", required=True),
+        Flag("topic-config", "JSON file with options of the topic", "FILE"),
+        Flag("validator", "type of the validator", "NAME"),
+        Flag("validator-config", "JSON file with options of the validator", "FILE"),
+        Flag("serializer", "type of the serializer", "NAME"),
+        Flag("serializer-config", "JSON file with options of the serializer", "FILE"),
+        Flag("partition-selector", "type of the partition selector", "NAME"),
+        Flag("partition-selector-config", "JSON file with options of the partition selector", "FILE"),
+        *_COMMON,
+    ),
+    ("driver", "topic", "validator", "serializer", "partition-selector"),
+)
+
+LIST = Syntax(
+    (*_DRIVER, Flag("verbose", "show what is known of each topic", short="v"), *_COMMON),
+    ("driver",),
+)
+
+
+def _options(arguments: Arguments, prefix: str) -> dict[str, Any]:
+    """Return the options of a prefix: those of its file, with the dotted ones merged over them."""
+    path = arguments.flags.get(f"{prefix}-config")
+    if path is None:
+        return arguments.options[prefix]
+    try:
+        base = from_text(Path(path).read_bytes())
+    except InvalidJson as error:
+        raise ConfigError(path, str(error)) from None
+    except OSError as error:
+        raise ConfigError(f"--{prefix}-config {path}", f"cannot be read: {error.strerror}") from None
+    if not isinstance(base, dict):
+        raise ConfigError(path, f"must hold a JSON object, holds {encode(base).decode()}")
+    merged: dict[str, Any] = merge(base, arguments.options[prefix])
+    return merged
+
+
+def _driver(arguments: Arguments) -> Driver:
+    return Driver(backend=arguments.flags["driver"], options=_options(arguments, "driver"))
+
+
+def _component(arguments: Arguments, prefix: str, make: Callable[..., C]) -> C | None:
+    options = _options(arguments, prefix)
+    if prefix in arguments.flags:
+        return make(**{**options, "type": arguments.flags[prefix]})
+    if options:
+        _log.warning("options of the %s are not used without --%s NAME", prefix, prefix)
+    return None
+
+
+def create(arguments: Arguments) -> None:
+    """Create a topic."""
+    options = _options(arguments, "topic")
+    validator = _component(arguments, "validator", Validator.from_metadata)
+    serializer = _component(arguments, "serializer", Serializer.from_metadata)
+    selector = _component(arguments, "partition-selector", PartitionSelector.from_metadata)
+    name = arguments.flags["name"]
+    _log.info("opening driver %s", arguments.flags["driver"])
+    with _driver(arguments) as driver:
+        _log.info("creating topic %s", name)
+        driver.create_topic(
+            name, options=options, validator=validator, partition_selector=selector, serializer=serializer
+        )
+    _log.info("created topic %s", name)
+
+
+def list_topics(arguments: Arguments) -> None:
+    """Print the names of all topics, sorted; with what is known of each as JSON when verbose."""
+    with _driver(arguments) as driver:
+        topics = driver.list_topics()
+    for name in sorted(topics):
+        print(f"{name} {encode(topics[name]).decode()}" if "verbose" in arguments.flags else name)

@@ -1,0 +1,88 @@
+"""Thread pools for the callables of applications."""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from diaspora_stream.errors import DiasporaError
+
+T = TypeVar("T")
+
+
+class ThreadPool:
+    """A number of threads that run callables in the order in which they were submitted.
+
+    Parameters
+    ----------
+    thread_count : int
+        With 0, callables run in the thread that submits them.
+
+    Notes
+    -----
+    Threads start with the first callable. A forked child starts its own: it does not run what its parent had
+    pending. At the interpreter's exit what was submitted is still run.
+    """
+
+    def __init__(self, thread_count: int = 0) -> None:
+        if not isinstance(thread_count, int) or thread_count < 0:
+            raise TypeError(f"thread_count must be an int, 0 or more, not {thread_count!r}")
+        self._thread_count = thread_count
+        self._closed = False
+        self._forget_threads()
+        _pools.add(self)
+
+    def _forget_threads(self) -> None:
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def thread_count(self) -> int:
+        """Number of threads; 0 when callables run in the caller."""
+        return self._thread_count
+
+    def submit(self, work: Callable[[], T]) -> "Future[T]":
+        """Run `work` and return the future of its result; done already when there are no threads.
+
+        Raises
+        ------
+        Exception
+            The pool is closed. What `work` raises is raised by the future only.
+        """
+        if self._closed:
+            raise DiasporaError("the thread pool is closed")
+        if self._thread_count:
+            return self._started().submit(work)
+        future: Future[T] = Future()
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def _started(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self._thread_count, thread_name_prefix="diaspora")
+            return self._executor
+
+    def close(self) -> None:
+        """Refuse further work, and return when all submitted is done; not from the pool's own threads."""
+        self._closed = True
+        with self._lock:
+            executor = self._executor
+        if executor is not None:
+            executor.shutdown()
+
+
+_pools: Final[weakref.WeakSet[ThreadPool]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in _pools:
+        pool._forget_threads()
+
+
+os.register_at_fork(after_in_child=_after_fork)

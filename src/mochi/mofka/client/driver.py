@@ -1,0 +1,252 @@
+"""The ``mofka`` driver: finds the master database of a service, creates and opens topics."""
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from diaspora_stream.driver import Driver
+from diaspora_stream.errors import ConfigError, ConnectionFailed, DiasporaError, TopicNotFound
+from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
+from diaspora_stream.serializer import DefaultSerializer, Serializer
+from diaspora_stream.thread_pool import ThreadPool
+from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
+
+from mochi.bedrock.client import BedrockClient
+from mochi.flock import group_file
+from mochi.flock.errors import FlockError
+from mochi.margo.errors import AuthenticationError, MargoError
+from mochi.mofka.client.options import TopicOptions, check_name, parse_driver, parse_topic
+from mochi.mofka.client.registry import Registry
+from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error
+from mochi.mofka.client.topic import MofkaTopic
+from mochi.yokan.client import DatabaseHandle
+
+log = logging.getLogger(__name__)
+
+MASTER_TAG = "mofka:master"
+PARTITION_TAG = "mofka:partition"
+
+
+class MofkaDriver(Driver):
+    """Access to a Mofka service, see `diaspora_stream.driver.Driver`.
+
+    Options
+    -------
+    group_file : str
+        Path of the group file of the service; whoever may read it may use the service.
+    timeout_ms : int or float
+        Milliseconds that blocking calls take at most, 30000 by default.
+    margo : object
+        A margo configuration; checked, and without effect: this client has no pools.
+    """
+
+    def _open(self, options: Any) -> None:
+        parsed = parse_driver(options)
+        try:
+            view = group_file.read(parsed.group_file)
+        except FlockError as error:
+            raise ConfigError("options.group_file", str(error)) from error
+        self._group_file = parsed.group_file
+        self._service = Service(parsed.timeout)
+        self._servers = list(dict.fromkeys(member.address for member in view.members))
+        if view.token is not None:
+            for address in self._servers:
+                self._service.client.set_token(address, view.token)
+        self._bedrock = BedrockClient(self._service.client)
+        self._thread_pool = ThreadPool(0)
+        self._master_address, self._master_id = self._find_master()
+        self._registry = Registry(DatabaseHandle(self._service.client, self._master_address, self._master_id))
+
+    def __repr__(self) -> str:
+        return f"<MofkaDriver {self._group_file!r}, {self.num_servers} servers>"
+
+    @property
+    def num_servers(self) -> int:
+        """Number of servers of the service."""
+        return len(self._servers)
+
+    @property
+    def default_thread_pool(self) -> ThreadPool:
+        """The pool of producers and consumers that are given none."""
+        return self._thread_pool
+
+    def start_progress_thread(self) -> None:
+        """Do nothing: progress is made by those who wait, and by a thread of its own when nobody does."""
+
+    def _find_master(self) -> tuple[str, int]:
+        failures: list[str] = []
+        for address in self._servers:
+            try:
+                providers = self._bedrock.config(address)["providers"]
+            except AuthenticationError as error:
+                raise DiasporaError(f"group file {self._group_file}: {error}") from error
+            except MargoError as error:
+                failures.append(str(error))
+                continue
+            for provider in providers:
+                if provider["type"] == "yokan" and MASTER_TAG in provider["tags"]:
+                    return address, provider["provider_id"]
+        if failures:
+            raise ConnectionFailed(
+                f"group file {self._group_file}: {'; '.join(failures)}; is the service running, and the file its own?"
+            )
+        raise DiasporaError(
+            f"no server of the group in {self._group_file} has a yokan provider with the tag {MASTER_TAG!r}"
+        )
+
+    def _providers(self, address: str) -> list[dict[str, Any]]:
+        try:
+            providers: list[dict[str, Any]] = self._bedrock.config(address)["providers"]
+        except MargoError as error:
+            raise as_diaspora_error(error, "asking a server for its providers") from error
+        return providers
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        options: Mapping[str, Any] = {},
+        validator: Validator | None = None,
+        partition_selector: PartitionSelector | None = None,
+        serializer: Serializer | None = None,
+        schema: Any = None,
+    ) -> None:
+        """Create a topic, see `diaspora_stream.driver.Driver.create_topic`.
+
+        Parameters
+        ----------
+        options : mapping
+            ``num_partitions``, ``config.type`` (``memory`` or ``default``), ``config.partition``, ``config.uuid``,
+            ``dependencies``. Partition i is served by server i modulo their number, in the group file's order.
+        schema : JSON Schema, optional
+            Short for a ``schema`` validator.
+        """
+        check_name(name)
+        wanted = parse_topic(options)
+        if schema is not None:
+            if validator is not None:
+                raise TypeError("give a validator or a schema, not both")
+            validator = SchemaValidator(schema=schema)
+        descriptions = [
+            component.to_metadata()
+            for component in (
+                validator or DefaultValidator(),
+                partition_selector or DefaultPartitionSelector(),
+                serializer or DefaultSerializer(),
+            )
+        ]
+        try:
+            self._create(name, wanted, descriptions)
+        except MargoError as error:
+            raise as_diaspora_error(error, f"creating topic {name!r}") from error
+
+    def _create(self, name: str, wanted: TopicOptions, descriptions: list[dict[str, Any]]) -> None:
+        self._registry.reserve(name)
+        partitions: list[PartitionInfo] = []
+        try:
+            for index, uuid in enumerate(wanted.uuids):
+                partitions.append(
+                    self._start_partition(name, index, index, uuid, wanted.type, wanted.partition, wanted.dependencies)
+                )
+            self._registry.commit(name, descriptions, partitions)
+        except BaseException:
+            self._roll_back(name, partitions)
+            raise
+
+    def _roll_back(self, name: str, partitions: list[PartitionInfo]) -> None:
+        try:
+            for partition in partitions:
+                self._bedrock.stop_provider(partition.address, _provider_name(name, partition.uuid))
+            self._registry.release(name)
+        except MargoError as error:
+            log.error("topic %r could not be created, and what was made of it not be undone: %s", name, error)
+
+    def _start_partition(
+        self,
+        topic: str,
+        index: int,
+        rank: int,
+        uuid: str,
+        kind: str,
+        partition: dict[str, Any],
+        dependencies: Mapping[str, list[str]],
+    ) -> PartitionInfo:
+        address = self._servers[rank % len(self._servers)]
+        needs: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in dependencies.items()}
+        if kind == "default" and "io_controller" not in needs:
+            needs["io_controller"] = self._default_io_controller(address)
+        needs["master_database"] = f"yokan:{self._master_id}@{self._master_address}"
+        spec = {
+            "name": _provider_name(topic, uuid),
+            "type": "mofka",
+            "tags": [PARTITION_TAG],
+            "config": {"topic": topic, "type": kind, "uuid": uuid, "partition": partition},
+            "dependencies": needs,
+        }
+        return PartitionInfo(index, address, self._bedrock.start_provider(address, spec), uuid)
+
+    def _default_io_controller(self, address: str) -> str:
+        for provider in self._providers(address):
+            if provider["type"] == "abt_io":
+                return str(provider["name"])
+        raise ConfigError(
+            "options.dependencies.io_controller",
+            f"a partition of type 'default' needs an abt_io provider, and the server at {address} has none",
+        )
+
+    def open_topic(self, name: str) -> MofkaTopic:
+        """Open a topic, see `diaspora_stream.driver.Driver.open_topic`."""
+        try:
+            record = self._registry.load(name)
+        except MargoError as error:
+            raise as_diaspora_error(error, f"opening topic {name!r}") from error
+        if record is None:
+            raise TopicNotFound(name, tuple(self.list_topics()))
+        return MofkaTopic(
+            self._service,
+            name,
+            record.partitions,
+            Validator.from_metadata(**record.validator),
+            PartitionSelector.from_metadata(**record.selector),
+            Serializer.from_metadata(**record.serializer),
+            self._thread_pool,
+        )
+
+    def topic_exists(self, name: str) -> bool:
+        """Tell whether there is a topic of this name."""
+        try:
+            return self._registry.exists(name)
+        except MargoError as error:
+            raise as_diaspora_error(error, f"looking for topic {name!r}") from error
+
+    def list_topics(self) -> dict[str, dict[str, Any]]:
+        """Return all topics: components, number of partitions, and the partitions."""
+        try:
+            topics: dict[str, dict[str, Any]] = {}
+            for name in self._registry.names():
+                record = self._registry.load(name)
+                if record is not None:
+                    topics[name] = {
+                        "name": name,
+                        "num_partitions": len(record.partitions),
+                        "partition_selector": record.selector,
+                        "partitions": [partition.as_dict() for partition in record.partitions],
+                        "serializer": record.serializer,
+                        "validator": record.validator,
+                    }
+            return topics
+        except MargoError as error:
+            raise as_diaspora_error(error, "listing the topics") from error
+
+    def close(self) -> None:
+        """Flush what is pending within the driver's time-out, and close all connections."""
+        lost = self._service.finish(self._service.timeout)
+        self._service.close()
+        if lost:
+            raise DiasporaError(f"{lost} events could not be stored before the driver was closed")
+
+
+def _provider_name(topic: str, uuid: str) -> str:
+    """Return the name of a partition's provider; what may not be in a name is replaced."""
+    return re.sub(r"[^a-zA-Z0-9_]", "_", f"{'' if re.match('[a-zA-Z_]', topic) else '_'}{topic}_partition_{uuid[:8]}")

@@ -1,0 +1,164 @@
+"""Events of the ``mofka`` driver: a batch that was received, and places in it.
+
+An event is two slots, its batch and its index; metadata is decoded and data is sliced when they are looked at.
+"""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from diaspora_stream.data_descriptor import DataDescriptor
+from diaspora_stream.errors import DiasporaError
+from diaspora_stream.event import Event
+from diaspora_stream.json_value import decode
+from numpy.typing import NDArray
+
+_ID = np.dtype("<u8")
+
+
+def _offsets(sizes: NDArray[np.uint32]) -> list[int]:
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    numbers: list[int] = offsets.tolist()
+    return numbers
+
+
+class ReceivedBatch:
+    """Consecutive events of one partition, as they came.
+
+    Parameters
+    ----------
+    feed : object
+        Where they came from: has `partition` (a dict), `acknowledge(event_id)`, `deserialize` (None for the default
+        serializer) and `give_back(batch)`.
+    data : memoryview or None
+        All data, where it came with the batch.
+
+    Notes
+    -----
+    Offsets cost about 0.06 µs an event; nothing else is done per event.
+    """
+
+    __slots__ = (
+        "count",
+        "data",
+        "data_offsets",
+        "data_sizes",
+        "feed",
+        "first",
+        "loaded",
+        "metadata",
+        "metadata_offsets",
+        "size",
+    )
+
+    def __init__(
+        self,
+        feed: Any,
+        first: int,
+        metadata_sizes: NDArray[np.uint32],
+        metadata: memoryview,
+        data_sizes: NDArray[np.uint32],
+        data: memoryview | None,
+    ) -> None:
+        self.feed = feed
+        self.first = first
+        self.count = len(metadata_sizes)
+        self.metadata_offsets = _offsets(metadata_sizes)
+        self.metadata = metadata
+        self.data_sizes = data_sizes
+        self.data_offsets = [] if data is None else _offsets(data_sizes)
+        self.data = data
+        self.size = len(metadata) + (0 if data is None else len(data))
+        self.loaded: list[Any] | None = None
+
+    def metadata_of(self, index: int) -> Any:
+        """Decode the metadata of one event."""
+        offsets = self.metadata_offsets
+        deserialize = self.feed.deserialize
+        if deserialize is not None:
+            return deserialize(self.metadata[offsets[index] : offsets[index + 1]])
+        return decode(self.metadata[offsets[index] + 8 : offsets[index + 1]])
+
+    def descriptor_of(self, index: int) -> DataDescriptor:
+        """Return the descriptor of one event's whole data; its location is the event's id."""
+        event_id = self.first + index
+        return DataDescriptor(event_id.to_bytes(_ID.itemsize, "little"), int(self.data_sizes[index]))
+
+
+class MofkaEvent(msgspec.Struct, Event, gc=False, eq=False):
+    """See `diaspora_stream.event.Event`."""
+
+    batch: ReceivedBatch
+    index: int
+
+    @property
+    def metadata(self) -> Any:
+        """The metadata, decoded anew at each access."""
+        batch = self.batch
+        if batch.feed.deserialize is None:
+            offsets = batch.metadata_offsets
+            index = self.index
+            return decode(batch.metadata[offsets[index] + 8 : offsets[index + 1]])
+        return batch.metadata_of(self.index)
+
+    @property
+    def data(self) -> list[Any]:
+        """The data, as a list of buffers."""
+        batch = self.batch
+        data = batch.data
+        if data is not None:
+            offsets = batch.data_offsets
+            index = self.index
+            return [data[offsets[index] : offsets[index + 1]]]
+        if batch.loaded is None:
+            return []
+        buffers: list[Any] = batch.loaded[self.index]
+        return buffers
+
+    @property
+    def event_id(self) -> int | None:
+        """Position in the partition."""
+        return self.batch.first + self.index
+
+    @property
+    def partition(self) -> dict[str, Any]:
+        """The partition, like the entry of ``topic.partitions``."""
+        partition: dict[str, Any] = self.batch.feed.partition.as_dict()
+        return partition
+
+    def acknowledge(self) -> None:
+        """Move the consumer's cursor behind this event, see `diaspora_stream.event.Event.acknowledge`."""
+        self.batch.feed.acknowledge(self.batch.first + self.index)
+
+    def __repr__(self) -> str:
+        return f"<Event {self.event_id} of partition {self.batch.feed.partition.uuid}>"
+
+
+class NoMoreEvents(Event):
+    """Stands for the end of a topic that will have no more events."""
+
+    __slots__ = ()
+
+    @property
+    def metadata(self) -> Any:
+        return {}
+
+    @property
+    def data(self) -> list[Any]:
+        return []
+
+    @property
+    def event_id(self) -> int | None:
+        return None
+
+    @property
+    def partition(self) -> dict[str, Any]:
+        return {}
+
+    def acknowledge(self) -> None:
+        """There is nothing to acknowledge."""
+        raise DiasporaError("the end of a topic cannot be acknowledged: it is no event")
+
+    def __repr__(self) -> str:
+        return "<NoMoreEvents>"

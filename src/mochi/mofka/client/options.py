@@ -1,0 +1,152 @@
+"""Options of the ``mofka`` driver and of its topics, checked before anything is sent. No I/O.
+
+Fields of a partition may stand in three places of a topic's options: at the top level (as a ``topic-config.json``
+has them), under ``partition``, or under ``config.partition``; the later of these wins.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+from diaspora_stream.errors import ConfigError, hint
+
+from mochi.margo.config import MargoConfig
+from mochi.margo.errors import ConfigError as MargoConfigError
+from mochi.mofka.partition.config import PARTITION_FIELDS
+
+log = logging.getLogger(__name__)
+
+MAX_NAME = 256
+
+_DRIVER = ("group_file", "margo", "timeout_ms")
+_TOPIC = ("config", "dependencies", "num_partitions", "partition")
+_CONFIG = ("partition", "type", "uuid")
+_OF_OTHER_DRIVERS = ("flush_behavior", "partitions", "root_path", "use_file_locking")
+
+
+class DriverOptions(msgspec.Struct, frozen=True):
+    """What a driver was told."""
+
+    group_file: str
+    timeout: float
+
+
+class TopicOptions(msgspec.Struct, frozen=True):
+    """What the partitions of a new topic are to be."""
+
+    num_partitions: int
+    type: str
+    partition: dict[str, Any]
+    uuids: list[str]
+    dependencies: dict[str, list[str]]
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(where, f"must be an object, found {value!r}")
+    return dict(value)
+
+
+def _reject_unknown(found: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in found:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}", f"unknown field{hint(key, known)}")
+
+
+def parse_driver(options: Any) -> DriverOptions:
+    """Check a driver's options.
+
+    Raises
+    ------
+    ConfigError
+        Names the field, what was found, and what would be right.
+    """
+    options = _object(options, "options")
+    if options.pop("use_progress_thread", None) is not None:
+        log.warning("options.use_progress_thread is obsolete and has no effect")
+    _reject_unknown(options, _DRIVER, "options")
+    path = options.get("group_file")
+    if not isinstance(path, str) or not path:
+        raise ConfigError("options.group_file", f"must be the path of a group file, found {path!r}")
+    try:
+        MargoConfig.parse(_object(options.get("margo", {}), "options.margo"), "options.margo")
+    except MargoConfigError as error:
+        raise ConfigError(error.where, error.problem) from error
+    timeout = options.get("timeout_ms", 30000)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        raise ConfigError("options.timeout_ms", f"must be a positive number of milliseconds, found {timeout!r}")
+    return DriverOptions(path, timeout / 1000)
+
+
+def check_name(name: Any) -> str:
+    """Check the name of a new topic; `ConfigError` if it cannot be one."""
+    if not isinstance(name, str):
+        raise ConfigError("topic name", f"must be a str, found {name!r}")
+    if not name or len(name) > MAX_NAME or name in (".", ".."):
+        raise ConfigError("topic name", f"must have 1 to {MAX_NAME} characters and be neither . nor .., found {name!r}")
+    bad = sorted({character for character in name if character in "/:" or not character.isprintable()})
+    if bad:
+        raise ConfigError("topic name", f"{name!r} contains {bad!r}; '/', ':' and unprintable characters are not allowed")
+    return name
+
+
+def parse_topic(options: Any) -> TopicOptions:
+    """Check a topic's options, see the module.
+
+    Raises
+    ------
+    ConfigError
+        Names the field, what was found, and what would be right.
+    """
+    options = _object(options, "options")
+    for key in _OF_OTHER_DRIVERS:
+        if options.pop(key, None) is not None:
+            log.warning("options.%s is for another driver and has no effect", key)
+    _reject_unknown(options, (*_TOPIC, *PARTITION_FIELDS), "options")
+    config = _object(options.get("config", {}), "options.config")
+    _reject_unknown(config, _CONFIG, "options.config")
+    partition = {key: options[key] for key in options if key in PARTITION_FIELDS}
+    partition.update(_object(options.get("partition", {}), "options.partition"))
+    partition.update(_object(config.get("partition", {}), "options.config.partition"))
+    kind = config.get("type", "memory")
+    if not isinstance(kind, str):
+        raise ConfigError("options.config.type", f"must be a str, found {kind!r}")
+    count = _partition_count(options)
+    return TopicOptions(
+        count,
+        kind,
+        partition,
+        _uuids(config.get("uuid"), count),
+        {name: _names(name, value) for name, value in _object(options.get("dependencies", {}), "options.dependencies").items()},
+    )
+
+
+def _partition_count(options: Mapping[str, Any]) -> int:
+    count = options.get("num_partitions", 0)
+    if isinstance(count, bool) or not isinstance(count, int | float) or ("num_partitions" in options and count < 1):
+        raise ConfigError("options.num_partitions", f"must be a number, 1 or more, found {count!r}")
+    if not count:
+        log.warning("options.num_partitions is not given: the topic has no partition yet")
+    return int(count)
+
+
+def _uuids(given: Any, count: int) -> list[str]:
+    if given is None:
+        return [str(uuid4()) for _ in range(count)]
+    if count != 1:
+        raise ConfigError("options.config.uuid", f"can be given for exactly one partition, and there are {count}")
+    try:
+        if not isinstance(given, str) or str(UUID(given)) != given.lower():
+            raise ValueError
+    except ValueError:
+        raise ConfigError("options.config.uuid", f"must be a UUID of 36 characters, found {given!r}") from None
+    return [given.lower()]
+
+
+def _names(name: str, value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(item, str) for item in names):
+        raise ConfigError(f"options.dependencies.{name}", f"must be a name, or a list of names, found {value!r}")
+    return list(names)

@@ -1,0 +1,645 @@
+"""The producer of the ``mofka`` driver: one lane for each partition, batches on their way, retries.
+
+How an event goes: `push` encodes the metadata and appends to the lane's open batch, in the application's thread,
+with no lock. The thread that fills a batch seals and sends it. Whoever receives an acknowledgement (a thread that
+waits, else the background thread) settles the batch, and sends the next one if it is due.
+
+Invariants of a lane
+--------------------
+1. `in_flight` holds the sealed batches that are not settled, in the order of their sequence numbers; at most
+   `window` of them. Together with the open batch that bounds a lane's memory: a batch has at most
+   `MAX_BATCH_BYTES`, or one event.
+2. A lost connection settles nothing. The batches in flight are sent again on a new one, under the same numbers; the
+   partition tells repetitions from new ones. Where that does not work, all that is pending fails, and the lane goes
+   on under a new identity, because nobody knows which numbers were taken.
+3. An event is in the open batch, in flight, or settled. Only the holder of `lock` moves it.
+"""
+
+import logging
+import secrets
+import threading
+import weakref
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from diaspora_stream.errors import ConfigError, DiasporaError, NoPartition, TimeoutExpired, hint
+from diaspora_stream.future import FutureFlushed, FutureUint
+from diaspora_stream.json_value import encode, encode_fast, from_text
+from diaspora_stream.partition_selector import DefaultPartitionSelector
+from diaspora_stream.producer import Producer, segments_of
+from diaspora_stream.serializer import DefaultSerializer
+from diaspora_stream.thread_pool import ThreadPool
+from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
+from diaspora_stream.validator import DefaultValidator
+
+from mochi.margo import rpc
+from mochi.margo.client import Link
+from mochi.margo.errors import MargoError
+from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
+from mochi.mofka.client.batch import FIELDS, Batch, Gather
+from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error, deadline_after
+from mochi.mofka.protocol import (
+    LEND,
+    MAX_EVENT_BYTES,
+    REMEMBERED_BATCHES,
+    SEND_BATCH,
+    BatchStored,
+    Lend,
+    Lent,
+    SendBatch,
+    Where,
+)
+
+if TYPE_CHECKING:
+    from mochi.mofka.client.topic import MofkaTopic
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH_BYTES = 8 << 20
+"""Bytes of metadata and data at which a batch goes, whatever its number of events."""
+
+MAX_BATCH_EVENTS = 4096
+"""Events of an adaptive batch at most."""
+
+MAX_FIXED_EVENTS = 65536
+"""Events of any batch at most."""
+
+LEND_FROM = 512 << 10
+"""Bytes of data from which a batch goes through a lent buffer, where the server lends."""
+
+
+class _LentBuffer:
+    """A lent buffer, and which parts of it are in use; parts are taken at the lowest free place, the warm one."""
+
+    def __init__(self, lease: int, view: memoryview) -> None:
+        self.lease = lease
+        self.view = view
+        self.used: list[tuple[int, int]] = []
+
+    def take(self, size: int) -> int | None:
+        """Return the offset of `size` free bytes, or None."""
+        at = 0
+        for position, (start, end) in enumerate(self.used):
+            if start - at >= size:
+                self.used.insert(position, (at, at + size))
+                return at
+            at = end
+        if len(self.view) - at < size:
+            return None
+        self.used.append((at, at + size))
+        return at
+
+    def give_back(self, offset: int) -> None:
+        """Free what was taken at `offset`."""
+        self.used = [part for part in self.used if part[0] != offset]
+
+
+class LaneOptions(msgspec.Struct):
+    """What the lanes of a producer have in common.
+
+    Attributes
+    ----------
+    prefixed : bool
+        Whether batches hold JSON text that wants its length before it, as the default serializer writes it.
+    failed : DiasporaError or None
+        Why a batch failed since the last flush.
+    """
+
+    topic: str
+    batch_size: int
+    max_num_batches: int
+    when_full: str
+    prefixed: bool
+    failed: DiasporaError | None = None
+
+
+class _AckReceiver:
+    """Takes the answer to one batch."""
+
+    __slots__ = ("batch", "lane", "link")
+
+    def __init__(self, lane: "Lane", batch: Batch, link: Link) -> None:
+        self.lane = lane
+        self.batch = batch
+        self.link = link
+
+    def allocate(self, frame: Frame) -> Sequence[memoryview]:
+        return allocate_private(frame)
+
+    def receive(self, frame: Frame) -> None:
+        if frame.kind is Kind.FAULT:
+            self.lane.fail(rpc.unpack_fault(frame.message))
+        else:
+            self.lane.stored(self.batch, rpc.unpack(frame.message, BatchStored))
+
+    def lost(self, error: MargoError) -> None:
+        self.lane.lost(self.link, error)
+
+
+class Lane:
+    """The way of one producer's events to one partition.
+
+    Attributes
+    ----------
+    open : Batch
+        Where events are appended.
+    small : int
+        Events of at most so many bytes may be appended without the lock: all that fit into a batch are together
+        no more than half of `MAX_BATCH_BYTES`. -1 while there is no room.
+    """
+
+    def __init__(self, service: Service, options: LaneOptions, partition: PartitionInfo) -> None:
+        self.options = options
+        self.partition = partition
+        self._service = service
+        adaptive = options.batch_size == ADAPTIVE_BATCH_SIZE
+        self._adaptive = adaptive
+        self._full = FIELDS * (MAX_BATCH_EVENTS if adaptive else min(options.batch_size, MAX_FIXED_EVENTS))
+        self._small = MAX_BATCH_BYTES // 2 // (self._full // FIELDS)
+        self._window = min(max(options.max_num_batches, 1), REMEMBERED_BATCHES)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: nothing pending, a new lock and a new identity; for the start and for a forked child."""
+        self.lock = threading.Lock()
+        self.in_flight: deque[Batch] = deque()
+        self._identity = secrets.token_bytes(16)
+        self._sequence = 0
+        self._epoch = 0
+        self._link: Link | None = None
+        self._lent: _LentBuffer | None = None
+        self._may_lend = True
+        self._recovering = False
+        self.small = self._small
+        self._new_open()
+
+    def _new_open(self) -> None:
+        due_at_once = self._adaptive and len(self.in_flight) < self._window and not self._recovering
+        self.open = Batch(self, FIELDS if due_at_once else self._full)
+
+    def links(self) -> tuple[Link, ...]:
+        """Return the links to drive while waiting for this lane."""
+        link = self._link
+        return () if link is None else (link,)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether any event is not settled."""
+        return bool(self.in_flight or self.open.entries)
+
+    def filled(self, batch: Batch, metadata: bytes, data: Any, future: FutureUint) -> None:
+        """Look after a batch that an event was appended to without the lock, and that was full or sealed then."""
+        with self.lock:
+            if batch is not self.open:
+                if future.index >= 0:
+                    return
+                future.pending = self.open
+                self.open.entries.extend((metadata, data, future))
+            self._send_due()
+        self._drain()
+
+    def push_counted(self, metadata: bytes, data: Any, future: FutureUint) -> None:
+        """Append an event that is large, or that there was no room for; waits for room.
+
+        Raises
+        ------
+        DiasporaError
+            There was no room within the time-out, or the producer raises when it is full.
+        """
+        size = len(metadata) + len(data)
+        if max(len(metadata), len(data)) > MAX_EVENT_BYTES - 8:
+            raise DiasporaError(
+                f"an event of {len(metadata)} bytes of metadata and {len(data)} bytes of data: each may have at most "
+                f"{MAX_EVENT_BYTES - 8}"
+            )
+        deadline = deadline_after(self._service.timeout)
+        while True:
+            with self.lock:
+                if self._makes_room(size):
+                    batch = self.open
+                    future.pending = batch
+                    batch.entries.extend((metadata, data, future))
+                    if size > self._small:
+                        batch.large += size
+                    self._send_due()
+                    break
+                settled = self.in_flight[0] if self.in_flight else None
+            if self.options.when_full == "raise":
+                raise DiasporaError(self._no_room("now"))
+            if settled is not None and not self._service.client.wait(settled.is_done, self.links, deadline):
+                raise TimeoutExpired(self._no_room(f"within {self._service.timeout:g} s"))
+        self._drain()
+
+    def _no_room(self, when: str) -> str:
+        return (
+            f"no room for an event {when}: {len(self.in_flight)} batches to {self.partition} are on their way and the "
+            f"next is full"
+        )
+
+    def _makes_room(self, size: int) -> bool:
+        batch = self.open
+        fits = len(batch.entries) < self._full and (
+            not batch.entries or size <= self._small or batch.large + size <= MAX_BATCH_BYTES // 2
+        )
+        if fits:
+            return True
+        if len(self.in_flight) >= self._window or self._recovering:
+            return False
+        self._seal_and_send()
+        return True
+
+    def _is_full(self) -> bool:
+        return len(self.open.entries) >= self._full or self.open.large >= MAX_BATCH_BYTES // 2
+
+    def _send_due(self) -> None:
+        """Send the open batch if it is due and may go; the caller holds the lock."""
+        batch = self.open
+        if not batch.entries or not (self._adaptive or batch.due or self._is_full()):
+            return
+        if len(self.in_flight) < self._window and not self._recovering:
+            self._seal_and_send()
+        elif self._is_full():
+            self.small = -1
+        else:
+            batch.limit = self._full
+
+    def _seal_and_send(self) -> None:
+        """Seal the open batch and put it on its way; the caller holds the lock."""
+        batch = self.open
+        batch.sequence = self._sequence
+        self._sequence += 1
+        self.in_flight.append(batch)
+        self._new_open()
+        self.small = self._small
+        batch.seal(self.options.prefixed)
+        self._send(batch)
+
+    def _send(self, batch: Batch) -> None:
+        """Send a sealed batch; a connection that does not come about is left to recovery. Caller holds the lock."""
+        try:
+            link = self._link
+            if link is None:
+                link = self._link = self._service.client.link(self.partition.address)
+                self._lent, self._may_lend = None, link.lends
+            lent = self._place(link, batch) if batch.data_bytes >= LEND_FROM else None
+            bulk: list[Sequence[Buffer]] = [(batch.sizes,), (batch.metadata,)]
+            if lent is None:
+                bulk.append(batch.data)
+            message = SendBatch(
+                Where(self.partition.key, self._epoch),
+                self._identity,
+                batch.sequence,
+                batch.count,
+                batch.created,
+            )
+            receiver = _AckReceiver(self, batch, link)
+            link.request(
+                SEND_BATCH, self.partition.provider_id, rpc.pack(message), receiver, bulk=bulk, lent=lent
+            )
+        except MargoError as error:
+            self._start_recovery(error)
+
+    def _place(self, link: Link, batch: Batch) -> Segment | None:
+        """Copy a batch's data into the lent buffer; None where there is none, or no room in it."""
+        lent = self._lent
+        if lent is None and self._may_lend:
+            self._may_lend = False
+            _Lender(self, link).ask()
+        if lent is None:
+            return None
+        offset = lent.take(batch.data_bytes)
+        if offset is None:
+            return None
+        at = offset
+        for buffer in batch.data:
+            end = at + len(buffer)
+            lent.view[at:end] = buffer
+            at = end
+        batch.lent = (lent.lease, offset)
+        return Segment(batch.data_bytes, lent.lease, offset)
+
+    def lend(self, lent: Lent, view: memoryview) -> None:
+        """Take the buffer that the server lends."""
+        self._lent = _LentBuffer(lent.lease, view)
+
+    def _release(self, batch: Batch) -> None:
+        if batch.lent is not None and self._lent is not None and self._lent.lease == batch.lent[0]:
+            self._lent.give_back(batch.lent[1])
+        batch.lent = None
+
+    def stored(self, batch: Batch, answer: BatchStored) -> None:
+        """Settle a batch that the partition has stored, and send what is due."""
+        with self.lock:
+            if batch.is_done():
+                return
+            self._epoch = answer.epoch
+            self.in_flight.remove(batch)
+            self._release(batch)
+            batch.settle(answer.first, None)
+            if self.open.entries:
+                self._send_due()
+            elif self._adaptive:
+                self.open.limit = FIELDS
+            if self.small < 0 and not self._is_full():
+                self.small = self._small
+
+    def fail(self, error: Exception) -> None:
+        """Fail all that is pending, and go on under a new identity."""
+        reason = as_diaspora_error(error, f"topic {self.options.topic!r}, {self.partition}")
+        with self.lock:
+            pending = [*self.in_flight, self.open]
+            self.in_flight.clear()
+            self.open.seal(prefixed=False)
+            for batch in pending:
+                self._release(batch)
+                batch.settle(None, reason)
+                if batch.count:
+                    self.options.failed = reason
+            self._identity = secrets.token_bytes(16)
+            self._sequence = 0
+            self._epoch = 0
+            self._recovering = False
+            self.small = self._small
+            self._new_open()
+        self._service.client.notify()
+
+    def lost(self, link: Link, error: MargoError) -> None:
+        """Take note that a connection is lost."""
+        with self.lock:
+            if self._link is link:
+                self._start_recovery(error)
+
+    def _start_recovery(self, error: MargoError) -> None:
+        self._link = None
+        self._lent = None
+        if not self._recovering:
+            self._recovering = True
+            log.info("topic %r, %s: %s; connecting again", self.options.topic, self.partition, error)
+            self._service.in_background(self._recover)
+
+    def _recover(self) -> None:
+        """Connect again, and send again what was not acknowledged."""
+        try:
+            link = self._service.reconnect(self.partition.address)
+        except MargoError as error:
+            self.fail(error)
+            return
+        with self.lock:
+            self._recovering = False
+            self._link = link
+            self._lent, self._may_lend = None, link.lends
+            for batch in list(self.in_flight):
+                batch.lent = None
+                self._send(batch)
+                if self._recovering:
+                    return
+            self._send_due()
+        self._service.client.notify()
+
+    def _drain(self) -> None:
+        """Take the acknowledgements that are here."""
+        link = self._link
+        if link is not None:
+            self._service.client.drain(link)
+
+    def send_open(self) -> None:
+        """Have the open batch go as soon as it may."""
+        with self.lock:
+            self.open.due = True
+            self._send_due()
+
+    def abandon(self) -> None:
+        """Have the open batch go, unless somebody is at work on the lane; for a producer that was dropped."""
+        if self.lock.acquire(blocking=False):
+            try:
+                self.open.due = True
+                self._send_due()
+            finally:
+                self.lock.release()
+
+    def finish(self, deadline: float) -> int:
+        """Flush until `deadline`; return how many events are not stored."""
+        flush = Flush([self])
+        try:
+            flush.wait_until(deadline)
+        except DiasporaError as error:
+            log.error("%s", error)
+        return flush.unstored()
+
+    def wait_for(self, future: FutureUint, timeout: float | None) -> bool:
+        """Wait until the batch of `future` is settled, sending it if it is open; False when the time is over."""
+        return self.wait_settled(lambda: future.pending, deadline_after(timeout))
+
+    def wait_settled(self, batch_of: Any, deadline: float) -> bool:
+        """Wait until the batch that `batch_of()` gives is settled."""
+        while True:
+            batch: Batch = batch_of()
+            if batch.is_done():
+                return True
+            first = None
+            with self.lock:
+                if batch is self.open:
+                    if len(self.in_flight) < self._window and not self._recovering and batch.entries:
+                        self._seal_and_send()
+                    elif self.in_flight:
+                        first = self.in_flight[0]
+            target = first or batch
+            if not self._service.client.wait(target.is_done, self.links, deadline):
+                return False
+
+
+class _Lender:
+    """Asks for a buffer to be lent; until it comes, batches go in line."""
+
+    def __init__(self, lane: Lane, link: Link) -> None:
+        self.lane = lane
+        self.link = link
+
+    def ask(self) -> None:
+        message = rpc.pack(Lend(Where(self.lane.partition.key, 0)))
+        self.link.request(LEND, self.lane.partition.provider_id, message, self)
+
+    def allocate(self, frame: Frame) -> Sequence[memoryview]:
+        return allocate_private(frame)
+
+    def receive(self, frame: Frame) -> None:
+        if frame.kind is Kind.RESPONSE:
+            self.lane.lend(rpc.unpack(frame.message, Lent), self.link.map_lent())
+
+    def lost(self, error: MargoError) -> None:
+        """Go on without."""
+
+
+class Flush:
+    """What a flush waits for: the batches that were not settled when it began."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._pending = [(lane, batch) for lane in lanes for batch in (*lane.in_flight, lane.open)]
+        self._pending = [(lane, batch) for lane, batch in self._pending if batch.entries or batch.limit == 0]
+        for lane, _ in self._pending:
+            lane.send_open()
+
+    def wait_until(self, deadline: float) -> bool:
+        """Wait until all are stored; False when the time is over, and the first error if one could not be."""
+        for lane, batch in self._pending:
+            if not lane.wait_settled(lambda batch=batch: batch, deadline):
+                return False
+        for _, batch in self._pending:
+            if batch.error is not None:
+                raise batch.error
+        return True
+
+    def is_done(self) -> bool:
+        """Tell whether all are settled."""
+        return all(batch.is_done() for _, batch in self._pending)
+
+    def unstored(self) -> int:
+        """Return the number of events that are not stored."""
+        return sum(
+            batch.count or len(batch.entries) // FIELDS for _, batch in self._pending if batch.first is None
+        )
+
+
+class MofkaProducer(Producer):
+    """See `diaspora_stream.producer.Producer`. A push costs about half a microsecond beside the encoding."""
+
+    def __init__(
+        self,
+        service: Service,
+        topic: "MofkaTopic",
+        name: str,
+        batch_size: int,
+        max_num_batches: int,
+        thread_pool: ThreadPool,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._service = service
+        self.topic = topic
+        self.name = name
+        self.batch_size = batch_size
+        self.max_num_batches = max_num_batches
+        self.thread_pool = thread_pool
+        self._validator = topic.validator
+        self._serializer = topic.serializer
+        self._selector = topic.partition_selector
+        self._prefixed = isinstance(self._serializer, DefaultSerializer)
+        self._plain = self._prefixed and type(self._validator) is DefaultValidator
+        self._options = LaneOptions(
+            topic.name, batch_size, max_num_batches, _when_full(options), self._prefixed
+        )
+        self._lanes = [Lane(service, self._options, partition) for partition in topic.partition_infos]
+        one = len(self._lanes) == 1 and type(self._selector) is DefaultPartitionSelector
+        self._only = self._lanes[0] if one else None
+        self._closed = False
+        service.adopt(self._lanes)
+        weakref.finalize(self, service.abandon, self._lanes).atexit = False
+
+    def __repr__(self) -> str:
+        return f"<Producer {self.name!r} of topic {self.topic.name!r}>"
+
+    def push(self, metadata: Any, data: Any = b"", *, partition: int | None = None) -> FutureUint:
+        """Push one event, see `diaspora_stream.producer.Producer.push`."""
+        if self._plain and type(metadata) is dict:
+            try:
+                text = encode_fast(metadata)
+            except TypeError:
+                text = encode(metadata)
+        else:
+            text = self._text(metadata)
+        if type(data) is not bytes:
+            data = _as_data(data)
+        lane = self._only
+        if lane is None:
+            lane = self._select(metadata, partition)
+        if len(text) + len(data) > lane.small:
+            future = FutureUint(None)
+            lane.push_counted(text, data, future)
+            return future
+        batch = lane.open
+        future = FutureUint(batch)
+        entries = batch.entries
+        entries.extend((text, data, future))
+        if len(entries) >= batch.limit:
+            lane.filled(batch, text, data, future)
+        return future
+
+    def _text(self, metadata: Any) -> bytes:
+        if isinstance(metadata, str | bytes | bytearray):
+            metadata = from_text(metadata)
+        if not self._plain:
+            self._validator.validate(metadata)
+        return encode(metadata) if self._prefixed else self._serializer.serialize(metadata)
+
+    def _select(self, metadata: Any, partition: int | None) -> Lane:
+        if self._closed:
+            raise DiasporaError(f"{self!r} is closed")
+        index = self._selector.select(metadata, partition)
+        try:
+            return self._lanes[index]
+        except IndexError:
+            raise NoPartition(
+                f"the partition selector chose {index}, and topic {self.topic.name!r} has {len(self._lanes)} partitions"
+            ) from None
+
+    def flush(self) -> FutureFlushed:
+        """Send what is pending, see `diaspora_stream.producer.Producer.flush`."""
+        flush = Flush([lane for lane in self._lanes if lane.has_pending])
+        failed, self._options.failed = self._options.failed, None
+
+        def wait(timeout: float | None) -> bool:
+            done = flush.wait_until(deadline_after(timeout))
+            if done and failed is not None:
+                raise failed
+            return done
+
+        return FutureFlushed(wait, flush.is_done)
+
+    def close(self) -> None:
+        """Flush, and take no more events; idempotent."""
+        if self._closed:
+            return
+        try:
+            if not self.flush().wait(self._service.timeout * 1000):
+                raise TimeoutExpired(f"{self!r}: not all events are stored within {self._service.timeout:g} s")
+        finally:
+            self._closed = True
+            self._only = None
+            self._service.abandon(self._lanes)
+
+
+def _when_full(options: Mapping[str, Any]) -> str:
+    known = ("ack_early", "when_full")
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"options.{key}", f"unknown producer option{hint(key, known)}")
+    if "ack_early" in options:
+        log.warning("producer option ack_early has no effect: an event is acknowledged once it is stored")
+    value = options.get("when_full", "block")
+    if value not in ("block", "raise"):
+        raise ConfigError("options.when_full", f"found {value!r}, allowed are 'block' and 'raise'")
+    return str(value)
+
+
+def _as_data(data: Any) -> Any:
+    """Return what was given as data in a form whose length is its number of bytes."""
+    buffers = [_bytes_of(segment) for segment in segments_of(data)]
+    if len(buffers) == 1:
+        return buffers[0]
+    return Gather(buffers) if buffers else b""
+
+
+def _bytes_of(segment: Any) -> Buffer:
+    if isinstance(segment, str):
+        raise TypeError("data is bytes, not str: encode it, for example with .encode()")
+    try:
+        view = memoryview(segment)
+    except TypeError:
+        raise TypeError(f"data is a buffer, or a list of buffers, not {type(segment).__name__}") from None
+    if view.c_contiguous:
+        return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    if view.f_contiguous:
+        return memoryview(np.asarray(view).T).cast("B")
+    raise DiasporaError("data is not contiguous in memory; make it so, for example with numpy.ascontiguousarray")

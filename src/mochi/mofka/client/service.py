@@ -1,0 +1,178 @@
+"""What producers and consumers of one driver share: the margo client, time-outs, and what happens at the end.
+
+Events that are pending when the interpreter exits are flushed, for `EXIT_FLUSH` seconds at most, and a message tells
+of those that could not be. In a forked child, producers and consumers begin anew.
+"""
+
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+from diaspora_stream.errors import ConnectionFailed, DiasporaError, TimeoutExpired
+
+from mochi.margo.client import Client, Link
+from mochi.margo.errors import AuthenticationError, DeadlineExceeded, Fault, MargoError
+
+RECONNECT_GRACE = 1.0
+"""Seconds during which a lost connection is tried again, before what is pending on it fails."""
+
+EXIT_FLUSH = 10.0
+"""Seconds that the interpreter's exit waits for pending events."""
+
+_RETRY_PAUSE = 0.1
+
+
+class PartitionInfo(msgspec.Struct, frozen=True):
+    """Where a partition is served; `as_dict` is the entry of ``topic.partitions``."""
+
+    index: int
+    address: str
+    provider_id: int
+    uuid: str
+
+    @property
+    def key(self) -> bytes:
+        """The uuid as 16 bytes."""
+        return UUID(self.uuid).bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the public form."""
+        return {"address": self.address, "provider_id": self.provider_id, "uuid": self.uuid}
+
+    def __str__(self) -> str:
+        return f"partition {self.index} ({self.uuid}, provider {self.provider_id} at {self.address})"
+
+
+class Member(Protocol):
+    """A lane or a consumer: has to know of a fork."""
+
+    def reset(self) -> None:
+        """Begin anew in a forked child."""
+
+
+class Pending(Member, Protocol):
+    """A lane: has events on their way."""
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether any event is not settled."""
+
+    def abandon(self) -> None:
+        """Send what is open, as soon as it may go."""
+
+    def finish(self, deadline: float) -> int:
+        """Flush; return how many events are not stored."""
+
+
+def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
+    """Return the error of the public tree that tells an application of `error`."""
+    if isinstance(error, DiasporaError):
+        return error
+    if isinstance(error, DeadlineExceeded):
+        return TimeoutExpired(f"{what}: {error}")
+    if isinstance(error, Fault | AuthenticationError):
+        return DiasporaError(f"{what}: {error}")
+    return ConnectionFailed(f"{what}: {error}")
+
+
+def deadline_after(timeout: float | None) -> float:
+    """Return the deadline of a wait of `timeout` seconds; None waits for ever."""
+    return float("inf") if timeout is None else time.monotonic() + timeout
+
+
+class Service:
+    """One service as a driver sees it.
+
+    Attributes
+    ----------
+    client : Client
+    timeout : float
+        Seconds that blocking calls take at most where they name no time-out.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.client = Client(timeout=timeout)
+        self.timeout = timeout
+        self._lanes: set[Pending] = set()
+        self._consumers: weakref.WeakSet[Member] = weakref.WeakSet()
+        _services.add(self)
+
+    def adopt(self, lanes: Iterable[Pending]) -> None:
+        """Look after `lanes`: what they have pending is not lost when their producer is, or the interpreter exits."""
+        self._lanes.update(lanes)
+
+    def abandon(self, lanes: Iterable[Pending]) -> None:
+        """Send what is open in the lanes of a producer that is gone, and forget those that have nothing pending."""
+        for lane in lanes:
+            lane.abandon()
+            if not lane.has_pending:
+                self._lanes.discard(lane)
+
+    def watch(self, consumer: Member) -> None:
+        """Tell `consumer` of a fork."""
+        self._consumers.add(consumer)
+
+    def finish(self, timeout: float) -> int:
+        """Flush all lanes within `timeout` seconds; return how many events are not stored."""
+        deadline = time.monotonic() + timeout
+        lost = 0
+        pending = [lane for lane in self._lanes if lane.has_pending]
+        for lane in pending:
+            lane.abandon()
+        for lane in pending:
+            lost += lane.finish(deadline)
+        self._lanes.clear()
+        return lost
+
+    def after_fork_in_child(self) -> None:
+        """Have every lane and consumer begin anew."""
+        for member in (*self._lanes, *self._consumers):
+            member.reset()
+
+    def reconnect(self, address: str) -> Link:
+        """Connect to `address` again, trying for `RECONNECT_GRACE` seconds; `MargoError` if it does not work."""
+        deadline = time.monotonic() + RECONNECT_GRACE
+        while True:
+            try:
+                return self.client.link(address, RECONNECT_GRACE)
+            except MargoError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_PAUSE)
+
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Run `work` in a thread of its own: it may block, which no receiver of frames may."""
+        threading.Thread(target=work, name="mofka-recovery", daemon=True).start()
+
+    def close(self) -> None:
+        """Close the client; what is pending raises."""
+        self.client.close()
+
+
+_services: "weakref.WeakSet[Service]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for service in list(_services):
+        service.after_fork_in_child()
+
+
+def _at_exit() -> None:
+    lost = sum(service.finish(EXIT_FLUSH) for service in list(_services))
+    if lost:
+        print(
+            f"mofka: {lost} events were still pending at exit and are not stored; "
+            f"call flush().wait() on their producers, or close them",
+            file=sys.stderr,
+        )
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

@@ -1,0 +1,114 @@
+"""Topics of the ``mofka`` driver."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diaspora_stream.consumer import DataAllocator, DataSelector
+from diaspora_stream.errors import ConfigError, DiasporaError
+from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.serializer import Serializer
+from diaspora_stream.thread_pool import ThreadPool
+from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE, Ordering, TopicHandle
+from diaspora_stream.validator import Validator
+
+from mochi.mofka.client.consumer import MofkaConsumer
+from mochi.mofka.client.producer import MofkaProducer
+from mochi.mofka.client.service import PartitionInfo, Service
+
+
+def _count(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise TypeError(f"{name} must be an integer, {least} or more, not {value!r}")
+    return value
+
+
+class MofkaTopic(TopicHandle):
+    """See `diaspora_stream.topic.TopicHandle`."""
+
+    def __init__(
+        self,
+        service: Service,
+        name: str,
+        partitions: Sequence[PartitionInfo],
+        validator: Validator,
+        partition_selector: PartitionSelector,
+        serializer: Serializer,
+        thread_pool: ThreadPool,
+    ) -> None:
+        self.name = name
+        self.partition_infos = list(partitions)
+        self.partitions = [partition.as_dict() for partition in partitions]
+        self.validator = validator
+        self.partition_selector = partition_selector
+        self.serializer = serializer
+        self._service = service
+        self._thread_pool = thread_pool
+        partition_selector.set_partitions(self.partitions)
+
+    def __repr__(self) -> str:
+        return f"<TopicHandle {self.name!r}, {len(self.partitions)} partitions>"
+
+    def producer(
+        self,
+        name: str = "",
+        *,
+        batch_size: int = ADAPTIVE_BATCH_SIZE,
+        max_num_batches: int = 2,
+        ordering: Ordering = Ordering.Strict,
+        thread_pool: ThreadPool | None = None,
+        options: Mapping[str, Any] = {},
+    ) -> MofkaProducer:
+        """Make a producer, see `diaspora_stream.topic.TopicHandle.producer`."""
+        if not isinstance(ordering, Ordering):
+            raise TypeError(f"ordering must be an Ordering, not {ordering!r}")
+        return MofkaProducer(
+            self._service,
+            self,
+            name,
+            _count("batch_size", batch_size, 1),
+            _count("max_num_batches", max_num_batches, 0),
+            thread_pool or self._thread_pool,
+            options,
+        )
+
+    def consumer(
+        self,
+        name: str,
+        *,
+        data_selector: DataSelector | None = WHOLE,
+        data_allocator: DataAllocator | None = WHOLE,
+        batch_size: int = ADAPTIVE_BATCH_SIZE,
+        max_num_batches: int = 2,
+        thread_pool: ThreadPool | None = None,
+        targets: Sequence[int] | None = None,
+        options: Mapping[str, Any] = {},
+    ) -> MofkaConsumer:
+        """Make a consumer, see `diaspora_stream.topic.TopicHandle.consumer`."""
+        if (data_selector is WHOLE) != (data_allocator is WHOLE):
+            raise TypeError("give both data_selector and data_allocator, or neither")
+        if (data_selector is None) != (data_allocator is None):
+            raise TypeError("data_selector and data_allocator are both callables, or both None")
+        for key in options:
+            raise ConfigError(f"options.{key}", "unknown consumer option; there are none")
+        return MofkaConsumer(
+            self._service,
+            self,
+            name,
+            _count("batch_size", batch_size, 0),
+            _count("max_num_batches", max_num_batches, 0),
+            thread_pool or self._thread_pool,
+            self._targets(targets),
+            data_selector,
+            data_allocator,
+        )
+
+    def _targets(self, targets: Sequence[int] | None) -> list[PartitionInfo]:
+        if not targets:
+            return self.partition_infos
+        for target in targets:
+            if not 0 <= target < len(self.partition_infos):
+                raise DiasporaError(
+                    f"target {target} does not exist, topic {self.name!r} has partitions 0 to "
+                    f"{len(self.partition_infos) - 1}"
+                )
+        return [self.partition_infos[target] for target in sorted(set(targets))]

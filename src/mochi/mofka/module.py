@@ -1,0 +1,89 @@
+"""What Bedrock loads for ``libmofka-bedrock-module.so``: providers of type ``mofka``, one for each partition."""
+
+import difflib
+import logging
+from typing import Any
+from uuid import UUID
+
+from mochi.margo.config import convert
+from mochi.margo.engine import Engine
+from mochi.margo.errors import ConfigError
+from mochi.mofka.partition.config import PARTITION_FIELDS, DefaultFields
+from mochi.mofka.partition.contract import Partition
+from mochi.mofka.partition.default import DefaultPartition
+from mochi.mofka.partition.memory import MemoryPartition
+from mochi.mofka.provider import PartitionProvider, ProviderConfig
+
+log = logging.getLogger(__name__)
+
+TYPES = ("memory", "default")
+
+_OBSOLETE = ("bulk_cache", "write_cache", "ack_early")
+
+
+class MofkaModule:
+    """Makes providers of type ``mofka``."""
+
+    type = "mofka"
+
+    def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+        """What a provider may depend on; a `default` partition needs an abt_io provider."""
+        return {
+            "pool": ("pool", False),
+            "master_database": ("yokan", False),
+            "io_controller": ("abt_io", config.get("type") == "default"),
+        }
+
+    def create(
+        self,
+        engine: Engine,
+        name: str,
+        provider_id: int,
+        config: dict[str, Any],
+        tags: list[str],
+        dependencies: dict[str, Any],
+    ) -> PartitionProvider:
+        """Open a partition and serve it; `ConfigError` where its configuration cannot be used."""
+        fields = convert(config, ProviderConfig, "config")
+        _check_uuid(fields.uuid)
+        section = dict(fields.partition)
+        for key in _OBSOLETE:
+            if section.pop(key, None) is not None:
+                log.warning("config.partition.%s is obsolete and has no effect", key)
+        partition: Partition
+        if fields.type == "default":
+            partition = DefaultPartition(
+                fields.topic, fields.uuid, DefaultFields.parse(section), dependencies["io_controller"]
+            )
+        elif fields.type == "memory":
+            partition = MemoryPartition(_memory_section(section))
+        else:
+            near = difflib.get_close_matches(fields.type, TYPES, 1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise ConfigError("config.type", f"unknown partition type {fields.type!r}, known are {', '.join(TYPES)}{hint}")
+        return PartitionProvider(
+            engine,
+            provider_id,
+            topic=fields.topic,
+            kind=fields.type,
+            uuid=fields.uuid,
+            partition=partition,
+            pool=dependencies.get("pool"),
+        )
+
+
+def _check_uuid(text: str) -> None:
+    try:
+        if str(UUID(text)) == text:
+            return
+    except ValueError:
+        pass
+    raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
+
+
+def _memory_section(section: dict[str, Any]) -> dict[str, Any]:
+    """Check the section of a memory partition: fields of a `default` one are kept and have no effect."""
+    if section:
+        DefaultFields.parse({"path": "unused", **section})
+        log.warning("config.partition: %s have no effect on a memory partition", ", ".join(sorted(section)))
+    return {key: section[key] for key in sorted(section) if key in PARTITION_FIELDS}

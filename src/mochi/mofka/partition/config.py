@@ -1,0 +1,90 @@
+"""Fields of a partition's configuration: the table of the user guide, with its defaults and bounds."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from mochi.margo.bulk import BufferPoolConfig
+from mochi.margo.config import convert
+
+Positive = Annotated[int, Meta(ge=1, le=2**48)]
+NotNegative = Annotated[int, Meta(ge=0, le=2**20)]
+Tiers = Annotated[int, Meta(ge=1, le=32)]
+Multiple = Annotated[float, Meta(gt=1.0, le=1024.0)]
+
+
+class PoolFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """A buffer pool: tier k holds buffers of ``first_size * size_multiple ** k`` bytes."""
+
+    first_size: Positive
+    num_buffers: NotNegative = 0
+    num_tiers: Tiers = 1
+    size_multiple: Multiple = 4.0
+
+    def pool(self) -> BufferPoolConfig:
+        """Return it as margo knows it."""
+        return BufferPoolConfig(
+            first_size=self.first_size,
+            num_buffers=self.num_buffers,
+            num_tiers=self.num_tiers,
+            size_multiple=self.size_multiple,
+        )
+
+
+class MetadataPool(PoolFields, frozen=True, kw_only=True):
+    """Buffers for metadata."""
+
+    first_size: Positive = 65536
+
+
+class DataPool(PoolFields, frozen=True, kw_only=True):
+    """Buffers for data from producers."""
+
+    first_size: Positive = 67108864
+
+
+class DescriptorPool(PoolFields, frozen=True, kw_only=True):
+    """Buffers for data descriptors."""
+
+    first_size: Positive = 4096
+
+
+class Producers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where batches from producers are received."""
+
+    data_buffer_pool: DataPool = DataPool()
+    metadata_buffer_pool: MetadataPool = MetadataPool()
+
+
+class Consumers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where batches for consumers are read into."""
+
+    desc_buffer_pool: DescriptorPool = DescriptorPool()
+    metadata_buffer_pool: MetadataPool = MetadataPool()
+
+
+class DefaultFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Configuration of a `default` partition."""
+
+    path: Annotated[str, Meta(min_length=1)]
+    max_chunk_size: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 67108864
+    max_events_per_chunk: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1000000
+    sync: bool = True
+    fd_cache_capacity: Annotated[int, Meta(ge=1, le=2**20)] = 64
+    producers: Producers = Producers()
+    consumers: Consumers = Consumers()
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> "DefaultFields":
+        """Check a ``partition`` section; `ConfigError` names the field at fault and what is allowed."""
+        return convert(value, cls, "config.partition")
+
+    def expand(self) -> dict[str, Any]:
+        """Return the section with all that was filled in, keys sorted."""
+        expanded: dict[str, Any] = msgspec.to_builtins(self, order="sorted")
+        return expanded
+
+
+PARTITION_FIELDS = DefaultFields.__struct_fields__
+"""Names of the fields, as they may also stand at the top level of a topic's options."""

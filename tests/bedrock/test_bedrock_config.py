@@ -1,0 +1,201 @@
+"""The configuration of a server, as pure data: what is accepted, and the one line that says what is not."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mochi.bedrock.config import parse, parse_text
+from mochi.margo.config import MargoConfig
+from mochi.margo.errors import ConfigError
+
+
+def provider(name: str = "a", **fields: Any) -> dict[str, Any]:
+    return {"name": name, "type": "yokan"} | fields
+
+
+def ids(*requested: int | None) -> list[int]:
+    providers = [
+        provider(f"p{index}", **({} if wanted is None else {"provider_id": wanted}))
+        for index, wanted in enumerate(requested)
+    ]
+    return [spec.provider_id for spec in parse({"providers": providers}).providers]
+
+
+def test_an_empty_configuration_has_all_defaults() -> None:
+    config = parse({})
+    assert config.margo == MargoConfig.parse({})
+    assert (config.address, config.pool, config.provider_id) == (None, "__primary__", 0)
+    assert config.dependency_resolution_timeout == 30.0
+    assert (config.libraries, config.providers) == ((), ())
+
+
+def test_null_sections_and_an_empty_bedrock_section_are_defaults() -> None:
+    empty = {"margo": None, "libraries": None, "providers": None}
+    assert parse(empty | {"bedrock": {}}) == parse(empty | {"bedrock": None}) == parse({})
+
+
+def test_one_engine_may_be_given_in_an_array() -> None:
+    assert parse({"margo": [{"rpc_thread_count": 2}]}) == parse({"margo": {"rpc_thread_count": 2}})
+
+
+def test_the_pool_of_bedrock_is_the_rpc_pool_unless_named() -> None:
+    margo = {"use_progress_thread": True, "rpc_thread_count": 4}
+    assert parse({"margo": margo}).pool == "__pool_2__"
+    assert parse({"margo": margo, "bedrock": {"pool": "__progress__"}}).pool == "__pool_1__"
+    assert parse({"margo": margo, "bedrock": {"pool": 0}}).pool == "__primary__"
+
+
+def test_libraries_are_kept_in_order_and_once() -> None:
+    assert parse({"libraries": ["b", "a", "b"]}).libraries == ("b", "a")
+    assert parse({"libraries": {"x": "b", "y": "a"}}).libraries == ("b", "a")
+
+
+def test_dotted_keys_nest_and_merge_outside_arrays_only() -> None:
+    config = parse(
+        {
+            "margo.mercury.address": "na+sm",
+            "margo": {"argobots.abt_thread_stacksize": 1},
+            "margo.rpc_thread_count": 1,
+            "providers": [provider(config={"a.b": 1})],
+        }
+    )
+    assert config.address == "na+sm"
+    assert config.margo.argobots.abt_thread_stacksize == 1
+    assert config.margo.rpc_pool == "__pool_1__"
+    assert config.providers[0].config == {"a.b": 1}
+
+
+def test_automatic_ids_are_the_lowest_that_nobody_asks_for() -> None:
+    assert ids(None, None) == [1, 2]
+    assert ids(None, 1, 65535, 3, None) == [2, 1, 4, 3, 5]
+
+
+def test_the_id_of_bedrock_is_not_given_away() -> None:
+    config = parse({"bedrock": {"provider_id": 1}, "providers": [provider("a"), provider("b")]})
+    assert [spec.provider_id for spec in config.providers] == [0, 2]
+
+
+@given(st.lists(st.none() | st.integers(1, 12), max_size=12))
+def test_ids_are_unique_and_explicit_ones_are_kept(requested: list[int | None]) -> None:
+    explicit = [wanted for wanted in requested if wanted is not None]
+    if len(explicit) != len(set(explicit)):
+        with pytest.raises(ConfigError, match="ids are unique"):
+            ids(*requested)
+        return
+    given_out = ids(*requested)
+    assert len(set(given_out)) == len(given_out)
+    assert 0 not in given_out
+    assert all(want in (None, got) for want, got in zip(requested, given_out, strict=True))
+    assert max(given_out, default=0) <= max([len(requested), *explicit])
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "words"),
+    [
+        ([], "configuration", ["an object", "[]"]),
+        ({"provider": []}, "provider", ["unknown field", '"providers"']),
+        ({"zzz": []}, "zzz", ["unknown field", "bedrock, libraries, margo, providers"]),
+        ({"margo": {"argobots": {"poosl": []}}}, "margo.argobots.poosl", ['"pools"']),
+        ({"margo.mercury.adress": 1}, "margo.mercury.adress", ["unknown field"]),
+        ({"margo": {"mercury": {"address": 5}}}, "margo.mercury.address", ["str", "5"]),
+        ({"margo": []}, "margo", ["one engine", "0"]),
+        ({"margo": [{}, {}]}, "margo", ["one engine", "2"]),
+        ({"a": 1, "a.b": 2}, "a", ["given twice"]),
+        ({"bedrock": {"pol": "x"}}, "bedrock.pol", ['"pool"']),
+        ({"bedrock": {"pool": "__primry__"}}, "bedrock.pool", ['"__primry__"', '"__primary__"']),
+        ({"bedrock": {"provider_id": 65535}}, "bedrock.provider_id", ["65535"]),
+        ({"bedrock": []}, "bedrock", ["object", "[]"]),
+        ({"libraries": "lib"}, "libraries", ["array", '"lib"']),
+        ({"libraries": [1]}, "libraries[0]", ["str", "1"]),
+        ({"providers": {}}, "providers", ["array", "{}"]),
+        ({"providers": [5]}, "providers[0]", ["object", "5"]),
+        ({"providers": [{"type": "yokan"}]}, "providers[0].name", ["missing", "type"]),
+        ({"providers": [{"name": "a"}]}, "providers[0].type", ["missing"]),
+        ({"providers": [provider("a-b")]}, "providers[0].name", ['"a-b"']),
+        ({"providers": [provider("")]}, "providers[0].name", ['""']),
+        ({"providers": [provider("a\n")]}, "providers[0].name", ["a\\n"]),
+        ({"providers": [provider(), provider()]}, "providers[1].name", ['"a"']),
+        ({"providers": [provider(provider_id=-1)]}, "providers[0].provider_id", [">= 0", "-1"]),
+        ({"providers": [provider(provider_id=65536)]}, "providers[0].provider_id", ["<= 65535", "65536"]),
+        ({"providers": [provider(provider_id="1")]}, "providers[0].provider_id", ["int", '"1"']),
+        ({"providers": [provider(provider_id=0)]}, "providers[0].provider_id", ["bedrock itself"]),
+        (
+            {"providers": [provider(provider_id=1), provider("b", provider_id=1)]},
+            "providers[1].provider_id",
+            ["1 is the id of a"],
+        ),
+        ({"providers": [provider(config=None)]}, "providers[0].config", ["object", "null"]),
+        ({"providers": [provider(tags="x")]}, "providers[0].tags", ["array", '"x"']),
+        ({"providers": [provider(tags=[1])]}, "providers[0].tags[0]", ["str", "1"]),
+        ({"providers": [provider(dependencies=[])]}, "providers[0].dependencies", ["object", "[]"]),
+        (
+            {"providers": [provider(dependencies={"pool": True})]},
+            "providers[0].dependencies[...]",
+            ["array", "str"],
+        ),
+        ({"providers": [provider(engine=1)]}, "providers[0].engine", ["one of 0", "1"]),
+        ({"providers": [provider(dependecies={})]}, "providers[0].dependecies", ['"dependencies"']),
+        ({"__if__": True}, "__if__", ["not supported"]),
+        ({"providers": [provider(), provider("b", config={"x": {"__if__": "1"}})]}, "", ["not supported"]),
+    ],
+)
+def test_a_bad_configuration_is_refused_at_the_field_at_fault(
+    config: Any, where: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(config)
+    assert caught.value.where == (where or "providers[1].config.x.__if__")
+    assert all(word in caught.value.problem for word in words), caught.value.problem
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"margo": {},\n}', "line 2 column 1"),
+        (b"", "line 1 column 1"),
+        (b'{"margo": NaN}', "NaN is not a JSON value"),
+        (b"\xff", "not JSON"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+    ],
+)
+def test_text_that_is_not_json_is_refused_with_its_place(text: bytes, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_text(text, "c.json")
+    assert str(caught.value).startswith("c.json: ")
+    assert words in str(caught.value)
+
+
+def test_obsolete_sections_and_fields_warn_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    obsolete: dict[str, Any] = {name: {} for name in ("ssg", "mona", "abt_io", "clients")}
+    config = parse(obsolete | {"providers": [provider(pool="x")]})
+    assert config == parse({"providers": [provider()]})
+    assert [message.partition(":")[0] for message in caplog.messages] == [*obsolete, "providers[0].pool"]
+
+
+names = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
+specs = st.fixed_dictionaries(
+    {"type": names},
+    optional={
+        "config": st.dictionaries(names, st.integers()),
+        "tags": st.lists(names, max_size=2),
+        "dependencies": st.dictionaries(names, names | st.integers(0, 9) | st.lists(names), max_size=2),
+    },
+)
+
+
+@given(st.dictionaries(names, specs, max_size=4), st.lists(names, max_size=3), st.integers(0, 2))
+def test_text_and_decoded_json_give_the_same_configuration(
+    providers: dict[str, Any], libraries: list[str], threads: int
+) -> None:
+    value = {
+        "margo": {"rpc_thread_count": threads},
+        "libraries": libraries,
+        "providers": [{"name": name} | spec for name, spec in providers.items()],
+    }
+    config = parse_text(json.dumps(value), "text")
+    assert config == parse(value)
+    assert [spec.name for spec in config.providers] == list(providers)

@@ -1,0 +1,272 @@
+"""The three commands as a user runs them: real processes, their output, exit codes and signals."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BIN = Path(sys.executable).parent
+READY = re.compile(
+    r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\] \[info\] Bedrock daemon now running at (\S+)$", re.M
+)
+SERVICE: dict[str, Any] = {
+    "libraries": ["libflock-bedrock-module.so", "libyokan-bedrock-module.so"],
+    "providers": [
+        {
+            "name": "group_manager",
+            "type": "flock",
+            "provider_id": 1,
+            "config": {"bootstrap": "self", "file": "mofka.json", "group": {"type": "static"}},
+        },
+        {
+            "name": "master",
+            "type": "yokan",
+            "tags": ["mofka:master"],
+            "config": {"database": {"type": "map"}},
+            "dependencies": {"pool": "__primary__"},
+        },
+    ],
+}
+
+
+class Servers:
+    """Starts servers in a directory of their own, and leaves none behind."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, config: dict[str, Any], *arguments: str) -> tuple[subprocess.Popen[str], str]:
+        """Start a server and wait for its ready line; return the process and the address."""
+        (self.directory / "config.json").write_text(json.dumps(config))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mochi.bedrock", *arguments, "-c", "config.json"],
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        assert process.stdout is not None
+        lines = ""
+        for line in process.stdout:
+            lines += line
+            if match := READY.match(line):
+                return process, match[1]
+        raise AssertionError(f"no ready line: {lines}{process.communicate()[1]}")
+
+    def run(self, command: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [BIN / command, *arguments],
+            cwd=self.directory,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def stop(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    servers = Servers(tmp_path)
+    yield servers
+    servers.stop()
+
+
+def only_line(completed: subprocess.CompletedProcess[str]) -> str:
+    """The one line on standard error of a command that failed."""
+    assert completed.returncode == 255
+    (line,) = completed.stderr.splitlines()
+    return line
+
+
+def test_a_service_is_started_queried_and_shut_down(servers: Servers) -> None:
+    process, address = servers.start(SERVICE, "na+sm", "-o", "expanded.json")
+    assert re.fullmatch(rf"na\+sm://{process.pid}-\d+", address)
+    group = json.loads((servers.directory / "mofka.json").read_text())
+    assert [member["address"] for member in group["members"]] == [address]
+
+    compact = servers.run("bedrock-query", "na+sm", "-f", "mofka.json")
+    assert (compact.returncode, compact.stderr) == (0, "")
+    pretty = servers.run("bedrock-query", "na+sm", "-f", "mofka.json", "-p")
+    answer = json.loads(pretty.stdout)
+    assert json.loads(compact.stdout) == answer
+    assert compact.stdout.count("\n") == 1
+    assert pretty.stdout == json.dumps(answer, indent=4, sort_keys=True) + "\n"
+    assert list(answer) == [address]
+    assert [provider["provider_id"] for provider in answer[address]["providers"]] == [1, 2]
+
+    written = (servers.directory / "expanded.json").read_text()
+    assert written == compact.stdout.removeprefix(f'{{"{address}":').removesuffix("}\n")
+
+    shutdown = servers.run("bedrock-shutdown", "na+sm", "-f", "mofka.json")
+    assert (shutdown.returncode, shutdown.stdout, shutdown.stderr) == (0, "", "")
+    assert process.wait(10) == 0
+    assert process.communicate()[1] == ""
+
+
+def test_a_saved_configuration_starts_the_same_service(servers: Servers) -> None:
+    process, _ = servers.start(SERVICE, "na+sm", "-o", "expanded.json")
+    process.terminate()
+    assert process.wait(10) == 0
+    saved = json.loads((servers.directory / "expanded.json").read_text())
+    _, address = servers.start(saved, "-o", "again.json")
+    assert address == saved["margo"]["mercury"]["address"]
+    assert json.loads((servers.directory / "again.json").read_text()) == saved
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_closes_everything_and_exits_with_success(servers: Servers, number: signal.Signals) -> None:
+    process, _ = servers.start(SERVICE, "na+sm")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stdout, stderr) == (0, "", "")
+    assert not (servers.directory / "mofka.json").exists()
+
+
+def test_the_protocol_of_the_group_file_wins_with_a_warning(servers: Servers) -> None:
+    process, address = servers.start(SERVICE, "na+sm")
+    query = servers.run("bedrock-query", "tcp", "-f", "mofka.json")
+    assert (query.returncode, list(json.loads(query.stdout))) == (0, [address])
+    assert query.stderr.endswith("[warning] the service speaks na+sm, not tcp: using na+sm\n")
+    shutdown = servers.run("bedrock-shutdown", "tcp", "-f", "mofka.json", "-v", "off")
+    assert (shutdown.returncode, shutdown.stderr) == (0, "")
+    assert process.wait(10) == 0
+
+
+def test_tcp_and_several_addresses(servers: Servers) -> None:
+    first, one = servers.start({}, "tcp://127.0.0.1")
+    second, two = servers.start({"bedrock": {"provider_id": 2}}, "na+sm")
+    assert one.startswith("ofi+tcp://127.0.0.1:")
+    query = servers.run("bedrock-query", "tcp", "-a", two, "-a", one, "-i", "2", "-v", "off")
+    assert list(json.loads(query.stdout)) == [two]
+    assert only_line(query).startswith(f"error: {one}: ")
+    query = servers.run("bedrock-query", "tcp", "-a", one)
+    assert (query.returncode, list(json.loads(query.stdout))) == (0, [one])
+    assert servers.run("bedrock-shutdown", "tcp", "-a", one, "-a", two).returncode == 0
+    assert (first.wait(10), second.wait(10)) == (0, 0)
+
+
+def test_a_server_that_cannot_be_told_fails_the_shutdown_but_not_the_others(servers: Servers) -> None:
+    process, address = servers.start({}, "na+sm")
+    gone = "na+sm://nobody-listens-here"
+    assert only_line(servers.run("bedrock-shutdown", "na+sm", "-a", gone, "-a", address)).startswith(
+        f"error: {gone}: "
+    )
+    assert process.wait(10) == 0
+
+
+def test_shutdown_of_nothing_succeeds_and_query_of_nothing_fails(servers: Servers) -> None:
+    assert servers.run("bedrock-shutdown", "na+sm").returncode == 0
+    assert "give -a or -f" in only_line(servers.run("bedrock-query", "na+sm"))
+
+
+@pytest.mark.parametrize("command", ["bedrock-query", "bedrock-shutdown"])
+def test_a_missing_group_file_is_one_line(servers: Servers, command: str) -> None:
+    assert "nowhere.json" in only_line(servers.run(command, "na+sm", "-f", "nowhere.json"))
+
+
+def test_the_token_of_the_group_file_is_needed(servers: Servers) -> None:
+    process, address = servers.start(SERVICE, "na+sm")
+    assert "token" in only_line(servers.run("bedrock-query", "na+sm", "-a", address))
+    assert "token" in only_line(servers.run("bedrock-shutdown", "na+sm", "-a", address))
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (
+            {"margo": {"rpc_thread_cuont": 4}},
+            'margo.rpc_thread_cuont: unknown field, did you mean "rpc_thread_count"?',
+        ),
+        (SERVICE | {"libraries": []}, 'add "libflock-bedrock-module.so" to libraries'),
+        (
+            SERVICE | {"providers": [SERVICE["providers"][0] | {"config": {"bootstrap": "slef"}}]},
+            "providers[0].config",
+        ),
+        (
+            SERVICE | {"providers": [SERVICE["providers"][1] | {"dependencies": {"pool": "io_pool"}}]},
+            'providers[0].dependencies.pool: no pool is named "io_pool"',
+        ),
+        (SERVICE | {"providers": [{"__if__": "$MPI_COMM_WORLD.rank == 0"}]}, "providers[0].__if__: "),
+    ],
+)
+def test_a_bad_configuration_is_one_line_and_a_failure(
+    servers: Servers, config: dict[str, Any], line: str
+) -> None:
+    completed = servers.run("bedrock", "na+sm", "--stdin", text=json.dumps(config))
+    assert line in only_line(completed)
+    assert READY.search(completed.stdout) is None
+    assert not (servers.directory / "mofka.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["na+sm", "--stdin", "-c", "x.json"], "error: -c and --stdin exclude each other"),
+        (["na+sm", "-c", "x.json"], "error: x.json: No such file or directory"),
+        (["na+sm", "--stdin"], "error: standard input: not JSON, line 1 column 2: "),
+        (["na+sm", "-o", "no/such/directory"], "error: no/such/directory: No such file or directory"),
+        (["tpc"], "error: address 'tpc': "),
+        ([], "error: margo.mercury.address: missing"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_a_failure(servers: Servers, arguments: list[str], line: str) -> None:
+    assert only_line(servers.run("bedrock", *arguments, text="{]")).startswith(line)
+
+
+def test_an_address_in_use_is_one_line(servers: Servers) -> None:
+    _, address = servers.start({}, "na+sm")
+    assert address in only_line(servers.run("bedrock", address))
+
+
+def test_warnings_are_log_lines_and_traces_are_shown_on_request(servers: Servers) -> None:
+    config = SERVICE | {"libraries": [*SERVICE["libraries"], "libnobody.so"], "ssg": {}, "providers": [{}]}
+    form = r"\[[-\d]{10} [:\d]{8}\.\d{3}\] \[(\w+)\] (.*)"
+    completed = servers.run("bedrock", "na+sm", "--stdin", "-v", "trace", text=json.dumps(config))
+    matches = [re.fullmatch(form, line) for line in completed.stdout.splitlines()]
+    assert ("warning", "ssg: obsolete section, ignored") in [match and match.groups() for match in matches]
+    completed = servers.run("bedrock", "na+sm", "--stdin", "-v", "off", text=json.dumps(config))
+    assert completed.stdout == ""
+    assert only_line(completed).startswith("error: providers[0].name")
+
+
+def wake_ups(pid: int) -> int:
+    """Times that the threads of a process went to sleep or were put aside so far."""
+    count = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found = re.findall(r"voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text())
+        count += sum(map(int, found))
+    return count
+
+
+def test_an_idle_server_does_not_wake_up(servers: Servers) -> None:
+    process, _ = servers.start(
+        SERVICE | {"margo": {"use_progress_thread": True, "rpc_thread_count": 2}}, "na+sm"
+    )
+    assert servers.run("bedrock-query", "na+sm", "-f", "mofka.json").returncode == 0
+    deadline = time.monotonic() + 5
+    before = wake_ups(process.pid)
+    while True:
+        time.sleep(0.5)
+        after = wake_ups(process.pid)
+        if after == before:
+            break
+        assert time.monotonic() < deadline, f"{after - before} wake-ups in half a second"
+        before = after

@@ -1,0 +1,388 @@
+"""A server in this process: deployment, dependencies, changes at run time, and what is left after a failure.
+
+``plugin`` holds a component as a third party would install it.
+"""
+
+import importlib
+import json
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.config import parse
+from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
+from mochi.bedrock.server import Server
+from mochi.bedrock.spec import ProviderHandle
+from mochi.margo.client import Client
+from mochi.margo.errors import AddressError, ConfigError, Fault
+
+HERE = Path(__file__).parent
+PROBE = "libprobe-bedrock-module.so"
+YOKAN = "libyokan-bedrock-module.so"
+
+
+class Ping(msgspec.Struct):
+    """Arguments of the probe's RPC."""
+
+
+@pytest.fixture(autouse=True)
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    monkeypatch.syspath_prepend(str(HERE / "plugin"))
+    found: list[tuple[str, str]] = importlib.import_module("probe_component").EVENTS
+    found.clear()
+    return found
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    client = Client(timeout=10)
+    yield client
+    client.close()
+
+
+def probe(name: str, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "type": "probe"} | fields
+
+
+def deployment(*providers: dict[str, Any], **sections: Any) -> dict[str, Any]:
+    return {"libraries": [PROBE, YOKAN], "providers": list(providers)} | sections
+
+
+def database(name: str = "db", **fields: Any) -> dict[str, Any]:
+    return {"name": name, "type": "yokan", "config": {"database": {"type": "map"}}} | fields
+
+
+@contextmanager
+def serving(config: dict[str, Any], address: str | None = "na+sm") -> Iterator[Server]:
+    """Run a server in a thread of its own; a deployment that fails raises here."""
+    started: queue.Queue[Server | Exception] = queue.Queue()
+
+    def work() -> None:
+        try:
+            server = Server(parse(config), address)
+        except Exception as error:
+            started.put(error)
+        else:
+            started.put(server)
+            server.run()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    outcome = started.get(timeout=30)
+    try:
+        if isinstance(outcome, Exception):
+            raise outcome
+        yield outcome
+        outcome.finalize()
+    finally:
+        if isinstance(outcome, Server):
+            outcome.finalize()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def names(config: dict[str, Any]) -> list[str]:
+    return [provider["name"] for provider in config["providers"]]
+
+
+def fixture() -> tuple[str, dict[str, Any]]:
+    """What the original printed for a server: its address and its configuration."""
+    text = (HERE.parent / "data" / "bedrock" / "expanded-query.json").read_text()
+    ((address, config),) = json.loads(text).items()
+    return address, config
+
+
+def test_the_expanded_configuration_is_that_of_the_original(tmp_path: Path, client: Client) -> None:
+    _, expected = fixture()
+    expected["libraries"].remove("libmofka-bedrock-module.so")
+    expected["providers"] = [p for p in expected["providers"] if p["type"] != "mofka"]
+    expected["providers"][0]["config"] |= {"file": str(tmp_path / "mofka.json"), "bootstrap": "self"}
+    with serving(expected, "na+sm") as server:
+        config = server.config()
+        assert config["margo"].pop("plumber") == {"bucket_policy": "package", "nic_policy": "roundrobin"}
+        expected["margo"]["mercury"]["address"] = server.address
+        assert config == expected
+        assert list(config) == sorted(config)
+        token = importlib.import_module("mochi.flock.group_file").read(tmp_path / "mofka.json").token
+        client.set_token(server.address, token)
+        assert BedrockClient(client).config(server.address) == server.config()
+
+
+def test_a_saved_configuration_deploys_the_same_server_again() -> None:
+    address = f"na+sm://bedrock-test-{os.getpid()}"
+    pools = {"rpc_thread_count": 2, "argobots": {"pools": [{"name": "io"}]}}
+    config = deployment(
+        database(tags=["x"]),
+        probe("a", provider_id=7, dependencies={"pool": "io", "database": "db@local"}),
+        probe("b", dependencies={"peers": ["a", "probe:7"], "xstream": 1}),
+        margo=pools,
+        bedrock={"provider_id": 4},
+    )
+    with serving(config, address) as server:
+        saved = server.config()
+    assert saved["providers"][1]["dependencies"] == {"pool": "io", "database": f"yokan:0@{address}"}
+    assert saved["providers"][2]["dependencies"] == {"peers": ["a", "a"], "xstream": "__xstream_1__"}
+    with serving(saved, None) as server:
+        assert server.config() == saved
+    with serving(saved, "na+sm") as server:
+        again = json.dumps(server.config())
+        assert again.replace(server.address, address) == json.dumps(saved)
+
+
+def test_without_any_address_nothing_is_deployed() -> None:
+    with pytest.raises(ConfigError, match=r"margo\.mercury\.address: missing"):
+        Server(parse({}))
+
+
+def test_dependencies_reach_the_module_as_what_they_mean() -> None:
+    given = {
+        "pool": ["__rpc__"],
+        "xstream": "__primary__",
+        "peer": "probe:9",
+        "peers": "a@local",
+        "database": "db",
+    }
+    with serving(
+        deployment(database(), probe("a", provider_id=9), probe("b", dependencies=given), margo={})
+    ) as server:
+        component = importlib.import_module("probe_component")
+        running = server._running
+        dependent: Any = running["b"].provider
+        resolved = dependent.dependencies
+        assert isinstance(running["a"].provider, component.Probe)
+        assert resolved["pool"] is server.engine.pool("__primary__")
+        assert resolved["xstream"] == "__primary__"
+        assert resolved["peer"] is running["a"].provider
+        assert resolved["peers"] == [ProviderHandle(server.address, 9, "probe")]
+        assert resolved["database"] is running["db"].provider
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "where", "words"),
+    [
+        ({"pol": "x"}, "pol", ["unknown field", '"pool"']),
+        ({"pool": "__primry__"}, "pool", ['"__primary__"']),
+        ({"pool": 1}, "pool", ["0 to 0", "found 1"]),
+        ({"pool": ["__primary__", "__rpc__"]}, "pool", ["expected one pool", "array of 2"]),
+        ({"xstream": "x"}, "xstream", ["__primary__"]),
+        ({"peer": 9}, "peer", ["expected a provider of type probe", "the number 9"]),
+        ({"peer": "db"}, "peer", ["of type probe", "of type yokan"]),
+        ({"peer": "yokan:1"}, "peer", ["of type probe", "of type yokan"]),
+        ({"peer": "probe:1"}, "peer", ['no provider "probe:1"', '"probe:2"']),
+        ({"peer": "c"}, "peer", ['no provider "c" comes before', "db, a"]),
+        ({"peer": "db@local"}, "peer", ["of type probe", "of type yokan"]),
+        ({"peer": "aa@local"}, "peer", ['no provider "aa"', '"a"']),
+        ({"peer": "a@na+sm://nobody-listens-here"}, "peer", ["cannot be found", "nobody-listens-here"]),
+        ({"peer": "a@tpc://x"}, "peer", ["cannot be found", "'tpc'", "'tcp'"]),
+        ({}, "peer", ["missing", "needs a probe"]),
+    ],
+)
+def test_a_dependency_that_means_nothing_is_refused_at_its_field(
+    dependencies: dict[str, Any], where: str, words: list[str]
+) -> None:
+    config = deployment(
+        database(),
+        probe("a"),
+        probe("b", config={"needs_peer": True}, dependencies=dependencies),
+        probe("c"),
+        bedrock={"dependency_resolution_timeout": 0},
+    )
+    with pytest.raises(ConfigError) as caught, serving(config):
+        pass
+    assert caught.value.where == f"providers[2].dependencies.{where}"
+    assert all(word in caught.value.problem for word in words), caught.value.problem
+
+
+def test_providers_are_published_after_the_last_and_closed_in_reverse(events: list[tuple[str, str]]) -> None:
+    with serving(deployment(probe("a"), probe("b"))):
+        pass
+    steps = ["create a", "create b", "ready a", "ready b", "close b", "close a"]
+    assert [" ".join(event) for event in events] == steps
+
+
+def test_a_provider_that_closes_badly_does_not_keep_others_open(
+    events: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(deployment(probe("a"), probe("b", config={"fail": "close"}))):
+        pass
+    assert events[-2:] == [("close", "b"), ("close", "a")]
+    assert "provider b did not close cleanly" in caplog.text
+
+
+@pytest.mark.parametrize("step", ["create", "ready"])
+def test_a_deployment_that_fails_closes_what_it_started(step: str, events: list[tuple[str, str]]) -> None:
+    address = f"na+sm://bedrock-test-{os.getpid()}"
+    with (
+        pytest.raises(
+            DeploymentError, match=rf'providers\[1\]: provider "b" cannot start: RuntimeError: {step}'
+        ),
+        serving(deployment(probe("a"), probe("b", config={"fail": step})), address),
+    ):
+        pass
+    assert events[-1] == ("close", "a")
+    with serving({}, address):
+        pass
+
+
+@pytest.mark.parametrize("step", ["dependencies", "create", "ready"])
+def test_an_error_of_a_component_gets_the_path_of_its_provider(step: str) -> None:
+    with pytest.raises(ConfigError) as caught, serving(deployment(probe("a", config={"refuse": step}))):
+        pass
+    assert str(caught.value) == f"providers[0].config.refuse: found {step}; expected nothing"
+
+
+def test_an_unknown_library_is_a_warning_and_a_missing_type_an_error(
+    caplog: pytest.LogCaptureFixture, events: list[tuple[str, str]]
+) -> None:
+    unknown = "libyokn-bedrock-module.so"
+    libraries = [unknown, "libwarabi-bedrock-module.so", PROBE]
+    with serving({"libraries": libraries}) as server:
+        assert server.config()["libraries"] == libraries
+    warnings = [message for message in caplog.messages if message.startswith("libraries")]
+    assert warnings == [f'libraries: unknown library "{unknown}", did you mean "{YOKAN}"?; ignored']
+    with (
+        pytest.raises(ConfigError) as caught,
+        serving({"libraries": libraries, "providers": [probe("a"), database()]}),
+    ):
+        pass
+    assert caught.value.where == "providers[1].type"
+    assert f'add "{YOKAN}" to libraries' in caught.value.problem
+    assert events == []
+
+
+@pytest.mark.parametrize(
+    ("provider_type", "hint"),
+    [
+        ("prob", 'did you mean "probe"?'),
+        ("abt_io", '"libabt-io-bedrock-module.so"'),
+        ("zz", "no known library"),
+    ],
+)
+def test_a_type_that_nobody_brings_is_refused_with_a_hint(provider_type: str, hint: str) -> None:
+    with (
+        pytest.raises(ConfigError) as caught,
+        serving({"libraries": [PROBE], "providers": [probe("a") | {"type": provider_type}]}),
+    ):
+        pass
+    assert hint in caught.value.problem
+
+
+def test_a_library_that_cannot_be_imported_stops_the_deployment() -> None:
+    with (
+        pytest.raises(ModuleError, match=r'"libbroken-bedrock-module.so" cannot be loaded: AttributeError'),
+        serving({"libraries": ["libbroken-bedrock-module.so"]}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("margo", [{}, {"use_progress_thread": True, "rpc_thread_count": 2}])
+def test_providers_start_and_stop_while_the_server_runs(
+    margo: dict[str, Any], client: Client, events: list[tuple[str, str]]
+) -> None:
+    bedrock = BedrockClient(client)
+    with serving({"margo": margo}) as server:
+        address = server.address
+        with pytest.raises(Fault, match=PROBE) as caught:
+            bedrock.start_provider(address, probe("a"))
+        assert caught.value.code == "config"
+        bedrock.load_module(address, PROBE)
+        assert bedrock.config(address)["libraries"] == [PROBE]
+        assert bedrock.start_provider(address, probe("a")) == 1
+        assert bedrock.start_provider(address, probe("b", dependencies={"peer": "a"})) == 2
+        assert events[-2:] == [("create", "b"), ("ready", "b")]
+        assert client.call(address, "probe_ping", Ping(), str, provider_id=2) == "b"
+        assert bedrock.lookup(address, "probe:2") == bedrock.lookup(address, "b")
+        with pytest.raises(Fault, match='"a" is needed by b'):
+            bedrock.stop_provider(address, "a")
+        bedrock.stop_provider(address, "b")
+        assert names(bedrock.config(address)) == ["a"]
+        with pytest.raises(Fault, match="no provider 2"):
+            client.call(address, "probe_ping", Ping(), str, provider_id=2)
+        with pytest.raises(Fault, match='no provider is named "b"'):
+            bedrock.stop_provider(address, "b")
+        with pytest.raises(Fault) as caught:
+            bedrock.lookup(address, "b")
+        assert caught.value.code == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (probe("b", config={"fail": "create"}), 'provider "b" cannot start: RuntimeError: create failed'),
+        (probe("b", config={"fail": "ready"}), 'provider "b" cannot start: RuntimeError: ready failed'),
+        (probe("b", config={"refuse": "create"}), "provider.config.refuse: found create"),
+        (probe("b", provider_id=1), "provider.provider_id: 1 is the id of a"),
+        (probe("b", provider_id=0), "bedrock itself"),
+        (probe("a"), 'provider.name: "a" is the name'),
+        (probe("b", confg={}), "provider.confg: unknown field"),
+        (probe("b", dependencies={"peer": "c"}), "provider.dependencies.peer: no provider"),
+    ],
+)
+def test_a_failed_start_at_run_time_is_a_fault_and_leaves_nothing(
+    spec: dict[str, Any], words: str, client: Client, events: list[tuple[str, str]]
+) -> None:
+    bedrock = BedrockClient(client)
+    with serving(deployment(probe("a"))) as server:
+        before = bedrock.config(server.address)
+        with pytest.raises(Fault) as caught:
+            bedrock.start_provider(server.address, spec)
+        assert caught.value.code == "config"
+        assert words in caught.value.message
+        assert bedrock.config(server.address) == before
+        with pytest.raises(Fault, match="no provider 2"):
+            client.call(server.address, "probe_ping", Ping(), str, provider_id=2)
+        assert bedrock.start_provider(server.address, probe("b")) == 2
+
+
+def test_a_handle_of_another_server_is_checked_there(client: Client) -> None:
+    with serving(deployment(probe("far"), database())) as other:
+        where = other.address
+        near = deployment(probe("a", dependencies={"peer": f"far@{where}", "database": f"yokan:2@{where}"}))
+        with serving(near) as server:
+            shown = server.config()["providers"][0]["dependencies"]
+            assert shown == {"peer": f"probe:1@{where}", "database": f"yokan:2@{where}"}
+            spec = probe("b", dependencies={"peer": f"db@{where}"})
+            with pytest.raises(Fault, match=r"expected a provider of type probe; found .* of type yokan"):
+                BedrockClient(client).start_provider(server.address, spec)
+            with pytest.raises(BedrockError, match='"b"'):
+                server.stop_provider("b")
+
+
+def test_a_deployment_waits_for_a_provider_of_another_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(deployment()) as other:
+        waiting = threading.Event()
+        found = other.lookup_provider
+
+        def look_up(spec: str) -> ProviderHandle | None:
+            waiting.set()
+            return found(spec)
+
+        monkeypatch.setattr(other, "lookup_provider", look_up)
+        late = threading.Thread(target=lambda: waiting.wait(10) and other.start_provider(probe("far")))
+        late.start()
+        config = deployment(probe("a", dependencies={"peer": f"far@{other.address}"}))
+        with serving(config) as server:
+            assert server.config()["providers"][0]["dependencies"] == {"peer": f"probe:1@{other.address}"}
+        late.join()
+
+
+def test_an_address_of_no_known_form_is_not_waited_for(client: Client) -> None:
+    with pytest.raises(AddressError, match="tpc"):
+        BedrockClient(client).lookup("tpc://x", "a", timeout=600)
+
+
+def test_shutdown_answers_and_frees_the_address(client: Client) -> None:
+    with serving({"bedrock": {"provider_id": 3}}) as server:
+        address = server.address
+        assert BedrockClient(client, provider_id=3).config(address)["bedrock"]["provider_id"] == 3
+        BedrockClient(client).shutdown(address)
+    with pytest.raises(AddressError):
+        BedrockClient(Client()).config(address)

@@ -1,0 +1,213 @@
+"""Failing calls at every place, and power cuts with every outcome."""
+
+import contextlib
+import errno
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+from chunk_events import Event, batch_of, events_of, numbered
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recording_files import RecordingFiles
+
+from mochi.mofka.chunks import ChunkConfig, ChunkStore, PartitionPoisoned, StorageError
+
+SIZES = [(2, 1), (3,), (4, 4), (1,), (6, 2, 2), (1,)]
+"""Batches of each commit; with five events a chunk, some of the commits begin one or two chunks."""
+
+EVENTS_BEFORE_CHUNK = [0, 3, 6, 10, 15, 21]
+"""How the commits fall into chunks."""
+
+
+def commits() -> list[list[list[Event]]]:
+    first = itertools.count()
+    return [[numbered(next(first) * 100, size) for size in sizes] for sizes in SIZES]
+
+
+def run(store: ChunkStore) -> tuple[list[Event], StorageError | None]:
+    """Append all commits up to the first that fails; give the events acknowledged, and the failure."""
+    acknowledged: list[Event] = []
+    for batches in commits():
+        try:
+            firsts = store.append([batch_of(batch) for batch in batches])
+        except StorageError as error:
+            return acknowledged, error
+        for first, batch in zip(firsts, batches, strict=True):
+            assert first == len(acknowledged)
+            acknowledged += batch
+    return acknowledged, None
+
+
+ATTEMPTED = [event for batches in commits() for batch in batches for event in batch]
+
+
+def calls_of_a_run(directory: Path, sync: bool) -> tuple[int, int]:
+    """Count the changing calls of opening, and of opening and all commits."""
+    files = RecordingFiles()
+    store = ChunkStore.open(directory, ChunkConfig(max_events_per_chunk=5, sync=sync), files)
+    opening = len(files.calls)
+    assert run(store) == (ATTEMPTED, None)
+    everything = len(files.calls)
+    store.close()
+    return opening, everything
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_failure_at_any_call_ends_writing_and_uses_no_id(tmp_path: Path, sync: bool) -> None:
+    opening, everything = calls_of_a_run(tmp_path / "whole", sync)
+    assert everything - opening > 40
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for failing in range(opening, everything):
+        directory = tmp_path / str(failing)
+        files = RecordingFiles(fail_at=failing)
+        with ChunkStore.open(directory, ChunkConfig(max_events_per_chunk=5, sync=sync), files) as store:
+            acknowledged, error = run(store)
+            assert error is not None
+            assert (error.operation, error.errno) == (files.calls[failing][0], errno.EIO)
+            assert Path(error.path).name == files.calls[failing][1]
+            assert store.error is error
+            assert store.event_count == len(acknowledged)
+            with pytest.raises(PartitionPoisoned, match=r"takes no more events: cannot .* made to fail"):
+                store.append([batch_of(numbered(0, 1))])
+            with pytest.raises(PartitionPoisoned):
+                store.sync()
+            assert len(files.calls) == failing + 1
+            assert events_of(store) == acknowledged
+        assert len(files.calls) == failing + 1
+        with ChunkStore.open(directory) as store:
+            recovered = events_of(store)
+        assert recovered[: len(acknowledged)] == acknowledged
+        assert recovered == ATTEMPTED[: len(recovered)]
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_failure_while_opening_leaves_nothing_open_or_locked(tmp_path: Path) -> None:
+    opening, _ = calls_of_a_run(tmp_path / "whole", sync=True)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for failing in range(opening):
+        directory = tmp_path / str(failing)
+        with pytest.raises(StorageError, match="made to fail"):
+            ChunkStore.open(directory, files=RecordingFiles(fail_at=failing))
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        with ChunkStore.open(directory) as store:
+            assert store.append([batch_of(numbered(0, 1))]) == [0]
+
+
+def test_a_failing_sync_on_demand_or_at_the_end_is_not_hidden(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    store = ChunkStore.open(tmp_path, ChunkConfig(sync=False), files)
+    store.append([batch_of(numbered(0, 1))])
+    files.fail_at = len(files.calls)
+    with pytest.raises(StorageError, match=r"cannot sync .*chunk-000000.meta"):
+        store.close()
+    store = ChunkStore.open(tmp_path, ChunkConfig(sync=False), files)
+    files.fail_at = len(files.calls) + 2
+    with pytest.raises(StorageError, match=r"cannot sync .*chunk-000000.desc"):
+        store.sync()
+    with pytest.raises(PartitionPoisoned):
+        store.append([batch_of(numbered(0, 1))])
+    store.close()
+
+
+def power_cut(files: RecordingFiles, base: Path, data: st.DataObject) -> None:
+    """Leave in `base / "after"` one of the possible outcomes of a power cut for `base / "p"`."""
+    files.power_cut(
+        base / "p",
+        base / "after",
+        lambda: data.draw(st.booleans()),
+        lambda size: data.draw(st.integers(0, size)),
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), call=st.integers(0, 100))
+def test_acknowledged_events_survive_a_power_cut_at_any_call(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, call: int
+) -> None:
+    base = tmp_path_factory.mktemp("power")
+    files = RecordingFiles(fail_at=call)
+    acknowledged: list[Event] = []
+    with contextlib.suppress(StorageError):
+        acknowledged, _ = run(ChunkStore.open(base / "p", ChunkConfig(max_events_per_chunk=5), files))
+    power_cut(files, base, data)
+    with ChunkStore.open(base / "after", ChunkConfig(max_events_per_chunk=5)) as recovered:
+        found = events_of(recovered)
+        assert found[: len(acknowledged)] == acknowledged
+        assert found == ATTEMPTED[: len(found)]
+        recovered.append([batch_of(numbered(7, 3))])
+    with ChunkStore.open(base / "after") as reopened:
+        assert events_of(reopened) == found + numbered(7, 3)
+        assert reopened.quarantined == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), call=st.integers(0, 100))
+def test_without_sync_a_power_cut_leaves_all_chunks_but_the_last(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, call: int
+) -> None:
+    base = tmp_path_factory.mktemp("power")
+    files = RecordingFiles(fail_at=call)
+    with contextlib.suppress(StorageError):
+        run(ChunkStore.open(base / "p", ChunkConfig(max_events_per_chunk=5, sync=False), files))
+    begun = [name for operation, name in files.calls if operation == "open" and name.endswith(".meta")]
+    power_cut(files, base, data)
+    sealed = EVENTS_BEFORE_CHUNK[max(0, len(begun) - 1)]
+    with ChunkStore.open(base / "after") as recovered:
+        assert events_of(recovered)[:sealed] == ATTEMPTED[:sealed]
+        assert recovered.event_count <= len(ATTEMPTED)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), call=st.integers(0, 40))
+def test_a_power_cut_during_or_after_recovery_brings_back_no_ghost_and_destroys_nothing(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, call: int
+) -> None:
+    base = tmp_path_factory.mktemp("power")
+    with ChunkStore.open(base / "p") as store:
+        store.append([batch_of(numbered(0, 3))])
+    os.truncate(base / "p" / "chunk-000000.data", 35)
+    files = RecordingFiles(fail_at=call)
+    appended = numbered(1, 4, size=30)
+    with contextlib.suppress(StorageError):
+        store = ChunkStore.open(base / "p", files=files)
+        for event in appended:
+            store.append([batch_of([event])])
+    power_cut(files, base, data)
+    with ChunkStore.open(base / "after") as recovered:
+        found = events_of(recovered)
+    assert found == [*numbered(0, 1), *appended][: len(found)]
+    kept = [path.read_bytes() for path in (base / "after").iterdir()]
+    assert any(b"m1m2" in content for content in kept)
+
+
+def test_commits_sync_each_touched_file_once_and_the_index_last(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    with ChunkStore.open(tmp_path, ChunkConfig(), files) as store:
+        before = len(files.calls)
+        store.append([batch_of(numbered(0, 3)), batch_of(numbered(3, 3)), batch_of([(b"m", b"")])])
+        calls = files.calls[before:]
+        assert calls[:3] == [("write", f"chunk-000000.{kind}") for kind in ("meta", "data", "desc")]
+        assert sorted(calls[3:6]) == [("sync", f"chunk-000000.{kind}") for kind in ("data", "desc", "meta")]
+        assert calls[6:] == [("write", "chunk-000000.idx"), ("sync", "chunk-000000.idx")]
+        before = len(files.calls)
+        store.append([batch_of([(b"m", b"")])])
+        assert len(files.calls) - before == 6
+        assert not any(name.endswith(".data") for _, name in files.calls[before:])
+
+
+def test_without_sync_nothing_is_synced_before_the_chunk_is_full(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    with ChunkStore.open(tmp_path, ChunkConfig(sync=False, max_events_per_chunk=6), files) as store:
+        before = len(files.calls)
+        store.append([batch_of(numbered(0, 3))])
+        store.append([batch_of(numbered(3, 3))])
+        assert {operation for operation, _ in files.calls[before:]} == {"write"}
+        store.append([batch_of(numbered(6, 1))])
+        synced = [name for operation, name in files.calls[before:] if operation == "sync"]
+        assert sorted(synced) == sorted(
+            [*(f"chunk-000000.{k}" for k in ("data", "desc", "idx", "meta")), tmp_path.name]
+        )
+        store.sync()
+        assert sum(operation == "sync" for operation, _ in files.calls[before:]) == len(synced) + 4

@@ -1,0 +1,55 @@
+"""A driver that keeps descriptions of topics in a file, for the tests of diaspora-ctl."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diaspora_stream.driver import Driver
+from diaspora_stream.errors import ConfigError, TopicExists
+from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.plugins import Component
+from diaspora_stream.serializer import Serializer
+from diaspora_stream.validator import Validator
+
+
+def _description(component: Component | None) -> dict[str, Any] | None:
+    return component and component.to_metadata()
+
+
+class Topics(Driver):
+    """Options: `file`, and `note`, which is stored with each topic."""
+
+    def _open(self, options: Any) -> None:
+        if "file" not in options:
+            raise ConfigError("driver.file", "missing")
+        self._file = Path(options["file"])
+        self._note = options.get("note")
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        options: Mapping[str, Any] = {},
+        validator: Validator | None = None,
+        partition_selector: PartitionSelector | None = None,
+        serializer: Serializer | None = None,
+    ) -> None:
+        topics = self.list_topics()
+        if name in topics:
+            raise TopicExists(name)
+        topics[name] = {
+            "options": options,
+            "note": self._note,
+            "validator": _description(validator),
+            "partition_selector": _description(partition_selector),
+            "serializer": _description(serializer),
+        }
+        self._file.write_text(json.dumps(topics))
+
+    def list_topics(self) -> dict[str, dict[str, Any]]:
+        topics: dict[str, dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        return topics
+
+    def close(self) -> None:
+        """Nothing is open."""
