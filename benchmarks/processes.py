@@ -126,7 +126,7 @@ def server(address: str, directory: Path) -> Iterator[Server]:
 class Worker:
     """A process that runs ``function(checkpoint, *args)``, held at every checkpoint until told to advance.
 
-    Entering the context waits for the first checkpoint; leaving it lets the function run to its end.
+    Entering the context waits for the first checkpoint; leaving it ends the function at the one where it is held.
     """
 
     def __init__(self, function: Callable[..., None], *args: Any) -> None:
@@ -152,7 +152,7 @@ class Worker:
         Raises
         ------
         BrokenRun
-            If the process fails (its traceback is on stderr) or takes longer than `STEP_TIMEOUT`.
+            If the function raises (its traceback is on stderr), or takes longer than `STEP_TIMEOUT`.
         """
         self._pipe.send(None)
         return self._receive()
@@ -161,14 +161,16 @@ class Worker:
         if not self._pipe.poll(STEP_TIMEOUT):
             raise BrokenRun(f"{self._name}: nothing after {STEP_TIMEOUT:.0f} s")
         try:
-            return self._pipe.recv()
+            value = self._pipe.recv()
         except EOFError:
             self._process.join()
-            raise BrokenRun(f"{self._name}: failed with status {self._process.exitcode}") from None
+            raise BrokenRun(f"{self._name}: ended with status {self._process.exitcode}") from None
+        if isinstance(value, BrokenRun):
+            raise value
+        return value
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._pipe.send(None)
+        self._pipe.close()
         self._process.join(STEP_TIMEOUT if error[0] is None else 0)
         if self._process.is_alive():
             self._process.kill()
@@ -178,6 +180,13 @@ class Worker:
 def _work(pipe: Connection, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     def checkpoint(value: Any) -> None:
         pipe.send(value)
-        pipe.recv()
+        try:
+            pipe.recv()
+        except EOFError:
+            sys.exit()
 
-    function(checkpoint, *args)
+    try:
+        function(checkpoint, *args)
+    except Exception as error:
+        pipe.send(BrokenRun(f"{function.__name__}: {type(error).__name__}: {error}"))
+        raise

@@ -9,6 +9,7 @@ Repetitions are interleaved, so that a slow minute of the machine touches all ca
 
 import argparse
 import fnmatch
+import signal
 import sys
 import tempfile
 import time
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from diaspora_stream.api import Driver
 
 from benchmarks.events import Events, size_name
 from benchmarks.limits import Measures, measure, percentiles
 from benchmarks.processes import Server, Usage, Worker, server, usage
 from benchmarks.report import Column, Report, Spread, environment, spreads, table
 from benchmarks.workers import Load, consume, idle, produce
+from diaspora_stream.api import Driver
 
 TRANSPORTS = ("na+sm", "tcp")
 PARTITIONS = ("memory", "default", "default-sync")
@@ -114,22 +115,26 @@ class Case(msgspec.Struct, frozen=True):
         return produced | percentiles(laps) | iterated | pulled
 
     def ratios(self, row: dict[str, Spread], limits: dict[str, dict[str, Spread]]) -> Measures:
-        """Medians of the case to the slowest limits on its path: encoding, a bare socket, files."""
+        """Medians of the case to the slowest limit on its path: JSON, a bare socket, new memory or files."""
         size = size_name(self.data_size)
         family = "unix" if self.transport == "na+sm" else "tcp"
-        stored = {"memory": [], "default": [f"append/{size}"], "default-sync": [f"append-sync/{size}"]}
-        on_the_way = [f"transfer/{family}/{size}"]
 
-        def slowest(names: list[str]) -> float:
-            return min(limits[name]["events_per_s"].median for name in names)
+        def rate(name: str) -> float:
+            return limits[name]["events_per_s"].median
 
+        transfer = rate(f"transfer/{family}/{size}")
+        store = {
+            "memory": limits["copy/new"]["mb_per_s"].median * 1e6 / Events(self.data_size).size,
+            "default": rate(f"append/{size}"),
+            "default-sync": rate(f"append-sync/{size}"),
+        }
         round_trip = limits[f"echo-event/{family}/{size}"]["p50_us"].median
         if self.partition == "default-sync":
             round_trip += limits[f"append-sync-event/{size}"]["p50_us"].median
-        produced = slowest(["encode", *on_the_way, *stored[self.partition]])
         return {
-            "produced_ratio": row["produced_per_s"].median / produced,
-            "iterated_ratio": row["iterated_per_s"].median / slowest(["decode", *on_the_way]),
+            "produced_ratio": row["produced_per_s"].median
+            / min(rate("encode"), transfer, store[self.partition]),
+            "iterated_ratio": row["iterated_per_s"].median / min(rate("decode"), transfer),
             "latency_ratio": row["p50_us"].median / round_trip,
         }
 
@@ -263,8 +268,9 @@ def markdown(report: Report) -> Iterator[str]:
     yield "Medians (lowest - highest). Ratios are to the slowest limit on the path, of the same run.\n"
     for columns in (RATES, COSTS, IDLE, GROWTH):
         yield table(report.rows, columns)
-    yield "What the machine can do at most:\n"
-    yield table(report.limits, LIMITS)
+    if report.limits:
+        yield "What the machine can do at most:\n"
+        yield table(report.limits, LIMITS)
     yield "".join(f"- **failed**: {name}: {problem}\n" for name, problem in report.failures.items())
 
 
@@ -282,6 +288,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("build/benchmark.json"), help="JSON file")
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     selected = rows(options.quick, options.only)
     if not selected:

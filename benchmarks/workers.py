@@ -11,10 +11,10 @@ from itertools import cycle, islice
 from typing import Any
 
 import msgspec
-from diaspora_stream.api import AdaptiveBatchSize, Consumer, Driver, Event, TopicHandle
 
 from benchmarks.events import CYCLE, Events, Pair
 from benchmarks.processes import BrokenRun, Checkpoint
+from diaspora_stream.api import AdaptiveBatchSize, Consumer, Driver, Event, TopicHandle
 
 SAMPLE = 61
 TIMEOUT_MS = 60_000

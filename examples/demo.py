@@ -72,12 +72,19 @@ class DemoFailed(Exception):
 
 
 @contextlib.contextmanager
-def started(*command: str, directory: Path, stdout: int | None = None) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *command: str, directory: Path, stdout: int | None = None, stderr: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A command of this environment in `directory`, and in a session of its own: Ctrl-C is for the demo."""
     print("$", shlex.join(command), flush=True)
     program = Path(sys.executable).with_name(command[0])
     with subprocess.Popen(
-        [program, *command[1:]], cwd=directory, stdout=stdout, text=True, start_new_session=True
+        [program, *command[1:]],
+        cwd=directory,
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield process
@@ -97,9 +104,9 @@ def run(*command: str, directory: Path) -> None:
 
 def finish(process: subprocess.Popen[str], name: str) -> str:
     """Wait for a process, which must succeed; what it printed, if that was asked for."""
-    output, _ = process.communicate(timeout=TIMEOUT)
+    output, errors = process.communicate(timeout=TIMEOUT)
     if process.returncode != 0:
-        raise DemoFailed(f"{name} ended with status {process.returncode}")
+        raise DemoFailed(f"{name} ended with status {process.returncode}. {errors or ''}")
     return output or ""
 
 
@@ -124,7 +131,9 @@ def demo(directory: Path) -> None:
         produce = (*ingest, "--glob", "*.py", "--exclude", "site-packages", library)
         with (
             started(*ingest, "--consume", directory=directory) as consumer,
-            started(*produce, directory=directory, stdout=subprocess.PIPE) as producer,
+            started(
+                *produce, directory=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as producer,
         ):
             sent = finish(producer, "the producer")
             finish(consumer, "the consumer")

@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from diaspora_stream.api import Consumer, Driver, Producer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from diaspora_stream.api import Consumer, Driver, Producer
 
 PATIENCE_MS = 30_000
 

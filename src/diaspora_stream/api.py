@@ -8,8 +8,8 @@ from diaspora_stream.consumer import (
     FutureEvent,
     StopEventProcessor,
 )
-from diaspora_stream.consumer import byte_array_allocator as ByteArrayAllocator  # noqa: N812
-from diaspora_stream.consumer import full_data_selector as FullDataSelector  # noqa: N812
+from diaspora_stream.consumer import byte_array_allocator as ByteArrayAllocator
+from diaspora_stream.consumer import full_data_selector as FullDataSelector
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.driver import Driver
 from diaspora_stream.errors import DiasporaError as ClientException
@@ -20,7 +20,7 @@ from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.producer import Producer
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE as AdaptiveBatchSize  # noqa: N812
+from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE as AdaptiveBatchSize
 from diaspora_stream.topic import Ordering, TopicHandle
 from diaspora_stream.validator import Validator
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future as PoolFuture
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from diaspora_stream.data_descriptor import DataDescriptor
@@ -105,7 +106,7 @@ class Consumer:
                 event = self.pull().wait(timeout_ms)
                 if event is not None and event.event_id is None:
                     return
-                running.append(pool.submit(lambda event=event: processor(event)))
+                running.append(pool.submit(partial(processor, event)))
                 if len(running) > 2 * pool.thread_count:
                     running.pop(0).result()
         except StopEventProcessor:

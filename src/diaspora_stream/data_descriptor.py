@@ -250,18 +250,20 @@ class DataDescriptor:
             base = outer[0][0]
             if isinstance(view, _Stride):
                 return self._with(view._replace(offset=base + view.offset))
-            return self._with(tuple((base + offset, size) for offset, size in view))
+            return self._with(tuple([(base + offset, size) for offset, size in view]))
         inner = view.segments() if isinstance(view, _Stride) else view
         return self._with(_merged(_compose(self.flatten() or [(0, 0)], inner)))
 
     def _with(self, selection: _Selection) -> "DataDescriptor":
         """Return a descriptor of the same data with this selection of it."""
-        result = DataDescriptor(self._location, self._base_size)
+        result = DataDescriptor.__new__(DataDescriptor)
+        result._location = self._location
+        result._base_size = self._base_size
         result._selection = selection
         if isinstance(selection, _Stride):
             result._size = selection.num_blocks * selection.block_size
         else:
-            result._size = sum(size for _, size in selection)
+            result._size = sum([size for _, size in selection])
         return result
 
     def serialize(self) -> bytes:

@@ -38,7 +38,9 @@ class Driver:
             raise TypeError(
                 "Driver() needs the name of a backend, such as Driver(backend='mofka', options={...})"
             )
-        return super().__new__(load_driver(backend))
+        found: Any = load_driver(backend)
+        made: Self = super().__new__(found)
+        return made
 
     def __init__(self, *, backend: str = "", options: Any = None, **own_options: Any) -> None:
         self._open(own_options if options is None else options)

@@ -84,7 +84,7 @@ class InvalidMetadata(DiasporaError):
     Attributes
     ----------
     problem : str
-        One line, or one line for each violation.
+        What is wrong, in one line.
     violations : tuple of Violation
         Empty unless a validator found out more than that the metadata does not match.
     """

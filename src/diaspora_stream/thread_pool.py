@@ -51,10 +51,14 @@ class ThreadPool:
         Exception
             The pool is closed. What `work` raises is raised by the future only.
         """
-        if self._closed:
-            raise DiasporaError("the thread pool is closed")
-        if self._thread_count:
-            return self._started().submit(work)
+        with self._lock:
+            if self._closed:
+                raise DiasporaError("the thread pool is closed")
+            if self._thread_count and self._executor is None:
+                self._executor = ThreadPoolExecutor(self._thread_count, thread_name_prefix="diaspora")
+            executor = self._executor
+        if executor is not None:
+            return executor.submit(work)
         future: Future[T] = Future()
         try:
             future.set_result(work())
@@ -62,16 +66,10 @@ class ThreadPool:
             future.set_exception(error)
         return future
 
-    def _started(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(self._thread_count, thread_name_prefix="diaspora")
-            return self._executor
-
     def close(self) -> None:
         """Refuse further work, and return when all submitted is done; not from the pool's own threads."""
-        self._closed = True
         with self._lock:
+            self._closed = True
             executor = self._executor
         if executor is not None:
             executor.shutdown()

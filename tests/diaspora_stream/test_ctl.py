@@ -166,12 +166,13 @@ def test_what_goes_wrong_is_said_on_standard_error_and_exits_with_1(
     assert json.loads(file.read_text()) == {"old": {}}
 
 
-def test_an_unbalanced_quote_in_the_preset_is_named(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("preset", ["--driver 'x", "--topic.a 1", "--driver"])
+def test_a_preset_that_is_not_understood_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], preset: str
 ) -> None:
-    monkeypatch.setenv(DRIVER_OPTIONS, "--driver 'x")
+    monkeypatch.setenv(DRIVER_OPTIONS, preset)
     assert main(["topic", "list"]) == 1
-    assert DRIVER_OPTIONS in capsys.readouterr().err
+    assert f"{DRIVER_OPTIONS}: " in capsys.readouterr().err
 
 
 def test_help_and_version_are_results(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,11 @@ def test_merging_follows_the_examples_of_the_rfc(target: Any, patch: Any, result
     assert json.dumps(target) == before
 
 
-@given(st.recursive(st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner, max_size=3), max_leaves=6
+    )
+)
 def test_merging_a_value_twice_is_merging_it_once(patch: Any) -> None:
     assert merge(merge({"a": 1}, patch), patch) == merge({"a": 1}, patch)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diaspora_stream.errors import ConfigError, InvalidMetadata, UnknownName
-from diaspora_stream.plugins import load, load_driver
+from diaspora_stream.plugins import load_driver
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import DefaultValidator, Validator
 
@@ -48,7 +48,7 @@ def test_an_entry_point_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: limits\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[diaspora_stream.validators]\nlimit = plugin_example:Limit\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert load("validator", "limit", Validator).__name__ == "Limit"
+    assert type(Validator.from_metadata(type="limit", most=1)).__name__ == "Limit"
     with pytest.raises(UnknownName, match="did you mean 'limit'"):
         Validator.from_metadata(type="limits")
 

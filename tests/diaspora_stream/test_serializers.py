@@ -18,7 +18,13 @@ def test_bytes_are_the_golden_ones(serializer: Serializer) -> None:
         assert serializer.deserialize(buffer) == {"x": 1}
 
 
-@given(st.recursive(st.none() | st.integers(-9, 9) | st.text("aé\n"), lambda inner: st.lists(inner)))
+@given(
+    st.recursive(
+        st.none() | st.integers(-9, 9) | st.text("aé\n"),
+        lambda inner: st.lists(inner, max_size=3),
+        max_leaves=6,
+    )
+)
 def test_metadata_comes_back(value: Any) -> None:
     serializer = DefaultSerializer()
     assert serializer.deserialize(serializer.serialize(value)) == value

@@ -14,7 +14,7 @@ from diaspora_stream.validator import Validator
 
 
 def _description(component: Component | None) -> dict[str, Any] | None:
-    return component and component.to_metadata()
+    return None if component is None else component.to_metadata()
 
 
 class Topics(Driver):

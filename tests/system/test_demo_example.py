@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from diaspora_stream.api import Driver, TopicHandle
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -71,10 +71,10 @@ def _start_logging(level: str) -> None:
 
 def _arguments(syntax: Syntax, given: Sequence[str]) -> Arguments:
     try:
-        preset = shlex.split(os.environ.get(DRIVER_OPTIONS, ""))
-    except ValueError as error:
+        preset = parse(syntax, shlex.split(os.environ.get(DRIVER_OPTIONS, "")))
+    except (ValueError, UsageError) as error:
         raise UsageError(f"{DRIVER_OPTIONS}: {error}") from None
-    return overlay(parse(syntax, preset), parse(syntax, given))
+    return overlay(preset, parse(syntax, given))
 
 
 def _run(name: str, command: _Command, given: Sequence[str]) -> int:

@@ -131,7 +131,8 @@ class File:
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Write all of `buffers`, one after the other, from byte `offset` on, without joining them."""
-        pending = deque(view.cast("B") for view in map(memoryview, buffers) if view.nbytes)
+        views = [memoryview(buffer) for buffer in buffers]
+        pending = deque(view.cast("B") for view in views if view.nbytes)
         left = sum(map(len, pending))
         with self._files.operation("write", self.path, offset, left):
             while left and not self._files.config.null_io_write:

@@ -70,6 +70,7 @@ class Server:
         self._changing = threading.RLock()
         self._client = Client()
         self.engine = Engine(address, config.margo)
+        self.engine.on_finalize.append(self._close)
         try:
             self._deploy()
         except BaseException:

@@ -13,6 +13,7 @@ from mochi.margo.errors import AddressError
 
 _SM = ("na+sm", "sm")
 _TCP = ("ofi+tcp", "tcp", "ofi+tcp;ofi_rxm")
+_MAX_NAME = 100
 
 
 class SmAddress(msgspec.Struct, frozen=True):
@@ -54,12 +55,16 @@ def parse(text: str) -> Address:
     """
     name, _, rest = text.partition("://")
     if name in _SM:
-        if "/" in rest or "\0" in rest or len(rest) > 80:
-            raise AddressError(f"address {text!r}: a shared-memory name has at most 80 characters and no '/'")
+        if "/" in rest or "\0" in rest or len(rest.encode(errors="surrogateescape")) > _MAX_NAME:
+            raise AddressError(
+                f"address {text!r}: a shared-memory name has at most {_MAX_NAME} bytes and no '/'"
+            )
         return SmAddress(rest)
     if name in _TCP:
         return _parse_tcp(text, rest)
     near = difflib.get_close_matches(name, (*_SM, *_TCP), 1)
+    if name == text and text.rpartition(":")[2].isdigit():
+        near = [f"ofi+tcp://{text}"]
     hint = f", did you mean {near[0]!r}?" if near else ""
     raise AddressError(f"address {text!r}: protocol {name!r} is not one of na+sm, sm, ofi+tcp, tcp{hint}")
 
@@ -73,6 +78,10 @@ def _parse_tcp(text: str, rest: str) -> TcpAddress:
         port = port[1:]
     else:
         host, _, port = host_port.partition(":")
-    if port and not (port.isascii() and port.isdigit() and int(port) < 65536):
+    if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
         raise AddressError(f"address {text!r}: port {port!r} is not a number from 0 to 65535")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise AddressError(f"address {text!r}: {host!r} is not the name of a host") from error
     return TcpAddress(host, int(port or 0))

@@ -1,13 +1,14 @@
 """Bulk buffers: tiered pools of reusable memory, private or shared with another process.
 
-A buffer to share is a memfd, sealed against resizing so that nobody can take pages away from under a mapping. Pages are taken on first touch only: a buffer of 64 MiB that has held 1 MiB costs 1 MiB. A tier hands out the
-buffer returned last, which is the warm one.
+A buffer to share is a memfd, sealed against resizing so that nobody can take pages away from under a mapping. Pages
+are taken on first touch only: a buffer of 64 MiB that has held 1 MiB costs 1 MiB. A tier hands out the buffer returned
+last, which is the warm one.
 """
 
+import errno
 import fcntl
 import mmap
 import os
-import threading
 import weakref
 
 import msgspec
@@ -65,9 +66,10 @@ def map_lent(fd: int) -> memoryview:
         It is not a memfd sealed against resizing, so that reading it could kill this process.
     """
     try:
-        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise OSError("a buffer that is not sealed against resizing was lent")
-        return memoryview(mmap.mmap(fd, os.fstat(fd).st_size))
+        size = os.fstat(fd).st_size
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS or not size:
+            raise OSError(errno.EPERM, "a buffer that is empty, or not sealed against resizing, was lent")
+        return memoryview(mmap.mmap(fd, size))
     finally:
         os.close(fd)
 
@@ -77,23 +79,27 @@ class BufferPool:
 
     A request goes to the smallest free buffer that holds it; where none is free, a buffer is added to the smallest
     tier that holds it. A request larger than every tier gets a buffer of its own, which is dropped on its return.
-    Thread-safe. `acquire` costs about a microsecond when a buffer is free, a mapping otherwise; it never blocks.
+    Thread-safe without a lock, by single operations on lists: a lease may come back while the garbage collector runs
+    in the middle of `acquire`, and a child may be forked at any time. `acquire` costs about a microsecond when a buffer
+    is free, a mapping otherwise; it never blocks.
     """
 
     def __init__(self, config: BufferPoolConfig, *, shareable: bool = False) -> None:
         self.config = config
         self._shareable = shareable
-        self._lock = threading.Lock()
         sizes = [int(config.first_size * config.size_multiple**tier) for tier in range(config.num_tiers)]
-        self._free = {size: [BulkBuffer(size, shareable) for _ in range(config.num_buffers)] for size in sizes}
+        self._free = {
+            size: [BulkBuffer(size, shareable) for _ in range(config.num_buffers)] for size in sizes
+        }
 
     def acquire(self, size: int) -> BulkBuffer:
         """Return a buffer of at least `size` bytes, whose content is arbitrary."""
         fitting = [tier for tier in self._free if tier >= size]
-        with self._lock:
-            for tier in fitting:
-                if self._free[tier]:
-                    return self._free[tier].pop()
+        for tier in fitting:
+            try:
+                return self._free[tier].pop()
+            except IndexError:
+                continue
         return BulkBuffer(fitting[0] if fitting else size, self._shareable)
 
     def lease(self, size: int) -> memoryview:
@@ -105,6 +111,5 @@ class BufferPool:
 
     def release(self, buffer: BulkBuffer) -> None:
         """Take `buffer` back; nobody may look at its memory any more."""
-        with self._lock:
-            if buffer.size in self._free:
-                self._free[buffer.size].append(buffer)
+        if buffer.size in self._free:
+            self._free[buffer.size].append(buffer)

@@ -7,11 +7,15 @@ token, loses its connection and nothing else.
 """
 
 import asyncio
+import errno
 import logging
+import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -33,7 +37,6 @@ from mochi.margo.wire import (
     Limits,
     Segment,
     SendQueue,
-    allocate_private,
     encode,
 )
 
@@ -49,8 +52,17 @@ MAX_OUTSTANDING = 256
 MAX_OUTSTANDING_BYTES = 128 << 20
 """Requests of one connection, and bytes of their bulk, that wait for an answer before no more is read from it."""
 
+MAX_QUEUED_BYTES = 64 << 20
+"""Bytes that wait for a peer to read them before no more is read from it."""
+
 LINGER = 2.0
-"""Seconds that `Engine.run` waits at its end for peers to take what is queued for them."""
+"""Seconds that `Engine.run` waits at its end for handlers to answer, and for peers to take what is queued for them."""
+
+ACCEPT_BURST = 64
+"""Connections accepted in one turn of the loop."""
+
+ACCEPT_PAUSE = 0.5
+"""Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
 
 
 class Request:
@@ -69,18 +81,18 @@ class Request:
 
     Notes
     -----
-    `reply` and `fail` may be called from any thread; the first call answers, later ones do nothing.
+    `reply` and `fail` may be called from any thread; the first call answers, later ones do nothing. A request that
+    wants no answer counts as one that waits for it until its handler returns.
     """
 
-    __slots__ = ("_size", "answered", "cancelled", "connection", "deadline", "frame")
+    __slots__ = ("cancelled", "connection", "deadline", "frame", "size")
 
     def __init__(self, connection: "Connection", frame: Frame) -> None:
         self.connection = connection
         self.frame = frame
         self.deadline = time.monotonic() + frame.timeout_ms / 1000 if frame.timeout_ms else float("inf")
         self.cancelled = False
-        self.answered = bool(frame.flags & ONE_WAY)
-        self._size = sum(segment.length for segment in frame.segments)
+        self.size = sum(segment.length for segment in frame.segments)
 
     def reply(
         self,
@@ -96,7 +108,13 @@ class Request:
         bulk : sequence of sequence of buffers
             Segments, each a list of buffers that are sent one after the other; kept by reference until sent.
         descriptors : sequence of int
-            File descriptors to hand over; on ``na+sm`` only.
+            File descriptors to hand over; on ``na+sm`` only. They stay the caller's, and must be open until the
+            connection closes.
+
+        Raises
+        ------
+        ProtocolError
+            The answer is larger than any peer takes; it may still be answered with another.
         """
         self._answer(Kind.RESPONSE, message, bulk, descriptors)
 
@@ -107,17 +125,25 @@ class Request:
     def _answer(
         self, kind: Kind, message: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]
     ) -> None:
-        if self.answered:
-            return
-        self.answered = True
         connection = self.connection
-        call = self.frame.call
+        frame = (
+            None if self.frame.flags & ONE_WAY else _encode(kind, self.frame.call, message, bulk, descriptors)
+        )
 
         def send() -> None:
-            connection.answered(call, self._size)
-            connection.send(kind, call, message, bulk, descriptors)
+            if connection.settle(self) and frame is not None:
+                connection.put(frame, bulk, descriptors)
 
         connection.engine.on_loop(send)
+
+
+def _encode(
+    kind: Kind, call: int, message: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]
+) -> bytes:
+    segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
+    return encode(
+        kind, call=call, flags=DESCRIPTORS if descriptors else 0, message=message, segments=segments
+    )
 
 
 Handler: TypeAlias = Callable[[Request], None]
@@ -130,17 +156,22 @@ class _Definition(msgspec.Struct, frozen=True):
 
 
 class Connection:
-    """One accepted connection. Lives on the loop; `notify` must be called there."""
+    """One accepted connection. Lives on the loop: all its methods must be called there.
+
+    A peer is read from only while it lets itself be answered, see `MAX_OUTSTANDING` and `MAX_QUEUED_BYTES`.
+    """
 
     def __init__(self, engine: "Engine", peer: socket.socket) -> None:
         self.engine = engine
-        self.on_close: list[Callable[[], None]] = []
         self.closed = False
+        self.on_close: list[Callable[[], None]] = []
         self._peer = peer
         self._reader = FrameReader(self._allocate, GREETING_LIMITS)
         self._queue = SendQueue()
+        self._lending: deque[tuple[bytes, list[int]]] = deque()
         self._writing = False
-        self._paused = False
+        self._reading = True
+        self._ending = False
         self._hello: handshake.Hello | None = None
         self._welcome: handshake.Welcome | None = None
         self._proven = False
@@ -160,17 +191,29 @@ class Connection:
             return
         self.closed = True
         self._greeting.cancel()
-        self.engine.loop.remove_reader(self._peer)
+        if self._reading:
+            self.engine.loop.remove_reader(self._peer)
         if self._writing:
             self.engine.loop.remove_writer(self._peer)
         self._peer.close()
         self._queue.clear()
+        for _, descriptors in self._lending:
+            _close_all(descriptors)
+        self._lending.clear()
         for request in self._outstanding.values():
             request.cancelled = True
         self._outstanding.clear()
         self.engine.forget(self)
         for callback in self.on_close:
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.exception("unhandled error after a connection was closed")
+
+    def end_reading(self) -> None:
+        """Read no more from the peer."""
+        self._ending = True
+        self._update_reading()
 
     def notify(self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = ()) -> None:
         """Send a notice on a stream that the peer has named."""
@@ -189,36 +232,29 @@ class Connection:
         descriptors: Sequence[int] = (),
     ) -> None:
         """Send a frame, or queue what the socket does not take now."""
+        self.put(_encode(kind, call, message, bulk, ()), bulk, ())
+
+    def put(self, frame: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]) -> None:
+        """Send a frame that is encoded up to its bulk; one with descriptors has none, and may be overtaken."""
         if self.closed:
             return
-        segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
-        flags = DESCRIPTORS if descriptors else 0
-        head = encode(kind, call=call, flags=flags, message=message, segments=segments)
         if descriptors:
-            self._send_with_descriptors(head, descriptors)
+            self._lending.append((frame, [os.dup(descriptor) for descriptor in descriptors]))
         else:
-            self._queue.put((head,))
-        for buffers in bulk:
-            self._queue.put(buffers)
+            self._queue.put((frame,))
+            for buffers in bulk:
+                self._queue.put(buffers)
         if not self._writing:
             self._pump()
 
-    def _send_with_descriptors(self, head: bytes, descriptors: Sequence[int]) -> None:
-        """Send `head` with descriptors on its first byte; these are few and small, and so block shortly."""
-        self._peer.setblocking(True)
-        try:
-            self._queue.pump(self._peer.sendmsg)
-            sent = socket.send_fds(self._peer, [head], list(descriptors))
-            self._queue.put((head[sent:],))
-        except OSError as error:
-            log.debug("connection lost while lending: %s", error)
-        finally:
-            self._peer.setblocking(False)
-
     def _pump(self) -> None:
+        """Send what the socket takes; never blocks."""
         try:
             done = self._queue.pump(self._peer.sendmsg)
+            while done and self._lending:
+                done = self._lend()
         except OSError:
+            self._queue.clear()
             self.engine.loop.call_soon(self.close)
             return
         if done and self._writing:
@@ -226,23 +262,52 @@ class Connection:
         elif not done and not self._writing:
             self.engine.loop.add_writer(self._peer, self._pump)
         self._writing = not done
+        if self._reading is self._is_full():
+            self._update_reading()
+
+    def _lend(self) -> bool:
+        """Send the next frame that has descriptors; they go with its first byte. The queue is empty."""
+        frame, descriptors = self._lending[0]
+        try:
+            sent = socket.send_fds(self._peer, [frame], descriptors)
+        except (BlockingIOError, InterruptedError):
+            return False
+        self._lending.popleft()
+        _close_all(descriptors)
+        self._queue.put((frame[sent:],))
+        return self._queue.pump(self._peer.sendmsg)
 
     @property
-    def has_queued(self) -> bool:
-        """Whether something waits for the peer to read."""
-        return bool(self._queue)
+    def is_busy(self) -> bool:
+        """Whether a request waits for its answer, or an answer for the peer to read it."""
+        return bool(self._outstanding or self._queue or self._lending)
 
-    def answered(self, call: int, size: int) -> None:
-        """Take note that a request is answered; reads on where reading was paused for it."""
-        if self._outstanding.pop(call, None) is None:
-            return
-        self._outstanding_bytes -= size
-        if self._paused and not self._is_full():
-            self._paused = False
-            self.engine.loop.add_reader(self._peer, self._readable)
+    def settle(self, request: Request) -> bool:
+        """Take note that a request is answered; False if that is not news. Reads on if that was paused."""
+        if self._outstanding.get(request.frame.call) is not request:
+            return False
+        del self._outstanding[request.frame.call]
+        self._outstanding_bytes -= request.size
+        if not self._reading:
+            self._update_reading()
+        return True
 
     def _is_full(self) -> bool:
-        return len(self._outstanding) >= MAX_OUTSTANDING or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES
+        return (
+            len(self._outstanding) >= MAX_OUTSTANDING
+            or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES
+            or self._queue.size >= MAX_QUEUED_BYTES
+            or self._ending
+        )
+
+    def _update_reading(self) -> None:
+        if self.closed or self._reading is not self._is_full():
+            return
+        self._reading = not self._reading
+        if self._reading:
+            self.engine.loop.add_reader(self._peer, self._readable)
+        else:
+            self.engine.loop.remove_reader(self._peer)
 
     def _greeting_expired(self) -> None:
         log.warning("a peer did not prove itself within %g s", GREETING_TIMEOUT)
@@ -253,10 +318,8 @@ class Connection:
         for _ in range(8):
             buffers = reader.buffers()
             try:
-                if len(buffers) == 1:
-                    count = self._peer.recv_into(buffers[0])
-                else:
-                    count = self._peer.recvmsg_into(buffers)[0]
+                peer = self._peer
+                count = peer.recv_into(buffers[0]) if len(buffers) == 1 else peer.recvmsg_into(buffers)[0]
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -271,11 +334,13 @@ class Connection:
                 log.warning("closing a connection: %s", error)
                 self.send(Kind.FAULT, 0, rpc.pack_fault(_as_fault(error)))
                 self.close()
-            if self.closed:
+            except Exception:
+                log.exception("closing a connection")
+                self.close()
+            if self.closed or not self._reading:
                 return
             if self._is_full():
-                self._paused = True
-                self.engine.loop.remove_reader(self._peer)
+                self._update_reading()
                 return
             if count < len(buffers[0]):
                 return
@@ -315,11 +380,10 @@ class Connection:
 
     def _handle(self, frame: Frame) -> None:
         request = Request(self, frame)
-        if not request.answered:
-            if frame.call in self._outstanding:
-                raise ProtocolError(f"call number {frame.call} is still in use")
-            self._outstanding[frame.call] = request
-            self._outstanding_bytes += sum(segment.length for segment in frame.segments)
+        if frame.call in self._outstanding:
+            raise ProtocolError(f"call number {frame.call} is still in use")
+        self._outstanding[frame.call] = request
+        self._outstanding_bytes += request.size
         try:
             if frame.refused is not None:
                 raise frame.refused
@@ -338,6 +402,8 @@ class Connection:
                 if not isinstance(error, MargoError):
                     log.exception("a handler failed")
                 request.fail(error)
+            if frame.flags & ONE_WAY:
+                request.reply()
 
         definition.spawn(work)
 
@@ -346,6 +412,18 @@ def _as_fault(error: MargoError) -> Fault:
     if isinstance(error, Fault):
         return error
     return Fault("authentication" if isinstance(error, AuthenticationError) else "protocol", str(error))
+
+
+def _no_bulk(frame: Frame) -> Sequence[memoryview]:
+    """Refuse bulk, for an RPC that takes none."""
+    if any(not segment.lease for segment in frame.segments):
+        raise Fault("bad_request", "bulk where none is expected")
+    return ()
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class Engine:
@@ -364,6 +442,9 @@ class Engine:
         The address as peers can use it.
     token : bytes or None
         What peers must prove to hold before any RPC; None lets anybody in who can reach the address.
+    on_finalize : list of callables
+        Called by `run`, the latest first, when all requests are answered and no more are read, while xstreams still
+        run: the place to close providers. What they still answer is sent.
 
     Notes
     -----
@@ -376,6 +457,7 @@ class Engine:
         self._listener, self.address = transport.listen(address)
         self.loop = uvloop.new_event_loop()
         self.token: bytes | None = None
+        self.on_finalize: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self.pools = Pools(self.config, self.call_soon)
         self._definitions: dict[tuple[int, int], tuple[str, _Definition]] = {}
@@ -404,7 +486,7 @@ class Engine:
         handler: Handler,
         *,
         pool: Pool | None = None,
-        allocate: Allocate = allocate_private,
+        allocate: Allocate = _no_bulk,
     ) -> None:
         """Define an RPC that sees whole requests, one at a time, in the order of their arrival.
 
@@ -413,7 +495,8 @@ class Engine:
         handler : callable
             Given the `Request`; answers it now or later.
         allocate : callable
-            Gives the memory for a request's inline bulk, see `mochi.margo.wire.FrameReader`; runs on the loop.
+            Gives the memory for a request's inline bulk, see `mochi.margo.wire.FrameReader`; runs on the loop. Without
+            it, requests with inline bulk are refused.
 
         Raises
         ------
@@ -423,7 +506,13 @@ class Engine:
         self._define(name, provider_id, handler, Strand(pool or self.default_pool).spawn, allocate)
 
     def define(
-        self, name: str, provider_id: int, args: type[A], handler: Callable[[A], R], *, pool: Pool | None = None
+        self,
+        name: str,
+        provider_id: int,
+        args: type[A],
+        handler: Callable[[A], R],
+        *,
+        pool: Pool | None = None,
     ) -> None:
         """Define an RPC by a plain function from a struct to a result; both travel as MessagePack.
 
@@ -447,7 +536,7 @@ class Engine:
             else:
                 where.spawn(work)
 
-        self._define(name, provider_id, handle, spawn, allocate_private)
+        self._define(name, provider_id, handle, spawn, _no_bulk)
 
     def _define(
         self,
@@ -478,7 +567,7 @@ class Engine:
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Run `function` on the loop. Any thread; does nothing once the loop is closed."""
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):  # what uvloop raises once it is closed
             self.loop.call_soon_threadsafe(function)
 
     def on_loop(self, function: Callable[[], None]) -> None:
@@ -495,13 +584,24 @@ class Engine:
         try:
             if not self._finalizing:
                 self.loop.run_forever()
+            for connection in self._connections:
+                connection.end_reading()
+            self.loop.run_until_complete(self._drain())
+        finally:
+            self._close()
+        return self._status
+
+    def _close(self) -> None:
+        self._stop_listening()
+        try:
+            while self.on_finalize:
+                self.on_finalize.pop()()
             self.loop.run_until_complete(self._drain())
         finally:
             for connection in list(self._connections):
                 connection.close()
             self.pools.close()
             self.loop.close()
-        return self._status
 
     def finalize(self, status: int = 0) -> None:
         """Make `run` return `status`, after what is queued for peers is sent. Any thread; the first call counts."""
@@ -511,26 +611,39 @@ class Engine:
                 return
             self._finalizing = True
             self._status = status
-            self.loop.remove_reader(self._listener)
-            self._listener.close()
+            self._stop_listening()
             self.loop.stop()
 
         self.call_soon(stop)
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + LINGER
-        while any(c.has_queued for c in self._connections) and time.monotonic() < deadline:
+        while any(connection.is_busy for connection in self._connections) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 
+    def _stop_listening(self) -> None:
+        if self._listener.fileno() >= 0:
+            self.loop.remove_reader(self._listener)
+            self._listener.close()
+
+    def _resume_accepting(self) -> None:
+        if self._listener.fileno() >= 0:
+            self.loop.add_reader(self._listener, self._accept)
+
     def _accept(self) -> None:
-        while True:
+        for _ in range(ACCEPT_BURST):
             try:
                 peer = transport.accept(self._listener)
             except BlockingIOError:
                 return
             except OSError as error:
-                log.error("cannot accept a connection: %s", error)
-                return
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.error("cannot accept connections for now: %s", error.strerror)
+                    self.loop.remove_reader(self._listener)
+                    self.loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
+                    return
+                log.debug("a connection was lost before it was accepted: %s", error)
+                continue
             if peer is None:
                 log.warning("refused a connection from another user")
             else:

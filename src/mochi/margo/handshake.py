@@ -3,11 +3,13 @@
 Pure functions over messages. HELLO (client) carries versions, feature bits and a nonce; WELCOME (server) the chosen
 version, the features both have, a nonce, and the server's proof; PROOF (client) the client's. A proof is the
 HMAC-SHA-256 under the token of the role and both nonces, so that it holds for one connection and one direction only.
-A server without a token asks for no proof, and takes any.
+A server without a token asks for no proof, and takes any; a client that was given a token takes a server's proof only,
+because another service may have taken the address over.
 """
 
 import hmac
 import secrets
+from typing import Annotated
 
 import msgspec
 
@@ -17,12 +19,15 @@ from mochi.margo.wire import VERSION
 FEATURES = 0
 """Feature bits of this build; a feature is used where both sides have its bit."""
 
+NONCE_SIZE = 16
+"""Bytes of a nonce."""
+
 
 class Hello(msgspec.Struct, array_like=True):
     """First message of a client."""
 
     versions: list[int]
-    features: int
+    features: Annotated[int, msgspec.Meta(ge=0)]
     nonce: bytes
 
 
@@ -30,7 +35,7 @@ class Welcome(msgspec.Struct, array_like=True):
     """Answer of a server; `proof` is empty when it has no token."""
 
     version: int
-    features: int
+    features: Annotated[int, msgspec.Meta(ge=0)]
     nonce: bytes
     proof: bytes
 
@@ -48,7 +53,7 @@ def prove(token: bytes, role: bytes, client_nonce: bytes, server_nonce: bytes) -
 
 def hello() -> Hello:
     """Return a client's first message, with a fresh nonce."""
-    return Hello([VERSION], FEATURES, secrets.token_bytes(16))
+    return Hello([VERSION], FEATURES, secrets.token_bytes(NONCE_SIZE))
 
 
 def welcome(greeting: Hello, token: bytes | None) -> Welcome:
@@ -60,10 +65,12 @@ def welcome(greeting: Hello, token: bytes | None) -> Welcome:
         No version in common, or a nonce of the wrong length.
     """
     if VERSION not in greeting.versions:
-        raise ProtocolError(f"the peer speaks versions {greeting.versions} of the wire format, this is {VERSION}")
-    if len(greeting.nonce) != 16:
-        raise ProtocolError(f"a nonce of {len(greeting.nonce)} bytes, expected 16")
-    nonce = secrets.token_bytes(16)
+        raise ProtocolError(
+            f"the peer speaks versions {greeting.versions} of the wire format, this is {VERSION}"
+        )
+    if len(greeting.nonce) != NONCE_SIZE:
+        raise ProtocolError(f"a nonce of {len(greeting.nonce)} bytes, expected {NONCE_SIZE}")
+    nonce = secrets.token_bytes(NONCE_SIZE)
     proof = prove(token, b"server", greeting.nonce, nonce) if token else b""
     return Welcome(VERSION, greeting.features & FEATURES, nonce, proof)
 
@@ -74,11 +81,22 @@ def answer(greeting: Hello, reply: Welcome, token: bytes | None, where: str) -> 
     Raises
     ------
     AuthenticationError
-        The server needs a token and none is known, or it holds another one.
+        The server needs a token and none is known, or it holds another one, or none.
+    ProtocolError
+        The server chose a version or features that were not offered, or a nonce of the wrong length.
     """
-    if not reply.proof:
+    if reply.version not in greeting.versions or reply.features & ~greeting.features:
+        raise ProtocolError(
+            f"the server at {where} chose version {reply.version} and features {reply.features:#x} of the versions "
+            f"{greeting.versions} and features {greeting.features:#x} offered"
+        )
+    if len(reply.nonce) != NONCE_SIZE:
+        raise ProtocolError(
+            f"the server at {where} sent a nonce of {len(reply.nonce)} bytes, expected {NONCE_SIZE}"
+        )
+    if not token and not reply.proof:
         return Proof(b"")
-    if token is None:
+    if not token:
         raise AuthenticationError(f"the service at {where} needs its token, which stands in its group file")
     if not hmac.compare_digest(reply.proof, prove(token, b"server", greeting.nonce, reply.nonce)):
         raise AuthenticationError(

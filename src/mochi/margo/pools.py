@@ -2,12 +2,14 @@
 
 The thread that drives the event loop plays the xstream that serves the progress pool. A pool that only this xstream
 serves is *inline*: its work runs on the loop, with no hand-over. Any other pool is a queue, and each other xstream a
-thread that takes work from its pools, in their order. Handlers that compute share the interpreter whatever their
-pool; handlers that wait for a disk or a peer do not hold each other up if their pool has threads.
+thread that takes work from its pools, in their order. Work that comes once the pools are closed runs in the thread
+that brings it. Handlers that compute share the interpreter whatever their pool; handlers that wait for a disk or a
+peer do not hold each other up if their pool has threads.
 """
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -19,6 +21,9 @@ T = TypeVar("T")
 Work = Callable[[], None]
 
 log = logging.getLogger(__name__)
+
+CLOSING = 5.0
+"""Seconds that xstreams are given to finish when an engine ends; a handler that hangs is left behind."""
 
 
 def _run(work: Work) -> None:
@@ -47,15 +52,22 @@ class Pool:
 
     def spawn(self, work: Work) -> None:
         """Run `work` soon, on an xstream of this pool. Any thread; never blocks; errors are logged."""
-        if self._post is not None:
-            self._post(lambda: _run(work))
-            return
         with self._wake:
             if not self._closed:
                 self._work.append(work)
-                self._wake.notify_all()
+                if self._post is None:
+                    self._wake.notify_all()
+                else:
+                    self._post(self.run_next)
                 return
         _run(work)
+
+    def run_next(self) -> None:
+        """Run the oldest work, if there is any, here and now."""
+        with self._wake:
+            work = self.take()
+        if work is not None:
+            _run(work)
 
     def close(self) -> None:
         """Let work that comes from now on run in the thread that brings it; the caller holds the condition."""
@@ -69,12 +81,19 @@ class Pool:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(function())
+                result = function()
             except BaseException as error:
                 future.set_exception(error)
+            else:
+                future.set_result(result)
 
         self.spawn(work)
         return future
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any work waits."""
+        return bool(self._work)
 
     def take(self) -> Work | None:
         """Take the oldest work; the caller holds the condition the pool was made with."""
@@ -84,8 +103,11 @@ class Pool:
 class Strand:
     """Runs work one after another, in the order given, on the xstreams of a pool.
 
-    On an inline pool, work given from the loop runs at once.
+    On an inline pool, work given from the loop runs at once. After `TURN` pieces a strand lets other work of its pool
+    have its turn.
     """
+
+    TURN = 64
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -106,13 +128,14 @@ class Strand:
         self.pool.spawn(self._drain)
 
     def _drain(self) -> None:
-        while True:
+        for _ in range(self.TURN):
             with self._lock:
                 if not self._work:
                     self._active = False
                     return
                 work = self._work.popleft()
             _run(work)
+        self.pool.spawn(self._drain)
 
 
 class Pools:
@@ -153,14 +176,18 @@ class Pools:
         return self._by_name[name]
 
     def close(self) -> None:
-        """Let the xstreams finish what they are at, and end."""
+        """Finish what there is to do, and end the xstreams, within `CLOSING` seconds. Belongs to the loop's thread."""
         with self._wake:
             self._closed = True
             for pool in self._by_name.values():
                 pool.close()
             self._wake.notify_all()
+        deadline = time.monotonic() + CLOSING
         for thread in self._threads:
-            thread.join(timeout=5)
+            thread.join(max(deadline - time.monotonic(), 0))
+        for pool in self._by_name.values():
+            while pool.inline and pool.has_work:
+                pool.run_next()
 
     def _next(self, pools: Iterable[Pool]) -> Work | None:
         for pool in pools:

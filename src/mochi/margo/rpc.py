@@ -14,6 +14,9 @@ from mochi.margo.wire import Buffer
 
 T = TypeVar("T")
 
+MAX_FAULT = 64 << 10
+"""Bytes of a fault's message."""
+
 _encoder = msgspec.msgpack.Encoder()
 pack = _encoder.encode
 
@@ -44,10 +47,22 @@ class _FaultMessage(msgspec.Struct, array_like=True):
 
 
 def pack_fault(error: BaseException) -> bytes:
-    """Return the message that carries `error` to a caller; what is not a `Fault` has the code ``internal``."""
-    if isinstance(error, Fault):
-        return pack(_FaultMessage(error.code, error.message, error.details))
-    return pack(_FaultMessage("internal", f"{type(error).__name__}: {error}", {}))
+    """Return the message that carries `error` to a caller; what is not a `Fault` has the code ``internal``.
+
+    Never fails: details that MessagePack cannot say, or that are beyond `MAX_FAULT`, stay behind, and so does the
+    end of a text that is.
+    """
+    fault = error if isinstance(error, Fault) else Fault("internal", f"{type(error).__name__}: {error}")
+    try:
+        message = pack(_FaultMessage(fault.code, fault.message, fault.details))
+        if len(message) <= MAX_FAULT:
+            return message
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    code, text = (
+        part[: MAX_FAULT // 8].encode(errors="replace").decode() for part in (fault.code, fault.message)
+    )
+    return pack(_FaultMessage(code, text, {}))
 
 
 def unpack_fault(message: Buffer) -> Fault:

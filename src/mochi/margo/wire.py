@@ -127,10 +127,12 @@ def encode(
     Raises
     ------
     ProtocolError
-        The message is longer than any peer takes.
+        The message is longer, or the segments are more, than any peer takes.
     """
     if len(message) > MAX_MESSAGE:
         raise ProtocolError(f"a message of {len(message)} bytes, at most {MAX_MESSAGE} may be sent")
+    if len(segments) > MAX_SEGMENTS:
+        raise ProtocolError(f"{len(segments)} bulk segments, at most {MAX_SEGMENTS} may be sent")
     tail = b"".join(EXTENSION.pack(tag, 0, len(body)) + body for tag, body in extensions)
     records = b"".join(SEGMENT.pack(s.offset, s.lease, 0, s.length) for s in segments)
     head = HEAD.pack(
@@ -267,7 +269,9 @@ class FrameReader:
         if message_length > limits.message:
             raise ProtocolError(f"a message of {message_length} bytes, at most {limits.message} are allowed")
         if extension_length > limits.extensions:
-            raise ProtocolError(f"extensions of {extension_length} bytes, at most {limits.extensions} are allowed")
+            raise ProtocolError(
+                f"extensions of {extension_length} bytes, at most {limits.extensions} are allowed"
+            )
         if segment_count > MAX_SEGMENTS:
             raise ProtocolError(f"{segment_count} bulk segments, at most {MAX_SEGMENTS} are allowed")
         size = HEAD.size + extension_length + SEGMENT.size * segment_count + message_length
@@ -302,6 +306,8 @@ class FrameReader:
         here = min(inline, self._end - self._start)
         try:
             targets = list(self._allocate(frame))
+            if [len(t) for t in targets] != [s.length for s in frame.segments if not s.lease]:
+                raise ProtocolError("the memory for the bulk is not of the size of the bulk")
         except Exception as error:
             frame.refused = error
             frame.bulk = [None] * len(frame.segments)
@@ -331,11 +337,17 @@ class SendQueue:
     """Buffers on their way out, in order. Not for use by two threads at once.
 
     `pump` sends what the socket takes now: no copy, gathered up to `IOV` buffers a call.
+
+    Attributes
+    ----------
+    size : int
+        Bytes in the queue.
     """
 
     IOV = 512
 
     def __init__(self) -> None:
+        self.size = 0
         self._queue: deque[Buffer] = deque()
 
     def __bool__(self) -> bool:
@@ -343,7 +355,10 @@ class SendQueue:
 
     def put(self, buffers: Iterable[Buffer]) -> None:
         """Append `buffers`; they are kept by reference until they are sent."""
-        self._queue.extend(buffer for buffer in buffers if len(buffer))
+        for buffer in buffers:
+            if length := len(buffer):
+                self._queue.append(buffer)
+                self.size += length
 
     def pump(self, send: Callable[[Sequence[Buffer]], int]) -> bool:
         """Send until the queue is empty (True) or `send` would block (False).
@@ -356,14 +371,12 @@ class SendQueue:
         """
         queue = self._queue
         while queue:
-            if len(queue) <= self.IOV:
-                window = list(queue)
-            else:
-                window = [queue[i] for i in range(self.IOV)]
+            window = list(queue) if len(queue) <= self.IOV else [queue[i] for i in range(self.IOV)]
             try:
                 sent = send(window)
             except (BlockingIOError, InterruptedError):
                 return False
+            self.size -= sent
             while sent:
                 first = queue[0]
                 if sent < len(first):
@@ -376,3 +389,4 @@ class SendQueue:
     def clear(self) -> None:
         """Forget what has not been sent."""
         self._queue.clear()
+        self.size = 0

@@ -8,7 +8,7 @@ from uuid import UUID
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError
-from mochi.mofka.partition.config import PARTITION_FIELDS, DefaultFields
+from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.memory import MemoryPartition
@@ -46,6 +46,8 @@ class MofkaModule:
         """Open a partition and serve it; `ConfigError` where its configuration cannot be used."""
         fields = convert(config, ProviderConfig, "config")
         _check_uuid(fields.uuid)
+        if not fields.topic or "/" in fields.topic or "\0" in fields.topic:
+            raise ConfigError("config.topic", f"must be a name without '/', found {fields.topic!r}")
         section = dict(fields.partition)
         for key in _OBSOLETE:
             if section.pop(key, None) is not None:
@@ -60,7 +62,9 @@ class MofkaModule:
         else:
             near = difflib.get_close_matches(fields.type, TYPES, 1)
             hint = f", did you mean {near[0]!r}?" if near else ""
-            raise ConfigError("config.type", f"unknown partition type {fields.type!r}, known are {', '.join(TYPES)}{hint}")
+            raise ConfigError(
+                "config.type", f"unknown partition type {fields.type!r}, known are {', '.join(TYPES)}{hint}"
+            )
         return PartitionProvider(
             engine,
             provider_id,
@@ -86,4 +90,4 @@ def _memory_section(section: dict[str, Any]) -> dict[str, Any]:
     if section:
         DefaultFields.parse({"path": "unused", **section})
         log.warning("config.partition: %s have no effect on a memory partition", ", ".join(sorted(section)))
-    return {key: section[key] for key in sorted(section) if key in PARTITION_FIELDS}
+    return {key: section[key] for key in sorted(section)}

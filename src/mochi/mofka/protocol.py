@@ -5,10 +5,11 @@ in bulk: a segment of sizes (u32 little-endian, first all metadata sizes, then a
 back to back, a segment of data back to back.
 """
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mochi.margo.errors import Fault
@@ -29,15 +30,25 @@ MAX_EVENT_BYTES = 2**32 - 1
 REMEMBERED_BATCHES = 64
 """Batches of a producer whose ids a partition can tell again; a producer has at most so many on their way."""
 
+MAX_BATCH_EVENTS = 1 << 20
+"""Events of one batch at most; checked before memory is taken for them."""
+
+MAX_REQUESTED_BYTES = 1 << 32
+"""Bytes of data that one `RequestData` may ask for: those of the largest event."""
+
 END_OF_STREAM = 1
 """Flag of a batch: its producer will send no more."""
+
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Identity: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
+ConsumerName: TypeAlias = Annotated[str, Meta(max_length=1024)]
 
 
 class Where(msgspec.Struct, array_like=True, frozen=True):
     """Which partition is meant, and in which epoch: one that lost its events has another; 0 takes any."""
 
-    uuid: bytes
-    epoch: int
+    uuid: Identity
+    epoch: Number
 
 
 class SendBatch(msgspec.Struct, array_like=True):
@@ -54,9 +65,9 @@ class SendBatch(msgspec.Struct, array_like=True):
     """
 
     where: Where
-    producer: bytes
-    sequence: int
-    count: int
+    producer: Identity
+    sequence: Number
+    count: Number
     created: int
     flags: int = 0
 
@@ -89,19 +100,19 @@ class Subscribe(msgspec.Struct, array_like=True):
     stream : int
         Number of the stream of notices that the batches come in.
     batch_size : int
-        Events a batch at most.
+        Events a batch at most; 0 leaves it to the server.
     batches, credit : int
         Batches, and bytes, that may be sent before more is granted; the last batch may go beyond the bytes.
     """
 
     where: Where
-    consumer: str
-    stream: int
-    batch_size: int
-    batches: int
-    credit: int
+    consumer: ConsumerName
+    stream: Number
+    batch_size: Number
+    batches: Number
+    credit: Number
     with_data: bool
-    start: int | None = None
+    start: Number | None = None
 
 
 class Subscribed(msgspec.Struct, array_like=True):
@@ -121,30 +132,30 @@ class Events(msgspec.Struct, array_like=True):
 class Grant(msgspec.Struct, array_like=True):
     """One-way: gives back credit."""
 
-    stream: int
-    batches: int
-    credit: int
+    stream: Number
+    batches: Number
+    credit: Number
 
 
 class Unsubscribe(msgspec.Struct, array_like=True):
-    """Ends a feed."""
+    """Ends a feed; one that has ended is no error."""
 
-    stream: int
+    stream: Number
 
 
 class RequestData(msgspec.Struct, array_like=True):
     """Asks for pieces ``(offset, length)`` of the data of events; bulk of the answer: all pieces back to back."""
 
     where: Where
-    events: list[tuple[int, list[tuple[int, int]]]]
+    events: list[tuple[Number, list[tuple[Number, Number]]]]
 
 
 class Acknowledge(msgspec.Struct, array_like=True):
     """Moves the cursor of `consumer` behind event `event_id`, if it is not there yet."""
 
     where: Where
-    consumer: str
-    event_id: int
+    consumer: ConsumerName
+    event_id: Number
 
 
 class Done(msgspec.Struct, array_like=True):
@@ -160,11 +171,13 @@ def split_sizes(segment: Buffer, count: int) -> tuple[NDArray[np.uint32], NDArra
         ``bad_request``: the segment has not two sizes an event.
     """
     if count < 1 or len(segment) != 2 * SIZE.itemsize * count:
-        raise Fault("bad_request", f"a segment of {len(segment)} bytes does not hold the sizes of {count} events")
+        raise Fault(
+            "bad_request", f"a segment of {len(segment)} bytes does not hold the sizes of {count} events"
+        )
     sizes: NDArray[Any] = np.frombuffer(segment, SIZE)
     return sizes[:count], sizes[count:]
 
 
 def raw(array: NDArray[Any]) -> memoryview:
     """Return the bytes of a contiguous array, without a copy."""
-    return memoryview(array).cast("B")
+    return array.data.cast("B")

@@ -5,22 +5,24 @@ the partition says that it is stored. A feed sends what is there whenever its co
 thread that stored it or that brought the credit; a consumer that grants none costs no memory and holds no lock.
 """
 
+import itertools
 import logging
 import secrets
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
+import numpy as np
 
 from mochi.margo import rpc
-from mochi.margo.bulk import BulkBuffer
 from mochi.margo.engine import Connection, Engine, Request
 from mochi.margo.errors import Fault, ProtocolError
 from mochi.margo.pools import Pool
-from mochi.margo.wire import Buffer, Frame
+from mochi.margo.wire import Buffer, Frame, Segment
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.errors import InvalidBatch
 from mochi.mofka.partition.contract import Partition, Slice
@@ -28,6 +30,8 @@ from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
     LEND,
+    MAX_BATCH_EVENTS,
+    MAX_REQUESTED_BYTES,
     REQUEST_DATA,
     SEND_BATCH,
     SIZE,
@@ -61,24 +65,53 @@ MAX_FEED_BYTES = 4 << 20
 MAX_FEED_EVENTS = 8192
 """Events of one batch of a feed whose consumer leaves the size to the server."""
 
+MAX_CREDIT = 256 << 20
+MAX_BATCHES = 4096
+"""Bytes, and batches, of one feed that are on their way at most, however much its consumer grants."""
+
 MAX_LENT = 1 << 30
 """Bytes of the buffers lent to producers of one partition; who asks for more sends in line."""
 
 
 class _Feed:
-    """What one consumer is sent; used under the provider's lock."""
+    """What one consumer is sent; used under the provider's lock.
 
-    __slots__ = ("batch_size", "batches", "busy", "connection", "credit", "next", "stream", "with_data")
+    Attributes
+    ----------
+    busy : bool
+        Whether a read is under way, or the feed has failed.
+    filling : bool
+        Whether `PartitionProvider._fill` is at it, further down the stack.
+    """
+
+    __slots__ = (
+        "batch_size",
+        "batches",
+        "busy",
+        "connection",
+        "credit",
+        "filling",
+        "next",
+        "stream",
+        "with_data",
+    )
 
     def __init__(self, connection: Connection, asked: Subscribe, first: int) -> None:
         self.connection = connection
         self.stream = asked.stream
         self.next = first
         self.batch_size = min(asked.batch_size, MAX_FEED_EVENTS) or MAX_FEED_EVENTS
-        self.batches = asked.batches
-        self.credit = asked.credit
+        self.batches = 0
+        self.credit = 0
         self.with_data = asked.with_data
         self.busy = False
+        self.filling = False
+        self.grant(asked.batches, asked.credit)
+
+    def grant(self, batches: int, credit: int) -> None:
+        """Add to what may be sent; a consumer that grants back what it got never loses by the limits."""
+        self.batches = min(self.batches + batches, MAX_BATCHES)
+        self.credit = min(self.credit + credit, MAX_CREDIT)
 
 
 class PartitionProvider:
@@ -116,14 +149,16 @@ class PartitionProvider:
         self._engine = engine
         self._provider_id = provider_id
         self._partition = partition
-        self._where = Where(UUID(uuid).bytes, secrets.randbits(63))
+        self._where = Where(UUID(uuid).bytes, secrets.randbits(63) | 1)
         self._lock = threading.RLock()
         self._sequencer = Sequencer()
         self._cursors: dict[str, int] = {}
         self._feeds: dict[tuple[Connection, int], _Feed] = {}
-        self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
+        self._lent: dict[tuple[Connection, int], memoryview] = {}
+        self._leases = itertools.count(1)
         self._known: set[Connection] = set()
         self._closed = False
+        self._failed = False
         self._register(SEND_BATCH, self._send_batch, SendBatch, pool, allocate=self._allocate)
         self._register(LEND, self._lend, Lend, pool)
         self._register(SUBSCRIBE, self._subscribe, Subscribe, pool)
@@ -134,22 +169,27 @@ class PartitionProvider:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The provider's configuration, expanded."""
+        """The provider's configuration, expanded; ``failed`` says why no more events are taken, if so."""
+        error = self._partition.error
         return {
             "partition": self._partition.config,
             "topic": self.topic,
             "type": self.kind,
             "uuid": self.uuid,
+            **({} if error is None else {"failed": str(error)}),
         }
 
     def close(self) -> None:
-        """Stop serving, and close the partition; idempotent."""
+        """Stop serving, tell consumers, store what has arrived, and close the partition; idempotent."""
         if self._closed:
             return
         self._closed = True
         self._engine.undefine(self._provider_id)
+        closed = Fault("closed", f"partition {self.uuid} of topic {self.topic!r} is served no more")
         with self._lock:
-            self._feeds.clear()
+            for feed in list(self._feeds.values()):
+                self._end(feed, closed)
+            self._lent.clear()
         self._partition.close()
 
     def _register(
@@ -180,15 +220,23 @@ class PartitionProvider:
         if where.epoch not in (0, self._where.epoch):
             raise Fault(
                 "wrong_epoch",
-                f"partition {self.uuid} of topic {self.topic!r} has lost its events and begun anew",
+                f"partition {self.uuid} of topic {self.topic!r} was started anew, and its events may be others",
                 {"epoch": self._where.epoch},
             )
 
     def _watch(self, connection: Connection) -> None:
-        """Have what belongs to `connection` let go when it closes."""
-        if connection not in self._known:
-            self._known.add(connection)
-            self._engine.on_loop(partial(connection.on_close.append, partial(self._forget, connection)))
+        """Have what belongs to `connection` let go when it closes, or now if it is closed already."""
+        if connection in self._known:
+            return
+        self._known.add(connection)
+
+        def watch() -> None:
+            if connection.closed:
+                self._forget(connection)
+            else:
+                connection.on_close.append(partial(self._forget, connection))
+
+        self._engine.on_loop(watch)
 
     def _forget(self, connection: Connection) -> None:
         with self._lock:
@@ -196,45 +244,50 @@ class PartitionProvider:
             for key in [key for key in self._feeds if key[0] is connection]:
                 del self._feeds[key]
             for key in [key for key in self._lent if key[0] is connection]:
-                self._partition.take_back(self._lent.pop(key))
+                del self._lent[key]
 
     def _allocate(self, frame: Frame) -> Sequence[memoryview]:
-        lengths = [0 if segment.lease else segment.length for segment in frame.segments]
-        if len(lengths) != 3:
-            raise Fault("bad_request", f"a batch has 3 segments (sizes, metadata, data), not {len(lengths)}")
-        views = self._partition.receive(*lengths)
-        return [view for view, segment in zip(views, frame.segments, strict=True) if not segment.lease]
+        sizes, metadata, data = _segments(frame)
+        if sizes.length > 2 * SIZE.itemsize * MAX_BATCH_EVENTS:
+            raise Fault("bad_request", f"a batch has at most {MAX_BATCH_EVENTS} events")
+        views = self._partition.receive(sizes.length, metadata.length, 0 if data.lease else data.length)
+        return views[:2] if data.lease else views
 
     def _lend(self, request: Request, asked: Lend) -> None:
         self._check(asked.where)
         if not request.connection.lends:
             raise Fault("no_lending", "buffers are lent to producers on the same node only")
-        if sum(buffer.size for buffer in self._lent.values()) >= MAX_LENT:
+        if sum(map(len, self._lent.values())) >= MAX_LENT:
             raise Fault("no_buffers", f"{MAX_LENT} bytes are lent already")
         buffer = self._partition.lend()
-        lease = secrets.randbits(31) | 1
+        lease = next(self._leases)
+        # The buffer is another producer's only when no batch lies in it any more, whenever its producer died.
+        owner = np.frombuffer(buffer.view, np.uint8)
+        weakref.finalize(owner, self._partition.take_back, buffer).atexit = False
+        self._lent[request.connection, lease] = owner.data
         self._watch(request.connection)
-        self._lent[request.connection, lease] = buffer
         request.reply(rpc.pack(Lent(lease, buffer.size)), descriptors=(buffer.fd,))
 
     def _data_of(self, request: Request) -> Buffer:
-        segment = request.frame.segments[2]
-        if not segment.lease:
-            data = request.frame.bulk[2]
-            assert data is not None
+        segment, data = request.frame.segments[2], request.frame.bulk[2]
+        if data is not None:
             return data
         buffer = self._lent.get((request.connection, segment.lease))
         if buffer is None:
             raise Fault("bad_request", f"buffer {segment.lease} is not lent to this connection")
-        if segment.offset + segment.length > buffer.size:
-            raise Fault("bad_request", f"a segment ends beyond the {buffer.size} bytes of its buffer")
-        return buffer.view[segment.offset : segment.offset + segment.length]
+        if segment.offset + segment.length > len(buffer):
+            raise Fault("bad_request", f"a segment ends beyond the {len(buffer)} bytes of its buffer")
+        lent = buffer[segment.offset : segment.offset + segment.length]
+        if not self._partition.keeps_buffers:
+            return lent
+        _, _, own = self._partition.receive(0, 0, segment.length)
+        own[:] = lent
+        return own
 
     def _send_batch(self, request: Request, message: SendBatch) -> None:
         self._check(message.where)
-        if len(message.producer) != 16:
-            raise Fault("bad_request", f"a producer's identity has 16 bytes, not {len(message.producer)}")
-        sizes, metadata = request.frame.bulk[:2]
+        _segments(request.frame)
+        sizes, metadata, _ = request.frame.bulk
         assert sizes is not None
         assert metadata is not None
         metadata_sizes, data_sizes = split_sizes(sizes, message.count)
@@ -251,13 +304,25 @@ class PartitionProvider:
 
         settle = self._sequencer.admit(message.producer, message.sequence, answer)
         if settle is not None:
-            self._partition.append(batch, partial(self._appended, settle))
+            try:
+                self._partition.append(batch, partial(self._appended, settle))
+            except Exception as error:
+                settle(error)
+                raise
 
     def _appended(self, settle: Callable[[int | BaseException], None], outcome: int | BaseException) -> None:
         with self._lock:
             settle(outcome)
+            if self._partition.error is not None and not self._failed:
+                self._failed = True
+                log.error(
+                    "topic %r, partition %s takes no more events: %s",
+                    self.topic,
+                    self.uuid,
+                    self._partition.error,
+                )
             for feed in list(self._feeds.values()):
-                self._feed(feed)
+                self._fill(feed)
 
     def _subscribe(self, request: Request, asked: Subscribe) -> None:
         self._check(asked.where)
@@ -267,43 +332,52 @@ class PartitionProvider:
         key = (request.connection, asked.stream)
         if key in self._feeds:
             raise Fault("bad_request", f"stream {asked.stream} is in use")
-        self._watch(request.connection)
         feed = self._feeds[key] = _Feed(request.connection, asked, first)
+        self._watch(request.connection)
         request.reply(rpc.pack(Subscribed(first, self._where.epoch)))
-        self._feed(feed)
+        self._fill(feed)
 
     def _grant(self, request: Request, granted: Grant) -> None:
         feed = self._feeds.get((request.connection, granted.stream))
         if feed is not None:
-            feed.batches += granted.batches
-            feed.credit += granted.credit
-            self._feed(feed)
+            feed.grant(granted.batches, granted.credit)
+            self._fill(feed)
 
     def _unsubscribe(self, request: Request, asked: Unsubscribe) -> None:
         self._feeds.pop((request.connection, asked.stream), None)
         request.reply(rpc.pack(Done()))
 
-    def _feed(self, feed: _Feed) -> None:
-        """Read what the consumer has credit for, if a read is not under way."""
-        if feed.busy or feed.batches <= 0 or feed.credit <= 0 or feed.next >= self._partition.count:
+    def _fill(self, feed: _Feed) -> None:
+        """Send what the consumer has credit for; where reads take time, begin the next one."""
+        if feed.filling:
             return
-        feed.busy = True
-        self._partition.read(
-            feed.next, feed.batch_size, MAX_FEED_BYTES, feed.with_data, partial(self._send_events, feed)
-        )
+        feed.filling = True
+        while not feed.busy and feed.batches > 0 and feed.credit > 0 and feed.next < self._partition.count:
+            feed.busy = True
+            send = partial(self._send_events, feed)
+            try:
+                self._partition.read(feed.next, feed.batch_size, MAX_FEED_BYTES, feed.with_data, send)
+            except Exception as error:
+                send(error)
+        feed.filling = False
+
+    def _end(self, feed: _Feed, error: BaseException) -> None:
+        """Tell the consumer of `feed` that nothing more will come, and why."""
+        del self._feeds[feed.connection, feed.stream]
+        message = rpc.pack_fault(error)
+        self._engine.on_loop(partial(feed.connection.fail_stream, feed.stream, message))
 
     def _send_events(self, feed: _Feed, read: Slice | BaseException) -> None:
         with self._lock:
-            feed.busy = False
-            key = (feed.connection, feed.stream)
-            if self._feeds.get(key) is not feed:
+            if self._feeds.get((feed.connection, feed.stream)) is not feed:
                 return
             if isinstance(read, BaseException):
-                log.error("topic %r, partition %s: cannot read event %d: %s", self.topic, self.uuid, feed.next, read)
-                del self._feeds[key]
-                message = rpc.pack_fault(read)
-                self._engine.on_loop(partial(feed.connection.fail_stream, feed.stream, message))
+                log.error(
+                    "topic %r, partition %s: cannot read event %d: %s", self.topic, self.uuid, feed.next, read
+                )
+                self._end(feed, read)
                 return
+            feed.busy = False
             bulk = [
                 [raw(sizes.astype(SIZE, copy=False)) for sizes in (read.metadata_sizes, read.data_sizes)],
                 read.metadata,
@@ -317,10 +391,16 @@ class PartitionProvider:
             feed.credit -= size
             message = rpc.pack(Events(read.first, read.count))
             self._engine.on_loop(partial(feed.connection.notify, feed.stream, message, bulk))
-            self._feed(feed)
+            self._fill(feed)
 
     def _request_data(self, request: Request, asked: RequestData) -> None:
         self._check(asked.where)
+        size = sum(length for _, pieces in asked.events for _, length in pieces)
+        if size > MAX_REQUESTED_BYTES:
+            raise Fault(
+                "bad_request",
+                f"{size} bytes of data are too many for one request, {MAX_REQUESTED_BYTES} at most",
+            )
 
         def done(outcome: Sequence[Buffer] | BaseException) -> None:
             if isinstance(outcome, BaseException):
@@ -332,7 +412,7 @@ class PartitionProvider:
 
     def _acknowledge(self, request: Request, asked: Acknowledge) -> None:
         self._check(asked.where)
-        if not 0 <= asked.event_id < self._partition.count:
+        if asked.event_id >= self._partition.count:
             raise Fault(
                 "out_of_range",
                 f"event {asked.event_id} cannot be acknowledged, the partition has {self._partition.count}",
@@ -342,10 +422,28 @@ class PartitionProvider:
         request.reply(rpc.pack(Done()))
 
 
+def _segments(frame: Frame) -> tuple[Segment, Segment, Segment]:
+    """Return the segments of a batch: sizes, metadata and data, of which data alone may lie in a lent buffer."""
+    found = len(frame.segments)
+    if found != 3:
+        raise Fault("bad_request", f"a batch has 3 segments (sizes, metadata, data), not {found}")
+    sizes, metadata, data = frame.segments
+    if sizes.lease or metadata.lease:
+        raise Fault("bad_request", "the sizes and the metadata of a batch come inline, not in a lent buffer")
+    return sizes, metadata, data
+
+
 class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """The ``config`` section of a provider of type ``mofka``."""
+    """The ``config`` section of a provider of type ``mofka``.
+
+    Attributes
+    ----------
+    failed : str
+        Output only, and ignored when it is read again.
+    """
 
     topic: str
     type: str
     uuid: str
     partition: dict[str, Any] = {}
+    failed: str = ""

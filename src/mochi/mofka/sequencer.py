@@ -2,7 +2,8 @@
 
 For each identity the batches are numbered from 0. The next number is new; one of the last `REMEMBERED_BATCHES` is a
 repetition, and gets the answer that the first copy got, or will get; anything else is an error, and not a guess. An
-identity with a batch that could not be stored is forgotten, so that no later batch of it is stored behind a gap.
+identity with a batch that could not be stored is forgotten, so that no later batch of it is stored behind a gap. A
+batch is remembered until it is stored, and so no more than `REMEMBERED_BATCHES` of an identity are on their way.
 """
 
 from collections import OrderedDict, deque
@@ -14,26 +15,25 @@ from mochi.mofka.protocol import REMEMBERED_BATCHES
 Answer = Callable[[int | BaseException], None]
 """Told the first id of a batch, or why it was not stored."""
 
-MAX_PRODUCERS = 4096
-"""Identities remembered for each partition; the one that has been quiet for longest is forgotten first."""
+MAX_PRODUCERS = 16384
+"""Identities remembered for each partition, some KiB each; the one quiet for longest is forgotten first."""
 
 
-class _Entry:
-    """A batch that was taken: waiting answers, then the first id."""
+class _Batch:
+    """A batch that was taken: the answers that wait for it, then its first id."""
 
-    __slots__ = ("first", "waiting")
+    __slots__ = ("result",)
 
     def __init__(self, answer: Answer) -> None:
-        self.first: int | None = None
-        self.waiting = [answer]
+        self.result: int | list[Answer] = [answer]
 
 
 class _Producer:
-    __slots__ = ("entries", "next")
+    __slots__ = ("batches", "next")
 
     def __init__(self) -> None:
         self.next = 0
-        self.entries: deque[_Entry] = deque(maxlen=REMEMBERED_BATCHES)
+        self.batches: deque[_Batch] = deque(maxlen=REMEMBERED_BATCHES)
 
 
 class Sequencer:
@@ -48,7 +48,7 @@ class Sequencer:
         Parameters
         ----------
         answer : callable
-            Called once, perhaps at once, when this is a repetition.
+            Called once, perhaps at once, with the outcome for this copy of the batch.
 
         Returns
         -------
@@ -60,6 +60,7 @@ class Sequencer:
         Fault
             ``identity_expired``: the identity is not known, or the batch is too old to be remembered.
             ``sequence_gap``: batches before this one have not arrived.
+            ``too_many_batches``: as many as can be remembered are on their way; nothing was taken note of.
         """
         producer = self._producers.get(identity)
         if producer is None:
@@ -69,31 +70,43 @@ class Sequencer:
                     f"batch {sequence} of a producer that this partition does not know (any more)",
                 )
             producer = self._producers[identity] = _Producer()
-            while len(self._producers) > MAX_PRODUCERS:
+            if len(self._producers) > MAX_PRODUCERS:
                 self._producers.popitem(last=False)
         self._producers.move_to_end(identity)
-        if sequence == producer.next:
-            producer.next += 1
-            entry = _Entry(answer)
-            producer.entries.append(entry)
-            return lambda outcome: self._settle(identity, entry, outcome)
+        batches = producer.batches
         age = producer.next - sequence
         if age < 0:
             raise Fault("sequence_gap", f"batch {sequence} came, and batch {producer.next} is next")
-        if age > len(producer.entries):
-            raise Fault("identity_expired", f"batch {sequence} is older than the {REMEMBERED_BATCHES} remembered")
-        entry = producer.entries[-age]
-        if entry.first is None:
-            entry.waiting.append(answer)
-        else:
-            answer(entry.first)
-        return None
+        if age > len(batches):
+            raise Fault(
+                "identity_expired", f"batch {sequence} is older than the {REMEMBERED_BATCHES} remembered"
+            )
+        if age:
+            result = batches[-age].result
+            if isinstance(result, int):
+                answer(result)
+            else:
+                result.append(answer)
+            return None
+        if len(batches) == REMEMBERED_BATCHES and not isinstance(batches[0].result, int):
+            raise Fault(
+                "too_many_batches",
+                f"batch {sequence} came while {REMEMBERED_BATCHES} before it are not stored yet; "
+                f"at most so many may be on their way",
+            )
+        batch = _Batch(answer)
+        producer.next += 1
+        batches.append(batch)
+        return lambda outcome: self._settle(identity, producer, batch, outcome)
 
-    def _settle(self, identity: bytes, entry: _Entry, outcome: int | BaseException) -> None:
-        if isinstance(outcome, BaseException):
-            self._producers.pop(identity, None)  # what it has on its way must not be stored behind a gap
-        else:
-            entry.first = outcome
-        waiting, entry.waiting = entry.waiting, []
+    def _settle(
+        self, identity: bytes, producer: _Producer, batch: _Batch, outcome: int | BaseException
+    ) -> None:
+        waiting = batch.result
+        assert not isinstance(waiting, int)
+        if isinstance(outcome, int):
+            batch.result = outcome
+        elif self._producers.get(identity) is producer:
+            del self._producers[identity]  # what it has on its way must not be stored behind a gap
         for answer in waiting:
             answer(outcome)

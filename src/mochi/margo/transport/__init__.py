@@ -36,14 +36,18 @@ def accept(listener: socket.socket) -> socket.socket | None:
         As ``socket.accept``; BlockingIOError when nobody waits.
     """
     peer, _ = listener.accept()
-    if peer.family == socket.AF_UNIX:
-        if not sm.is_trusted(peer):
-            peer.close()
-            return None
-    else:
-        tcp.tune(peer)
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    peer.setblocking(False)
+    try:
+        if peer.family == socket.AF_UNIX:
+            if not sm.is_trusted(peer):
+                peer.close()
+                return None
+        else:
+            tcp.tune(peer)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        peer.setblocking(False)
+    except OSError:
+        peer.close()
+        raise
     return peer
 
 
@@ -57,7 +61,9 @@ def connect(text: str, timeout: float) -> socket.socket:
     """
     address = parse(text)
     try:
-        peer = sm.connect(address, timeout) if isinstance(address, SmAddress) else tcp.connect(address, timeout)
+        peer = (
+            sm.connect(address, timeout) if isinstance(address, SmAddress) else tcp.connect(address, timeout)
+        )
     except OSError as error:
         raise AddressError(f"nobody answers at {text}: {error.strerror or error}") from error
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)

@@ -17,7 +17,7 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 def _path(name: str) -> bytes:
-    return b"\0mofka/" + name.encode()
+    return b"\0mofka/" + name.encode(errors="surrogateescape")
 
 
 def listen(address: SmAddress) -> tuple[socket.socket, SmAddress]:
@@ -38,11 +38,15 @@ def listen(address: SmAddress) -> tuple[socket.socket, SmAddress]:
 
 
 def connect(address: SmAddress, timeout: float) -> socket.socket:
-    """Connect to the server that bound the name; OSError when there is none."""
+    """Connect to the server that bound the name, waiting for room in its backlog; OSError when there is none."""
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        peer.settimeout(timeout)
+        seconds, fraction = divmod(max(timeout, 1e-6), 1)
+        peer.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(fraction * 1e6))
+        )
         peer.connect(_path(address.name))
+        peer.settimeout(timeout)
         if not is_trusted(peer):
             raise PermissionError(errno.EACCES, "it belongs to another user")
     except BaseException:

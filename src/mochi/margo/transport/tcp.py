@@ -1,5 +1,6 @@
 """TCP sockets: no delay, keep-alive, and a real address to print where the user names none."""
 
+import errno
 import fcntl
 import socket
 import struct
@@ -33,7 +34,9 @@ def _own_address() -> str:
     """Return the address of the interface that the default route uses; loopback on a machine without one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # a documentation address; connecting a datagram socket sends nothing
+            probe.connect(
+                ("192.0.2.1", 9)
+            )  # a documentation address; connecting a datagram socket sends nothing
         except OSError:
             return "127.0.0.1"
         host: str = probe.getsockname()[0]
@@ -63,5 +66,12 @@ def listen(address: TcpAddress) -> tuple[socket.socket, TcpAddress]:
 def connect(address: TcpAddress, timeout: float) -> socket.socket:
     """Connect; OSError when nobody answers."""
     peer = socket.create_connection((address.host, address.port), timeout)
-    tune(peer)
+    try:
+        # A port of this host that nobody listens on can be chosen as the connection's own, which then meets itself.
+        if peer.getsockname() == peer.getpeername():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens there")
+        tune(peer)
+    except OSError:
+        peer.close()
+        raise
     return peer

@@ -19,7 +19,7 @@ class Batch:
     """Metadata and data of n events, each in the order of the events and back to back.
 
     The buffers need not end where events end. They are read while `ChunkStore.append` runs, and not held
-    after it. Making a batch costs about 10 µs, whatever its content.
+    after it. Making a batch costs about 7 µs, and 0.1 µs for each buffer.
 
     Attributes
     ----------

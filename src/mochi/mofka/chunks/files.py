@@ -74,7 +74,7 @@ class PosixFiles:
         with _reporting("make", path):
             directory = Path(path).absolute()
             missing = [each for each in (directory, *directory.parents) if not each.exists()]
-            for each in reversed(missing):
+            for each in reversed(missing or [directory]):
                 each.mkdir(mode=0o755, exist_ok=True)
                 self.sync_directory(str(each.parent))
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.future import FutureUint
-
 from mochi.margo.wire import Buffer
 from mochi.mofka.protocol import SIZE, raw
 
@@ -84,8 +84,8 @@ class Batch:
         "first",
         "lane",
         "large",
-        "limit",
         "lent",
+        "limit",
         "metadata",
         "sequence",
         "sizes",
@@ -135,9 +135,11 @@ class Batch:
         self.metadata = b"".join(texts)
         self.data_bytes = int(data_sizes.sum(dtype=np.int64))
         if self.data_bytes < JOINED_BYTES * count:
-            self.data = [b"".join([bytes().join(d.buffers) if type(d) is Gather else d for d in data])]
+            self.data = [b"".join([b"".join(d.buffers) if type(d) is Gather else d for d in data])]
         else:
-            self.data = [buffer for d in data for buffer in (d.buffers if type(d) is Gather else (d,)) if len(buffer)]
+            self.data = [
+                buffer for d in data for buffer in (d.buffers if type(d) is Gather else (d,)) if len(buffer)
+            ]
         self.created = time.time_ns()
 
     def settle(self, first: int | None, error: DiasporaError | None) -> None:

@@ -17,12 +17,14 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector, FutureEvent
+
+from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, Consumer, DataAllocator, DataSelector, FutureEvent
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.event import Event
@@ -30,7 +32,6 @@ from diaspora_stream.future import Completed, seconds
 from diaspora_stream.serializer import DefaultSerializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE
-
 from mochi.margo import rpc
 from mochi.margo.bulk import BufferPool, BufferPoolConfig
 from mochi.margo.client import Link, PendingCall
@@ -80,10 +81,12 @@ class Feed:
         Turns metadata into a value; None stands for the default serializer.
     """
 
-    def __init__(self, consumer: "MofkaConsumer", partition: PartitionInfo, credit: int) -> None:
+    def __init__(
+        self, consumer: "MofkaConsumer", topic: "MofkaTopic", partition: PartitionInfo, credit: int
+    ) -> None:
         self._consumer = weakref.ref(consumer)
         self.partition = partition
-        serializer = consumer.topic.serializer
+        serializer = topic.serializer
         self.deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
         self.next: int | None = None
         self.link: Link | None = None
@@ -209,7 +212,9 @@ class Feed:
         link = service.client.link(self.partition.address)
         receiver = _DataReceiver(targets)
         message = rpc.pack(RequestData(self._where(), wanted))
-        call = link.request(REQUEST_DATA, self.partition.provider_id, message, receiver, timeout=service.timeout)
+        call = link.request(
+            REQUEST_DATA, self.partition.provider_id, message, receiver, timeout=service.timeout
+        )
         if not service.client.wait(receiver.is_done, lambda: (link,), deadline_after(service.timeout)):
             link.cancel(call)
             raise DeadlineExceeded(f"data of {len(wanted)} events has not come within {service.timeout:g} s")
@@ -308,7 +313,7 @@ class MofkaConsumer(Consumer):
         self.data_selector = None if data_selector is WHOLE else data_selector
         self.data_allocator = None if data_allocator is WHOLE else data_allocator
         credit = MAX_CREDIT // max(len(targets), 1)
-        self._feeds = [Feed(self, partition, credit) for partition in targets]
+        self._feeds = [Feed(self, topic, partition, credit) for partition in targets]
         self._begin()
         service.watch(self)
         try:
@@ -357,6 +362,24 @@ class MofkaConsumer(Consumer):
         with self._lock:
             self._waiting.append(weakref.ref(future))
         return future
+
+    def __iter__(self) -> Iterator[Event]:
+        """Yield events until there is none for `ITERATION_TIMEOUT_MS`, or no more."""
+        take = self._ready.popleft
+        while True:
+            try:
+                while not self._waiting:
+                    event = take()
+                    if type(event) is not MofkaEvent:
+                        self._ready.appendleft(event)
+                        break
+                    yield event
+            except IndexError:
+                pass
+            following = self.pull().wait(ITERATION_TIMEOUT_MS)
+            if following is None or following.event_id is None:
+                return
+            yield following
 
     def wait_for(self, future: PulledEvent, timeout: float | None) -> Event | None:
         """Wait until `future` has its event; None when the time is over."""
@@ -489,7 +512,7 @@ class MofkaConsumer(Consumer):
         """Take note that a connection is lost; subscribes again, from the first event not received."""
         if not self._closed:
             log.info("topic %r, %s: %s; connecting again", self.topic.name, feed.partition, error)
-            self.service.in_background(lambda: self._resubscribe(feed))
+            self.service.in_background(partial(self._resubscribe, feed))
 
     def _resubscribe(self, feed: Feed) -> None:
         try:
@@ -503,7 +526,7 @@ class MofkaConsumer(Consumer):
         """Try feeds that have failed once more, for those who wait on."""
         for feed in self._feeds:
             if feed.link is None:
-                self.service.in_background(lambda feed=feed: self._resubscribe(feed))
+                self.service.in_background(partial(self._resubscribe, feed))
 
     def give_back(self, event: Event) -> None:
         """Take the event of a future that was dropped; it is the next one handed out."""
@@ -538,7 +561,7 @@ class MofkaConsumer(Consumer):
         for feed in getattr(self, "_feeds", ()):
             link = feed.link
             if link is not None and link.error is None:
-                feed.drop(link)
+                self.service.in_background(partial(feed.drop, link))
 
 
 def _writable(buffer: Any) -> memoryview:
@@ -549,6 +572,5 @@ def _writable(buffer: Any) -> memoryview:
     if not view.c_contiguous:
         if not view.f_contiguous:
             raise DiasporaError("a data allocator returns contiguous buffers")
-        view = memoryview(np.asarray(view).T)
+        view = np.asarray(view).T.data
     return view.cast("B")
-

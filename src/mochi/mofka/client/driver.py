@@ -11,7 +11,6 @@ from diaspora_stream.partition_selector import DefaultPartitionSelector, Partiti
 from diaspora_stream.serializer import DefaultSerializer, Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
-
 from mochi.bedrock.client import BedrockClient
 from mochi.flock import group_file
 from mochi.flock.errors import FlockError
@@ -147,7 +146,9 @@ class MofkaDriver(Driver):
         try:
             for index, uuid in enumerate(wanted.uuids):
                 partitions.append(
-                    self._start_partition(name, index, index, uuid, wanted.type, wanted.partition, wanted.dependencies)
+                    self._start_partition(
+                        name, index, index, uuid, wanted.type, wanted.partition, wanted.dependencies
+                    )
                 )
             self._registry.commit(name, descriptions, partitions)
         except BaseException:
@@ -173,7 +174,9 @@ class MofkaDriver(Driver):
         dependencies: Mapping[str, list[str]],
     ) -> PartitionInfo:
         address = self._servers[rank % len(self._servers)]
-        needs: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in dependencies.items()}
+        needs: dict[str, Any] = {
+            name: values[0] if len(values) == 1 else values for name, values in dependencies.items()
+        }
         if kind == "default" and "io_controller" not in needs:
             needs["io_controller"] = self._default_io_controller(address)
         needs["master_database"] = f"yokan:{self._master_id}@{self._master_address}"
@@ -249,4 +252,6 @@ class MofkaDriver(Driver):
 
 def _provider_name(topic: str, uuid: str) -> str:
     """Return the name of a partition's provider; what may not be in a name is replaced."""
-    return re.sub(r"[^a-zA-Z0-9_]", "_", f"{'' if re.match('[a-zA-Z_]', topic) else '_'}{topic}_partition_{uuid[:8]}")
+    return re.sub(
+        r"[^a-zA-Z0-9_]", "_", f"{'' if re.match('[a-zA-Z_]', topic) else '_'}{topic}_partition_{uuid[:8]}"
+    )

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.event import Event
 from diaspora_stream.json_value import decode
-from numpy.typing import NDArray
 
 _ID = np.dtype("<u8")
 

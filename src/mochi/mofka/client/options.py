@@ -10,8 +10,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
-from diaspora_stream.errors import ConfigError, hint
 
+from diaspora_stream.errors import ConfigError, hint
 from mochi.margo.config import MargoConfig
 from mochi.margo.errors import ConfigError as MargoConfigError
 from mochi.mofka.partition.config import PARTITION_FIELDS
@@ -76,7 +76,9 @@ def parse_driver(options: Any) -> DriverOptions:
         raise ConfigError(error.where, error.problem) from error
     timeout = options.get("timeout_ms", 30000)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
-        raise ConfigError("options.timeout_ms", f"must be a positive number of milliseconds, found {timeout!r}")
+        raise ConfigError(
+            "options.timeout_ms", f"must be a positive number of milliseconds, found {timeout!r}"
+        )
     return DriverOptions(path, timeout / 1000)
 
 
@@ -85,10 +87,14 @@ def check_name(name: Any) -> str:
     if not isinstance(name, str):
         raise ConfigError("topic name", f"must be a str, found {name!r}")
     if not name or len(name) > MAX_NAME or name in (".", ".."):
-        raise ConfigError("topic name", f"must have 1 to {MAX_NAME} characters and be neither . nor .., found {name!r}")
+        raise ConfigError(
+            "topic name", f"must have 1 to {MAX_NAME} characters and be neither . nor .., found {name!r}"
+        )
     bad = sorted({character for character in name if character in "/:" or not character.isprintable()})
     if bad:
-        raise ConfigError("topic name", f"{name!r} contains {bad!r}; '/', ':' and unprintable characters are not allowed")
+        raise ConfigError(
+            "topic name", f"{name!r} contains {bad!r}; '/', ':' and unprintable characters are not allowed"
+        )
     return name
 
 
@@ -119,13 +125,20 @@ def parse_topic(options: Any) -> TopicOptions:
         kind,
         partition,
         _uuids(config.get("uuid"), count),
-        {name: _names(name, value) for name, value in _object(options.get("dependencies", {}), "options.dependencies").items()},
+        {
+            name: _names(name, value)
+            for name, value in _object(options.get("dependencies", {}), "options.dependencies").items()
+        },
     )
 
 
 def _partition_count(options: Mapping[str, Any]) -> int:
     count = options.get("num_partitions", 0)
-    if isinstance(count, bool) or not isinstance(count, int | float) or ("num_partitions" in options and count < 1):
+    if (
+        isinstance(count, bool)
+        or not isinstance(count, int | float)
+        or ("num_partitions" in options and count < 1)
+    ):
         raise ConfigError("options.num_partitions", f"must be a number, 1 or more, found {count!r}")
     if not count:
         log.warning("options.num_partitions is not given: the topic has no partition yet")
@@ -136,17 +149,23 @@ def _uuids(given: Any, count: int) -> list[str]:
     if given is None:
         return [str(uuid4()) for _ in range(count)]
     if count != 1:
-        raise ConfigError("options.config.uuid", f"can be given for exactly one partition, and there are {count}")
+        raise ConfigError(
+            "options.config.uuid", f"can be given for exactly one partition, and there are {count}"
+        )
     try:
         if not isinstance(given, str) or str(UUID(given)) != given.lower():
             raise ValueError
     except ValueError:
-        raise ConfigError("options.config.uuid", f"must be a UUID of 36 characters, found {given!r}") from None
+        raise ConfigError(
+            "options.config.uuid", f"must be a UUID of 36 characters, found {given!r}"
+        ) from None
     return [given.lower()]
 
 
 def _names(name: str, value: Any) -> list[str]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names or not all(isinstance(item, str) for item in names):
-        raise ConfigError(f"options.dependencies.{name}", f"must be a name, or a list of names, found {value!r}")
+        raise ConfigError(
+            f"options.dependencies.{name}", f"must be a name, or a list of names, found {value!r}"
+        )
     return list(names)

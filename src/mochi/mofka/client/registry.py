@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from diaspora_stream.errors import DiasporaError, TopicExists
 
+from diaspora_stream.errors import DiasporaError, TopicExists
 from mochi.mofka.client.service import PartitionInfo
 from mochi.yokan.database import Database
 from mochi.yokan.errors import KeyExists
@@ -104,7 +104,7 @@ class Registry:
         texts = self._database.get_multi([_key(topic, part) for part in _PARTS])
         if any(text is None for text in texts):
             return None
-        descriptions: list[dict[str, Any]] = [msgspec.json.decode(text) for text in texts if text is not None]
+        validator, selector, serializer = (msgspec.json.decode(text) for text in texts if text is not None)
         partitions: list[PartitionInfo] = []
         start = 0
         while page := self._database.doc_list(_key(topic, "partitions"), start, _PAGE):
@@ -114,4 +114,4 @@ class Registry:
                     PartitionInfo(len(partitions), document.address, document.provider_id, document.uuid)
                 )
                 start = number + 1
-        return TopicRecord(*descriptions, partitions)
+        return TopicRecord(validator, selector, serializer, partitions)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-from diaspora_stream.errors import ConnectionFailed, DiasporaError, TimeoutExpired
 
+from diaspora_stream.errors import ConnectionFailed, DiasporaError, TimeoutExpired
 from mochi.margo.client import Client, Link
 from mochi.margo.errors import AuthenticationError, DeadlineExceeded, Fault, MargoError
 
@@ -100,6 +100,7 @@ class Service:
     def __init__(self, timeout: float) -> None:
         self.client = Client(timeout=timeout)
         self.timeout = timeout
+        self._exiting = False
         self._lanes: set[Pending] = set()
         self._consumers: weakref.WeakSet[Member] = weakref.WeakSet()
         _services.add(self)
@@ -148,8 +149,17 @@ class Service:
                 time.sleep(_RETRY_PAUSE)
 
     def in_background(self, work: Callable[[], None]) -> None:
-        """Run `work` in a thread of its own: it may block, which no receiver of frames may."""
+        """Run `work` in a thread of its own: it may block, which no receiver of frames may.
+
+        Does nothing once the interpreter exits: no thread starts then, and what there would be to do is moot.
+        """
+        if self._exiting:
+            return
         threading.Thread(target=work, name="mofka-recovery", daemon=True).start()
+
+    def end(self) -> None:
+        """Start nothing more: the interpreter exits."""
+        self._exiting = True
 
     def close(self) -> None:
         """Close the client; what is pending raises."""
@@ -165,7 +175,10 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
-    lost = sum(service.finish(EXIT_FLUSH) for service in list(_services))
+    lost = 0
+    for service in list(_services):
+        lost += service.finish(EXIT_FLUSH)
+        service.end()
     if lost:
         print(
             f"mofka: {lost} events were still pending at exit and are not stored; "

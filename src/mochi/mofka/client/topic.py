@@ -10,7 +10,6 @@ from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE, Ordering, TopicHandle
 from diaspora_stream.validator import Validator
-
 from mochi.mofka.client.consumer import MofkaConsumer
 from mochi.mofka.client.producer import MofkaProducer
 from mochi.mofka.client.service import PartitionInfo, Service

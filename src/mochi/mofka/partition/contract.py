@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. `append` is called for one batch after another; ids are dense, and given in the order of the calls.
+1. `receive`, `take_back` and `close` may be called from any thread at any time, the others one at a time. Ids are
+   dense, and given in the order of the calls of `append`.
 2. `done` of any method is called once, from any thread, at once or later.
 3. `count` grows when the events can be read, and before `done` of their `append` is called.
 4. After `append` has failed in a way that leaves the storage unsure, every later one fails too.
@@ -39,9 +40,24 @@ class Slice(msgspec.Struct):
 
 
 class Partition(Protocol):
-    """A partition manager."""
+    """A partition manager.
+
+    Attributes
+    ----------
+    count : int
+        Number of events that can be read.
+    error : BaseException or None
+        Why no more events are taken, if so.
+    keeps_buffers : bool
+        Whether the buffers of a batch become the storage, so that they may not be lent ones.
+    """
 
     count: int
+    keeps_buffers: bool
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why no more events are taken."""
 
     @property
     def config(self) -> dict[str, Any]:

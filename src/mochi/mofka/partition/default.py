@@ -5,6 +5,7 @@ with ``sync`` means after fdatasync. Batches are received into tiered pools, and
 consumers is read into pools of its own. Nothing is kept in memory per event.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -29,19 +30,24 @@ T = TypeVar("T")
 
 Appended = Callable[[int | BaseException], None]
 
+log = logging.getLogger(__name__)
+
 
 class IoInstance(Protocol):
     """What a partition needs of an abt_io provider."""
 
     files: FileLayer
 
-    def run(self, function: Callable[[], T]) -> "Future[T]":
+    def run(self, function: Callable[[], T]) -> Future[T]:
         """Run an operation on an I/O thread."""
 
 
-def _fault(error: BaseException) -> Fault:
-    code = "out_of_range" if isinstance(error, OutOfRange) else "storage"
-    return Fault(code, str(error))
+def _fault(error: Exception) -> Fault:
+    """Return what a client is told; an error that nobody expects of storage is logged as well."""
+    if isinstance(error, StorageError | OSError):
+        return Fault("out_of_range" if isinstance(error, OutOfRange) else "storage", str(error))
+    log.exception("unexpected error in a partition")
+    return Fault("internal", f"{type(error).__name__}: {error}")
 
 
 class DefaultPartition:
@@ -58,6 +64,8 @@ class DefaultPartition:
         The directory cannot be used; says which, and why.
     """
 
+    keeps_buffers = False
+
     def __init__(self, topic: str, uuid: str, fields: DefaultFields, io: IoInstance) -> None:
         self._fields = fields
         self._io = io
@@ -69,7 +77,7 @@ class DefaultPartition:
             fd_cache_capacity=fields.fd_cache_capacity,
         )
         try:
-            self._store = io.run(lambda: ChunkStore.open(directory, chunks, io.files)).result()
+            self._store = ChunkStore.open(directory, chunks, io.files)
         except (StorageError, OSError) as error:
             raise ConfigError("config.partition.path", str(error)) from error
         self.count = self._store.event_count
@@ -79,9 +87,15 @@ class DefaultPartition:
         self._metadata_out = BufferPool(fields.consumers.metadata_buffer_pool.pool())
         self._sizes_out = BufferPool(fields.consumers.desc_buffer_pool.pool())
         self._lock = threading.Lock()
+        self._committing = threading.Lock()
         self._waiting: list[tuple[Batch, Appended]] = []
-        self._writing = False
-        self._idle = threading.Condition(self._lock)
+        self._scheduled = False
+        self._closed = False
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why no more events are taken: after a failed write or sync nothing is certain any more."""
+        return self._store.error
 
     @property
     def config(self) -> dict[str, Any]:
@@ -93,7 +107,7 @@ class DefaultPartition:
         return [
             self._metadata_in.lease(sizes),
             self._metadata_in.lease(metadata),
-            self._data_in.lease(data),
+            self._data_in.lease(data) if data else memoryview(b""),
         ]
 
     def lend(self) -> BulkBuffer:
@@ -107,32 +121,46 @@ class DefaultPartition:
     def append(self, batch: Batch, done: Appended) -> None:
         """Have a batch written by the next commit."""
         with self._lock:
+            if self._closed:
+                raise Fault("closed", "the partition is closed")
             self._waiting.append((batch, done))
-            if self._writing:
+            if self._scheduled:
                 return
-            self._writing = True
+            self._scheduled = True
         self._io.run(self._commit_all)
 
     def _commit_all(self) -> None:
-        while True:
-            with self._lock:
-                waiting, self._waiting = self._waiting, []
-                if not waiting:
-                    self._writing = False
-                    self._idle.notify_all()
-                    return
-            self._commit(waiting)
+        with self._committing:
+            while True:
+                with self._lock:
+                    waiting, self._waiting = self._waiting, []
+                    if not waiting:
+                        self._scheduled = False
+                        return
+                self._commit(waiting)
 
     def _commit(self, waiting: Sequence[tuple[Batch, Appended]]) -> None:
+        outcomes: Sequence[int | BaseException]
         try:
-            firsts = self._store.append([batch for batch, _ in waiting])
-        except (StorageError, OSError) as error:
-            for _, done in waiting:
-                done(_fault(error))
-            return
-        self.count = self._store.event_count
-        for (_, done), first in zip(waiting, firsts, strict=True):
-            done(first)
+            outcomes = self._store.append([batch for batch, _ in waiting])
+            self.count = self._store.event_count
+        except Exception as error:
+            outcomes = [_fault(error)] * len(waiting)
+        for (_, done), outcome in zip(waiting, outcomes, strict=True):
+            done(outcome)
+
+    def _read(self, read: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        """Read on an I/O thread, and tell what was read, or any error: somebody waits for it."""
+
+        def run() -> None:
+            outcome: T | BaseException
+            try:
+                outcome = read()
+            except Exception as error:
+                outcome = _fault(error)
+            done(outcome)
+
+        self._io.run(run)
 
     def read(
         self,
@@ -144,50 +172,36 @@ class DefaultPartition:
     ) -> None:
         """Read events from the files, on an I/O thread."""
 
-        def read() -> None:
-            try:
-                events = self._store.read_range(
-                    first,
-                    max_events,
-                    max_bytes,
-                    with_data=with_data,
-                    allocate_metadata=self._metadata_out.lease,
-                )
-            except (StorageError, OSError) as error:
-                done(_fault(error))
-                return
+        def read() -> Slice:
+            events = self._store.read_range(
+                first,
+                max_events,
+                max_bytes,
+                with_data=with_data,
+                allocate_metadata=self._metadata_out.lease,
+            )
             sizes = np.frombuffer(self._sizes_out.lease(2 * SIZE.itemsize * events.count), SIZE)
             sizes[: events.count] = events.metadata_sizes
             sizes[events.count :] = events.data_sizes
-            done(
-                Slice(
-                    first,
-                    sizes[: events.count],
-                    [events.metadata],
-                    sizes[events.count :],
-                    [] if events.data is None else [events.data],
-                )
+            return Slice(
+                first,
+                sizes[: events.count],
+                [events.metadata],
+                sizes[events.count :],
+                [] if events.data is None else [events.data],
             )
 
-        self._io.run(read)
+        self._read(read, done)
 
     def read_data(
         self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
     ) -> None:
         """Read pieces of events' data from the files, on an I/O thread."""
-
-        def read() -> None:
-            try:
-                pieces = self._store.read_data(events)
-            except (StorageError, OSError) as error:
-                done(_fault(error))
-                return
-            done(pieces)
-
-        self._io.run(read)
+        self._read(lambda: self._store.read_data(events), done)
 
     def close(self) -> None:
-        """Write what has arrived, and close the files."""
-        with self._idle:
-            self._idle.wait_for(lambda: not self._writing)
+        """Write what has arrived, and close the files; waits for no other thread but one that is writing."""
+        with self._lock:
+            self._closed = True
+        self._commit_all()
         self._store.close()

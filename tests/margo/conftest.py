@@ -1,0 +1,52 @@
+"""Engines that serve in a thread of the test, and clients; nothing of them may be left behind."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from mochi.margo.client import Client
+from mochi.margo.config import MargoConfig
+from mochi.margo.engine import Engine
+
+SECONDS = 20.0
+"""Time-out of what must not take long; reached by a failing test only."""
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[Engine]:
+    """Run `engine` in a thread, and end it."""
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        yield engine
+    finally:
+        engine.finalize()
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+Serve = Callable[..., Engine]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start engines: ``serve(address, define, config)``, where `define` is given the engine before it runs."""
+    with ExitStack() as stack:
+
+        def start(address: str, define: Callable[[Engine], None], config: dict[str, Any] | None = None) -> Engine:
+            engine = Engine(address, MargoConfig.parse(config))
+            define(engine)
+            return stack.enter_context(running(engine))
+
+        yield start
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    """A client that is closed at the end."""
+    client = Client(timeout=SECONDS)
+    yield client
+    client.close()

@@ -1,0 +1,108 @@
+"""What tests of partitions share: batches in and out of one, a gate before its disk, and files that break."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+
+from mochi.abt_io import config as abt_io_config
+from mochi.abt_io.files import Files
+from mochi.abt_io.threads import IoThreads
+from mochi.margo.wire import Buffer
+from mochi.mofka.chunks import Batch, FileLayer
+from mochi.mofka.partition.contract import EventPieces, Partition, Slice
+
+T = TypeVar("T")
+
+Event = tuple[bytes, bytes]
+
+
+def batch_of(events: Sequence[Event]) -> Batch:
+    """Make a batch of (metadata, data) pairs, in one buffer each as a provider does."""
+    return Batch(
+        np.array([len(metadata) for metadata, _ in events], np.uint32),
+        [b"".join(metadata for metadata, _ in events)],
+        np.array([len(data) for _, data in events], np.uint32),
+        [b"".join(data for _, data in events)],
+    )
+
+
+def events_in(found: Slice, with_data: bool) -> list[Event]:
+    """Cut what was read into events."""
+    metadata, data = b"".join(found.metadata), b"".join(found.data)
+    events = []
+    at = data_at = 0
+    for size, data_size in zip(found.metadata_sizes.tolist(), found.data_sizes.tolist(), strict=True):
+        data_size *= with_data
+        events.append((metadata[at : at + size], data[data_at : data_at + data_size]))
+        at += size
+        data_at += data_size
+    assert (at, data_at) == (len(metadata), len(data))
+    return events
+
+
+def _told(call: Callable[[Callable[[T], None]], None]) -> T:
+    """Wait for what a partition tells; being told twice is an error."""
+    told: Future[T] = Future()
+    call(told.set_result)
+    return told.result(20)
+
+
+def append(partition: Partition, batch: Batch) -> int | BaseException:
+    return _told(lambda done: partition.append(batch, done))
+
+
+def read(
+    partition: Partition, first: int, max_events: int, max_bytes: int, with_data: bool
+) -> Slice | BaseException:
+    return _told(lambda done: partition.read(first, max_events, max_bytes, with_data, done))
+
+
+def read_data(partition: Partition, events: Sequence[EventPieces]) -> Sequence[Buffer] | BaseException:
+    return _told(lambda done: partition.read_data(events, done))
+
+
+class GatedIo:
+    """Runs operations on threads of its own, while the gate is open."""
+
+    def __init__(self, files: FileLayer) -> None:
+        self.files = files
+        self.gate = threading.Event()
+        self.gate.set()
+        self._threads = IoThreads("gated")
+
+    def run(self, function: Callable[[], T]) -> "Future[T]":
+        def gated() -> T:
+            assert self.gate.wait(20)
+            return function()
+
+        return self._threads.submit(gated)
+
+    def close(self) -> None:
+        self.gate.set()
+        self._threads.close()
+
+
+class BreakableFiles(Files):
+    """The files of abt_io, whose operations fail when told to.
+
+    Attributes
+    ----------
+    broken : dict
+        Error number by operation (``write``, ``fdatasync``, ``read``, ``mkdir``, ...).
+    """
+
+    def __init__(self) -> None:
+        super().__init__("io", abt_io_config.parse({}))
+        self.broken: dict[str, int] = {}
+
+    @contextmanager
+    def operation(self, kind: str, path: str, offset: int = 0, length: int = 0) -> Iterator[None]:
+        with super().operation(kind, path, offset, length):
+            if kind in self.broken:
+                raise OSError(self.broken[kind], os.strerror(self.broken[kind]))
+            yield

@@ -1,0 +1,274 @@
+"""The default partition on real files: whole, failing, and after a power cut."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chunk_events import events_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from partition_io import (
+    BreakableFiles,
+    Event,
+    GatedIo,
+    append,
+    batch_of,
+    events_in,
+    read,
+    read_data,
+)
+from recording_files import RecordingFiles
+
+from mochi.margo.errors import ConfigError, Fault
+from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.partition.config import DefaultFields
+from mochi.mofka.partition.contract import Slice
+from mochi.mofka.partition.default import DefaultPartition
+
+UUID = "5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
+
+Open = Callable[..., DefaultPartition]
+
+
+class Opener:
+    """Opens partitions below a directory, and closes them at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.directory = path / f"topic-{UUID}"
+        self._opened: list[tuple[DefaultPartition, GatedIo]] = []
+
+    def open(self, files: FileLayer | None = None, **fields: Any) -> tuple[DefaultPartition, GatedIo]:
+        io = GatedIo(files or BreakableFiles())
+        partition = DefaultPartition(
+            "topic", UUID, DefaultFields.parse({"path": str(self.path), **fields}), io
+        )
+        self._opened.append((partition, io))
+        return partition, io
+
+    def close(self) -> None:
+        for partition, io in self._opened:
+            io.gate.set()
+            partition.close()
+            io.close()
+
+
+@pytest.fixture
+def opener(tmp_path: Path) -> Iterator[Opener]:
+    opener = Opener(tmp_path)
+    yield opener
+    opener.close()
+
+
+def numbered(first: int, count: int) -> list[Event]:
+    return [(b"%d" % number, b"data %d" % number) for number in range(first, first + count)]
+
+
+def stored_in(directory: Path) -> list[Event]:
+    with ChunkStore.open(directory) as store:
+        return events_of(store)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.lists(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 300)), min_size=1), min_size=1),
+    limits=st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(1, 20), st.integers(0, 900), st.booleans()), max_size=5
+    ),
+    chunk_size=st.integers(0, 1000),
+)
+def test_reads_with_any_limits_give_what_a_list_gives(
+    tmp_path_factory: pytest.TempPathFactory,
+    shape: list[list[tuple[int, int]]],
+    limits: list[tuple[int, int, int, bool]],
+    chunk_size: int,
+) -> None:
+    opener = Opener(tmp_path_factory.mktemp("partition"))
+    partition, _ = opener.open(max_chunk_size=chunk_size, sync=False, fd_cache_capacity=2)
+    events: list[Event] = []
+    for batch in shape:
+        new = [(os.urandom(m), os.urandom(d)) for m, d in batch]
+        assert append(partition, batch_of(new)) == len(events)
+        events += new
+    assert partition.count == len(events)
+    for first, max_events, max_bytes, with_data in limits:
+        first %= len(events)
+        found = read(partition, first, max_events, max_bytes, with_data)
+        assert isinstance(found, Slice)
+        assert found.first == first
+        assert 1 <= found.count <= max_events
+        expected = events[first : first + found.count]
+        assert events_in(found, with_data) == (expected if with_data else [(m, b"") for m, _ in expected])
+        pieces = read_data(partition, [(first, [(0, len(events[first][1]))])])
+        assert not isinstance(pieces, BaseException)
+        assert b"".join(pieces) == events[first][1]
+    opener.close()
+    assert stored_in(opener.directory) == events
+
+
+@pytest.mark.parametrize("operation", ["write", "fdatasync"])
+def test_a_failed_write_or_sync_ends_writing_and_nothing_else(opener: Opener, operation: str) -> None:
+    files = BreakableFiles()
+    partition, _ = opener.open(files)
+    assert append(partition, batch_of(numbered(0, 5))) == 0
+    assert partition.error is None
+    files.broken[operation] = errno.ENOSPC
+    failure = append(partition, batch_of(numbered(5, 5)))
+    assert isinstance(failure, Fault)
+    assert failure.code == "storage"
+    assert "No space left" in failure.message
+    files.broken.clear()
+    after = append(partition, batch_of(numbered(5, 5)))
+    assert isinstance(after, Fault)
+    assert "takes no more events" in after.message
+    assert partition.error is not None
+    assert partition.count == 5
+    found = read(partition, 0, 10, 1000, True)
+    assert isinstance(found, Slice)
+    assert events_in(found, True) == numbered(0, 5)
+    partition.close()
+    assert stored_in(opener.directory)[:5] == numbered(0, 5)
+
+
+def test_a_failed_read_is_told_and_the_next_one_succeeds(opener: Opener) -> None:
+    files = BreakableFiles()
+    partition, _ = opener.open(files)
+    append(partition, batch_of(numbered(0, 5)))
+    files.broken["read"] = errno.EIO
+    for outcome in (read(partition, 0, 1, 1, False), read_data(partition, [(0, [(0, 1)])])):
+        assert isinstance(outcome, Fault)
+        assert outcome.code == "storage"
+        assert "Input/output error" in outcome.message
+    files.broken.clear()
+    assert isinstance(read(partition, 0, 1, 1, False), Slice)
+
+
+def test_an_error_that_nobody_expects_is_told_like_any_other(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    partition, _ = opener.open()
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(ChunkStore, "append", broken)
+    monkeypatch.setattr(ChunkStore, "read_range", broken)
+    outcomes = [append(partition, batch_of(numbered(0, 1))), read(partition, 0, 1, 1, False)]
+    outcomes.append(append(partition, batch_of(numbered(0, 1))))
+    for outcome in outcomes:
+        assert isinstance(outcome, Fault)
+        assert (outcome.code, outcome.message) == ("internal", "MemoryError: none left")
+    assert "unexpected error" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("event_id", "pieces"), [(5, [(0, 1)]), (0, [(0, 7)]), (0, [(7, 0)]), (2**62, [(0, 0)])]
+)
+def test_data_that_is_not_there_is_out_of_range(
+    opener: Opener, event_id: int, pieces: list[tuple[int, int]]
+) -> None:
+    partition, _ = opener.open()
+    append(partition, batch_of(numbered(0, 5)))
+    outcome = read_data(partition, [(event_id, pieces)])
+    assert isinstance(outcome, Fault)
+    assert outcome.code == "out_of_range"
+
+
+def test_batches_that_come_during_a_commit_share_the_next_one(opener: Opener) -> None:
+    files = RecordingFiles()
+    partition, io = opener.open(files)
+    io.gate.clear()
+    told: list[Future[int | BaseException]] = [Future() for _ in range(50)]
+    before = len(files.calls)
+    for number, future in enumerate(told):
+        partition.append(batch_of(numbered(number, 1)), future.set_result)
+    io.gate.set()
+    assert [future.result(10) for future in told] == list(range(50))
+    assert [operation for operation, _ in files.calls[before:]].count("sync") == 4
+
+
+def test_closing_stores_what_has_arrived_even_while_no_thread_is_free(opener: Opener) -> None:
+    partition, io = opener.open()
+    io.gate.clear()
+    told: list[Any] = []
+    for number in range(3):
+        partition.append(batch_of(numbered(number, 1)), told.append)
+    partition.close()
+    assert told == [0, 1, 2]
+    assert stored_in(opener.directory) == numbered(0, 3)
+
+
+def test_closing_waits_for_the_commit_under_way(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    partition, _ = opener.open()
+    committing, go_on = threading.Event(), threading.Event()
+    store = ChunkStore.append
+
+    def slow(*arguments: Any) -> list[int]:
+        committing.set()
+        assert go_on.wait(10)
+        return store(*arguments)
+
+    monkeypatch.setattr(ChunkStore, "append", slow)
+    told: Future[int | BaseException] = Future()
+    partition.append(batch_of(numbered(0, 1)), told.set_result)
+    assert committing.wait(10)
+    closing = threading.Thread(target=partition.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    go_on.set()
+    closing.join(10)
+    assert told.result(0) == 0
+    with pytest.raises(Fault, match="closed"):
+        partition.append(batch_of(numbered(1, 1)), told.set_result)
+
+
+def test_what_was_acknowledged_survives_a_power_cut_that_drops_all_that_is_not_synced(
+    opener: Opener, tmp_path: Path
+) -> None:
+    files = RecordingFiles()
+    partition, _ = opener.open(files, max_events_per_chunk=10)
+    for number in range(12):
+        assert append(partition, batch_of(numbered(3 * number, 3))) == 3 * number
+        left = tmp_path / f"left-{number}"
+        files.power_cut(opener.directory, left, keep=lambda: False, tear=lambda size: size)
+        assert stored_in(left) == numbered(0, 3 * number + 3)
+
+
+def test_without_sync_a_power_cut_takes_events_and_leaves_the_partition_sound(
+    opener: Opener, tmp_path: Path
+) -> None:
+    files = RecordingFiles()
+    partition, _ = opener.open(files, max_events_per_chunk=10, sync=False)
+    for number in range(12):
+        append(partition, batch_of(numbered(3 * number, 3)))
+    files.power_cut(opener.directory, tmp_path / "left", keep=lambda: False, tear=lambda size: size)
+    left = stored_in(tmp_path / "left")
+    assert left == numbered(0, len(left))
+    assert len(left) < 36
+
+
+def test_a_directory_in_use_cannot_be_opened_twice(opener: Opener) -> None:
+    opener.open()
+    with pytest.raises(ConfigError, match="locked by process") as raised:
+        opener.open()
+    assert raised.value.where == "config.partition.path"
+
+
+def test_a_path_that_cannot_be_made_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    files = BreakableFiles()
+    for path in (tmp_path / "file" / "below", Path("/proc/nobody/may/write/here")):
+        with pytest.raises(ConfigError, match=str(path.parts[1])) as raised:
+            Opener(path).open(files)
+        assert raised.value.where == "config.partition.path"
+    files.broken["mkdir"] = errno.EACCES
+    with pytest.raises(ConfigError, match="Permission denied"):
+        Opener(tmp_path / "new").open(files)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

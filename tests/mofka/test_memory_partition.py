@@ -1,0 +1,97 @@
+"""The memory partition against a plain list of events."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from partition_io import Event, append, batch_of, events_in, read, read_data
+
+from mochi.margo.errors import Fault
+from mochi.mofka.partition.contract import Slice
+from mochi.mofka.partition.memory import MERGED_BYTES, MERGED_EVENTS, MemoryPartition
+
+sizes = st.one_of(st.integers(0, 20), st.sampled_from([MERGED_BYTES // 2, MERGED_BYTES]))
+batches = st.lists(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=8), min_size=1, max_size=40)
+
+
+def made(partition: MemoryPartition, shape: Sequence[Sequence[tuple[int, int]]]) -> list[Event]:
+    """Append batches of events of these sizes, each event with content of its own; return all events."""
+    events: list[Event] = []
+    for batch in shape:
+        new = [
+            (bytes([len(events) + i & 0xFF]) * m, bytes([len(events) + i + 7 & 0xFF]) * d)
+            for i, (m, d) in enumerate(batch)
+        ]
+        assert append(partition, batch_of(new)) == len(events)
+        events += new
+        assert partition.count == len(events)
+    return events
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=batches, data=st.data())
+def test_reads_with_any_limits_give_what_a_list_gives(
+    shape: list[list[tuple[int, int]]], data: st.DataObject
+) -> None:
+    partition = MemoryPartition({})
+    events = made(partition, shape)
+    for _ in range(5):
+        first = data.draw(st.integers(0, len(events) - 1))
+        max_events = data.draw(st.integers(1, len(events) + 5))
+        max_bytes = data.draw(st.one_of(st.integers(0, 100), st.integers(0, 4 * MERGED_BYTES)))
+        with_data = data.draw(st.booleans())
+        found = read(partition, first, max_events, max_bytes, with_data)
+        assert isinstance(found, Slice)
+        assert found.first == first
+        assert 1 <= found.count <= max_events
+        expected = events[first : first + found.count]
+        assert events_in(found, with_data) == (expected if with_data else [(m, b"") for m, _ in expected])
+        assert list(found.data_sizes) == [len(d) for _, d in expected]
+        weights = [len(m) + len(d) * with_data for m, d in events[first : first + max_events]]
+        assert found.count == max(1, int(np.searchsorted(np.cumsum(weights), max_bytes, "right")))
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=batches, data=st.data())
+def test_pieces_of_data_are_those_asked_for_in_any_order(
+    shape: list[list[tuple[int, int]]], data: st.DataObject
+) -> None:
+    partition = MemoryPartition({})
+    events = made(partition, shape)
+    asked = []
+    expected = b""
+    for event_id in data.draw(st.lists(st.integers(0, len(events) - 1), max_size=8)):
+        content = events[event_id][1]
+        pieces = []
+        for _ in range(data.draw(st.integers(0, 3))):
+            offset = data.draw(st.integers(0, len(content)))
+            length = data.draw(st.integers(0, len(content) - offset))
+            pieces.append((offset, length))
+            expected += content[offset : offset + length]
+        asked.append((event_id, pieces))
+    found = read_data(partition, asked)
+    assert not isinstance(found, BaseException)
+    assert b"".join(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("event_id", "offset", "length"), [(3, 0, 0), (-1, 0, 1), (0, -1, 1), (0, 0, -1), (0, 3, 3), (0, 6, 0)]
+)
+def test_what_is_not_there_cannot_be_read(event_id: int, offset: int, length: int) -> None:
+    partition = MemoryPartition({})
+    append(partition, batch_of([(b"m", b"12345")] * 3))
+    found = read_data(partition, [(event_id, [(offset, length)])])
+    assert isinstance(found, Fault)
+    assert found.code == "out_of_range"
+
+
+def test_events_pushed_one_by_one_do_not_cost_a_block_each() -> None:
+    partition = MemoryPartition({})
+    for number in range(4 * MERGED_EVENTS):
+        append(partition, batch_of([(b"%d" % number, b"")]))
+    assert len(partition._blocks) < 40
+    found = read(partition, 0, 10**6, 1 << 20, False)
+    assert isinstance(found, Slice)
+    assert events_in(found, False) == [(b"%d" % number, b"") for number in range(4 * MERGED_EVENTS)]

@@ -1,0 +1,532 @@
+"""The provider of a partition, over real connections, with messages made by hand."""
+
+import gc
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from partition_io import BreakableFiles, Event, GatedIo
+from served_partition import ANYWHEN, KEY, UUID, Peer, Served, bulk_of
+
+from mochi.margo.errors import ConnectionLost, Fault
+from mochi.margo.wire import Segment
+from mochi.mofka.partition.config import DefaultFields
+from mochi.mofka.partition.default import DefaultPartition
+from mochi.mofka.partition.memory import MemoryPartition
+from mochi.mofka.protocol import (
+    ACKNOWLEDGE,
+    GRANT,
+    LEND,
+    REMEMBERED_BATCHES,
+    REQUEST_DATA,
+    SEND_BATCH,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Acknowledge,
+    BatchStored,
+    Done,
+    Grant,
+    Lend,
+    Lent,
+    RequestData,
+    SendBatch,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Where,
+)
+
+THREADS = {"rpc_thread_count": 2}
+
+
+def numbered(first: int, count: int, size: int = 1) -> list[Event]:
+    return [(b"%d" % number, b"data %d " % number * size) for number in range(first, first + count)]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Serves a memory partition (or a default one, by fields given) on na+sm, inline (or otherwise)."""
+    running = []
+
+    def start(
+        *, fields: dict[str, Any] | None = None, address: str = "na+sm", margo: dict[str, Any] | None = None
+    ) -> Served:
+        if fields is None:
+            served = Served(MemoryPartition({}), address, margo or {})
+        else:
+            io = GatedIo(BreakableFiles())
+            parsed = DefaultFields.parse({"path": str(tmp_path), **fields})
+            served = Served(DefaultPartition("topic", UUID, parsed, io), address, margo or {}, io)
+        running.append(served)
+        return served
+
+    yield start
+    for served in running:
+        served.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[Served], Peer]]:
+    peers = []
+
+    def start(served: Served) -> Peer:
+        peers.append(Peer(served.engine.address))
+        return peers[-1]
+
+    yield start
+    for peer in peers:
+        peer.close()
+
+
+@pytest.fixture
+def peer(serve: Callable[..., Served], connect: Callable[[Served], Peer]) -> Peer:
+    return connect(serve())
+
+
+def refused(peer: Peer, code: str, name: str, message: Any, **sent: Any) -> str:
+    """Check that a request is refused with a fault of this code, and that the partition lives on."""
+    with pytest.raises(Fault) as raised:
+        peer.answer(peer.send(name, message, **sent), Done)
+    assert raised.value.code == code, raised.value.message
+    lives = bytes(reversed(range(16)))
+    assert peer.ask(UNSUBSCRIBE, Unsubscribe(1 << 40), Done) == Done()
+    first = peer.store([(b"{}", b"")], 0, lives)
+    assert peer.store([(b"{}", b"")], 0, lives) == first
+    return raised.value.message
+
+
+WHERE_IT_STANDS: dict[str, Callable[[Where], Any]] = {
+    SEND_BATCH: lambda where: SendBatch(where, b"q" * 16, 0, 1, 0),
+    LEND: Lend,
+    SUBSCRIBE: lambda where: Subscribe(where, "c", 1 << 50, 0, 1, 1, True),
+    REQUEST_DATA: lambda where: RequestData(where, []),
+    ACKNOWLEDGE: lambda where: Acknowledge(where, "c", 0),
+}
+
+
+@pytest.mark.parametrize("name", WHERE_IT_STANDS)
+def test_a_request_for_another_partition_is_refused(peer: Peer, name: str) -> None:
+    bulk = bulk_of([(b"{}", b"")]) if name == SEND_BATCH else []
+    make = WHERE_IT_STANDS[name]
+    assert UUID in refused(peer, "wrong_partition", name, make(Where(b"u" * 16, 0)), bulk=bulk)
+    assert UUID in refused(peer, "wrong_epoch", name, make(Where(KEY, 12345)), bulk=bulk)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (SEND_BATCH, SendBatch(Where(b"short", 0), b"q" * 16, 0, 1, 0)),
+        (SEND_BATCH, SendBatch(ANYWHEN, b"short", 0, 1, 0)),
+        (SEND_BATCH, SendBatch(ANYWHEN, b"q" * 16, -1, 1, 0)),
+        (SEND_BATCH, SendBatch(ANYWHEN, b"q" * 16, 0, -1, 0)),
+        (SEND_BATCH, ("no", "such", "message")),
+        (LEND, 7),
+        (SUBSCRIBE, Subscribe(ANYWHEN, "c", 99, -5, 1, 1, True)),
+        (SUBSCRIBE, Subscribe(ANYWHEN, "c", 99, 0, -1, 1, True)),
+        (SUBSCRIBE, Subscribe(ANYWHEN, "c", 99, 0, 1, -1, True)),
+        (SUBSCRIBE, Subscribe(ANYWHEN, "c", 2**64 - 1, 0, 1, 1, True)),
+        (SUBSCRIBE, Subscribe(ANYWHEN, "c", 99, 0, 1, 1, True, -1)),
+        (SUBSCRIBE, Subscribe(ANYWHEN, "c" * 2000, 99, 0, 1, 1, True)),
+        (UNSUBSCRIBE, Unsubscribe(-1)),
+        (GRANT, Grant(1, -1, 1)),
+        (GRANT, Grant(1, 1, -1)),
+        (REQUEST_DATA, RequestData(ANYWHEN, [(-1, [])])),
+        (REQUEST_DATA, RequestData(ANYWHEN, [(0, [(0, -1)])])),
+        (REQUEST_DATA, (ANYWHEN, [0])),
+        (ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", -1)),
+    ],
+)
+def test_a_message_with_senseless_fields_is_refused(peer: Peer, name: str, message: Any) -> None:
+    bulk = bulk_of([(b"{}", b"")]) if name == SEND_BATCH else []
+    assert name in refused(peer, "bad_request", name, message, bulk=bulk)
+
+
+BATCH = SendBatch(ANYWHEN, b"q" * 16, 0, 2, 0)
+SIZES = bulk_of(numbered(0, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("bulk", "what"),
+    [
+        ([], "3 segments"),
+        ([SIZES], "3 segments"),
+        ([*bulk_of(numbered(0, 2)), [b""]], "3 segments"),
+        ([[SIZES[0][:-4]], [b"01"], [b"data 0 data 1 "]], "2 events"),
+        ([[SIZES[0] * 2], [b"01"], [b"data 0 data 1 "]], "2 events"),
+        ([[b""], [b"01"], [b"data 0 data 1 "]], "2 events"),
+        ([SIZES, [b"0"], [b"data 0 data 1 "]], "metadata"),
+        ([SIZES, [b"01"], [b"data 0 data 1"]], "data"),
+        ([SIZES, [b"01"], [b"data 0 data 1 and more"]], "data"),
+        ([[b"\xff" * 16], [b"01"], [b"data"]], "metadata"),
+        ([[bytes(9 << 20)], [b""], [b""]], "at most 1048576 events"),
+    ],
+)
+@pytest.mark.parametrize("fields", [None, {"sync": False}])
+def test_a_batch_whose_sizes_lie_is_refused(
+    serve: Callable[..., Served],
+    connect: Callable[[Served], Peer],
+    bulk: list[list[bytes]],
+    what: str,
+    fields: dict[str, Any] | None,
+) -> None:
+    peer = connect(serve(fields=fields))
+    assert what in refused(peer, "bad_request", SEND_BATCH, BATCH, bulk=bulk)
+    assert peer.store(numbered(0, 2), 0, b"q" * 16).first == 1
+
+
+def test_a_batch_of_no_events_is_refused(peer: Peer) -> None:
+    message = SendBatch(ANYWHEN, b"q" * 16, 0, 0, 0)
+    assert "0 events" in refused(peer, "bad_request", SEND_BATCH, message, bulk=bulk_of([]))
+
+
+def test_a_lent_buffer_is_used_within_its_bounds_by_its_borrower_for_data(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve()
+    peer, other = connect(served), connect(served)
+    lent, view = peer.borrow()
+    view[5:19] = b"data 0 data 1 "
+    sizes, metadata, _ = bulk_of(numbered(0, 2))
+    for borrower, wrong in (
+        (peer, Segment(14, lent.lease, lent.size - 13)),
+        (peer, Segment(14, lent.lease, 2**63)),
+        (peer, Segment(14, lent.lease + 1, 5)),
+        (other, Segment(14, lent.lease, 5)),
+        (peer, Segment(13, lent.lease, 5)),
+    ):
+        refused(borrower, "bad_request", SEND_BATCH, BATCH, bulk=[sizes, metadata], lent=wrong)
+    right = Segment(14, lent.lease, 5)
+    first = peer.answer(peer.send(SEND_BATCH, BATCH, [sizes, metadata], right), BatchStored).first
+    view[5:19] = b"something else"
+    stream, _, _ = peer.subscribe(start=first)
+    peer.wait(lambda: len(stream.events) == 2)
+    assert stream.events == numbered(0, 2)
+
+
+def test_sizes_and_metadata_do_not_come_in_a_lent_buffer(peer: Peer) -> None:
+    lent, _ = peer.borrow()
+    segment = Segment(0, lent.lease, 0)
+    assert "3 segments" in refused(peer, "bad_request", SEND_BATCH, BATCH, bulk=[SIZES], lent=segment)
+    lent_all = [Segment(16, lent.lease, 0), Segment(2, lent.lease, 16), Segment(14, lent.lease, 18)]
+    with pytest.raises(Fault, match="come inline") as raised:
+        peer.answer(peer.send_raw(SEND_BATCH, BATCH, lent_all), Done)
+    assert raised.value.code == "bad_request"
+
+
+def test_buffers_are_lent_on_the_same_node_only(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    peer = connect(serve(address="tcp://127.0.0.1"))
+    refused(peer, "no_lending", LEND, Lend(ANYWHEN))
+
+
+def test_no_more_than_a_gibibyte_is_lent_and_a_lost_connection_gives_it_back(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve()
+    greedy, other = connect(served), connect(served)
+    for _ in range(16):
+        greedy.borrow()
+    refused(other, "no_buffers", LEND, Lend(ANYWHEN))
+    greedy.close()
+    for attempt in range(1000):
+        try:
+            other.borrow()
+            break
+        except Fault:
+            assert attempt < 999
+
+
+def test_the_buffer_of_a_dead_producer_is_not_lent_again_while_its_batch_is_written(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(fields={"producers": {"data_buffer_pool": {"first_size": 4096}}})
+    assert served.io is not None
+    dying, heir = connect(served), connect(served)
+    heir.store(numbered(0, 1))
+    lent, view = dying.borrow()
+    view[:14] = b"data 0 data 1 "
+    sizes, metadata, _ = bulk_of(numbered(0, 2))
+    served.io.gate.clear()
+    dying.send(SEND_BATCH, BATCH, [sizes, metadata], Segment(14, lent.lease, 0))
+    with pytest.raises(Fault, match="out_of_range|cannot be acknowledged"):
+        dying.ask(ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", 99), Done)  # the batch has been taken by now
+    dying.close()
+    heir.subscribe()  # the connection that closed first is known to be closed
+    _, taken = heir.borrow()
+    taken[:14] = b"overwritten!!!"
+    stream, _, _ = heir.subscribe(start=0)
+    served.io.gate.set()
+    heir.wait(lambda: len(stream.events) == 3)
+    assert stream.events == numbered(0, 1) + numbered(0, 2)
+
+
+def test_a_repeated_batch_gets_the_ids_of_the_first_copy_even_while_that_is_being_written(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(fields={})
+    assert served.io is not None
+    peer, again = connect(served), connect(served)
+    served.io.gate.clear()
+    copies = [sender.send_batch(numbered(0, 3)) for sender in (peer, again, peer)]
+    following = peer.send_batch(numbered(3, 1), 1)
+    served.io.gate.set()
+    answers = [
+        sender.answer(copy, BatchStored).first
+        for sender, copy in zip((peer, again, peer), copies, strict=True)
+    ]
+    assert answers == [0, 0, 0]
+    assert peer.answer(following, BatchStored).first == 3
+    assert peer.store(numbered(0, 3)).first == 0
+    assert served.partition.count == 4
+
+
+def test_batches_beyond_the_remembered_ones_on_their_way_are_refused(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(fields={})
+    assert served.io is not None
+    peer = connect(served)
+    served.io.gate.clear()
+    on_their_way = [peer.send_batch(numbered(n, 1), n) for n in range(REMEMBERED_BATCHES)]
+    beyond = peer.send_batch(numbered(64, 1), REMEMBERED_BATCHES)
+    with pytest.raises(Fault, match="at most so many") as raised:
+        peer.answer(beyond, BatchStored)
+    assert raised.value.code == "too_many_batches"
+    served.io.gate.set()
+    assert [peer.answer(p, BatchStored).first for p in on_their_way] == list(range(REMEMBERED_BATCHES))
+    assert peer.store(numbered(64, 1), REMEMBERED_BATCHES).first == REMEMBERED_BATCHES
+
+
+def test_a_gap_and_a_forgotten_identity_are_refused(peer: Peer) -> None:
+    refused(
+        peer,
+        "identity_expired",
+        SEND_BATCH,
+        SendBatch(ANYWHEN, b"q" * 16, 3, 1, 0),
+        bulk=bulk_of(numbered(0, 1)),
+    )
+    peer.store(numbered(0, 1), 0, b"q" * 16)
+    refused(
+        peer, "sequence_gap", SEND_BATCH, SendBatch(ANYWHEN, b"q" * 16, 2, 1, 0), bulk=bulk_of(numbered(0, 1))
+    )
+
+
+@pytest.mark.parametrize("fields", [None, {}])
+@pytest.mark.parametrize(
+    "events",
+    [
+        [(7, [(0, 1)])],
+        [(0, [(0, 8)])],
+        [(0, [(8, 0)])],
+        [(0, [(2**62, 2**62)])],
+        [(0, [(0, 1)]), (2**62, [])],
+    ],
+)
+def test_data_out_of_range_is_refused(
+    serve: Callable[..., Served],
+    connect: Callable[[Served], Peer],
+    fields: dict[str, Any] | None,
+    events: list[Any],
+) -> None:
+    peer = connect(serve(fields=fields))
+    peer.store(numbered(0, 3), 0, b"q" * 16)
+    code = "bad_request" if events[0][1][0][1] > 2**32 else "out_of_range"
+    refused(peer, code, REQUEST_DATA, RequestData(ANYWHEN, events))
+
+
+def test_one_request_does_not_ask_for_more_data_than_the_largest_event_has(peer: Peer) -> None:
+    peer.store([(b"{}", bytes(1 << 20))], 0, b"q" * 16)
+    message = RequestData(ANYWHEN, [(0, [(0, 1 << 20)] * 4097)])
+    assert "too many for one request" in refused(peer, "bad_request", REQUEST_DATA, message)
+
+
+def test_an_acknowledgement_of_an_event_that_is_not_there_is_refused(peer: Peer) -> None:
+    peer.store(numbered(0, 3), 0, b"q" * 16)
+    refused(peer, "out_of_range", ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", 3))
+    assert peer.subscribe(consumer="c")[2].first == 0
+
+
+def test_a_cursor_moves_forward_only_and_belongs_to_its_name(peer: Peer) -> None:
+    peer.store(numbered(0, 9))
+    for event_id in (4, 2):
+        peer.ask(ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", event_id), Done)
+    assert peer.subscribe(consumer="c")[2].first == 5
+    assert peer.subscribe(consumer="d")[2].first == 0
+    assert peer.subscribe(consumer="c", start=1)[2].first == 1
+
+
+def test_a_feed_that_starts_beyond_the_end_or_on_a_stream_in_use_is_refused(peer: Peer) -> None:
+    refused(peer, "out_of_range", SUBSCRIBE, Subscribe(ANYWHEN, "c", 99, 0, 1, 1, True, 1))
+    _, number, _ = peer.subscribe()
+    refused(peer, "bad_request", SUBSCRIBE, Subscribe(ANYWHEN, "c", number, 0, 1, 1, True))
+
+
+@pytest.mark.parametrize("margo", [{}, THREADS])
+@pytest.mark.parametrize("fields", [None, {}])
+def test_a_feed_with_ample_credit_sends_any_number_of_batches_in_order(
+    serve: Callable[..., Served],
+    connect: Callable[[Served], Peer],
+    fields: dict[str, Any] | None,
+    margo: dict[str, Any],
+) -> None:
+    peer = connect(serve(fields=fields, margo=margo))
+    peer.store(numbered(0, 1500))
+    stream, _, _ = peer.subscribe(batch_size=1, batches=10**9, credit=2**62)
+    peer.wait(lambda: len(stream.events) == 1500)
+    assert stream.events == numbered(0, 1500)
+    assert stream.first == list(range(1500))
+
+
+@pytest.mark.parametrize("fields", [None, {}])
+def test_a_feed_stops_at_its_credit_and_goes_on_when_more_is_granted(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], fields: dict[str, Any] | None
+) -> None:
+    peer = connect(serve(fields=fields))
+    peer.store(numbered(0, 10))
+    stream, number, _ = peer.subscribe(batch_size=2, batches=2, credit=1000)
+    peer.wait(lambda: len(stream.events) == 4)
+    peer.link.request(GRANT, 5, b"\x93" + bytes([number, 1, 0]), None)
+    peer.wait(lambda: len(stream.events) == 6)
+    peer.ask(UNSUBSCRIBE, Unsubscribe(number), Done)
+    peer.store(numbered(10, 1), 1)
+    other, _, _ = peer.subscribe(batch_size=2, batches=100, credit=1)
+    peer.wait(lambda: len(other.events) == 2)
+    peer.store(numbered(11, 1), 2)
+    assert (len(stream.events), len(other.events)) == (6, 2)
+
+
+def test_a_consumer_that_grants_nothing_costs_no_memory(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(fields={"sync": False})
+    peer = connect(served)
+    streams = [peer.subscribe(consumer=str(n), batches=0)[0] for n in range(50)]
+    streams += [peer.subscribe(consumer=str(n), credit=0)[0] for n in range(50)]
+    peer.store(numbered(0, 100))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for sequence in range(1, 200):
+        peer.store(numbered(0, 100, size=20), sequence)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 20000  # kilobytes; a copy for each of the 100 feeds would take 300 MB
+    assert not any(stream.events for stream in streams)
+
+
+@pytest.mark.parametrize("margo", [{}, THREADS])
+def test_what_belongs_to_a_connection_goes_with_it(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], margo: dict[str, Any]
+) -> None:
+    served = serve(margo=margo)
+    stays = connect(served)
+    for _ in range(20):
+        leaving = connect(served)
+        leaving.subscribe()
+        leaving.borrow()
+        leaving.send(SUBSCRIBE, Subscribe(ANYWHEN, "c", 1 << 40, 0, 1, 1, True))
+        leaving.send(LEND, Lend(ANYWHEN))
+        leaving.close()
+    stays.wait(
+        lambda: (
+            stays.ask(UNSUBSCRIBE, Unsubscribe(7), Done) == Done() and len(served.engine._connections) == 1
+        )
+    )
+    stays.store(numbered(0, 1))
+    gc.collect()
+    assert served.provider._feeds == {}
+    assert served.provider._lent == {}
+    assert served.provider._known == set()
+
+
+def test_a_partition_that_failed_is_told_to_producers_the_log_and_the_configuration(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], caplog: pytest.LogCaptureFixture
+) -> None:
+    served = serve(fields={})
+    assert isinstance(served.io, GatedIo)
+    files = served.io.files
+    assert isinstance(files, BreakableFiles)
+    peer = connect(served)
+    peer.store(numbered(0, 2))
+    assert "failed" not in served.provider.config
+    files.broken["fdatasync"] = 5
+    for _ in range(3):
+        with pytest.raises(Fault, match="Input/output error") as raised:
+            peer.store(numbered(2, 1), 0, b"q" * 16)
+        assert raised.value.code == "storage"
+    assert "Input/output error" in served.provider.config["failed"]
+    (record,) = [record for record in caplog.records if "takes no more events" in record.getMessage()]
+    assert UUID in record.getMessage()
+    stream, _, _ = peer.subscribe()
+    peer.wait(lambda: len(stream.events) == 2)
+
+
+def test_a_feed_that_cannot_be_read_ends_with_the_reason_and_others_go_on(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(fields={})
+    assert served.io is not None
+    files = served.io.files
+    assert isinstance(files, BreakableFiles)
+    peer = connect(served)
+    waiting, _, _ = peer.subscribe()
+    peer.store(numbered(0, 1))
+    peer.wait(lambda: len(waiting.events) == 1)
+    files.broken["read"] = 5
+    stream, _, _ = peer.subscribe()
+    peer.wait(lambda: stream.error is not None)
+    assert "Input/output error" in str(stream.error)
+    files.broken.clear()
+    peer.store(numbered(1, 1), 1)
+    peer.wait(lambda: len(waiting.events) == 2)
+
+
+def test_a_provider_that_closes_tells_its_consumers_and_refuses_the_rest(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve()
+    peer = connect(served)
+    stream, _, _ = peer.subscribe()
+    served.provider.close()
+    peer.wait(lambda: stream.error is not None)
+    assert "served no more" in str(stream.error)
+    with pytest.raises(Fault, match="no provider"):
+        peer.store(numbered(0, 1))
+
+
+def test_a_provider_closed_during_a_commit_answers_what_has_arrived(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(fields={})
+    assert served.io is not None
+    peer = connect(served)
+    peer.store(numbered(0, 1), 0)
+    served.io.gate.clear()
+    pending = [peer.send_batch(numbered(n, 1), n) for n in range(1, 20)]
+    with pytest.raises(Fault):
+        peer.ask(ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", 99), Done)
+    served.provider.close()
+    assert [peer.answer(p, BatchStored).first for p in pending] == list(range(1, 20))
+
+
+def test_a_server_that_stops_makes_pending_requests_fail_at_once(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(fields={})
+    assert served.io is not None
+    peer = connect(served)
+    served.io.gate.clear()
+    pending = peer.send_batch(numbered(0, 1))
+    stream, _, _ = peer.subscribe()
+    served.engine.finalize()
+    with pytest.raises(ConnectionLost):
+        peer.answer(pending, BatchStored)
+    assert isinstance(stream.error, ConnectionLost)
+
+
+def test_lent_and_subscribed_carry_the_epoch_that_later_requests_name(peer: Peer) -> None:
+    _, _, subscribed = peer.subscribe()
+    stored = peer.store(numbered(0, 1))
+    assert isinstance(subscribed, Subscribed)
+    assert subscribed.epoch == stored.epoch != 0
+    assert peer.ask(LEND, Lend(Where(KEY, stored.epoch)), Lent).size > 0

@@ -1,0 +1,133 @@
+"""The sequencer against an oracle that remembers everything."""
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mochi.margo.errors import Fault
+from mochi.mofka import sequencer
+from mochi.mofka.protocol import REMEMBERED_BATCHES
+from mochi.mofka.sequencer import Answer, Sequencer
+
+Outcome = int | BaseException
+IDENTITIES = [bytes([number]) * 16 for number in range(3)]
+
+
+class Oracle:
+    """All batches of one life of an identity, by number: their ids, None while they are on their way."""
+
+    def __init__(self) -> None:
+        self.ids: list[int | None] = []
+
+    def expected(self, sequence: int) -> str:
+        """Say what becomes of a batch: ``new``, ``repeated``, or the code of a fault."""
+        if sequence > len(self.ids):
+            return "sequence_gap" if self.ids else "identity_expired"
+        if sequence < len(self.ids) - REMEMBERED_BATCHES:
+            return "identity_expired"
+        if sequence < len(self.ids):
+            return "repeated"
+        waiting = self.ids[-REMEMBERED_BATCHES:].count(None)
+        return "too_many_batches" if waiting == REMEMBERED_BATCHES else "new"
+
+
+class SequencerMachine(RuleBasedStateMachine):
+    """Producers that send what they like, and a storage that answers in the order of arrival, or fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequencer = Sequencer()
+        self.oracles = {identity: Oracle() for identity in IDENTITIES}
+        self.storage: list[tuple[bytes, Oracle, int, Answer]] = []
+        self.next_id = 0
+        self.expected: list[tuple[Oracle, int, list[Outcome]]] = []
+
+    @rule(identity=st.sampled_from(IDENTITIES), sequence=st.integers(0, 3), count=st.integers(1, 70))
+    def send_a_run(self, identity: bytes, sequence: int, count: int) -> None:
+        for number in range(sequence, sequence + count):
+            self.send(identity, number)
+
+    @rule(identity=st.sampled_from(IDENTITIES), back=st.integers(-2, REMEMBERED_BATCHES + 2))
+    def send_near_the_end(self, identity: bytes, back: int) -> None:
+        self.send(identity, max(0, len(self.oracles[identity].ids) - back))
+
+    def send(self, identity: bytes, sequence: int) -> None:
+        oracle = self.oracles[identity]
+        expected = oracle.expected(sequence)
+        answers: list[Outcome] = []
+        try:
+            settle = self.sequencer.admit(identity, sequence, answers.append)
+        except Fault as fault:
+            assert fault.code == expected
+            assert not answers
+            return
+        assert (settle is not None) == (expected == "new")
+        if settle is not None:
+            oracle.ids.append(None)
+            self.storage.append((identity, oracle, sequence, settle))
+        self.expected.append((oracle, sequence, answers))
+
+    @precondition(lambda self: self.storage)
+    @rule(count=st.integers(1, 70), events=st.integers(1, 5))
+    def store(self, count: int, events: int) -> None:
+        for _ in range(min(count, len(self.storage))):
+            _, oracle, sequence, settle = self.storage.pop(0)
+            oracle.ids[sequence] = self.next_id
+            self.next_id += events
+            settle(oracle.ids[sequence])
+
+    @precondition(lambda self: self.storage)
+    @rule()
+    def fail_to_store(self) -> None:
+        identity, oracle, sequence, settle = self.storage.pop(0)
+        error = OSError("disk")
+        settle(error)
+        for other, number, answers in self.expected:
+            if other is oracle and number == sequence:
+                assert answers == [error]
+        self.expected = [e for e in self.expected if e[0] is not oracle or e[1] != sequence]
+        if self.oracles[identity] is oracle:
+            self.oracles[identity] = Oracle()
+
+    @invariant()
+    def every_copy_of_a_batch_gets_the_same_id_and_gets_it_once(self) -> None:
+        for oracle, sequence, answers in self.expected:
+            first = oracle.ids[sequence]
+            assert answers == ([] if first is None else [first])
+
+
+TestAgainstAnOracle = SequencerMachine.TestCase
+TestAgainstAnOracle.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def admitted(sequencer: Sequencer, identity: bytes, sequence: int) -> Answer:
+    settle = sequencer.admit(identity, sequence, lambda _: None)
+    assert settle is not None
+    return settle
+
+
+def test_the_identity_quiet_for_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequencer, "MAX_PRODUCERS", 2)
+    known = Sequencer()
+    for identity in IDENTITIES[:2]:
+        admitted(known, identity, 0)(7)
+    admitted(known, IDENTITIES[0], 1)(8)
+    admitted(known, IDENTITIES[2], 0)(9)
+    admitted(known, IDENTITIES[0], 2)(10)
+    with pytest.raises(Fault, match="does not know") as raised:
+        known.admit(IDENTITIES[1], 1, lambda _: None)
+    assert raised.value.code == "identity_expired"
+
+
+def test_a_batch_that_fails_after_its_identity_began_anew_leaves_the_new_one_alone() -> None:
+    known = Sequencer()
+    first, second = admitted(known, IDENTITIES[0], 0), admitted(known, IDENTITIES[0], 1)
+    first(OSError("disk"))
+    admitted(known, IDENTITIES[0], 0)(5)
+    second(OSError("disk"))
+    answers: list[Any] = []
+    assert known.admit(IDENTITIES[0], 0, answers.append) is None
+    assert answers == [5]
