@@ -251,7 +251,7 @@ def test_the_buffer_of_a_dead_producer_is_not_lent_again_while_its_batch_is_writ
     sizes, metadata, _ = bulk_of(numbered(0, 2))
     served.io.gate.clear()
     dying.send(SEND_BATCH, BATCH, [sizes, metadata], Segment(14, lent.lease, 0))
-    with pytest.raises(Fault, match="out_of_range|cannot be acknowledged"):
+    with pytest.raises(Fault, match="cannot be acknowledged"):
         dying.ask(ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", 99), Done)  # the batch has been taken by now
     dying.close()
     heir.subscribe()  # the connection that closed first is known to be closed
@@ -509,18 +509,14 @@ def test_a_provider_closed_during_a_commit_answers_what_has_arrived(
     assert [peer.answer(p, BatchStored).first for p in pending] == list(range(1, 20))
 
 
-def test_a_server_that_stops_makes_pending_requests_fail_at_once(
+def test_a_server_that_stops_ends_its_feeds(
     serve: Callable[..., Served], connect: Callable[[Served], Peer]
 ) -> None:
-    served = serve(fields={})
-    assert served.io is not None
+    served = serve()
     peer = connect(served)
-    served.io.gate.clear()
-    pending = peer.send_batch(numbered(0, 1))
     stream, _, _ = peer.subscribe()
     served.engine.finalize()
-    with pytest.raises(ConnectionLost):
-        peer.answer(pending, BatchStored)
+    peer.wait(lambda: stream.error is not None)
     assert isinstance(stream.error, ConnectionLost)
 
 

@@ -59,7 +59,7 @@ class ChunkWriter:
         self._check()
         try:
             self._sync(layout.KINDS)
-        except StorageError as error:
+        except BaseException as error:
             self.error = error
             raise
 

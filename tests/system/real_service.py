@@ -1,0 +1,190 @@
+"""What tests of whole services share: servers as processes, and workers that stream beside the test."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from diaspora_stream.api import Driver
+
+BIN = Path(sys.executable).parent
+WORKER = Path(__file__).with_name("stream_worker.py")
+READY = re.compile(r"\[info\] Bedrock daemon now running at (\S+)")
+
+
+def config(*, margo: dict[str, Any] | None = None, io_pool: str = "__primary__") -> dict[str, Any]:
+    """Return the configuration of a service of one server."""
+    return {
+        "libraries": [
+            f"lib{name}-bedrock-module.so" for name in ("flock", "yokan", "abt-io", "mofka")
+        ],
+        "margo": margo or {},
+        "providers": [
+            {
+                "name": "group_manager",
+                "type": "flock",
+                "provider_id": 1,
+                "config": {"bootstrap": "self", "file": "mofka.json", "group": {"type": "static"}},
+            },
+            {
+                "name": "master_database",
+                "type": "yokan",
+                "provider_id": 2,
+                "tags": ["mofka:master"],
+                "config": {"database": {"type": "map"}},
+            },
+            {
+                "name": "io_controller",
+                "type": "abt_io",
+                "provider_id": 3,
+                "config": {},
+                "dependencies": {"pool": io_pool},
+            },
+        ],
+    }
+
+
+class Process:
+    """A process whose lines of output are kept as they come."""
+
+    def __init__(self, *arguments: str | Path, directory: Path) -> None:
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._ended = False
+        self._popen = subprocess.Popen(
+            [str(argument) for argument in arguments],
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._popen.pid
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            with self._news:
+                self.lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def expect(self, pattern: str | re.Pattern[str], timeout: float = 30) -> re.Match[str]:
+        """Wait for a line that matches; the process must not end before."""
+        seen = 0
+
+        def found() -> re.Match[str] | bool:
+            nonlocal seen
+            while seen < len(self.lines):
+                if match := re.search(pattern, self.lines[seen]):
+                    return match
+                seen += 1
+            return self._ended
+
+        with self._news:
+            match = self._news.wait_for(found, timeout)
+        assert isinstance(match, re.Match), f"no line with {pattern!r} in:\n{self.output}"
+        return match
+
+    def tell(self, line: str) -> None:
+        """Write a line to the process's standard input."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(line + "\n")
+        self._popen.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def end(self, timeout: float = 30) -> int:
+        """Wait for the end; return the exit code."""
+        code = self._popen.wait(timeout)
+        self._thread.join(timeout)
+        return code
+
+    def kill(self) -> None:
+        """Kill -9; no more output comes after this."""
+        self._popen.kill()
+        self.end()
+
+
+class Server(Process):
+    """A bedrock process that is ready."""
+
+    def __init__(self, directory: Path, text: str, *arguments: str) -> None:
+        directory.mkdir(exist_ok=True)
+        (directory / "config.json").write_text(text)
+        super().__init__(BIN / "bedrock", *arguments, directory=directory)
+        self.directory = directory
+        self.group_file = directory / "mofka.json"
+        self.address = self.expect(READY)[1]
+
+    def memory(self) -> int:
+        """Bytes of memory that the server holds, shared ones as well."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+class Machine:
+    """Starts servers, drivers and workers for a test, and ends them all."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._processes: list[Process] = []
+        self._drivers: list[Driver] = []
+
+    def serve(
+        self, settings: dict[str, Any] | None = None, *, address: str = "na+sm", name: str = "server"
+    ) -> Server:
+        return self.bedrock(json.dumps(settings or config()), address, "-c", "config.json", name=name)
+
+    def bedrock(self, text: str, *arguments: str, name: str = "server") -> Server:
+        """Start ``bedrock`` with a configuration in ``config.json``."""
+        server = Server(self.directory / name, text, *arguments)
+        self._processes.append(server)
+        return server
+
+    def driver(self, server: Server) -> Driver:
+        driver = Driver(backend="mofka", options={"group_file": str(server.group_file)})
+        self._drivers.append(driver)
+        return driver
+
+    def worker(self, server: Server, *arguments: object) -> Process:
+        """Start a process of `stream_worker`."""
+        worker = Process(
+            sys.executable, WORKER, server.group_file, *map(str, arguments), directory=self.directory
+        )
+        self._processes.append(worker)
+        return worker
+
+    def run(
+        self, server: Server, command: str | list[str], **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the server's directory, by a shell if it is a text, to its end."""
+        return subprocess.run(
+            command,
+            shell=isinstance(command, str),
+            cwd=server.directory,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for driver in self._drivers:
+            driver.close()
