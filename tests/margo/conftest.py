@@ -36,7 +36,9 @@ def serve() -> Iterator[Serve]:
     """Start engines: ``serve(address, define, config)``, where `define` is given the engine before it runs."""
     with ExitStack() as stack:
 
-        def start(address: str, define: Callable[[Engine], None], config: dict[str, Any] | None = None) -> Engine:
+        def start(
+            address: str, define: Callable[[Engine], None], config: dict[str, Any] | None = None
+        ) -> Engine:
             engine = Engine(address, MargoConfig.parse(config))
             define(engine)
             return stack.enter_context(running(engine))

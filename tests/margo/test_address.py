@@ -78,10 +78,19 @@ def test_any_text_is_an_address_or_an_address_error(text: str) -> None:
 
 def test_a_protocol_has_one_spelling() -> None:
     spellings = ["sm://a", "na+sm", "tcp://h:1", "ofi+tcp", "ofi+tcp;ofi_rxm://h:1", "cxi://x"]
-    assert [protocol(text) for text in spellings] == ["na+sm", "na+sm", "ofi+tcp", "ofi+tcp", "ofi+tcp", "cxi"]
+    assert [protocol(text) for text in spellings] == [
+        "na+sm",
+        "na+sm",
+        "ofi+tcp",
+        "ofi+tcp",
+        "ofi+tcp",
+        "cxi",
+    ]
 
 
-@pytest.mark.parametrize("text", ["na+sm", "sm", "na+sm://a-name", "tcp", "tcp://127.0.0.1", "tcp://lo", "tcp://[::1]"])
+@pytest.mark.parametrize(
+    "text", ["na+sm", "sm", "na+sm://a-name", "tcp", "tcp://127.0.0.1", "tcp://lo", "tcp://[::1]"]
+)
 def test_the_printed_address_can_be_connected_to(text: str) -> None:
     try:
         listener, address = transport.listen(text)
@@ -100,7 +109,7 @@ def test_the_printed_address_can_be_connected_to(text: str) -> None:
 @pytest.mark.parametrize("text", ["na+sm://taken", "tcp://127.0.0.1"])
 def test_an_address_in_use_is_an_error(text: str) -> None:
     listener, address = transport.listen(text)
-    with listener, pytest.raises(AddressError, match="cannot listen on .*in use"):
+    with listener, pytest.raises(AddressError, match=r"cannot listen on .*in use"):
         transport.listen(address)
 
 

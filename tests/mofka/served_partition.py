@@ -2,17 +2,20 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 from partition_io import Event, GatedIo
 
 from mochi.margo import rpc
 from mochi.margo.client import Client, Link, PendingCall
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine
-from mochi.margo.errors import MargoError
+from mochi.margo.errors import Fault, MargoError
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, encode
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.protocol import (
@@ -52,6 +55,31 @@ class Served:
         )
         self._thread = threading.Thread(target=self.engine.run)
         self._thread.start()
+
+    @property
+    def connections(self) -> int:
+        """Number of connections that the server has."""
+        return len(self.engine._connections)
+
+    def held(self) -> int:
+        """Number of things that the provider holds for connections."""
+        return len(self.provider._feeds) + len(self.provider._lent)
+
+    @contextmanager
+    def paused(self) -> Iterator[threading.Semaphore]:
+        """Let requests wait before their handlers; the semaphore counts those that wait."""
+        arrived, go_on = threading.Semaphore(0), threading.Event()
+        unpack = rpc.unpack
+
+        def pause(*arguments: Any) -> Any:
+            arrived.release()
+            assert go_on.wait(20)
+            return unpack(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mochi.mofka.provider.rpc", SimpleNamespace(**{**vars(rpc), "unpack": pause}))
+            yield arrived
+        go_on.set()
 
     def close(self) -> None:
         if self.io is not None:
@@ -131,6 +159,14 @@ class Peer:
             raise pending.error
         assert pending.frame is not None
         return rpc.unpack(pending.frame.message, kind)
+
+    def ask_engine(self) -> bool:
+        """Make a round trip that no handler takes part in."""
+        pending = PendingCall()
+        self.link.request("no such rpc", PROVIDER_ID, b"", pending)
+        with pytest.raises(Fault):
+            self.answer(pending, Lent)
+        return True
 
     def ask(self, name: str, message: Any, kind: type[T], bulk: Sequence[Sequence[Buffer]] = ()) -> T:
         return self.answer(self.send(name, message, bulk), kind)

@@ -1,6 +1,5 @@
 """The provider of a partition, over real connections, with messages made by hand."""
 
-import gc
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +7,12 @@ from typing import Any
 
 import pytest
 from partition_io import BreakableFiles, Event, GatedIo
-from served_partition import ANYWHEN, KEY, UUID, Peer, Served, bulk_of
+from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, bulk_of
 
+from mochi.margo import rpc
 from mochi.margo.errors import ConnectionLost, Fault
 from mochi.margo.wire import Segment
+from mochi.mofka import provider
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.memory import MemoryPartition
@@ -187,22 +188,24 @@ def test_a_lent_buffer_is_used_within_its_bounds_by_its_borrower_for_data(
     served = serve()
     peer, other = connect(served), connect(served)
     lent, view = peer.borrow()
-    view[5:19] = b"data 0 data 1 "
-    sizes, metadata, _ = bulk_of(numbered(0, 2))
+    events = numbered(0, 2, size=20000)
+    sizes, metadata, (data,) = bulk_of(events)
+    end = 5 + len(data)
+    view[5:end] = data
     for borrower, wrong in (
-        (peer, Segment(14, lent.lease, lent.size - 13)),
-        (peer, Segment(14, lent.lease, 2**63)),
-        (peer, Segment(14, lent.lease + 1, 5)),
-        (other, Segment(14, lent.lease, 5)),
-        (peer, Segment(13, lent.lease, 5)),
+        (peer, Segment(len(data), lent.lease, lent.size - len(data) + 1)),
+        (peer, Segment(len(data), lent.lease, 2**63)),
+        (peer, Segment(len(data), lent.lease + 1, 5)),
+        (other, Segment(len(data), lent.lease, 5)),
+        (peer, Segment(len(data) - 1, lent.lease, 5)),
     ):
         refused(borrower, "bad_request", SEND_BATCH, BATCH, bulk=[sizes, metadata], lent=wrong)
-    right = Segment(14, lent.lease, 5)
+    right = Segment(len(data), lent.lease, 5)
     first = peer.answer(peer.send(SEND_BATCH, BATCH, [sizes, metadata], right), BatchStored).first
-    view[5:19] = b"something else"
+    view[5:end] = bytes(len(data))
     stream, _, _ = peer.subscribe(start=first)
     peer.wait(lambda: len(stream.events) == 2)
-    assert stream.events == numbered(0, 2)
+    assert stream.events == events
 
 
 def test_sizes_and_metadata_do_not_come_in_a_lent_buffer(peer: Peer) -> None:
@@ -300,6 +303,22 @@ def test_batches_beyond_the_remembered_ones_on_their_way_are_refused(
     assert peer.store(numbered(64, 1), REMEMBERED_BATCHES).first == REMEMBERED_BATCHES
 
 
+def test_a_batch_that_cannot_be_stored_is_told_to_every_copy_and_may_be_sent_again(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = connect(serve())
+
+    def broken(*_: Any) -> None:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(MemoryPartition, "append", broken)
+    for _ in range(2):
+        with pytest.raises(Fault, match="none left"):
+            peer.store(numbered(0, 1))
+    monkeypatch.undo()
+    assert peer.store(numbered(0, 1)).first == 0
+
+
 def test_a_gap_and_a_forgotten_identity_are_refused(peer: Peer) -> None:
     refused(
         peer,
@@ -388,7 +407,7 @@ def test_a_feed_stops_at_its_credit_and_goes_on_when_more_is_granted(
     peer.store(numbered(0, 10))
     stream, number, _ = peer.subscribe(batch_size=2, batches=2, credit=1000)
     peer.wait(lambda: len(stream.events) == 4)
-    peer.link.request(GRANT, 5, b"\x93" + bytes([number, 1, 0]), None)
+    peer.link.request(GRANT, PROVIDER_ID, rpc.pack(Grant(number, 1, 0)), None)
     peer.wait(lambda: len(stream.events) == 6)
     peer.ask(UNSUBSCRIBE, Unsubscribe(number), Done)
     peer.store(numbered(10, 1), 1)
@@ -396,6 +415,22 @@ def test_a_feed_stops_at_its_credit_and_goes_on_when_more_is_granted(
     peer.wait(lambda: len(other.events) == 2)
     peer.store(numbered(11, 1), 2)
     assert (len(stream.events), len(other.events)) == (6, 2)
+
+
+def test_no_more_is_on_its_way_than_the_server_allows_however_much_is_granted(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "MAX_BATCHES", 3)
+    monkeypatch.setattr(provider, "MAX_CREDIT", 30)
+    peer = connect(serve())
+    peer.store(numbered(0, 9))
+    many, number, _ = peer.subscribe(batch_size=1, batches=10**9, credit=10**9, with_data=False)
+    large, _, _ = peer.subscribe(batch_size=2, batches=10**9, credit=10**9)
+    peer.wait(lambda: len(many.events) == 3 and len(large.events) == 4)
+    for _ in range(2):
+        peer.link.request(GRANT, PROVIDER_ID, rpc.pack(Grant(number, 10**9, 10**9)), None)
+    peer.wait(lambda: len(many.events) == 9)
+    assert len(large.events) == 4
 
 
 def test_a_consumer_that_grants_nothing_costs_no_memory(
@@ -424,19 +459,26 @@ def test_what_belongs_to_a_connection_goes_with_it(
         leaving = connect(served)
         leaving.subscribe()
         leaving.borrow()
+        leaving.close()
+    stays.wait(lambda: stays.ask(UNSUBSCRIBE, Unsubscribe(7), Done) == Done() and served.connections == 1)
+    stays.store(numbered(0, 1))
+    assert served.held() == 0
+
+
+def test_what_is_asked_for_by_a_connection_that_closes_meanwhile_goes_with_it(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(margo=THREADS)
+    leaving, stays = connect(served), connect(served)
+    with served.paused() as arrived:
         leaving.send(SUBSCRIBE, Subscribe(ANYWHEN, "c", 1 << 40, 0, 1, 1, True))
         leaving.send(LEND, Lend(ANYWHEN))
+        assert arrived.acquire(timeout=10)
+        assert arrived.acquire(timeout=10)
         leaving.close()
-    stays.wait(
-        lambda: (
-            stays.ask(UNSUBSCRIBE, Unsubscribe(7), Done) == Done() and len(served.engine._connections) == 1
-        )
-    )
+        stays.wait(lambda: stays.ask_engine() and served.connections == 1)
     stays.store(numbered(0, 1))
-    gc.collect()
-    assert served.provider._feeds == {}
-    assert served.provider._lent == {}
-    assert served.provider._known == set()
+    stays.wait(lambda: stays.ask(UNSUBSCRIBE, Unsubscribe(7), Done) == Done() and served.held() == 0)
 
 
 def test_a_partition_that_failed_is_told_to_producers_the_log_and_the_configuration(

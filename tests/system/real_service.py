@@ -20,9 +20,7 @@ READY = re.compile(r"\[info\] Bedrock daemon now running at (\S+)")
 def config(*, margo: dict[str, Any] | None = None, io_pool: str = "__primary__") -> dict[str, Any]:
     """Return the configuration of a service of one server."""
     return {
-        "libraries": [
-            f"lib{name}-bedrock-module.so" for name in ("flock", "yokan", "abt-io", "mofka")
-        ],
+        "libraries": [f"lib{name}-bedrock-module.so" for name in ("flock", "yokan", "abt-io", "mofka")],
         "margo": margo or {},
         "providers": [
             {

@@ -1,6 +1,7 @@
 """Producers and consumers in processes of their own, at the same time."""
 
 import json
+import signal
 import time
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_a_consumer_that_stops_reading_costs_the_server_its_credit_and_no_more(
     push_many(topic, 3000, bytes(10000))
     stopped = machine.worker(server, "hold", "topic", "stopped", -1, 1)
     stopped.expect("holding")
-    stopped.signal(19)
+    stopped.signal(signal.SIGSTOP)
     before = server.memory()
     push_many(topic, 10000, bytes(10000))
     assert server.memory() - before < 30 << 20

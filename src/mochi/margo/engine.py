@@ -56,7 +56,7 @@ MAX_QUEUED_BYTES = 64 << 20
 """Bytes that wait for a peer to read them before no more is read from it."""
 
 LINGER = 2.0
-"""Seconds that `Engine.run` waits at its end for handlers to answer, and for peers to take what is queued for them."""
+"""Seconds that `Engine.run` waits at its end for handlers to answer, and then for peers to take what is queued."""
 
 ACCEPT_BURST = 64
 """Connections accepted in one turn of the loop."""
@@ -262,7 +262,7 @@ class Connection:
         elif not done and not self._writing:
             self.engine.loop.add_writer(self._peer, self._pump)
         self._writing = not done
-        if self._reading is self._is_full():
+        if not (done and self._reading):
             self._update_reading()
 
     def _lend(self) -> bool:
@@ -278,9 +278,14 @@ class Connection:
         return self._queue.pump(self._peer.sendmsg)
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a request waits for its answer, or an answer for the peer to read it."""
-        return bool(self._outstanding or self._queue or self._lending)
+    def has_outstanding(self) -> bool:
+        """Whether a request waits for its answer."""
+        return bool(self._outstanding)
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether something waits for the peer to read it."""
+        return bool(self._queue or self._lending)
 
     def settle(self, request: Request) -> bool:
         """Take note that a request is answered; False if that is not news. Reads on if that was paused."""
@@ -586,7 +591,7 @@ class Engine:
                 self.loop.run_forever()
             for connection in self._connections:
                 connection.end_reading()
-            self.loop.run_until_complete(self._drain())
+            self._wait_until_none(lambda connection: connection.has_outstanding)
         finally:
             self._close()
         return self._status
@@ -596,7 +601,7 @@ class Engine:
         try:
             while self.on_finalize:
                 self.on_finalize.pop()()
-            self.loop.run_until_complete(self._drain())
+            self._wait_until_none(lambda connection: connection.has_queued)
         finally:
             for connection in list(self._connections):
                 connection.close()
@@ -616,10 +621,15 @@ class Engine:
 
         self.call_soon(stop)
 
-    async def _drain(self) -> None:
-        deadline = time.monotonic() + LINGER
-        while any(connection.is_busy for connection in self._connections) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+    def _wait_until_none(self, is_busy: Callable[[Connection], bool]) -> None:
+        """Run the loop until no connection is busy, for `LINGER` seconds at most."""
+
+        async def idle() -> None:
+            deadline = time.monotonic() + LINGER
+            while any(map(is_busy, self._connections)) and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+
+        self.loop.run_until_complete(idle())
 
     def _stop_listening(self) -> None:
         if self._listener.fileno() >= 0:

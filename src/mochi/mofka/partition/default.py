@@ -79,7 +79,7 @@ class DefaultPartition:
         try:
             self._store = ChunkStore.open(directory, chunks, io.files)
         except (StorageError, OSError) as error:
-            raise ConfigError("config.partition.path", str(error)) from error
+            raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
         self._metadata_in = BufferPool(fields.producers.metadata_buffer_pool.pool())
         self._data_in = BufferPool(fields.producers.data_buffer_pool.pool())

@@ -1,0 +1,93 @@
+"""How much a script may do, and the meter at which it pays.
+
+Whatever a script runs is paid for before it is done: a step for each node, and for each few things that one operator
+or function walks over; bytes for each string, array and object made, of which none is given back. Both together
+bound time and memory whatever the script says.
+"""
+
+import msgspec
+from msgspec import Struct
+
+from mochi.bedrock.jx9.errors import Jx9LimitError
+from mochi.bedrock.jx9.values import Value, text
+
+__all__ = ["LOCAL", "QUERY", "Limits", "Meter"]
+
+_WALKED_PER_STEP = 8
+_BYTES_PER_STEP = 4096
+_ENTRY_BYTES = {list: 8, dict: 64}
+_SCALAR_BYTES = 8
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What a script may use."""
+
+    length: int
+    """Characters of the script."""
+    steps: int
+    depth: int
+    """Calls of the script's own functions inside each other."""
+    memory: int
+    """Bytes, over all values that the script makes."""
+
+
+QUERY = Limits(length=16 << 10, steps=100_000, depth=50, memory=64 << 20)
+"""For a script from elsewhere: about 0.1 s, in which a server does nothing else."""
+
+LOCAL = msgspec.structs.replace(QUERY, length=1 << 20, steps=20_000_000, memory=1 << 30)
+"""For a script that the user of this process runs."""
+
+
+class Meter:
+    """Counts what one run of a script uses.
+
+    Parameters
+    ----------
+    limits : Limits
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._steps = limits.steps
+        self._memory = limits.memory
+
+    def step(self, count: int = 1) -> None:
+        """Pay for work; raises `Jx9LimitError` where too little is left."""
+        self._steps -= count
+        if self._steps < 0:
+            raise Jx9LimitError(f"the script did not end within {self._limits.steps} steps")
+
+    def take(self, size: int) -> None:
+        """Pay for making or searching `size` bytes; raises `Jx9LimitError` where too little is left."""
+        self._memory -= size
+        if self._memory < 0:
+            raise Jx9LimitError(f"the script needs more than {self._limits.memory} bytes for its values")
+        self.step(size // _BYTES_PER_STEP)
+
+    def weigh(self, value: Value) -> int:
+        """Pay for one walk over a value, and return about how many bytes a copy of it is."""
+        size = 0
+        waiting = [value]
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, str):
+                size += len(item)
+                self.step(len(item) // _BYTES_PER_STEP)
+            elif isinstance(item, list | dict):
+                self.step(1 + len(item) // _WALKED_PER_STEP)
+                size += len(item) * _ENTRY_BYTES[type(item)]
+                waiting += item if isinstance(item, list) else item.values()
+            else:
+                size += _SCALAR_BYTES
+        return size
+
+    def copy(self, value: "list[Value] | dict[str, Value]") -> None:
+        """Pay for a copy of an array or object, its entries being shared."""
+        self.step(len(value) // _WALKED_PER_STEP // 8)
+        self.take(len(value) * _ENTRY_BYTES[type(value)])
+
+    def text(self, value: Value) -> str:
+        """Pay for and return a value as text."""
+        if isinstance(value, list | dict):
+            self.take(self.weigh(value))
+        return text(value)
