@@ -6,7 +6,8 @@ import sys
 
 import msgspec
 
-from mochi.margo.engine import Engine, Request
+from mochi.margo.connection import Request
+from mochi.margo.engine import Engine
 
 
 class Number(msgspec.Struct, array_like=True):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mochi.margo import handshake, rpc, wire
-from mochi.margo.engine import GREETING_TIMEOUT, MAX_OUTSTANDING, MAX_OUTSTANDING_BYTES, MAX_QUEUED_BYTES
+from mochi.margo.connection import GREETING_TIMEOUT, MAX_OUTSTANDING, MAX_OUTSTANDING_BYTES, MAX_QUEUED_BYTES
 from mochi.margo.rpc import MAX_FAULT
 from mochi.margo.wire import Frame, FrameReader, Kind, Limits, allocate_private
 from mochi.mofka import protocol

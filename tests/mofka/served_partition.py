@@ -12,10 +12,11 @@ import pytest
 from partition_io import Event, GatedIo
 
 from mochi.margo import rpc
-from mochi.margo.client import Client, Link, PendingCall
+from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, MargoError
+from mochi.margo.link import Link, PendingCall
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, encode
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.protocol import (
@@ -76,10 +77,12 @@ class Served:
             assert go_on.wait(20)
             return unpack(*arguments)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mochi.mofka.provider.rpc", SimpleNamespace(**{**vars(rpc), "unpack": pause}))
-            yield arrived
-        go_on.set()
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("mochi.mofka.provider.rpc", SimpleNamespace(**{**vars(rpc), "unpack": pause}))
+                yield arrived
+        finally:
+            go_on.set()
 
     def close(self) -> None:
         if self.io is not None:

@@ -261,6 +261,17 @@ def test_a_directory_in_use_cannot_be_opened_twice(opener: Opener) -> None:
     assert raised.value.where == "config.partition.path"
 
 
+@pytest.mark.parametrize("name", ["producers.data_buffer_pool", "consumers.desc_buffer_pool"])
+def test_buffers_that_the_machine_cannot_give_are_refused_and_leave_nothing(
+    opener: Opener, name: str
+) -> None:
+    part, pool = name.split(".")
+    with pytest.raises(ConfigError, match=str(2**48)) as raised:
+        opener.open(**{part: {pool: {"first_size": 2**48}}})
+    assert raised.value.where == f"config.partition.{name}"
+    assert not opener.directory.exists()
+
+
 def test_a_path_that_cannot_be_made_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     files = BreakableFiles()

@@ -188,7 +188,7 @@ def test_buffers_that_are_lent_have_the_size_of_the_first_tier(tmp_path: Path, f
         {"path": str(tmp_path), "producers": {"data_buffer_pool": {"first_size": 12345}}}
     )
     partition = DefaultPartition("topic", UUID, fields, GatedIo(files))
-    assert partition.lend().size == 12345
+    assert partition.lent_size == 12345
     partition.close()
 
 

@@ -242,6 +242,15 @@ def test_no_more_than_a_gibibyte_is_lent_and_a_lost_connection_gives_it_back(
             assert attempt < 999
 
 
+def test_a_producer_is_told_when_the_machine_gives_no_buffer_to_lend(peer: Peer) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        assert "File too large" in refused(peer, "no_buffers", LEND, Lend(ANYWHEN))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_the_buffer_of_a_dead_producer_is_not_lent_again_while_its_batch_is_written(
     serve: Callable[..., Served], connect: Callable[[Served], Peer]
 ) -> None:
@@ -534,6 +543,21 @@ def test_a_provider_that_closes_tells_its_consumers_and_refuses_the_rest(
     assert "served no more" in str(stream.error)
     with pytest.raises(Fault, match="no provider"):
         peer.store(numbered(0, 1))
+
+
+def test_requests_that_reach_a_closed_provider_are_refused(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(margo=THREADS)
+    peer = connect(served)
+    with served.paused() as arrived:
+        pending = peer.send_batch(numbered(0, 1))
+        assert arrived.acquire(timeout=10)
+        served.provider.close()
+    with pytest.raises(Fault, match="served no more") as raised:
+        peer.answer(pending, BatchStored)
+    assert raised.value.code == "closed"
+    served.provider.close()
 
 
 def test_a_provider_closed_during_a_commit_answers_what_has_arrived(

@@ -141,3 +141,35 @@ def test_a_consumer_that_stops_reading_costs_the_server_its_credit_and_no_more(
         for _ in range(13000):
             assert consumer.pull().wait(10000) is not None
     assert time.monotonic() - beginning < 20
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["memory", "default"])
+def test_producers_that_are_killed_one_after_another_leave_whole_events_in_order(
+    machine: Machine, kind: str
+) -> None:
+    server = machine.serve(config(margo={"rpc_thread_count": 2}))
+    driver = machine.driver(server)
+    section = {"path": str(machine.directory), "sync": False}
+    driver.create_topic(
+        "topic", options={"num_partitions": 1, "config": {"type": kind, "partition": section}}
+    )
+    killed = [machine.worker(server, "produce", "topic", f"p{n}", 10**9) for n in range(3)]
+    for n in range(3, 30):
+        killed.append(machine.worker(server, "produce", "topic", f"p{n}", 10**9))
+        killed[n - 3].expect(f"stored 0 {n % 5 + 1}99")
+        killed[n - 3].kill()
+    for worker in killed[-3:]:
+        worker.kill()
+    machine.worker(server, "produce", "topic", "last", 1).expect("done")
+    numbers: dict[str, list[int]] = {}
+    with driver.open_topic("topic").consumer("check") as consumer:
+        while "last" not in numbers:
+            event = consumer.pull().wait(10000)
+            assert event is not None
+            numbers.setdefault(event.metadata["by"], []).append(event.metadata["number"])
+    for n, worker in enumerate(killed):
+        found = numbers.get(f"p{n}", [])
+        assert found == list(range(len(found)))
+        assert len(found) >= stored(worker.lines)

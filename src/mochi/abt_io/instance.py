@@ -7,7 +7,7 @@ for a disk: there, private threads take its place.
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from threading import Lock
+from threading import RLock
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -93,7 +93,7 @@ class Instance:
             self._executor.close()
 
     def _start(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._under_way: set[Future[Any]] = set()
         self._executor: IoThreads | Pool = IoThreads(f"{self._name}-io") if self._pool.inline else self._pool
 

@@ -9,51 +9,29 @@ token, loses its connection and nothing else.
 import asyncio
 import errno
 import logging
-import os
-import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import uvloop
 
-from mochi.margo import handshake, rpc, transport
+from mochi.margo import rpc, transport
 from mochi.margo.config import MargoConfig
-from mochi.margo.errors import AuthenticationError, Fault, MargoError, ProtocolError
+from mochi.margo.connection import Connection, Definition, Handler, Request
+from mochi.margo.errors import Fault, ProtocolError
 from mochi.margo.pools import Pool, Pools, Strand
 from mochi.margo.wire import (
-    DESCRIPTORS,
-    GREETING_LIMITS,
-    ONE_WAY,
     Allocate,
-    Buffer,
     Frame,
-    FrameReader,
-    Kind,
-    Limits,
-    Segment,
-    SendQueue,
-    encode,
 )
 
 A = TypeVar("A", bound=msgspec.Struct)
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
-
-GREETING_TIMEOUT = 10.0
-"""Seconds that a peer may take to prove itself."""
-
-MAX_OUTSTANDING = 256
-MAX_OUTSTANDING_BYTES = 128 << 20
-"""Requests of one connection, and bytes of their bulk, that wait for an answer before no more is read from it."""
-
-MAX_QUEUED_BYTES = 64 << 20
-"""Bytes that wait for a peer to read them before no more is read from it."""
 
 LINGER = 2.0
 """Seconds that `Engine.run` waits at its end for handlers to answer, and then for peers to take what is queued."""
@@ -65,370 +43,11 @@ ACCEPT_PAUSE = 0.5
 """Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
 
 
-class Request:
-    """One request at its handler.
-
-    Attributes
-    ----------
-    frame : Frame
-        Message and bulk.
-    connection : Connection
-        Where it came from.
-    deadline : float
-        Time on the clock of ``time.monotonic`` after which nobody waits for the answer; infinity if always.
-    cancelled : bool
-        True once the caller has taken the request back.
-
-    Notes
-    -----
-    `reply` and `fail` may be called from any thread; the first call answers, later ones do nothing. A request that
-    wants no answer counts as one that waits for it until its handler returns.
-    """
-
-    __slots__ = ("cancelled", "connection", "deadline", "frame", "size")
-
-    def __init__(self, connection: "Connection", frame: Frame) -> None:
-        self.connection = connection
-        self.frame = frame
-        self.deadline = time.monotonic() + frame.timeout_ms / 1000 if frame.timeout_ms else float("inf")
-        self.cancelled = False
-        self.size = sum(segment.length for segment in frame.segments)
-
-    def reply(
-        self,
-        message: bytes = b"",
-        bulk: Sequence[Sequence[Buffer]] = (),
-        descriptors: Sequence[int] = (),
-    ) -> None:
-        """Answer.
-
-        Parameters
-        ----------
-        message : bytes
-        bulk : sequence of sequence of buffers
-            Segments, each a list of buffers that are sent one after the other; kept by reference until sent.
-        descriptors : sequence of int
-            File descriptors to hand over; on ``na+sm`` only. They stay the caller's, and must be open until the
-            connection closes.
-
-        Raises
-        ------
-        ProtocolError
-            The answer is larger than any peer takes; it may still be answered with another.
-        """
-        self._answer(Kind.RESPONSE, message, bulk, descriptors)
-
-    def fail(self, error: BaseException) -> None:
-        """Answer with `error`, as a fault."""
-        self._answer(Kind.FAULT, rpc.pack_fault(error), (), ())
-
-    def _answer(
-        self, kind: Kind, message: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]
-    ) -> None:
-        connection = self.connection
-        frame = (
-            None if self.frame.flags & ONE_WAY else _encode(kind, self.frame.call, message, bulk, descriptors)
-        )
-
-        def send() -> None:
-            if connection.settle(self) and frame is not None:
-                connection.put(frame, bulk, descriptors)
-
-        connection.engine.on_loop(send)
-
-
-def _encode(
-    kind: Kind, call: int, message: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]
-) -> bytes:
-    segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
-    return encode(
-        kind, call=call, flags=DESCRIPTORS if descriptors else 0, message=message, segments=segments
-    )
-
-
-Handler: TypeAlias = Callable[[Request], None]
-
-
-class _Definition(msgspec.Struct, frozen=True):
-    handler: Handler
-    spawn: Callable[[Callable[[], None]], None]
-    allocate: Allocate
-
-
-class Connection:
-    """One accepted connection. Lives on the loop: all its methods must be called there.
-
-    A peer is read from only while it lets itself be answered, see `MAX_OUTSTANDING` and `MAX_QUEUED_BYTES`.
-    """
-
-    def __init__(self, engine: "Engine", peer: socket.socket) -> None:
-        self.engine = engine
-        self.closed = False
-        self.on_close: list[Callable[[], None]] = []
-        self._peer = peer
-        self._reader = FrameReader(self._allocate, GREETING_LIMITS)
-        self._queue = SendQueue()
-        self._lending: deque[tuple[bytes, list[int]]] = deque()
-        self._writing = False
-        self._reading = True
-        self._ending = False
-        self._hello: handshake.Hello | None = None
-        self._welcome: handshake.Welcome | None = None
-        self._proven = False
-        self._outstanding: dict[int, Request] = {}
-        self._outstanding_bytes = 0
-        self._greeting = engine.loop.call_later(GREETING_TIMEOUT, self._greeting_expired)
-        engine.loop.add_reader(peer, self._readable)
-
-    @property
-    def lends(self) -> bool:
-        """Whether buffers can be lent over this connection, by file descriptor."""
-        return self._peer.family == socket.AF_UNIX
-
-    def close(self) -> None:
-        """Close; what is queued is dropped, and `on_close` is called."""
-        if self.closed:
-            return
-        self.closed = True
-        self._greeting.cancel()
-        if self._reading:
-            self.engine.loop.remove_reader(self._peer)
-        if self._writing:
-            self.engine.loop.remove_writer(self._peer)
-        self._peer.close()
-        self._queue.clear()
-        for _, descriptors in self._lending:
-            _close_all(descriptors)
-        self._lending.clear()
-        for request in self._outstanding.values():
-            request.cancelled = True
-        self._outstanding.clear()
-        self.engine.forget(self)
-        for callback in self.on_close:
-            try:
-                callback()
-            except Exception:
-                log.exception("unhandled error after a connection was closed")
-
-    def end_reading(self) -> None:
-        """Read no more from the peer."""
-        self._ending = True
-        self._update_reading()
-
-    def notify(self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = ()) -> None:
-        """Send a notice on a stream that the peer has named."""
-        self.send(Kind.NOTICE, stream, message, bulk, ())
-
-    def fail_stream(self, stream: int, message: bytes) -> None:
-        """Send a fault, made with `rpc.pack_fault`, on a stream: nothing more will come on it."""
-        self.send(Kind.FAULT, stream, message)
-
-    def send(
-        self,
-        kind: Kind,
-        call: int,
-        message: bytes,
-        bulk: Sequence[Sequence[Buffer]] = (),
-        descriptors: Sequence[int] = (),
-    ) -> None:
-        """Send a frame, or queue what the socket does not take now."""
-        self.put(_encode(kind, call, message, bulk, ()), bulk, ())
-
-    def put(self, frame: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]) -> None:
-        """Send a frame that is encoded up to its bulk; one with descriptors has none, and may be overtaken."""
-        if self.closed:
-            return
-        if descriptors:
-            self._lending.append((frame, [os.dup(descriptor) for descriptor in descriptors]))
-        else:
-            self._queue.put((frame,))
-            for buffers in bulk:
-                self._queue.put(buffers)
-        if not self._writing:
-            self._pump()
-
-    def _pump(self) -> None:
-        """Send what the socket takes; never blocks."""
-        try:
-            done = self._queue.pump(self._peer.sendmsg)
-            while done and self._lending:
-                done = self._lend()
-        except OSError:
-            self._queue.clear()
-            self.engine.loop.call_soon(self.close)
-            return
-        if done and self._writing:
-            self.engine.loop.remove_writer(self._peer)
-        elif not done and not self._writing:
-            self.engine.loop.add_writer(self._peer, self._pump)
-        self._writing = not done
-        if not (done and self._reading):
-            self._update_reading()
-
-    def _lend(self) -> bool:
-        """Send the next frame that has descriptors; they go with its first byte. The queue is empty."""
-        frame, descriptors = self._lending[0]
-        try:
-            sent = socket.send_fds(self._peer, [frame], descriptors)
-        except (BlockingIOError, InterruptedError):
-            return False
-        self._lending.popleft()
-        _close_all(descriptors)
-        self._queue.put((frame[sent:],))
-        return self._queue.pump(self._peer.sendmsg)
-
-    @property
-    def has_outstanding(self) -> bool:
-        """Whether a request waits for its answer."""
-        return bool(self._outstanding)
-
-    @property
-    def has_queued(self) -> bool:
-        """Whether something waits for the peer to read it."""
-        return bool(self._queue or self._lending)
-
-    def settle(self, request: Request) -> bool:
-        """Take note that a request is answered; False if that is not news. Reads on if that was paused."""
-        if self._outstanding.get(request.frame.call) is not request:
-            return False
-        del self._outstanding[request.frame.call]
-        self._outstanding_bytes -= request.size
-        if not self._reading:
-            self._update_reading()
-        return True
-
-    def _is_full(self) -> bool:
-        return (
-            len(self._outstanding) >= MAX_OUTSTANDING
-            or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES
-            or self._queue.size >= MAX_QUEUED_BYTES
-            or self._ending
-        )
-
-    def _update_reading(self) -> None:
-        if self.closed or self._reading is not self._is_full():
-            return
-        self._reading = not self._reading
-        if self._reading:
-            self.engine.loop.add_reader(self._peer, self._readable)
-        else:
-            self.engine.loop.remove_reader(self._peer)
-
-    def _greeting_expired(self) -> None:
-        log.warning("a peer did not prove itself within %g s", GREETING_TIMEOUT)
-        self.close()
-
-    def _readable(self) -> None:
-        reader = self._reader
-        for _ in range(8):
-            buffers = reader.buffers()
-            try:
-                peer = self._peer
-                count = peer.recv_into(buffers[0]) if len(buffers) == 1 else peer.recvmsg_into(buffers)[0]
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                count = 0
-            if not count:
-                self.close()
-                return
-            try:
-                for frame in reader.received(count):
-                    self._dispatch(frame)
-            except MargoError as error:
-                log.warning("closing a connection: %s", error)
-                self.send(Kind.FAULT, 0, rpc.pack_fault(_as_fault(error)))
-                self.close()
-            except Exception:
-                log.exception("closing a connection")
-                self.close()
-            if self.closed or not self._reading:
-                return
-            if self._is_full():
-                self._update_reading()
-                return
-            if count < len(buffers[0]):
-                return
-
-    def _allocate(self, frame: Frame) -> Sequence[memoryview]:
-        definition = self.engine.definition(frame) if frame.kind is Kind.REQUEST else None
-        if definition is None:
-            raise Fault("bad_request", "bulk where none is expected")
-        return definition.allocate(frame)
-
-    def _dispatch(self, frame: Frame) -> None:
-        if not self._proven:
-            self._greet(frame)
-        elif frame.kind is Kind.REQUEST:
-            self._handle(frame)
-        elif frame.kind is Kind.CANCEL:
-            request = self._outstanding.get(frame.call)
-            if request is not None:
-                request.cancelled = True
-        else:
-            raise ProtocolError(f"a client sent a frame of kind {frame.kind.name}")
-
-    def _greet(self, frame: Frame) -> None:
-        if frame.kind is Kind.HELLO and self._hello is None:
-            self._hello = rpc.unpack(frame.message, handshake.Hello)
-            self._welcome = handshake.welcome(self._hello, self.engine.token)
-            self.send(Kind.WELCOME, 0, rpc.pack(self._welcome))
-        elif frame.kind is Kind.PROOF and self._hello is not None and self._welcome is not None:
-            proof = rpc.unpack(frame.message, handshake.Proof)
-            if not handshake.is_proven(proof, self._hello, self._welcome, self.engine.token):
-                raise AuthenticationError("the token is not that of this service")
-            self._proven = True
-            self._reader.limits = Limits()
-            self._greeting.cancel()
-        else:
-            raise AuthenticationError(f"a frame of kind {frame.kind.name} before the greeting was over")
-
-    def _handle(self, frame: Frame) -> None:
-        request = Request(self, frame)
-        if frame.call in self._outstanding:
-            raise ProtocolError(f"call number {frame.call} is still in use")
-        self._outstanding[frame.call] = request
-        self._outstanding_bytes += request.size
-        try:
-            if frame.refused is not None:
-                raise frame.refused
-            definition = self.engine.definition(frame)
-        except Exception as error:
-            request.fail(error)
-            return
-
-        def work() -> None:
-            if request.cancelled or time.monotonic() > request.deadline:
-                request.fail(Fault("deadline", "the request was taken back, or its deadline has passed"))
-                return
-            try:
-                definition.handler(request)
-            except Exception as error:
-                if not isinstance(error, MargoError):
-                    log.exception("a handler failed")
-                request.fail(error)
-            if frame.flags & ONE_WAY:
-                request.reply()
-
-        definition.spawn(work)
-
-
-def _as_fault(error: MargoError) -> Fault:
-    if isinstance(error, Fault):
-        return error
-    return Fault("authentication" if isinstance(error, AuthenticationError) else "protocol", str(error))
-
-
 def _no_bulk(frame: Frame) -> Sequence[memoryview]:
     """Refuse bulk, for an RPC that takes none."""
     if any(not segment.lease for segment in frame.segments):
         raise Fault("bad_request", "bulk where none is expected")
     return ()
-
-
-def _close_all(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 class Engine:
@@ -460,12 +79,12 @@ class Engine:
     def __init__(self, address: str, config: MargoConfig | None = None) -> None:
         self.config = MargoConfig.parse(None) if config is None else config
         self._listener, self.address = transport.listen(address)
-        self.loop = uvloop.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.token: bytes | None = None
         self.on_finalize: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self.pools = Pools(self.config, self.call_soon)
-        self._definitions: dict[tuple[int, int], tuple[str, _Definition]] = {}
+        self._definitions: dict[tuple[int, int], tuple[str, Definition]] = {}
         self._connections: set[Connection] = set()
         self._status = 0
         self._finalizing = False
@@ -554,14 +173,14 @@ class Engine:
         key = (provider_id, rpc.number(name))
         if key in self._definitions:
             raise ValueError(f"provider {provider_id} has an RPC {self._definitions[key][0]!r} already")
-        self._definitions[key] = (name, _Definition(handler, spawn, allocate))
+        self._definitions[key] = (name, Definition(handler, spawn, allocate))
 
     def undefine(self, provider_id: int) -> None:
         """Remove all RPCs of a provider; requests already at a handler are answered."""
         for key in [key for key in self._definitions if key[0] == provider_id]:
             del self._definitions[key]
 
-    def definition(self, frame: Frame) -> _Definition:
+    def definition(self, frame: Frame) -> Definition:
         """Return what a request is for; `Fault` ``no_provider`` or ``no_rpc`` when there is nothing."""
         found = self._definitions.get((frame.provider_id, frame.rpc))
         if found is not None:

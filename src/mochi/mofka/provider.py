@@ -9,17 +9,17 @@ import itertools
 import logging
 import secrets
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
-import numpy as np
 
 from mochi.margo import rpc
-from mochi.margo.engine import Connection, Engine, Request
+from mochi.margo.bulk import BulkBuffer
+from mochi.margo.connection import Connection, Request
+from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
 from mochi.margo.pools import Pool
 from mochi.margo.wire import Buffer, Frame, Segment
@@ -70,7 +70,10 @@ MAX_BATCHES = 4096
 """Bytes, and batches, of one feed that are on their way at most, however much its consumer grants."""
 
 MAX_LENT = 1 << 30
-"""Bytes of the buffers lent to producers of one partition; who asks for more sends in line."""
+"""Bytes of the buffers lent to producers of one partition; who asks for more sends in line.
+
+A buffer belongs to one connection and is dropped with it, never lent again: a batch may still lie in it, and a
+producer that lost its connection may still write to it."""
 
 
 class _Feed:
@@ -154,10 +157,10 @@ class PartitionProvider:
         self._sequencer = Sequencer()
         self._cursors: dict[str, int] = {}
         self._feeds: dict[tuple[Connection, int], _Feed] = {}
-        self._lent: dict[tuple[Connection, int], memoryview] = {}
+        self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
         self._leases = itertools.count(1)
         self._known: set[Connection] = set()
-        self._closed = False
+        self._closed: Fault | None = None
         self._failed = False
         self._register(SEND_BATCH, self._send_batch, SendBatch, pool, allocate=self._allocate)
         self._register(LEND, self._lend, Lend, pool)
@@ -181,15 +184,15 @@ class PartitionProvider:
 
     def close(self) -> None:
         """Stop serving, tell consumers, store what has arrived, and close the partition; idempotent."""
-        if self._closed:
-            return
-        self._closed = True
         self._engine.undefine(self._provider_id)
-        closed = Fault("closed", f"partition {self.uuid} of topic {self.topic!r} is served no more")
         with self._lock:
+            if self._closed is not None:
+                return
+            closed = self._closed = Fault(
+                "closed", f"partition {self.uuid} of topic {self.topic!r} is served no more"
+            )
             for feed in list(self._feeds.values()):
                 self._end(feed, closed)
-            self._lent.clear()
         self._partition.close()
 
     def _register(
@@ -206,6 +209,8 @@ class PartitionProvider:
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
             with self._lock:
+                if self._closed is not None:
+                    raise self._closed
                 handler(request, message)
 
         self._engine.register(name, self._provider_id, handle, pool=pool, **options)
@@ -257,14 +262,14 @@ class PartitionProvider:
         self._check(asked.where)
         if not request.connection.lends:
             raise Fault("no_lending", "buffers are lent to producers on the same node only")
-        if sum(map(len, self._lent.values())) >= MAX_LENT:
+        if sum(buffer.size for buffer in self._lent.values()) >= MAX_LENT:
             raise Fault("no_buffers", f"{MAX_LENT} bytes are lent already")
-        buffer = self._partition.lend()
+        try:
+            buffer = BulkBuffer(self._partition.lent_size, shareable=True)
+        except OSError as error:
+            raise Fault("no_buffers", f"this machine gives no buffer to lend: {error.strerror}") from error
         lease = next(self._leases)
-        # The buffer is another producer's only when no batch lies in it any more, whenever its producer died.
-        owner = np.frombuffer(buffer.view, np.uint8)
-        weakref.finalize(owner, self._partition.take_back, buffer).atexit = False
-        self._lent[request.connection, lease] = owner.data
+        self._lent[request.connection, lease] = buffer
         self._watch(request.connection)
         request.reply(rpc.pack(Lent(lease, buffer.size)), descriptors=(buffer.fd,))
 
@@ -275,9 +280,9 @@ class PartitionProvider:
         buffer = self._lent.get((request.connection, segment.lease))
         if buffer is None:
             raise Fault("bad_request", f"buffer {segment.lease} is not lent to this connection")
-        if segment.offset + segment.length > len(buffer):
-            raise Fault("bad_request", f"a segment ends beyond the {len(buffer)} bytes of its buffer")
-        lent = buffer[segment.offset : segment.offset + segment.length]
+        if segment.offset + segment.length > buffer.size:
+            raise Fault("bad_request", f"a segment ends beyond the {buffer.size} bytes of its buffer")
+        lent = buffer.view[segment.offset : segment.offset + segment.length]
         if not self._partition.keeps_buffers:
             return lent
         _, _, own = self._partition.receive(0, 0, segment.length)

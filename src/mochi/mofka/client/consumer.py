@@ -34,8 +34,8 @@ from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE
 from mochi.margo import rpc
 from mochi.margo.bulk import BufferPool, BufferPoolConfig
-from mochi.margo.client import Link, PendingCall
 from mochi.margo.errors import ConnectionLost, DeadlineExceeded, MargoError
+from mochi.margo.link import Link, PendingCall
 from mochi.margo.wire import Frame, Kind
 from mochi.mofka.client.event import MofkaEvent, NoMoreEvents, ReceivedBatch
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error, deadline_after

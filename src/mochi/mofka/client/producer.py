@@ -13,6 +13,10 @@ Invariants of a lane
    partition tells repetitions from new ones. Where that does not work, all that is pending fails, and the lane goes
    on under a new identity, because nobody knows which numbers were taken.
 3. An event is in the open batch, in flight, or settled. Only the holder of `lock` moves it.
+4. Ctrl-C may strike at any call. A batch is open until it is laid out, and laying it out may be begun again; from
+   then on, what was interrupted is taken up by recovery, which sends again all that is not settled.
+5. A producer that is dropped leaves its lanes to the service, which flushes them in a thread of its own: a finalizer
+   runs wherever the garbage collector strikes, under any lock.
 """
 
 import logging
@@ -36,8 +40,8 @@ from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from diaspora_stream.validator import DefaultValidator
 from mochi.margo import rpc
-from mochi.margo.client import Link
 from mochi.margo.errors import MargoError
+from mochi.margo.link import Link
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
 from mochi.mofka.client.batch import FIELDS, Batch, Gather
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error, deadline_after
@@ -132,7 +136,7 @@ class _AckReceiver:
 
     def receive(self, frame: Frame) -> None:
         if frame.kind is Kind.FAULT:
-            self.lane.fail(rpc.unpack_fault(frame.message))
+            self.lane.refused(self.batch, rpc.unpack_fault(frame.message))
         else:
             self.lane.stored(self.batch, rpc.unpack(frame.message, BatchStored))
 
@@ -161,10 +165,18 @@ class Lane:
         self._full = FIELDS * (MAX_BATCH_EVENTS if adaptive else min(options.batch_size, MAX_FIXED_EVENTS))
         self._small = MAX_BATCH_BYTES // 2 // (self._full // FIELDS)
         self._window = min(max(options.max_num_batches, 1), REMEMBERED_BATCHES)
-        self.reset()
+        self._begin()
 
     def reset(self) -> None:
-        """Begin anew: nothing pending, a new lock and a new identity; for the start and for a forked child."""
+        """Begin anew in a forked child: what is pending is the parent's, and its futures say so here."""
+        theirs = DiasporaError(f"the event was pushed to topic {self.options.topic!r} by the parent process")
+        for batch in (*self.in_flight, self.open):
+            batch.limit = 0
+            batch.entries = []
+            batch.settle(None, theirs)
+        self._begin()
+
+    def _begin(self) -> None:
         self.lock = threading.Lock()
         self.in_flight: deque[Batch] = deque()
         self._identity = secrets.token_bytes(16)
@@ -227,10 +239,9 @@ class Lane:
                         batch.large += size
                     self._send_due()
                     break
-                settled = self.in_flight[0] if self.in_flight else None
             if self.options.when_full == "raise":
                 raise DiasporaError(self._no_room("now"))
-            if settled is not None and not self._service.client.wait(settled.is_done, self.links, deadline):
+            if not self._service.client.wait(self._may_have_room, self.links, deadline):
                 raise TimeoutExpired(self._no_room(f"within {self._service.timeout:g} s"))
         self._drain()
 
@@ -240,6 +251,9 @@ class Lane:
             f"next is full"
         )
 
+    def _may_have_room(self) -> bool:
+        return not self._recovering and len(self.in_flight) < self._window
+
     def _makes_room(self, size: int) -> bool:
         batch = self.open
         fits = len(batch.entries) < self._full and (
@@ -247,7 +261,7 @@ class Lane:
         )
         if fits:
             return True
-        if len(self.in_flight) >= self._window or self._recovering:
+        if not self._may_have_room():
             return False
         self._seal_and_send()
         return True
@@ -260,7 +274,7 @@ class Lane:
         batch = self.open
         if not batch.entries or not (self._adaptive or batch.due or self._is_full()):
             return
-        if len(self.in_flight) < self._window and not self._recovering:
+        if self._may_have_room():
             self._seal_and_send()
         elif self._is_full():
             self.small = -1
@@ -270,16 +284,22 @@ class Lane:
     def _seal_and_send(self) -> None:
         """Seal the open batch and put it on its way; the caller holds the lock."""
         batch = self.open
-        batch.sequence = self._sequence
-        self._sequence += 1
-        self.in_flight.append(batch)
-        self._new_open()
-        self.small = self._small
         batch.seal(self.options.prefixed)
+        try:
+            batch.sequence = self._sequence
+            self._sequence += 1
+            self.in_flight.append(batch)
+            self._new_open()
+            self.small = self._small
+        except BaseException:
+            self.in_flight = deque(other for other in self.in_flight if other is not batch)
+            self._sequence = batch.sequence
+            self.open = batch
+            raise
         self._send(batch)
 
     def _send(self, batch: Batch) -> None:
-        """Send a sealed batch; a connection that does not come about is left to recovery. Caller holds the lock."""
+        """Send a sealed batch; what does not come about is left to recovery. The caller holds the lock."""
         try:
             link = self._link
             if link is None:
@@ -302,6 +322,9 @@ class Lane:
             )
         except MargoError as error:
             self._start_recovery(error)
+        except BaseException as error:
+            self._start_recovery(error)
+            raise
 
     def _place(self, link: Link, batch: Batch) -> Segment | None:
         """Copy a batch's data into the lent buffer; None where there is none, or no room in it."""
@@ -322,9 +345,11 @@ class Lane:
         batch.lent = (lent.lease, offset)
         return Segment(batch.data_bytes, lent.lease, offset)
 
-    def lend(self, lent: Lent, view: memoryview) -> None:
-        """Take the buffer that the server lends."""
-        self._lent = _LentBuffer(lent.lease, view)
+    def lend(self, link: Link, lent: Lent, view: memoryview) -> None:
+        """Take the buffer that the server lends to one connection."""
+        with self.lock:
+            if self._link is link:
+                self._lent = _LentBuffer(lent.lease, view)
 
     def _release(self, batch: Batch) -> None:
         if batch.lent is not None and self._lent is not None and self._lent.lease == batch.lent[0]:
@@ -337,9 +362,9 @@ class Lane:
             if batch.is_done():
                 return
             self._epoch = answer.epoch
-            self.in_flight.remove(batch)
             self._release(batch)
             batch.settle(answer.first, None)
+            self.in_flight.remove(batch)
             if self.open.entries:
                 self._send_due()
             elif self._adaptive:
@@ -347,25 +372,29 @@ class Lane:
             if self.small < 0 and not self._is_full():
                 self.small = self._small
 
-    def fail(self, error: Exception) -> None:
-        """Fail all that is pending, and go on under a new identity."""
-        reason = as_diaspora_error(error, f"topic {self.options.topic!r}, {self.partition}")
+    def refused(self, batch: Batch, error: MargoError) -> None:
+        """Take note that the partition did not store a batch: nothing after it may be stored behind a gap."""
         with self.lock:
-            pending = [*self.in_flight, self.open]
-            self.in_flight.clear()
-            self.open.seal(prefixed=False)
-            for batch in pending:
-                self._release(batch)
-                batch.settle(None, reason)
-                if batch.count:
-                    self.options.failed = reason
-            self._identity = secrets.token_bytes(16)
-            self._sequence = 0
-            self._epoch = 0
-            self._recovering = False
-            self.small = self._small
-            self._new_open()
+            if not batch.is_done():
+                self._fail(error)
         self._service.client.notify()
+
+    def _fail(self, error: MargoError) -> None:
+        """Fail all that is pending, and go on under a new identity; the caller holds the lock."""
+        reason = as_diaspora_error(error, f"topic {self.options.topic!r}, {self.partition}")
+        self._identity = secrets.token_bytes(16)
+        self._sequence = 0
+        self._epoch = 0
+        self.open.seal(prefixed=False)
+        for batch in (*self.in_flight, self.open):
+            self._release(batch)
+            batch.settle(None, reason)
+            if batch.count:
+                self.options.failed = reason
+        self.in_flight.clear()
+        self._recovering = False
+        self.small = self._small
+        self._new_open()
 
     def lost(self, link: Link, error: MargoError) -> None:
         """Take note that a connection is lost."""
@@ -373,12 +402,12 @@ class Lane:
             if self._link is link:
                 self._start_recovery(error)
 
-    def _start_recovery(self, error: MargoError) -> None:
+    def _start_recovery(self, error: BaseException) -> None:
         self._link = None
         self._lent = None
         if not self._recovering:
             self._recovering = True
-            log.info("topic %r, %s: %s; connecting again", self.options.topic, self.partition, error)
+            log.info("topic %r, %s: %r; connecting again", self.options.topic, self.partition, error)
             self._service.in_background(self._recover)
 
     def _recover(self) -> None:
@@ -386,12 +415,15 @@ class Lane:
         try:
             link = self._service.reconnect(self.partition.address)
         except MargoError as error:
-            self.fail(error)
+            with self.lock:
+                self._fail(error)
+            self._service.client.notify()
             return
         with self.lock:
             self._recovering = False
             self._link = link
             self._lent, self._may_lend = None, link.lends
+            self.in_flight = deque(batch for batch in self.in_flight if not batch.is_done())
             for batch in list(self.in_flight):
                 batch.lent = None
                 self._send(batch)
@@ -406,50 +438,23 @@ class Lane:
         if link is not None:
             self._service.client.drain(link)
 
-    def send_open(self) -> None:
-        """Have the open batch go as soon as it may."""
+    def begin_flush(self) -> list[Batch]:
+        """Have the open batch go as soon as it may; return all that is not settled."""
         with self.lock:
-            self.open.due = True
-            self._send_due()
-
-    def abandon(self) -> None:
-        """Have the open batch go, unless somebody is at work on the lane; for a producer that was dropped."""
-        if self.lock.acquire(blocking=False):
-            try:
+            batches = list(self.in_flight)
+            if self.open.entries:
+                batches.append(self.open)
                 self.open.due = True
                 self._send_due()
-            finally:
-                self.lock.release()
+        return batches
 
-    def finish(self, deadline: float) -> int:
-        """Flush until `deadline`; return how many events are not stored."""
-        flush = Flush([self])
-        try:
-            flush.wait_until(deadline)
-        except DiasporaError as error:
-            log.error("%s", error)
-        return flush.unstored()
-
-    def wait_for(self, future: FutureUint, timeout: float | None) -> bool:
-        """Wait until the batch of `future` is settled, sending it if it is open; False when the time is over."""
-        return self.wait_settled(lambda: future.pending, deadline_after(timeout))
-
-    def wait_settled(self, batch_of: Any, deadline: float) -> bool:
-        """Wait until the batch that `batch_of()` gives is settled."""
-        while True:
-            batch: Batch = batch_of()
-            if batch.is_done():
-                return True
-            first = None
-            with self.lock:
-                if batch is self.open:
-                    if len(self.in_flight) < self._window and not self._recovering and batch.entries:
-                        self._seal_and_send()
-                    elif self.in_flight:
-                        first = self.in_flight[0]
-            target = first or batch
-            if not self._service.client.wait(target.is_done, self.links, deadline):
-                return False
+    def wait_for(self, batch: Batch, deadline: float) -> bool:
+        """Wait until `batch` is settled, which goes as soon as it may; False when the time is over."""
+        with self.lock:
+            if batch is self.open:
+                batch.due = True
+                self._send_due()
+        return self._service.client.wait(batch.is_done, self.links, deadline)
 
 
 class _Lender:
@@ -468,7 +473,7 @@ class _Lender:
 
     def receive(self, frame: Frame) -> None:
         if frame.kind is Kind.RESPONSE:
-            self.lane.lend(rpc.unpack(frame.message, Lent), self.link.map_lent())
+            self.lane.lend(self.link, rpc.unpack(frame.message, Lent), self.link.map_lent())
 
     def lost(self, error: MargoError) -> None:
         """Go on without."""
@@ -477,20 +482,16 @@ class _Lender:
 class Flush:
     """What a flush waits for: the batches that were not settled when it began."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self._pending = [(lane, batch) for lane in lanes for batch in (*lane.in_flight, lane.open)]
-        self._pending = [(lane, batch) for lane, batch in self._pending if batch.entries or batch.limit == 0]
-        for lane, _ in self._pending:
-            lane.send_open()
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self._pending = [(lane, batch) for lane in lanes for batch in lane.begin_flush()]
 
     def wait_until(self, deadline: float) -> bool:
-        """Wait until all are stored; False when the time is over, and the first error if one could not be."""
-        for lane, batch in self._pending:
-            if not lane.wait_settled(lambda batch=batch: batch, deadline):
-                return False
+        """Wait until all are settled; False when the time is over. The first error, if one could not be stored."""
+        if not all(lane.wait_for(batch, deadline) for lane, batch in self._pending):
+            return False
         for _, batch in self._pending:
             if batch.error is not None:
-                raise batch.error
+                raise batch.error.with_traceback(None)
         return True
 
     def is_done(self) -> bool:
@@ -502,6 +503,16 @@ class Flush:
         return sum(
             batch.count or len(batch.entries) // FIELDS for _, batch in self._pending if batch.first is None
         )
+
+
+def finish(lanes: Iterable[Lane], deadline: float) -> int:
+    """Flush lanes until `deadline`; return how many events are not stored, and log why."""
+    flush = Flush(lanes)
+    try:
+        flush.wait_until(deadline)
+    except DiasporaError as error:
+        log.error("%s", error)
+    return flush.unstored()
 
 
 class MofkaProducer(Producer):

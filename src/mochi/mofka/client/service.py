@@ -17,8 +17,9 @@ from uuid import UUID
 import msgspec
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError, TimeoutExpired
-from mochi.margo.client import Client, Link
+from mochi.margo.client import Client
 from mochi.margo.errors import AuthenticationError, DeadlineExceeded, Fault, MargoError
+from mochi.margo.link import Link
 
 RECONNECT_GRACE = 1.0
 """Seconds during which a lost connection is tried again, before what is pending on it fails."""

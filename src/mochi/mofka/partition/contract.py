@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. `receive`, `take_back` and `close` may be called from any thread at any time, the others one at a time. Ids are
+1. `receive` and `close` may be called from any thread at any time, the others one at a time. Ids are
    dense, and given in the order of the calls of `append`.
 2. `done` of any method is called once, from any thread, at once or later.
 3. `count` grows when the events can be read, and before `done` of their `append` is called.
@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.margo.bulk import BulkBuffer
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 
@@ -48,12 +47,18 @@ class Partition(Protocol):
         Number of events that can be read.
     error : BaseException or None
         Why no more events are taken, if so.
+    lent_size : int
+        Bytes of the buffers that producers on the same node may put the data of their batches into.
     keeps_buffers : bool
         Whether the buffers of a batch become the storage, so that they may not be lent ones.
     """
 
     count: int
     keeps_buffers: bool
+
+    @property
+    def lent_size(self) -> int:
+        """Bytes of a buffer lent to a producer."""
 
     @property
     def error(self) -> BaseException | None:
@@ -65,12 +70,6 @@ class Partition(Protocol):
 
     def receive(self, sizes: int, metadata: int, data: int) -> list[memoryview]:
         """Give three buffers for a batch that is about to arrive; 0 bytes of data when those come otherwise."""
-
-    def lend(self) -> BulkBuffer:
-        """Give a buffer that a producer on the same node may put the data of its batches into."""
-
-    def take_back(self, buffer: BulkBuffer) -> None:
-        """Take back a buffer that was lent."""
 
     def append(self, batch: Batch, done: Callable[[int | BaseException], None]) -> None:
         """Store a batch; `done` is told the id of its first event, or why it is not stored."""

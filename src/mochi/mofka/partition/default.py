@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from mochi.margo.bulk import BufferPool, BulkBuffer
+from mochi.margo.bulk import BufferPool
 from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
@@ -22,7 +22,7 @@ from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import OutOfRange, StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.store import ChunkStore
-from mochi.mofka.partition.config import DefaultFields
+from mochi.mofka.partition.config import DefaultFields, PoolFields
 from mochi.mofka.partition.contract import EventPieces, Slice
 from mochi.mofka.protocol import SIZE
 
@@ -50,6 +50,18 @@ def _fault(error: Exception) -> Fault:
     return Fault("internal", f"{type(error).__name__}: {error}")
 
 
+def _pool(fields: PoolFields, name: str) -> BufferPool:
+    """Make a buffer pool, and see that this machine can give its buffers at all."""
+    try:
+        pool = BufferPool(fields.pool())
+        pool.release(pool.acquire(fields.first_size))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"config.partition.{name}", f"cannot have buffers of {fields.first_size} bytes and more: {error}"
+        ) from error
+    return pool
+
+
 class DefaultPartition:
     """A partition in chunk files.
 
@@ -61,7 +73,7 @@ class DefaultPartition:
     Raises
     ------
     ConfigError
-        The directory cannot be used; says which, and why.
+        The directory, or a size of buffers, cannot be used; says which, and why.
     """
 
     keeps_buffers = False
@@ -76,16 +88,16 @@ class DefaultPartition:
             sync=fields.sync,
             fd_cache_capacity=fields.fd_cache_capacity,
         )
+        producers, consumers = fields.producers, fields.consumers
+        self._metadata_in = _pool(producers.metadata_buffer_pool, "producers.metadata_buffer_pool")
+        self._data_in = _pool(producers.data_buffer_pool, "producers.data_buffer_pool")
+        self._metadata_out = _pool(consumers.metadata_buffer_pool, "consumers.metadata_buffer_pool")
+        self._sizes_out = _pool(consumers.desc_buffer_pool, "consumers.desc_buffer_pool")
         try:
             self._store = ChunkStore.open(directory, chunks, io.files)
         except (StorageError, OSError) as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
-        self._metadata_in = BufferPool(fields.producers.metadata_buffer_pool.pool())
-        self._data_in = BufferPool(fields.producers.data_buffer_pool.pool())
-        self._lendable = BufferPool(fields.producers.data_buffer_pool.pool(), shareable=True)
-        self._metadata_out = BufferPool(fields.consumers.metadata_buffer_pool.pool())
-        self._sizes_out = BufferPool(fields.consumers.desc_buffer_pool.pool())
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._waiting: list[tuple[Batch, Appended]] = []
@@ -96,6 +108,11 @@ class DefaultPartition:
     def error(self) -> BaseException | None:
         """Why no more events are taken: after a failed write or sync nothing is certain any more."""
         return self._store.error
+
+    @property
+    def lent_size(self) -> int:
+        """Bytes of the first tier of the producers' data pool."""
+        return self._fields.producers.data_buffer_pool.first_size
 
     @property
     def config(self) -> dict[str, Any]:
@@ -109,14 +126,6 @@ class DefaultPartition:
             self._metadata_in.lease(metadata),
             self._data_in.lease(data) if data else memoryview(b""),
         ]
-
-    def lend(self) -> BulkBuffer:
-        """Give a buffer of the first tier of the producers' data pool."""
-        return self._lendable.acquire(self._fields.producers.data_buffer_pool.first_size)
-
-    def take_back(self, buffer: BulkBuffer) -> None:
-        """Take back a buffer that was lent."""
-        self._lendable.release(buffer)
 
     def append(self, batch: Batch, done: Appended) -> None:
         """Have a batch written by the next commit."""

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.margo.bulk import BufferPool, BufferPoolConfig, BulkBuffer
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
@@ -22,10 +21,6 @@ from mochi.mofka.partition.contract import EventPieces, Slice
 MERGED_EVENTS = 512
 MERGED_BYTES = 64 << 10
 """Neighbours are merged while what comes out has at most so many events, and so many bytes."""
-
-LENT_SIZE = 64 << 20
-"""Bytes of the buffers lent to producers; pages are taken when they are touched."""
-
 
 ARENA_SIZE = 16 << 20
 """Bytes of memory taken at a time: large pieces are backed by huge pages, whose first touch is much cheaper."""
@@ -92,11 +87,11 @@ class MemoryPartition:
 
     error = None
     keeps_buffers = True
+    lent_size = 64 << 20
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.count = 0
-        self._lendable = BufferPool(BufferPoolConfig(first_size=LENT_SIZE), shareable=True)
         self._arena = _Arena()
         self._blocks: list[_Block] = []
         self._firsts: list[int] = []
@@ -104,14 +99,6 @@ class MemoryPartition:
     def receive(self, sizes: int, metadata: int, data: int) -> list[memoryview]:
         """Give buffers that become the storage; fresh pages are touched once, by the kernel."""
         return [self._arena.take(size) for size in (sizes, metadata, data)]
-
-    def lend(self) -> BulkBuffer:
-        """Give a buffer to put large data into; it is copied out, because the storage is the partition's own."""
-        return self._lendable.acquire(LENT_SIZE)
-
-    def take_back(self, buffer: BulkBuffer) -> None:
-        """Take back a buffer that was lent."""
-        self._lendable.release(buffer)
 
     def append(self, batch: Batch, done: Callable[[int | BaseException], None]) -> None:
         """Store a batch; costs some microseconds, and no copy."""
