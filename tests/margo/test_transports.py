@@ -160,7 +160,7 @@ def impostor(address: str, behave: Callable[[Raw], None]) -> Iterator[str]:
         peer, _ = listener.accept()
         with Raw(peer) as raw:
             greeting = rpc.unpack(raw.receive().message, handshake.Hello)
-            raw.send(encode(Kind.WELCOME, message=rpc.pack(handshake.welcome(greeting, None))))
+            raw.send(encode(Kind.WELCOME, message=rpc.pack(handshake.welcome(greeting, None, b""))))
             assert raw.receive().kind is Kind.PROOF
             with suppress(ConnectionError, EOFError):
                 behave(raw)

@@ -52,6 +52,7 @@ def test_the_greeting_of_the_examples_is_a_valid_one() -> None:
     greeting = rpc.unpack(hello.message, handshake.Hello)
     reply = rpc.unpack(welcome.message, handshake.Welcome)
     assert (greeting.nonce, reply.nonce) == (CLIENT_NONCE, SERVER_NONCE)
+    assert reply.instance == bytes(range(0x20, 0x30))
     answer = rpc.unpack(proof.message, handshake.Proof)
     assert handshake.answer(greeting, reply, TOKEN, "here") == answer
     assert handshake.is_proven(answer, greeting, reply, TOKEN)

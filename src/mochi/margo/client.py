@@ -110,19 +110,19 @@ class Client:
             link = self._links.get(address)
             if link is None or link.error is not None:
                 limit = self.timeout if timeout is None else min(timeout, self.timeout)
-                link = self._adopt(address, self._connect(address, limit))
+                link = self._adopt(address, *self._connect(address, limit))
         return link
 
-    def _adopt(self, address: str, peer: socket.socket) -> Link:
+    def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:
         with self._changing:
             if self._background is None:
                 self._background = _Background(self)
-            link = Link(self, address, peer, self._background.poller)
+            link = Link(self, address, instance, peer, self._background.poller)
             self._by_descriptor[link.descriptor] = link
             self._links[address] = link
         return link
 
-    def _connect(self, address: str, timeout: float) -> socket.socket:
+    def _connect(self, address: str, timeout: float) -> tuple[socket.socket, bytes]:
         deadline = time.monotonic() + timeout
         peer = transport.connect(address, timeout)
         try:
@@ -140,7 +140,7 @@ class Client:
         except BaseException:
             peer.close()
             raise
-        return peer
+        return peer, reply.instance
 
     def _receive_greeting(self, peer: socket.socket, address: str, deadline: float) -> Frame:
         reader = FrameReader(allocate_private)

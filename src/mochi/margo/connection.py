@@ -50,6 +50,7 @@ class Owner(Protocol):
 
     loop: asyncio.AbstractEventLoop
     token: bytes | None
+    instance: bytes
 
     def definition(self, frame: Frame) -> "Definition":
         """Return what a request is for; `Fault` when there is nothing."""
@@ -367,7 +368,7 @@ class Connection:
     def _greet(self, frame: Frame) -> None:
         if frame.kind is Kind.HELLO and self._hello is None:
             self._hello = rpc.unpack(frame.message, handshake.Hello)
-            self._welcome = handshake.welcome(self._hello, self.engine.token)
+            self._welcome = handshake.welcome(self._hello, self.engine.token, self.engine.instance)
             self.send(Kind.WELCOME, 0, rpc.pack(self._welcome))
         elif frame.kind is Kind.PROOF and self._hello is not None and self._welcome is not None:
             proof = rpc.unpack(frame.message, handshake.Proof)

@@ -9,6 +9,7 @@ token, loses its connection and nothing else.
 import asyncio
 import errno
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -66,6 +67,8 @@ class Engine:
         The address as peers can use it.
     token : bytes or None
         What peers must prove to hold before any RPC; None lets anybody in who can reach the address.
+    instance : bytes
+        Random; tells this engine from an earlier one at the same address.
     on_finalize : list of callables
         Called by `run`, the latest first, when all requests are answered and no more are read, while xstreams still
         run: the place to close providers. What they still answer is sent.
@@ -81,6 +84,7 @@ class Engine:
         self._listener, self.address = transport.listen(address)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.token: bytes | None = None
+        self.instance = secrets.token_bytes(16)
         self.on_finalize: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self.pools = Pools(self.config, self.call_soon)

@@ -32,12 +32,19 @@ class Hello(msgspec.Struct, array_like=True):
 
 
 class Welcome(msgspec.Struct, array_like=True):
-    """Answer of a server; `proof` is empty when it has no token."""
+    """Answer of a server; `proof` is empty when it has no token.
+
+    Attributes
+    ----------
+    instance : bytes
+        16 random bytes of the server's start: another value at the same address is a server that was started again.
+    """
 
     version: int
     features: Annotated[int, msgspec.Meta(ge=0)]
     nonce: bytes
     proof: bytes
+    instance: bytes = b""
 
 
 class Proof(msgspec.Struct, array_like=True):
@@ -56,7 +63,7 @@ def hello() -> Hello:
     return Hello([VERSION], FEATURES, secrets.token_bytes(NONCE_SIZE))
 
 
-def welcome(greeting: Hello, token: bytes | None) -> Welcome:
+def welcome(greeting: Hello, token: bytes | None, instance: bytes) -> Welcome:
     """Answer a client's first message.
 
     Raises
@@ -72,7 +79,7 @@ def welcome(greeting: Hello, token: bytes | None) -> Welcome:
         raise ProtocolError(f"a nonce of {len(greeting.nonce)} bytes, expected {NONCE_SIZE}")
     nonce = secrets.token_bytes(NONCE_SIZE)
     proof = prove(token, b"server", greeting.nonce, nonce) if token else b""
-    return Welcome(VERSION, greeting.features & FEATURES, nonce, proof)
+    return Welcome(VERSION, greeting.features & FEATURES, nonce, proof, instance)
 
 
 def answer(greeting: Hello, reply: Welcome, token: bytes | None, where: str) -> Proof:

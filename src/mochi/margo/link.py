@@ -88,13 +88,18 @@ class Link:
     Attributes
     ----------
     address : str
+    instance : bytes
+        Tells the server's start: another value at the same address is a server that was started again.
     error : MargoError or None
         Why the link is lost, or None while it lives.
     """
 
-    def __init__(self, client: Owner, address: str, peer: socket.socket, poller: select.epoll) -> None:
+    def __init__(
+        self, client: Owner, address: str, instance: bytes, peer: socket.socket, poller: select.epoll
+    ) -> None:
         self.client = client
         self.address = address
+        self.instance = instance
         self.error: MargoError | None = None
         self.peer = peer
         self.descriptor = peer.fileno()

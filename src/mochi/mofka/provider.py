@@ -7,7 +7,6 @@ thread that stored it or that brought the credit; a consumer that grants none co
 
 import itertools
 import logging
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -152,7 +151,7 @@ class PartitionProvider:
         self._engine = engine
         self._provider_id = provider_id
         self._partition = partition
-        self._where = Where(UUID(uuid).bytes, secrets.randbits(63) | 1)
+        self._where = Where(UUID(uuid).bytes, partition.epoch)
         self._lock = threading.RLock()
         self._sequencer = Sequencer()
         self._cursors: dict[str, int] = {}
@@ -292,6 +291,8 @@ class PartitionProvider:
     def _send_batch(self, request: Request, message: SendBatch) -> None:
         self._check(message.where)
         _segments(request.frame)
+        if message.flags:
+            raise Fault("bad_request", f"a batch with flags {message.flags:#x}, and this server knows none")
         sizes, metadata, _ = request.frame.bulk
         assert sizes is not None
         assert metadata is not None

@@ -45,6 +45,8 @@ class Partition(Protocol):
     ----------
     count : int
         Number of events that can be read.
+    epoch : int
+        From 1; another one when the partition has begun anew without its events.
     error : BaseException or None
         Why no more events are taken, if so.
     lent_size : int
@@ -54,6 +56,7 @@ class Partition(Protocol):
     """
 
     count: int
+    epoch: int
     keeps_buffers: bool
 
     @property

@@ -79,6 +79,7 @@ class DefaultPartition:
     keeps_buffers = False
 
     def __init__(self, topic: str, uuid: str, fields: DefaultFields, io: IoInstance) -> None:
+        self.epoch = 1
         self._fields = fields
         self._io = io
         directory = os.path.join(fields.path, f"{topic}-{uuid}")

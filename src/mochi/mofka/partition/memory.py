@@ -4,6 +4,7 @@ A batch's buffers become its storage: nothing is copied or looked at per event. 
 events pushed one by one do not cost an object each; every byte is merged at most some ten times.
 """
 
+import secrets
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -92,6 +93,7 @@ class MemoryPartition:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.count = 0
+        self.epoch = secrets.randbits(62) + 1
         self._arena = _Arena()
         self._blocks: list[_Block] = []
         self._firsts: list[int] = []
