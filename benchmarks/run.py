@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks import goals
 from benchmarks.events import Events, size_name
 from benchmarks.limits import Measures, measure, percentiles
 from benchmarks.processes import Server, Usage, Worker, server, usage
@@ -31,10 +32,6 @@ TRANSPORTS = ("na+sm", "tcp")
 PARTITIONS = ("memory", "default", "default-sync")
 DATA_SIZES = (0, 128, 1 << 10, 64 << 10, 1 << 20)
 BATCH_SIZES = (128, 1000, None)
-
-QUICK_PARTITIONS = ("memory", "default-sync")
-QUICK_DATA_SIZES = (128, 64 << 10)
-QUICK_BATCH_SIZES = (1000, None)
 
 RUN_BYTES = 256 << 20
 RUN_EVENTS = 200_000
@@ -223,15 +220,13 @@ def _spent(name: str, then: Usage, now: Usage) -> Measures:
 
 
 def rows(quick: bool, only: list[str]) -> list[Row]:
-    """The rows to measure: all or the quick selection, of those whose name matches a pattern of `only`."""
+    """The rows to measure: all, or those of the goals if `quick` and those whose name matches a pattern of `only`."""
     matrix: list[Row] = [Case(*values) for values in product(TRANSPORTS, PARTITIONS, DATA_SIZES, BATCH_SIZES)]
-    if quick:
-        matrix = [
-            Case(*values)
-            for values in product(TRANSPORTS, QUICK_PARTITIONS, QUICK_DATA_SIZES, QUICK_BATCH_SIZES)
-        ]
     matrix += [kind(transport) for kind in (Idle, Growth) for transport in TRANSPORTS]
-    return [row for row in matrix if not only or any(fnmatch.fnmatch(row.name, glob) for glob in only)]
+    patterns = [*only, *(goals.ROWS if quick else ())]
+    return [
+        row for row in matrix if not patterns or any(fnmatch.fnmatch(row.name, glob) for glob in patterns)
+    ]
 
 
 def run(selected: list[Row], repetitions: int, directory: Path) -> Report:
@@ -265,6 +260,9 @@ def run(selected: list[Row], repetitions: int, directory: Path) -> Report:
 def markdown(report: Report) -> Iterator[str]:
     """The report for people, paragraph by paragraph."""
     yield "".join(f"- {name}: {value}\n" for name, value in report.environment.items())
+    if reached := goals.table(report):
+        yield "Goals, by the medians:\n"
+        yield reached
     yield "Medians (lowest - highest). Ratios are to the slowest limit on the path, of the same run.\n"
     for columns in (RATES, COSTS, IDLE, GROWTH):
         yield table(report.rows, columns)
@@ -277,7 +275,7 @@ def markdown(report: Report) -> Iterator[str]:
 def main() -> int:
     """Run, print, write; the exit status is 1 if any row failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="the headline rows only")
+    parser.add_argument("--quick", action="store_true", help="the rows that the goals are about")
     parser.add_argument(
         "--only", action="append", default=[], metavar="GLOB", help="rows whose name matches; repeatable"
     )

@@ -43,9 +43,10 @@ class Servers:
         self.directory = directory
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, config: dict[str, Any], *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    def start(self, config: dict[str, Any] | str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
         """Start a server and wait for its ready line; return the process and the address."""
-        (self.directory / "config.json").write_text(json.dumps(config))
+        text = config if isinstance(config, str) else json.dumps(config)
+        (self.directory / "config.json").write_text(text)
         process = subprocess.Popen(
             [sys.executable, "-m", "mochi.bedrock", *arguments, "-c", "config.json"],
             cwd=self.directory,
@@ -204,7 +205,10 @@ def test_the_token_of_the_group_file_is_needed(servers: Servers) -> None:
             SERVICE | {"providers": [SERVICE["providers"][1] | {"dependencies": {"pool": "io_pool"}}]},
             'providers[0].dependencies.pool: no pool is named "io_pool"',
         ),
-        (SERVICE | {"providers": [{"__if__": "$MPI_COMM_WORLD.rank == 0"}]}, "providers[0].__if__: "),
+        (
+            SERVICE | {"providers": [{"__if__": "$MPI_COMM_WORLD.rank =="}]},
+            "providers[0].__if__: line 1 column",
+        ),
     ],
 )
 def test_a_bad_configuration_is_one_line_and_a_failure(
@@ -234,6 +238,98 @@ def test_bad_arguments_are_one_line_and_a_failure(servers: Servers, arguments: l
 def test_an_address_in_use_is_one_line(servers: Servers) -> None:
     _, address = servers.start({}, "na+sm")
     assert address in only_line(servers.run("bedrock", address))
+
+
+CONDITIONAL = {
+    "libraries": ["libyokan-bedrock-module.so"],
+    "providers": [
+        {"__if__": f"$MPI_COMM_WORLD.rank == {rank}", "name": f"db{rank}", "type": "yokan", "provider_id": 2}
+        | {"config": {"database": {"type": "map"}}}
+        for rank in range(2)
+    ],
+}
+SCRIPT = """
+$names = [];
+foreach ($__config__.providers as $provider) { array_push($names, $provider.name); }
+print "asked for ", count($names);
+return {names: $names, mpi: $MPI_COMM_WORLD};
+"""
+
+
+def test_a_condition_leaves_a_single_process_what_is_for_the_first(servers: Servers) -> None:
+    process, address = servers.start(CONDITIONAL, "na+sm")
+    (servers.directory / "names.jx9").write_text(SCRIPT)
+    query = servers.run("bedrock-query", "na+sm", "-a", address, "-j", "names.jx9")
+    assert (query.returncode, query.stderr) == (0, "")
+    assert query.stdout == f'{{"{address}":{{"mpi":null,"names":["db0"]}}}}\n'
+    process.terminate()
+    stdout, _ = process.communicate(timeout=10)
+    assert re.fullmatch(r"\[.*\] \[info\] \[jx9\] asked for 1\n", stdout)
+
+
+def test_a_script_that_fails_is_one_line_for_each_server(servers: Servers) -> None:
+    _, address = servers.start({}, "na+sm")
+    (servers.directory / "bad.jx9").write_text("while (1) {}")
+    query = servers.run("bedrock-query", "na+sm", "-a", address, "-j", "bad.jx9")
+    assert only_line(query) == f"error: {address}: the script did not end within 100000 steps"
+    assert query.stdout == "{}\n"
+    assert servers.run("bedrock-query", "na+sm", "-a", address).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "script.jx9: No such file"), (b"return '\xff';", "script.jx9: not UTF-8, at byte 8")],
+)
+def test_a_script_that_cannot_be_read_is_one_line(
+    servers: Servers, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (servers.directory / "script.jx9").write_bytes(content)
+    assert words in only_line(servers.run("bedrock-query", "na+sm", "-a", "na+sm://x", "-j", "script.jx9"))
+
+
+GENERATOR = """
+$c = {libraries: ["libyokan-bedrock-module.so"], providers: []};
+for ($i = 1; $i <= $count; $i++) {
+    array_push($c.providers, {name: "$kind$i", type: "yokan", config: {database: {type: "map"}}});
+}
+return $c;
+"""
+TOML = """
+libraries = ["libyokan-bedrock-module.so"]
+[[providers]]
+name = "db1"
+type = "yokan"
+config.database.type = "map"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "names"),
+    [
+        (GENERATOR, ["--jx9", "--jx9-context", 'count=2,kind="db"'], ["db1", "db2"]),
+        (TOML, ["-t"], ["db1"]),
+    ],
+)
+def test_a_configuration_may_be_a_script_or_toml(
+    servers: Servers, text: str, flags: list[str], names: list[str]
+) -> None:
+    _, address = servers.start(text, "na+sm", *flags)
+    query = servers.run("bedrock-query", "na+sm", "-a", address)
+    assert [provider["name"] for provider in json.loads(query.stdout)[address]["providers"]] == names
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "line"),
+    [
+        (["-j"], "return {", "error: standard input: line 1 column 9: unexpected end"),
+        (["-t"], "a = 2020-01-01", "error: standard input: a: expected no date"),
+    ],
+)
+def test_a_script_or_toml_that_is_none_is_one_line_and_a_failure(
+    servers: Servers, flags: list[str], text: str, line: str
+) -> None:
+    assert only_line(servers.run("bedrock", "na+sm", "--stdin", *flags, text=text)).startswith(line)
 
 
 def test_warnings_are_log_lines_and_traces_are_shown_on_request(servers: Servers) -> None:

@@ -379,6 +379,37 @@ def test_an_address_of_no_known_form_is_not_waited_for(client: Client) -> None:
         BedrockClient(client).lookup("tpc://x", "a", timeout=600)
 
 
+@pytest.mark.parametrize("margo", [{}, {"use_progress_thread": True, "rpc_thread_count": 2}])
+def test_a_script_is_run_over_the_expanded_configuration(margo: dict[str, Any], client: Client) -> None:
+    bedrock = BedrockClient(client)
+    with serving(deployment(probe("a", tags=["x"]), margo=margo)) as server:
+        address = server.address
+        assert bedrock.query(address, "return $__config__;") == server.config()
+        assert bedrock.query(address, "return $__config__.providers[0].tags[0];") == "x"
+        assert bedrock.query(address, "return $MPI_COMM_WORLD;") is None
+        bedrock.query(address, "$__config__.providers = []; return $__config__;")
+        assert names(bedrock.config(address)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "details"),
+    [
+        ("return\n(1", "line 2 column 3: unexpected end", {"line": 2, "column": 3}),
+        ("\n$a = 1 / 0;", "division by zero", {"line": 2, "column": None}),
+        ("while (1) {}", "did not end within 100000 steps", {"line": None, "column": None}),
+        (" " * 10_000, "at most 8192 characters", {"line": None, "column": None}),
+    ],
+)
+def test_a_script_that_fails_is_a_fault_with_its_place(
+    script: str, words: str, details: dict[str, Any], client: Client
+) -> None:
+    with serving(deployment()) as server:
+        with pytest.raises(Fault, match=words) as caught:
+            BedrockClient(client).query(server.address, script)
+        assert (caught.value.code, caught.value.details) == ("jx9", details)
+        assert BedrockClient(client).query(server.address, "return 1") == 1
+
+
 def test_shutdown_answers_and_frees_the_address(client: Client) -> None:
     with serving({"bedrock": {"provider_id": 3}}) as server:
         address = server.address

@@ -11,16 +11,19 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
 from mochi.bedrock.client import BedrockClient
-from mochi.bedrock.config import ServerConfig, parse, parse_text
+from mochi.bedrock.config import ServerConfig, parse
 from mochi.bedrock.server import Server
+from mochi.bedrock.sources import from_json, from_jx9, from_toml
 from mochi.margo.address import protocol as protocol_of
 from mochi.margo.client import Client
-from mochi.margo.errors import MargoError
+from mochi.margo.errors import ConfigError, MargoError
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -111,18 +114,38 @@ _version = click.version_option(package_name="mofka", message="%(version)s")
 @click.argument("address", default="")
 @click.option("-c", "--config", "path", metavar="FILE", help="Configuration file, in JSON.")
 @click.option("--stdin", is_flag=True, help="Read the configuration from standard input.")
+@click.option("-t", "--toml", is_flag=True, help="The configuration is in TOML.")
+@click.option("-j", "--jx9", is_flag=True, help="The configuration is what a Jx9 script returns.")
+@click.option("--jx9-context", metavar="X=1,Y=2", help="Variables for the script, their values in JSON.")
 @click.option("-o", "--output-config", metavar="FILE", help="Write the expanded configuration there.")
 @_level_option("info")
 @_version
-def bedrock(address: str, path: str | None, stdin: bool, output_config: str | None, verbose: str) -> None:
+def bedrock(
+    address: str,
+    path: str | None,
+    stdin: bool,
+    toml: bool,
+    jx9: bool,
+    jx9_context: str | None,
+    output_config: str | None,
+    verbose: str,
+) -> None:
     """Start a server at ADDRESS: a protocol such as na+sm or tcp, or a full address.
 
     Without ADDRESS, the configuration says where to listen, in margo.mercury.address.
     """
     _log_to(sys.stdout, verbose)
+    if path is not None and stdin:
+        _fail("-c and --stdin exclude each other")
+    if jx9 and toml:
+        _fail("--jx9 and --toml exclude each other")
+    if jx9_context is not None and not jx9:
+        _fail("--jx9-context needs --jx9")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        server = Server(_read_config(path, stdin), address or None)
+        context = _context(jx9_context or "")
+        decode = from_toml if toml else partial(from_jx9, context=context) if jx9 else from_json
+        server = Server(_read_config(path, stdin, decode), address or None)
         status = _serve(server, output_config)
     except KeyboardInterrupt:
         _fail("interrupted before the server was ready")
@@ -133,15 +156,24 @@ def bedrock(address: str, path: str | None, stdin: bool, output_config: str | No
     sys.exit(status)
 
 
-def _read_config(path: str | None, stdin: bool) -> ServerConfig:
-    if path is not None and stdin:
-        _fail("-c and --stdin exclude each other")
+def _context(text: str) -> dict[str, Any]:
+    """Return the variables that ``x=1,y=2`` names."""
+    context = {}
+    for pair in filter(None, text.split(",")):
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError("--jx9-context", f'expected NAME=VALUE, as in x=1,y=2; found "{pair}"')
+        context[name] = from_json(value.encode(), f"--jx9-context {name}")
+    return context
+
+
+def _read_config(path: str | None, stdin: bool, decode: Callable[[bytes, str], Any]) -> ServerConfig:
     if stdin:
-        return parse_text(sys.stdin.buffer.read(), "standard input")
+        return parse(decode(sys.stdin.buffer.read(), "standard input"))
     if path is None:
         return parse({})
     with open(path, "rb") as file:
-        return parse_text(file.read(), path)
+        return parse(decode(file.read(), path))
 
 
 def _serve(server: Server, output_config: str | None) -> int:
@@ -208,28 +240,38 @@ def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[s
 @click.command(context_settings=_CONTEXT)
 @_service_options
 @click.option("-i", "--provider-id", type=click.IntRange(0, 65534), default=0, help="Provider id of bedrock.")
+@click.option("-j", "--jx9-file", metavar="FILE", help="Ask what this Jx9 script returns at each server.")
 @click.option("-p", "--pretty", is_flag=True, help="Indent the output.")
 def query(
     protocol: str,
     addresses: tuple[str, ...],
     flock_file: str | None,
     provider_id: int,
+    jx9_file: str | None,
     pretty: bool,
     verbose: str,
 ) -> None:
     """Print the configuration of each server as one JSON object, by address.
 
-    Servers that do not answer are reported on standard error, and the exit code then is 255.
+    A script sees the configuration as $__config__, and what it returns is printed instead. Servers that do not
+    answer are reported on standard error, and the exit code then is 255.
     """
     _log_to(sys.stderr, verbose)
     if not addresses and flock_file is None:
         _fail("no server named; give -a or -f")
     client = Client()
+    bedrocks = BedrockClient(client, provider_id=provider_id)
     try:
+        script = None if jx9_file is None else Path(jx9_file).read_text("utf-8")
         members = _members(client, protocol, addresses, flock_file)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}")
+    except UnicodeDecodeError as error:
+        _fail(f"{jx9_file}: not UTF-8, at byte {error.start}")
     except MargoError as error:
         _fail(error)
-    answers, is_complete = _ask_all(members, BedrockClient(client, provider_id=provider_id).config)
+    question = bedrocks.config if script is None else partial(bedrocks.query, script=script)
+    answers, is_complete = _ask_all(members, question)
     layout: dict[str, Any] = {"indent": 4} if pretty else {"separators": (",", ":")}
     click.echo(json.dumps(answers, sort_keys=True, ensure_ascii=False, **layout))
     sys.exit(0 if is_complete else FAILURE)

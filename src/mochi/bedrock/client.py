@@ -40,6 +40,27 @@ class BedrockClient:
             address, rpc.GET_CONFIG, rpc.Nothing(), dict[str, Any], provider_id=self._provider_id
         )
 
+    def query(self, address: str, script: str) -> Any:
+        """Run a Jx9 script at a server, and return the value of JSON that it returns.
+
+        Parameters
+        ----------
+        script : str
+            It sees the expanded configuration as ``$__config__``; `mochi.bedrock.jx9.limits.QUERY` is what it may use.
+
+        Raises
+        ------
+        Fault
+            Code ``jx9``: it is no script, or failed; the details hold its ``line`` and ``column``, where known.
+        """
+        return self._client.call(
+            address,
+            rpc.QUERY_CONFIG,
+            rpc.QueryConfig(script),
+            rpc.QueryResult,
+            provider_id=self._provider_id,
+        ).value
+
     def load_module(self, address: str, library: str) -> None:
         """Load a library; `Fault` ``config`` where it cannot be loaded."""
         self._client.call(

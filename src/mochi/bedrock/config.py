@@ -1,4 +1,4 @@
-"""The configuration of a server: JSON text to a checked `ServerConfig`. Pure: nothing is opened or started.
+"""The configuration of a server: decoded JSON to a checked `ServerConfig`. Pure: nothing is opened or started.
 
 Every fault is a `ConfigError` of one line that names the field, what was found there, and what is allowed.
 What is checked here needs no component: types, names, provider ids, pools. The ``config`` of a provider is
@@ -10,20 +10,20 @@ An expanded configuration, saved from a query, is a valid input.
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mochi.bedrock.spec import AUTOMATIC, ProviderSpec
+from mochi.bedrock.conditions import CONDITION, applied
+from mochi.bedrock.spec import AUTOMATIC, ProviderSpec, World
 from mochi.margo.config import MargoConfig, convert, unknown_field
 from mochi.margo.errors import ConfigError
 
-__all__ = ["ServerConfig", "assign_ids", "parse", "parse_provider", "parse_text"]
+__all__ = ["ServerConfig", "assign_ids", "parse", "parse_provider"]
 
 _SECTIONS = ("margo", "bedrock", "libraries", "providers")
 _OBSOLETE_SECTIONS = ("abt_io", "clients", "mona", "ssg")
-_CONDITION = "__if__"
 
 log = logging.getLogger(__name__)
 
@@ -54,35 +54,49 @@ class _Bedrock(Struct, frozen=True, forbid_unknown_fields=True):
     dependency_resolution_timeout: Annotated[float, Meta(ge=0)] = 30.0
 
 
-def parse_text(text: str | bytes, source: str) -> ServerConfig:
-    """Decode JSON and `parse` it; `source` names the text in errors."""
-    try:
-        return parse(json.loads(text, parse_constant=_refuse_constant))
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            source, f"not JSON, line {error.lineno} column {error.colno}: {error.msg}"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(source, f"not JSON: {error}") from None
-    except RecursionError:
-        raise ConfigError(source, "nested too deeply") from None
-
-
-def parse(value: Any) -> ServerConfig:
+def parse(value: Any, world: World | None = None) -> ServerConfig:
     """Check a decoded configuration.
 
-    A key ``a.b`` stands for nested objects, in every object that is not inside an array. Sections that
-    bedrock no longer has are dropped, with one warning each.
+    A key ``a.b`` stands for nested objects, in every object that is not inside an array. Then conditions are applied,
+    as `mochi.bedrock.conditions` has it. Sections that bedrock no longer has are dropped, with one warning each.
+
+    Parameters
+    ----------
+    value : Any
+        One object; or an array of them, of which the conditions leave one, or one for each process.
+    world : World, optional
+        The processes started together; none without MPI.
 
     Raises
     ------
     ConfigError
         At the first field that is unknown or wrong.
     """
+    try:
+        return _checked(_own(value, world))
+    except RecursionError:
+        raise ConfigError("configuration", "nested too deeply") from None
+
+
+def _own(value: Any, world: World | None) -> dict[str, Any]:
+    """Return the object that is meant for this process, with its conditions applied."""
+    if isinstance(value, list):
+        left = applied([_nested(item, "") if isinstance(item, dict) else item for item in value], world)
+        if len(left) != 1 and (world is None or len(left) != world.size):
+            problem = f"expected an object, or one for each process; found an array with {len(left)}"
+            raise ConfigError("configuration", problem)
+        value = left[0] if world is None or len(left) == 1 else left[world.rank]
+    elif isinstance(value, dict):
+        value = applied(_nested(value, ""), world)
+        if value is None:
+            raise ConfigError(CONDITION, "false for this process, which leaves nothing to deploy")
     if not isinstance(value, dict):
         raise ConfigError("configuration", f"expected an object; found {json.dumps(value)[:80]}")
-    _refuse_conditions(value, "")
-    root = {name: item for name, item in _nested(value, "").items() if item is not None}
+    return value
+
+
+def _checked(document: dict[str, Any]) -> ServerConfig:
+    root = {name: item for name, item in document.items() if item is not None}
     for name in root:
         if name in _OBSOLETE_SECTIONS:
             log.warning("%s: obsolete section, ignored", name)
@@ -164,22 +178,6 @@ def assign_ids(
             spec = msgspec.structs.replace(spec, provider_id=free)
         numbered.append(spec)
     return numbered
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _refuse_conditions(value: Any, where: str) -> None:
-    if isinstance(value, dict):
-        if _CONDITION in value:
-            problem = "conditions are not supported; write one configuration for each kind of server"
-            raise ConfigError(f"{where}.{_CONDITION}".lstrip("."), problem)
-        for name, item in value.items():
-            _refuse_conditions(item, f"{where}.{name}")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _refuse_conditions(item, f"{where}[{index}]")
 
 
 def _nested(value: dict[str, Any], where: str) -> dict[str, Any]:

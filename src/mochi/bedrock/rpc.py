@@ -13,6 +13,7 @@ from mochi.bedrock.spec import AUTOMATIC
 ENGINE_ID: Final = AUTOMATIC
 
 GET_CONFIG: Final = "bedrock_get_config"
+QUERY_CONFIG: Final = "bedrock_query_config"
 LOAD_MODULE: Final = "bedrock_load_module"
 START_PROVIDER: Final = "bedrock_start_provider"
 STOP_PROVIDER: Final = "bedrock_stop_provider"
@@ -22,6 +23,18 @@ SHUTDOWN: Final = "__shutdown__"
 
 class Nothing(Struct):
     """Arguments of an RPC that needs none."""
+
+
+class QueryConfig(Struct):
+    """Run a Jx9 script over the expanded configuration; the answer is a `QueryResult`, or the fault ``jx9``."""
+
+    script: str
+
+
+class QueryResult(Struct):
+    """The value of JSON that a script returned."""
+
+    value: Any
 
 
 class LoadModule(Struct):

@@ -20,6 +20,7 @@ import msgspec
 
 from mochi.bedrock import modules, rpc
 from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
 from mochi.bedrock.dependencies import Running, find, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
@@ -95,6 +96,19 @@ class Server:
             }
             expanded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document, order="sorted"))
             return expanded
+
+    def query(self, script: str) -> Any:
+        """Run a Jx9 script over the expanded configuration, which it sees as ``$__config__``; return its value.
+
+        Raises
+        ------
+        Jx9Error
+            It is no script, failed, or uses more than `mochi.bedrock.jx9.limits.QUERY`.
+        """
+        # Loaded here: the parser is not for servers that are never asked.
+        from mochi.bedrock.jx9.interpreter import run
+
+        return run(script, {"__config__": self.config(), **variables(None)})
 
     def run(self) -> int:
         """Serve until `finalize`, then close all providers, the youngest first; return the status."""
@@ -197,6 +211,14 @@ class Server:
                 )
             return handle
 
+        def query(args: rpc.QueryConfig) -> rpc.QueryResult:
+            from mochi.bedrock.jx9.errors import Jx9Error
+
+            try:
+                return rpc.QueryResult(self.query(args.script))
+            except Jx9Error as error:
+                raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+
         def start(args: rpc.StartProvider) -> int:
             return _faulting(lambda: self.start_provider(args.spec))
 
@@ -207,6 +229,7 @@ class Server:
             _faulting(lambda: self.load_module(args.library))
 
         self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
+        self.engine.define(rpc.QUERY_CONFIG, own, rpc.QueryConfig, query, pool=pool)
         self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
         self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
         self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["AUTOMATIC", "DependencyValue", "ProviderHandle", "ProviderId", "ProviderSpec"]
+__all__ = ["AUTOMATIC", "DependencyValue", "ProviderHandle", "ProviderId", "ProviderSpec", "World"]
 
 AUTOMATIC = 65535
 """Provider id that stands for the lowest free one; no provider ever bears it."""
@@ -35,3 +35,12 @@ class ProviderSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     dependencies: dict[str, DependencyValue] = {}
     engine: Literal[0] = 0
     """Index of the engine that the provider belongs to; a server has one."""
+
+
+class World(Struct, frozen=True):
+    """What a process knows of those that were started with it; ``$MPI_COMM_WORLD`` to conditions and scripts."""
+
+    rank: int
+    size: int
+    addresses: list[str]
+    """One for each process, in the order of their ranks."""

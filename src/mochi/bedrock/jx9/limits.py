@@ -1,8 +1,8 @@
 """How much a script may do, and the meter at which it pays.
 
-Whatever a script runs is paid for before it is done: a step for each node, and for each few things that one operator
-or function walks over; bytes for each string, array and object made, of which none is given back. Both together
-bound time and memory whatever the script says.
+Whatever a script does is paid for: a step for each node, and for each few things that one operator or function walks
+over; bytes for each string, array and object made, of which none is given back. What could be much larger than all
+that was paid for so far is paid for before it is made. So time and memory are bounded whatever the script says.
 """
 
 import msgspec
@@ -13,7 +13,8 @@ from mochi.bedrock.jx9.values import Value, text
 
 __all__ = ["LOCAL", "QUERY", "Limits", "Meter"]
 
-_WALKED_PER_STEP = 8
+_WALKED_PER_STEP = 4
+_COPIED_PER_STEP = 32
 _BYTES_PER_STEP = 4096
 _ENTRY_BYTES = {list: 8, dict: 64}
 _SCALAR_BYTES = 8
@@ -31,7 +32,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Bytes, over all values that the script makes."""
 
 
-QUERY = Limits(length=16 << 10, steps=100_000, depth=50, memory=64 << 20)
+QUERY = Limits(length=8 << 10, steps=100_000, depth=32, memory=64 << 20)
 """For a script from elsewhere: about 0.1 s, in which a server does nothing else."""
 
 LOCAL = msgspec.structs.replace(QUERY, length=1 << 20, steps=20_000_000, memory=1 << 30)
@@ -76,14 +77,18 @@ class Meter:
             elif isinstance(item, list | dict):
                 self.step(1 + len(item) // _WALKED_PER_STEP)
                 size += len(item) * _ENTRY_BYTES[type(item)]
-                waiting += item if isinstance(item, list) else item.values()
+                if isinstance(item, dict):
+                    size += sum(map(len, item))
+                    waiting += item.values()
+                else:
+                    waiting += item
             else:
                 size += _SCALAR_BYTES
         return size
 
     def copy(self, value: "list[Value] | dict[str, Value]") -> None:
         """Pay for a copy of an array or object, its entries being shared."""
-        self.step(len(value) // _WALKED_PER_STEP // 8)
+        self.step(len(value) // _COPIED_PER_STEP)
         self.take(len(value) * _ENTRY_BYTES[type(value)])
 
     def text(self, value: Value) -> str:

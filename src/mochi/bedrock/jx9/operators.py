@@ -11,7 +11,9 @@ from mochi.bedrock.jx9.values import MAX_INT, Value, bounded, compare, integer, 
 __all__ = ["BINARY", "UNARY"]
 
 
-def _arithmetic(function: Callable[[int | float, int | float], int | float]) -> Callable[[Value, Value], Value]:
+def _arithmetic(
+    function: Callable[[int | float, int | float], int | float],
+) -> Callable[[Value, Value], Value]:
     return lambda left, right: bounded(function(number(left), number(right)))
 
 

@@ -1,8 +1,8 @@
 """What scripts compute with, and the loose rules by which values become others and are compared.
 
 A value is None, a bool, an int of 64 bits, a finite float, a str, a list or dict of values, or a `Function`. No list
-or dict is ever changed once a script can see it, hence none contains itself. The rules are those of section "Jx9" of
-the original's manual, as its engine shows them when run.
+or dict is ever changed once a script can see it, hence none contains itself. The rules are those that the original's
+engine shows when it is run; where they differ from PHP's, the docstrings say them in full.
 
 Costs are those of one walk over the values; a walk over values that a script made has to be paid for first, at
 `mochi.bedrock.jx9.limits.Meter.weigh`, since a small script makes large values out of many references to small ones.
@@ -102,7 +102,7 @@ def number(value: Value) -> int | float:
     match = _NUMBER.match(value[:_LONGEST_NUMBER])
     if match is None:
         return 0
-    return bounded(int(match[1]) if match[0].endswith(match[1]) else float(match[0]))
+    return bounded(int(match[1]) if match.lastindex == 1 else float(match[0]))
 
 
 def bounded(value: int | float) -> int | float:
@@ -196,7 +196,7 @@ def compare(left: Value, right: Value) -> int:
         return int(left is not right)
     if isinstance(left, str) or isinstance(right, str):
         left, right = text(left), text(right)
-    return (left > right) - (left < right)
+    return int(left > right) - int(left < right)
 
 
 def _compare_entries(left: "list[Value] | dict[str, Value]", right: "list[Value] | dict[str, Value]") -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.future import FutureUint
 from mochi.margo.wire import Buffer
+from mochi.mofka.client.service import deadline_after
 from mochi.mofka.protocol import SIZE, raw
 
 FIELDS = 3
@@ -36,6 +37,16 @@ class Gather:
 
     def __len__(self) -> int:
         return self.size
+
+
+def byte_view(view: memoryview) -> memoryview:
+    """Return the bytes of a contiguous view of any format, shape and order, in the order they have in memory."""
+    if view.format == "B" and view.ndim == 1:
+        return view
+    if not view.nbytes:
+        return memoryview(b"")
+    array = np.asarray(view)
+    return np.frombuffer(array if view.c_contiguous else array.T, np.uint8).data
 
 
 def _prefix(length: int) -> bytes:
@@ -111,13 +122,15 @@ class Batch:
     def seal(self, prefixed: bool) -> None:
         """Lay the batch out; the caller holds the lane's lock. Costs about 0.2 µs an event.
 
+        The entries stay: what Ctrl-C interrupts may be done again, with the events that came meanwhile.
+
         Parameters
         ----------
         prefixed : bool
             Whether each metadata is JSON text that wants its length before it.
         """
         self.limit = 0
-        flat, self.entries = self.entries, []
+        flat = self.entries
         end = len(flat)
         count = self.count = end // FIELDS
         texts, data = flat[0:end:FIELDS], flat[1:end:FIELDS]
@@ -146,6 +159,7 @@ class Batch:
         """Take note of the outcome, and let go of the content."""
         self.first = first
         self.error = error
+        self.entries = []
         self.metadata = b""
         self.data = []
         self.sizes = memoryview(b"")
@@ -156,10 +170,9 @@ class Batch:
 
     def wait_for(self, future: FutureUint, timeout: float | None) -> int | None:
         """Wait for the outcome, see `diaspora_stream.future.Pending`; sends the batch if it has not gone yet."""
-        if self.first is None and self.error is None and not self.lane.wait_for(future, timeout):
+        if self.first is None and not self.lane.wait_for(self, deadline_after(timeout)):
             return None
-        batch: Batch = future.pending
-        if batch.error is not None:
-            raise batch.error
-        assert batch.first is not None
-        return batch.first + future.index
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        assert self.first is not None
+        return self.first + future.index

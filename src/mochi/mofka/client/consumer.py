@@ -1,7 +1,7 @@
 """The consumer of the ``mofka`` driver: feeds of partitions, events handed out in the order of the pulls.
 
 How an event comes: the server sends batches ahead, as far as credit reaches. Whoever reads the connection (a thread
-that waits for an event, else the background thread) puts them into `_arrived`. The thread that finds no event ready
+that waits for an event, else the background thread) puts them into `arrived`. The thread that finds no event ready
 opens the next batch; an event is then two slots, and handing one out is one operation on a deque.
 
 Invariants
@@ -10,19 +10,22 @@ Invariants
    gives its event back, to the front.
 2. Futures get events in the order of the pulls: while `_waiting` has a living future, no pull takes an event past it.
 3. A batch's credit goes back when its last event is handed out. Not more than `MAX_CREDIT` bytes, and one batch for
-   each partition, are here ahead of the application.
+   each partition, are here ahead of the application, also when a feed was subscribed again; beside these, the data
+   that a selector asked for, `LOAD_BYTES` at a time or that of one event.
+4. Ctrl-C strikes at calls and at jumps. An event passes from one place to the next by statements without a call
+   between them (``+=`` and ``del`` on a deque, a ``for`` over `_taking`), so that it is never in none, nor in two.
+5. What receives frames never takes the consumer's lock, which is held while data is loaded.
 """
 
 import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, Consumer, DataAllocator, DataSelector, FutureEvent
 from diaspora_stream.data_descriptor import DataDescriptor
@@ -37,7 +40,8 @@ from mochi.margo.bulk import BufferPool, BufferPoolConfig
 from mochi.margo.errors import ConnectionLost, DeadlineExceeded, MargoError
 from mochi.margo.link import Link, PendingCall
 from mochi.margo.wire import Frame, Kind
-from mochi.mofka.client.event import MofkaEvent, NoMoreEvents, ReceivedBatch
+from mochi.mofka.client.batch import byte_view
+from mochi.mofka.client.event import FailedEvent, LoadedEvent, MofkaEvent, NoMoreEvents, ReceivedBatch
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error, deadline_after
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
@@ -68,6 +72,9 @@ MAX_CREDIT = 64 << 20
 MIN_BATCHES = 2
 """Batches that each server may send ahead at least: one to work on, one on its way."""
 
+LOAD_BYTES = 16 << 20
+"""Bytes of selected data that one request loads; an event more ends it."""
+
 _POOL = BufferPool(BufferPoolConfig(first_size=256 << 10, num_tiers=5))
 """Memory of received batches: 256 KiB to 64 MiB a buffer, reused once no event of the batch is held any more."""
 
@@ -88,47 +95,77 @@ class Feed:
         self.partition = partition
         serializer = topic.serializer
         self.deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
-        self.next: int | None = None
-        self.link: Link | None = None
         self._service = consumer.service
         self._name = consumer.name
         self._batch_size = 0 if consumer.batch_size == ADAPTIVE_BATCH_SIZE else consumer.batch_size
         self._batches = max(consumer.max_num_batches, MIN_BATCHES)
         self._credit = credit
         self._with_data = consumer.loads_all
-        self._epoch = 0
-        self._stream = 0
+        self.reset()
 
     def reset(self) -> None:
         """Begin anew in a forked child, from the acknowledged events on."""
-        self.next = None
-        self.link = None
+        self.next: int | None = None
+        self.link: Link | None = None
         self._epoch = 0
+        self._stream = 0
+        self._lock = threading.Lock()
+        self._is_subscribing = False
+        self._held_batches = 0
+        self._held_bytes = 0
 
-    def subscribe(self, timeout: float) -> None:
-        """Ask the partition for events; `MargoError` if it does not answer."""
-        link = self._service.client.link(self.partition.address, timeout)
-        self._stream = link.open_stream(self)
-        asked = Subscribe(
-            self._where(),
-            self._name,
-            self._stream,
-            self._batch_size,
-            self._batches,
-            self._credit,
-            self._with_data,
-            self.next,
-        )
-        self.link = link
-        answer = self._service.client.call(
-            self.partition.address,
-            SUBSCRIBE,
-            asked,
-            Subscribed,
-            provider_id=self.partition.provider_id,
-            timeout=timeout,
-        )
-        self._epoch = answer.epoch
+    def begin_subscribing(self) -> bool:
+        """Have the next `subscribe` be the caller's; False if it is another thread's already."""
+        with self._lock:
+            was, self._is_subscribing = self._is_subscribing, True
+        return not was
+
+    def subscribe(self, connect: Callable[[str], Link]) -> None:
+        """Ask the partition for events, after `begin_subscribing`; `MargoError` if it does not answer."""
+        link: Link | None = None
+        timeout = self._service.timeout
+        try:
+            link = connect(self.partition.address)
+            stream = link.open_stream(self)
+            answer = PendingCall()
+            with self._lock:
+                asked = Subscribe(
+                    self._where(),
+                    self._name,
+                    stream,
+                    self._batch_size,
+                    max(self._batches - self._held_batches, 0),
+                    max(self._credit - self._held_bytes, 0),
+                    self._with_data,
+                    self.next,
+                )
+                self._stream = stream
+                self.link = link
+                call = link.request(
+                    SUBSCRIBE, self.partition.provider_id, rpc.pack(asked), answer, timeout=timeout
+                )
+            self._await(link, call, answer, SUBSCRIBE)
+            assert answer.frame is not None
+            self._epoch = rpc.unpack(answer.frame.message, Subscribed).epoch
+            with self._lock:
+                if self.link is not link:
+                    raise ConnectionLost(f"the connection to {self.partition.address} is lost")
+                self._is_subscribing = False
+        except BaseException:
+            with self._lock:
+                self._is_subscribing = False
+                self.link = None
+            if link is not None:
+                link.close_stream(self._stream)
+            raise
+
+    def _await(self, link: Link, call: int, answer: PendingCall, name: str) -> None:
+        timeout = self._service.timeout
+        if not self._service.client.wait(answer.is_done, lambda: (link,), deadline_after(timeout)):
+            link.cancel(call)
+            raise DeadlineExceeded(f"{name} at {link.address} has not answered within {timeout:g} s")
+        if answer.error is not None:
+            raise answer.error
 
     def unsubscribe(self) -> None:
         """Ask the partition to send no more."""
@@ -136,13 +173,10 @@ class Feed:
         if link is None or link.error is not None:
             return
         link.close_stream(self._stream)
-        self._service.client.call(
-            self.partition.address,
-            UNSUBSCRIBE,
-            Unsubscribe(self._stream),
-            Done,
-            provider_id=self.partition.provider_id,
-        )
+        answer = PendingCall()
+        message = rpc.pack(Unsubscribe(self._stream))
+        call = link.request(UNSUBSCRIBE, self.partition.provider_id, message, answer)
+        self._await(link, call, answer, UNSUBSCRIBE)
 
     def drop(self, link: Link) -> None:
         """Have the partition send no more, without waiting for the answer; for a consumer that is gone."""
@@ -163,6 +197,7 @@ class Feed:
         if consumer is None:
             return
         if frame.kind is Kind.FAULT:
+            self.link = None
             consumer.feed_failed(self, rpc.unpack_fault(frame.message))
             return
         events = rpc.unpack(frame.message, Events)
@@ -171,27 +206,36 @@ class Feed:
             return
         sizes, metadata, *data = (view for view in frame.bulk if view is not None)
         metadata_sizes, data_sizes = split_sizes(sizes, events.count)
-        self.next = events.first + events.count
-        consumer.arrived(
-            ReceivedBatch(self, events.first, metadata_sizes, metadata, data_sizes, data[0] if data else None)
+        batch = ReceivedBatch(
+            self, events.first, metadata_sizes, metadata, data_sizes, data[0] if data else None
         )
+        arrived = consumer.arrived
+        with self._lock:
+            arrived += (batch,)
+            self.next = events.first + events.count
+            self._held_batches += 1
+            self._held_bytes += batch.size
 
     def lost(self, error: MargoError) -> None:
-        consumer = self._consumer()
-        if consumer is not None and self.link is not None:
+        with self._lock:
+            had_link = self.link is not None
             self.link = None
+        consumer = self._consumer()
+        if consumer is not None and had_link and not self._is_subscribing:
             consumer.feed_lost(self, error)
 
     def give_back(self, batch: ReceivedBatch) -> None:
-        """Return a batch's credit to the server; on a lost connection there is nothing to return."""
-        link = self.link
+        """Return a batch's credit to the server; on a lost connection it counts for the next subscription."""
+        with self._lock:
+            self._held_batches -= 1
+            self._held_bytes -= batch.size
+            link, stream = self.link, self._stream
         if link is None:
             return
         try:
-            message = rpc.pack(Grant(self._stream, 1, batch.size))
-            link.request(GRANT, self.partition.provider_id, message, None)
+            link.request(GRANT, self.partition.provider_id, rpc.pack(Grant(stream, 1, batch.size)), None)
         except ConnectionLost:
-            pass
+            log.debug("no credit to give back to %s", self.partition)
 
     def acknowledge(self, event_id: int) -> None:
         """Move the consumer's cursor behind an event; blocks for the answer."""
@@ -215,11 +259,7 @@ class Feed:
         call = link.request(
             REQUEST_DATA, self.partition.provider_id, message, receiver, timeout=service.timeout
         )
-        if not service.client.wait(receiver.is_done, lambda: (link,), deadline_after(service.timeout)):
-            link.cancel(call)
-            raise DeadlineExceeded(f"data of {len(wanted)} events has not come within {service.timeout:g} s")
-        if receiver.error is not None:
-            raise receiver.error
+        self._await(link, call, receiver, REQUEST_DATA)
 
 
 class _DataReceiver(PendingCall):
@@ -248,21 +288,15 @@ class _DataReceiver(PendingCall):
         super().receive(frame)
 
 
-class _Failed(MofkaEvent):
-    """Stands in the place of an event whose selector or allocator raised."""
-
-    error: Exception
-
-
 class PulledEvent(FutureEvent):
     """The future of a pull, see `diaspora_stream.consumer.FutureEvent`."""
 
     __slots__ = ("__weakref__", "_consumer", "_taken", "event")
 
-    def __init__(self, consumer: "MofkaConsumer", event: Event | None) -> None:
-        self._consumer = consumer
+    def __init__(self, consumer: "MofkaConsumer") -> None:
+        self.event: Event | None = None
         self._taken = False
-        self.event = event
+        self._consumer = consumer
 
     def wait(self, timeout_ms: float = -1) -> Event | None:
         """Wait for the event, at most `timeout_ms` milliseconds; zero and negative wait for ever."""
@@ -271,9 +305,10 @@ class PulledEvent(FutureEvent):
             event = self._consumer.wait_for(self, seconds(timeout_ms))
             if event is None:
                 return None
-        self._taken = True
-        if type(event) is _Failed:
+        if event.__class__ is FailedEvent:
+            self._taken = True
             raise event.error
+        self._taken = True
         return event
 
     @property
@@ -284,7 +319,7 @@ class PulledEvent(FutureEvent):
         return Completed(self.event is not None)
 
     def __del__(self) -> None:
-        if not self._taken and self.event is not None:
+        if self.event is not None and not self._taken:
             self._consumer.give_back(self.event)
 
 
@@ -314,8 +349,10 @@ class MofkaConsumer(Consumer):
         self.data_allocator = None if data_allocator is WHOLE else data_allocator
         credit = MAX_CREDIT // max(len(targets), 1)
         self._feeds = [Feed(self, topic, partition, credit) for partition in targets]
+        self._waiting: deque[weakref.ref[PulledEvent]] = deque()
         self._begin()
         service.watch(self)
+        service.watch_fork(self)
         try:
             self._subscribe_all()
         except BaseException:
@@ -327,53 +364,61 @@ class MofkaConsumer(Consumer):
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._arrived: deque[ReceivedBatch] = deque()
+        self.arrived: deque[ReceivedBatch] = deque()
         self._ready: deque[Event] = deque()
-        self._waiting: deque[weakref.ref[PulledEvent]] = deque()
+        self._taking = iter(self._ready.popleft, None)
         self._current: ReceivedBatch | None = None
+        self._opened = 0
+        self._loader: int | None = None
         self._error: DiasporaError | None = None
         self._active = {id(feed) for feed in self._feeds}
         self._closed = False
         self._stale = False
 
     def reset(self) -> None:
-        """Begin anew in a forked child: subscribe again at the next pull."""
+        """Begin anew in a forked child: subscribe again at the next wait; futures that have no event wait on."""
+        closed = self._closed
         self._begin()
+        self._closed = closed
         self._stale = True
         for feed in self._feeds:
             feed.reset()
 
     def _subscribe_all(self) -> None:
-        self._stale = False
+        client, timeout = self.service.client, self.service.timeout
         for feed in self._feeds:
-            try:
-                feed.subscribe(self.service.timeout)
-            except MargoError as error:
-                raise as_diaspora_error(error, f"topic {self.topic.name!r}, {feed.partition}") from error
+            if feed.link is None and feed.begin_subscribing():
+                try:
+                    feed.subscribe(lambda address: client.link(address, timeout))
+                except MargoError as error:
+                    raise as_diaspora_error(error, f"topic {self.topic.name!r}, {feed.partition}") from error
+        self._stale = False
 
     def pull(self) -> PulledEvent:
         """Return a future of the next event. Costs about half a microsecond when one is ready."""
+        future = PulledEvent(self)
         if not self._waiting:
             try:
-                return PulledEvent(self, self._ready.popleft())
+                for event in self._taking:
+                    future.event = event
+                    return future
             except IndexError:
                 pass
-        future = PulledEvent(self, None)
-        with self._lock:
-            self._waiting.append(weakref.ref(future))
+        self._waiting.append(weakref.ref(future))
         return future
 
     def __iter__(self) -> Iterator[Event]:
         """Yield events until there is none for `ITERATION_TIMEOUT_MS`, or no more."""
-        take = self._ready.popleft
         while True:
             try:
-                while not self._waiting:
-                    event = take()
-                    if type(event) is not MofkaEvent:
-                        self._ready.appendleft(event)
-                        break
-                    yield event
+                if not self._waiting:
+                    for event in self._taking:
+                        if event.__class__ is not MofkaEvent and event.__class__ is not LoadedEvent:
+                            self._ready.appendleft(event)
+                            break
+                        yield event
+                        if self._waiting:
+                            break
             except IndexError:
                 pass
             following = self.pull().wait(ITERATION_TIMEOUT_MS)
@@ -383,102 +428,143 @@ class MofkaConsumer(Consumer):
 
     def wait_for(self, future: PulledEvent, timeout: float | None) -> Event | None:
         """Wait until `future` has its event; None when the time is over."""
-        if self._stale:
-            self._subscribe_all()
         deadline = deadline_after(timeout)
+        if self._stale:
+            with self._lock:
+                self._subscribe_all()
         while True:
+            if self._loader == threading.get_ident():
+                raise DiasporaError(f"a data selector or allocator of {self!r} cannot wait for its events")
             self.fulfil()
             if future.event is not None:
                 return future.event
-            with self._lock:
-                if self._closed:
-                    raise DiasporaError(f"{self!r} is closed")
-                if self._error is not None and not self._arrived:
-                    error, self._error = self._error, None
-                    self._revive()
-                    raise error
+            if self._closed:
+                raise DiasporaError(f"{self!r} is closed")
+            self._raise_error()
             if not self.service.client.wait(lambda: self._has_news(future), self._links, deadline):
                 return None
 
+    def _raise_error(self) -> None:
+        """Raise what a feed has failed with, once; those who wait on have it tried again."""
+        with self._lock:
+            error = self._error
+            if error is None or self.arrived:
+                return
+            self._error = None
+        for feed in self._feeds:
+            if feed.link is None:
+                self._resubscribe_later(feed)
+        raise error
+
     def _has_news(self, future: PulledEvent) -> bool:
-        return bool(
-            future.event is not None
-            or self._arrived
-            or self._ready
-            or self._error is not None
-            or not self._active
-            or self._closed
-        )
+        if future.event is not None or self._closed:
+            return True
+        if self._loader is not None:
+            return False
+        if self.arrived or self._ready or self._error is not None or not self._active:
+            return True
+        batch = self._current
+        return batch is not None and self._opened < batch.count
 
     def _links(self) -> Collection[Link]:
         return {link for feed in self._feeds if (link := feed.link) is not None}
 
     def fulfil(self) -> None:
-        """Give the events that are here to the futures that wait, in their order; may load data."""
-        with self._lock:
-            while self._waiting:
-                future = self._waiting[0]()
-                if future is None:
-                    self._waiting.popleft()
-                    continue
-                if not self._ready and not self._open_next():
-                    return
-                future.event = self._ready.popleft()
-                self._waiting.popleft()
+        """Give the events that are here to the futures that wait, in their order; may load data.
+
+        Does nothing while another thread loads, which then goes on with it.
+        """
+        if self._loader is not None:
+            return
+        try:
+            with self._lock:
+                while self._waiting:
+                    future = self._waiting[0]()
+                    if future is None or future.event is not None:
+                        del self._waiting[0]
+                        continue
+                    if not self._ready and not self._open_next():
+                        break
+                    with suppress(IndexError):
+                        for event in self._taking:
+                            future.event = event
+                            break
+        finally:
+            self.service.client.notify()
 
     def _open_next(self) -> bool:
-        """Make the events of the next batch ready; the caller holds the lock. False if there is none."""
-        finished, self._current = self._current, None
-        if finished is not None:
-            finished.feed.give_back(finished)
-        if not self._arrived:
-            if not self._active:
-                self._ready.append(NoMoreEvents())
-                return True
-            return False
-        batch = self._current = self._arrived.popleft()
-        if batch.data is None and self.data_selector is not None:
-            self._ready.extend(self._load(batch))
+        """Make the next events ready, of a batch or of a part of one; the caller holds the lock. False without any."""
+        batch = self._current
+        if batch is None or self._opened == batch.count:
+            if batch is not None:
+                batch.feed.give_back(batch)
+                self._current = None
+            if not self.arrived:
+                if not self._active:
+                    self._ready.append(NoMoreEvents())
+                return not self._active
+            self._opened = 0
+            batch = self._current = self.arrived[0]
+            del self.arrived[0]
+        events: Iterable[Event]
+        if batch.data is not None or self.data_selector is None:
+            end = batch.count
+            events = map(MofkaEvent, repeat(batch), range(end))
         else:
-            self._ready.extend(map(MofkaEvent, repeat(batch), range(batch.count)))
+            events = self._load(batch)
+            end = self._opened + len(events)
+        ready = self._ready
+        ready += events
+        self._opened = end
         return True
 
     def _load(self, batch: ReceivedBatch) -> list[Event]:
-        """Run selector and allocator for each event of a batch, and load what they ask for by one request."""
-        events: list[Event] = []
-        loaded: list[Any] = []
-        wanted: list[tuple[int, list[tuple[int, int]]]] = []
-        targets: list[memoryview] = []
-        for index in range(batch.count):
-            buffers: list[Any] = []
-            event: Event = MofkaEvent(batch, index)
-            try:
-                metadata = batch.metadata_of(index)
-                descriptor = self._select(metadata, batch.descriptor_of(index))
-                if descriptor is not None:
-                    buffers, views = self._allocate(metadata, descriptor)
-                    if descriptor.size:
-                        wanted.append((batch.first + index, descriptor.flatten()))
-                        targets.extend(views)
-            except Exception as error:
-                event = _Failed(batch, index, error)
-            events.append(event)
-            loaded.append(buffers)
-        batch.loaded = loaded
-        if wanted:
-            try:
+        """Run selector and allocator for events of a batch, and load what they ask for by one request."""
+        self._loader = threading.get_ident()
+        try:
+            events: list[Event] = []
+            wanted: list[tuple[int, list[tuple[int, int]]]] = []
+            targets: list[memoryview] = []
+            size = 0
+            index = self._opened
+            while index < batch.count and size < LOAD_BYTES:
+                try:
+                    metadata = batch.metadata_of(index)
+                    descriptor = self._select(metadata, batch.descriptor_of(index))
+                    if descriptor is None:
+                        events.append(LoadedEvent(batch, index, []))
+                    else:
+                        buffers, views = self._allocate(metadata, descriptor)
+                        events.append(LoadedEvent(batch, index, buffers))
+                        if descriptor.size:
+                            wanted.append((batch.first + index, descriptor.flatten()))
+                            targets.extend(views)
+                            size += descriptor.size
+                except Exception as error:
+                    events.append(FailedEvent(batch, index, error))
+                index += 1
+            if wanted:
                 batch.feed.load(wanted, targets)
-            except MargoError as error:
-                failure = as_diaspora_error(error, f"data of {batch.feed.partition}")
-                return [_Failed(batch, index, failure) for index in range(batch.count)]
+        except MargoError as error:
+            failure = as_diaspora_error(error, f"data of {batch.feed.partition}")
+            return [FailedEvent(batch, self._opened + place, failure) for place in range(len(events))]
+        finally:
+            self._loader = None
         return events
 
     def _select(self, metadata: Any, whole: DataDescriptor) -> DataDescriptor | None:
         assert self.data_selector is not None
         selected = self.data_selector(metadata, whole)
-        if selected is not None and not isinstance(selected, DataDescriptor):
+        if selected is None:
+            return None
+        if not isinstance(selected, DataDescriptor):
             raise DiasporaError(
                 f"a data selector returns a DataDescriptor or None, not {type(selected).__name__}"
+            )
+        its_own = selected.location_bytes == whole.location_bytes and selected.base_size == whole.base_size
+        if selected.size and not its_own:
+            raise DiasporaError(
+                f"a data selector returns the descriptor it is given, or a view of it; {selected!r} is neither"
             )
         return selected
 
@@ -490,14 +576,16 @@ class MofkaConsumer(Consumer):
         views = [_writable(buffer) for buffer in given]
         size = sum(map(len, views))
         if size != descriptor.size:
+            # Older applications count elements where the original took them for bytes.
+            counts = [memoryview(buffer).nbytes // memoryview(buffer).itemsize for buffer in given]
+            if sum(counts) == descriptor.size:
+                views = [view[:count] for view, count in zip(views, counts, strict=True)]
+                size = descriptor.size
+        if size != descriptor.size:
             raise DiasporaError(
                 f"a data allocator gave {size} bytes of memory for the {descriptor.size} bytes selected"
             )
         return list(given), [view for view in views if len(view)]
-
-    def arrived(self, batch: ReceivedBatch) -> None:
-        """Take a batch from a feed."""
-        self._arrived.append(batch)
 
     def feed_ended(self, feed: Feed) -> None:
         """Take note that a partition will send no more."""
@@ -512,21 +600,20 @@ class MofkaConsumer(Consumer):
         """Take note that a connection is lost; subscribes again, from the first event not received."""
         if not self._closed:
             log.info("topic %r, %s: %s; connecting again", self.topic.name, feed.partition, error)
+            self._resubscribe_later(feed)
+
+    def _resubscribe_later(self, feed: Feed) -> None:
+        if feed.begin_subscribing():
             self.service.in_background(partial(self._resubscribe, feed))
 
     def _resubscribe(self, feed: Feed) -> None:
         try:
-            self.service.reconnect(feed.partition.address)
-            feed.subscribe(self.service.timeout)
+            feed.subscribe(self.service.reconnect)
         except MargoError as error:
             self.feed_failed(feed, error)
+        if self._closed or id(feed) not in self._active:
+            self._unsubscribe(feed)
         self.service.client.notify()
-
-    def _revive(self) -> None:
-        """Try feeds that have failed once more, for those who wait on."""
-        for feed in self._feeds:
-            if feed.link is None:
-                self.service.in_background(partial(self._resubscribe, feed))
 
     def give_back(self, event: Event) -> None:
         """Take the event of a future that was dropped; it is the next one handed out."""
@@ -536,25 +623,33 @@ class MofkaConsumer(Consumer):
 
     def unsubscribe(self) -> None:
         """Have the servers send no more; what is here may still be pulled."""
+        self._active.clear()
         for feed in self._feeds:
             try:
                 feed.unsubscribe()
             except MargoError as error:
                 raise as_diaspora_error(error, f"topic {self.topic.name!r}, {feed.partition}") from error
-        self._active.clear()
+
+    def _unsubscribe(self, feed: Feed) -> None:
+        try:
+            feed.unsubscribe()
+        except MargoError as error:
+            log.info("closing %r: %s", self, error)
 
     def close(self) -> None:
         """Unsubscribe, and drop what is here; idempotent. A server that is gone is no error."""
         if self._closed:
             return
-        self._closed = True
+        self.stop()
         for feed in self._feeds:
-            try:
-                feed.unsubscribe()
-            except MargoError as error:
-                log.info("closing %r: %s", self, error)
-        self._arrived.clear()
-        self._ready.clear()
+            self._unsubscribe(feed)
+        with self._lock:
+            self.arrived.clear()
+            self._ready.clear()
+
+    def stop(self) -> None:
+        """Give no more events."""
+        self._closed = True
         self.service.client.notify()
 
     def __del__(self) -> None:
@@ -569,8 +664,6 @@ def _writable(buffer: Any) -> memoryview:
     view = memoryview(buffer)
     if view.readonly:
         raise DiasporaError(f"a data allocator returns writable buffers, and {type(buffer).__name__} is not")
-    if not view.c_contiguous:
-        if not view.f_contiguous:
-            raise DiasporaError("a data allocator returns contiguous buffers")
-        view = np.asarray(view).T.data
-    return view.cast("B")
+    if not view.contiguous:
+        raise DiasporaError("a data allocator returns contiguous buffers")
+    return byte_view(view)

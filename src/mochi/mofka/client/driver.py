@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diaspora_stream.driver import Driver
@@ -16,7 +16,7 @@ from mochi.flock import group_file
 from mochi.flock.errors import FlockError
 from mochi.margo.errors import AuthenticationError, MargoError
 from mochi.mofka.client.options import TopicOptions, check_name, parse_driver, parse_topic
-from mochi.mofka.client.registry import Registry
+from mochi.mofka.client.registry import Registry, TopicRecord
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error
 from mochi.mofka.client.topic import MofkaTopic
 from mochi.yokan.client import DatabaseHandle
@@ -145,9 +145,10 @@ class MofkaDriver(Driver):
         partitions: list[PartitionInfo] = []
         try:
             for index, uuid in enumerate(wanted.uuids):
+                address = self._servers[index % len(self._servers)]
                 partitions.append(
                     self._start_partition(
-                        name, index, index, uuid, wanted.type, wanted.partition, wanted.dependencies
+                        name, index, address, uuid, wanted.type, wanted.partition, wanted.dependencies
                     )
                 )
             self._registry.commit(name, descriptions, partitions)
@@ -167,13 +168,12 @@ class MofkaDriver(Driver):
         self,
         topic: str,
         index: int,
-        rank: int,
+        address: str,
         uuid: str,
         kind: str,
         partition: dict[str, Any],
         dependencies: Mapping[str, list[str]],
     ) -> PartitionInfo:
-        address = self._servers[rank % len(self._servers)]
         needs: dict[str, Any] = {
             name: values[0] if len(values) == 1 else values for name, values in dependencies.items()
         }
@@ -198,14 +198,94 @@ class MofkaDriver(Driver):
             f"a partition of type 'default' needs an abt_io provider, and the server at {address} has none",
         )
 
-    def open_topic(self, name: str) -> MofkaTopic:
-        """Open a topic, see `diaspora_stream.driver.Driver.open_topic`."""
+    def add_memory_partition(self, topic_name: str, server_rank: int, pool_name: str = "") -> None:
+        """Add a partition that keeps its events in memory, see `add_custom_partition`."""
+        self.add_custom_partition(topic_name, server_rank, "memory", {}, _named(pool=pool_name))
+
+    def add_default_partition(
+        self,
+        topic_name: str,
+        server_rank: int,
+        abt_io_instance: str = "",
+        partition_config: Mapping[str, Any] = {},
+        pool_name: str = "",
+    ) -> None:
+        """Add a partition that keeps its events in files, see `add_custom_partition`.
+
+        Parameters
+        ----------
+        abt_io_instance : str
+            Name of an abt_io provider of that server; empty stands for its first.
+        """
+        needs = _named(io_controller=abt_io_instance, pool=pool_name)
+        self.add_custom_partition(topic_name, server_rank, "default", partition_config, needs)
+
+    def add_custom_partition(
+        self,
+        topic_name: str,
+        server_rank: int,
+        partition_type: str = "memory",
+        partition_config: Mapping[str, Any] = {},
+        dependencies: Mapping[str, str | Sequence[str]] = {},
+    ) -> None:
+        """Add a partition to a topic; handles that are opened from now on know of it.
+
+        Parameters
+        ----------
+        server_rank : int
+            Index of the server in the group file.
+        partition_config : mapping
+            Fields of the partition.
+        dependencies : mapping
+            A name, or a list of names, for each.
+
+        Raises
+        ------
+        Exception
+            No such topic or server, or the server cannot start such a partition; then nothing was changed.
+        """
+        if not (isinstance(server_rank, int) and 0 <= server_rank < self.num_servers):
+            raise DiasporaError(
+                f"server_rank {server_rank!r} does not exist, the service has servers 0 to {self.num_servers - 1}"
+            )
+        wanted = parse_topic(
+            {
+                "num_partitions": 1,
+                "config": {"type": partition_type, "partition": partition_config},
+                "dependencies": dependencies,
+            }
+        )
+        index = len(self._load(topic_name).partitions)
+        try:
+            partition = self._start_partition(
+                topic_name,
+                index,
+                self._servers[server_rank],
+                wanted.uuids[0],
+                wanted.type,
+                wanted.partition,
+                wanted.dependencies,
+            )
+            try:
+                self._registry.add_partition(topic_name, partition)
+            except BaseException:
+                self._bedrock.stop_provider(partition.address, _provider_name(topic_name, partition.uuid))
+                raise
+        except MargoError as error:
+            raise as_diaspora_error(error, f"adding a partition to topic {topic_name!r}") from error
+
+    def _load(self, name: str) -> TopicRecord:
         try:
             record = self._registry.load(name)
         except MargoError as error:
             raise as_diaspora_error(error, f"opening topic {name!r}") from error
         if record is None:
             raise TopicNotFound(name, tuple(self.list_topics()))
+        return record
+
+    def open_topic(self, name: str) -> MofkaTopic:
+        """Open a topic, see `diaspora_stream.driver.Driver.open_topic`."""
+        record = self._load(name)
         return MofkaTopic(
             self._service,
             name,
@@ -244,10 +324,14 @@ class MofkaDriver(Driver):
 
     def close(self) -> None:
         """Flush what is pending within the driver's time-out, and close all connections."""
-        lost = self._service.finish(self._service.timeout)
-        self._service.close()
+        lost = self._service.close()
         if lost:
             raise DiasporaError(f"{lost} events could not be stored before the driver was closed")
+
+
+def _named(**dependencies: str) -> dict[str, str]:
+    """Return the dependencies that are named."""
+    return {kind: name for kind, name in dependencies.items() if name}
 
 
 def _provider_name(topic: str, uuid: str) -> str:

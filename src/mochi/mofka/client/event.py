@@ -47,7 +47,6 @@ class ReceivedBatch:
         "data_sizes",
         "feed",
         "first",
-        "loaded",
         "metadata",
         "metadata_offsets",
         "size",
@@ -71,7 +70,6 @@ class ReceivedBatch:
         self.data_offsets = [] if data is None else _offsets(data_sizes)
         self.data = data
         self.size = len(metadata) + (0 if data is None else len(data))
-        self.loaded: list[Any] | None = None
 
     def metadata_of(self, index: int) -> Any:
         """Decode the metadata of one event."""
@@ -108,14 +106,11 @@ class MofkaEvent(msgspec.Struct, Event, gc=False, eq=False):
         """The data, as a list of buffers."""
         batch = self.batch
         data = batch.data
-        if data is not None:
-            offsets = batch.data_offsets
-            index = self.index
-            return [data[offsets[index] : offsets[index + 1]]]
-        if batch.loaded is None:
+        if data is None:
             return []
-        buffers: list[Any] = batch.loaded[self.index]
-        return buffers
+        offsets = batch.data_offsets
+        index = self.index
+        return [data[offsets[index] : offsets[index + 1]]]
 
     @property
     def event_id(self) -> int | None:
@@ -134,6 +129,23 @@ class MofkaEvent(msgspec.Struct, Event, gc=False, eq=False):
 
     def __repr__(self) -> str:
         return f"<Event {self.event_id} of partition {self.batch.feed.partition.uuid}>"
+
+
+class LoadedEvent(MofkaEvent, gc=True, eq=False):
+    """An event whose data lies in the buffers that an allocator gave."""
+
+    buffers: list[Any]
+
+    @property
+    def data(self) -> list[Any]:
+        """The allocator's buffers, filled; empty if the selector wanted none."""
+        return self.buffers
+
+
+class FailedEvent(MofkaEvent, gc=True, eq=False):
+    """Stands in the place of an event whose selector, allocator or loading failed."""
+
+    error: Exception
 
 
 class NoMoreEvents(Event):

@@ -24,11 +24,10 @@ import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from diaspora_stream.errors import ConfigError, DiasporaError, NoPartition, TimeoutExpired, hint
 from diaspora_stream.future import FutureFlushed, FutureUint
@@ -43,7 +42,7 @@ from mochi.margo import rpc
 from mochi.margo.errors import MargoError
 from mochi.margo.link import Link
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
-from mochi.mofka.client.batch import FIELDS, Batch, Gather
+from mochi.mofka.client.batch import FIELDS, Batch, Gather, byte_view
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error, deadline_after
 from mochi.mofka.protocol import (
     LEND,
@@ -172,7 +171,6 @@ class Lane:
         theirs = DiasporaError(f"the event was pushed to topic {self.options.topic!r} by the parent process")
         for batch in (*self.in_flight, self.open):
             batch.limit = 0
-            batch.entries = []
             batch.settle(None, theirs)
         self._begin()
 
@@ -187,11 +185,11 @@ class Lane:
         self._may_lend = True
         self._recovering = False
         self.small = self._small
-        self._new_open()
+        self.open = self._new_batch(0)
 
-    def _new_open(self) -> None:
-        due_at_once = self._adaptive and len(self.in_flight) < self._window and not self._recovering
-        self.open = Batch(self, FIELDS if due_at_once else self._full)
+    def _new_batch(self, in_flight: int) -> Batch:
+        due_at_once = self._adaptive and in_flight < self._window
+        return Batch(self, FIELDS if due_at_once else self._full)
 
     def links(self) -> tuple[Link, ...]:
         """Return the links to drive while waiting for this lane."""
@@ -285,18 +283,19 @@ class Lane:
         """Seal the open batch and put it on its way; the caller holds the lock."""
         batch = self.open
         batch.seal(self.options.prefixed)
+        following = self._new_batch(len(self.in_flight) + 1)
         try:
+            # No call up to that of `_send`: Ctrl-C finds all of this done, or nothing.
             batch.sequence = self._sequence
+            batch.entries = []
+            self.in_flight += (batch,)
+            self.open = following
             self._sequence += 1
-            self.in_flight.append(batch)
-            self._new_open()
             self.small = self._small
-        except BaseException:
-            self.in_flight = deque(other for other in self.in_flight if other is not batch)
-            self._sequence = batch.sequence
-            self.open = batch
+            self._send(batch)
+        except BaseException as error:
+            self._start_recovery(error)
             raise
-        self._send(batch)
 
     def _send(self, batch: Batch) -> None:
         """Send a sealed batch; what does not come about is left to recovery. The caller holds the lock."""
@@ -322,9 +321,6 @@ class Lane:
             )
         except MargoError as error:
             self._start_recovery(error)
-        except BaseException as error:
-            self._start_recovery(error)
-            raise
 
     def _place(self, link: Link, batch: Batch) -> Segment | None:
         """Copy a batch's data into the lent buffer; None where there is none, or no room in it."""
@@ -377,10 +373,14 @@ class Lane:
         with self.lock:
             if not batch.is_done():
                 self._fail(error)
+
+    def fail(self, error: MargoError) -> None:
+        """Fail all that is pending, and go on under a new identity."""
+        with self.lock:
+            self._fail(error)
         self._service.client.notify()
 
     def _fail(self, error: MargoError) -> None:
-        """Fail all that is pending, and go on under a new identity; the caller holds the lock."""
         reason = as_diaspora_error(error, f"topic {self.options.topic!r}, {self.partition}")
         self._identity = secrets.token_bytes(16)
         self._sequence = 0
@@ -394,13 +394,17 @@ class Lane:
         self.in_flight.clear()
         self._recovering = False
         self.small = self._small
-        self._new_open()
+        self.open = self._new_batch(0)
 
     def lost(self, link: Link, error: MargoError) -> None:
         """Take note that a connection is lost."""
         with self.lock:
-            if self._link is link:
+            if self._link is not link:
+                return
+            if self.in_flight:
                 self._start_recovery(error)
+            else:
+                self._link = self._lent = None
 
     def _start_recovery(self, error: BaseException) -> None:
         self._link = None
@@ -415,9 +419,7 @@ class Lane:
         try:
             link = self._service.reconnect(self.partition.address)
         except MargoError as error:
-            with self.lock:
-                self._fail(error)
-            self._service.client.notify()
+            self.fail(error)
             return
         with self.lock:
             self._recovering = False
@@ -455,6 +457,16 @@ class Lane:
                 batch.due = True
                 self._send_due()
         return self._service.client.wait(batch.is_done, self.links, deadline)
+
+    def finish(self, deadline: float) -> int:
+        """Flush until `deadline`; return how many events are not stored, and log why."""
+        flush = Flush([self])
+        try:
+            if not flush.wait_until(deadline):
+                log.error("topic %r: %s does not answer in time", self.options.topic, self.partition)
+        except DiasporaError as error:
+            log.error("%s", error)
+        return flush.unstored()
 
 
 class _Lender:
@@ -505,16 +517,6 @@ class Flush:
         )
 
 
-def finish(lanes: Iterable[Lane], deadline: float) -> int:
-    """Flush lanes until `deadline`; return how many events are not stored, and log why."""
-    flush = Flush(lanes)
-    try:
-        flush.wait_until(deadline)
-    except DiasporaError as error:
-        log.error("%s", error)
-    return flush.unstored()
-
-
 class MofkaProducer(Producer):
     """See `diaspora_stream.producer.Producer`. A push costs about half a microsecond beside the encoding."""
 
@@ -547,7 +549,8 @@ class MofkaProducer(Producer):
         self._only = self._lanes[0] if one else None
         self._closed = False
         service.adopt(self._lanes)
-        weakref.finalize(self, service.abandon, self._lanes).atexit = False
+        service.watch(self)
+        weakref.finalize(self, service.let_go, self._lanes).atexit = False
 
     def __repr__(self) -> str:
         return f"<Producer {self.name!r} of topic {self.topic.name!r}>"
@@ -557,14 +560,14 @@ class MofkaProducer(Producer):
         if self._plain and type(metadata) is dict:
             try:
                 text = encode_fast(metadata)
-            except TypeError:
+            except Exception:
                 text = encode(metadata)
         else:
             text = self._text(metadata)
         if type(data) is not bytes:
             data = _as_data(data)
         lane = self._only
-        if lane is None:
+        if lane is None or partition is not None:
             lane = self._select(metadata, partition)
         if len(text) + len(data) > lane.small:
             future = FutureUint(None)
@@ -583,28 +586,35 @@ class MofkaProducer(Producer):
             metadata = from_text(metadata)
         if not self._plain:
             self._validator.validate(metadata)
-        return encode(metadata) if self._prefixed else self._serializer.serialize(metadata)
+        return encode(metadata) if self._prefixed else bytes(memoryview(self._serializer.serialize(metadata)))
 
     def _select(self, metadata: Any, partition: int | None) -> Lane:
         if self._closed:
             raise DiasporaError(f"{self!r} is closed")
+        if partition is not None and not (isinstance(partition, int) and partition >= 0):
+            raise TypeError(f"partition must be an int, 0 or more, not {partition!r}")
         index = self._selector.select(metadata, partition)
-        try:
-            return self._lanes[index]
-        except IndexError:
+        if not (isinstance(index, int) and 0 <= index < len(self._lanes)):
             raise NoPartition(
-                f"the partition selector chose {index}, and topic {self.topic.name!r} has {len(self._lanes)} partitions"
-            ) from None
+                f"the partition selector chose {index!r}, and topic {self.topic.name!r} has partitions 0 to "
+                f"{len(self._lanes) - 1}"
+            )
+        return self._lanes[index]
 
     def flush(self) -> FutureFlushed:
         """Send what is pending, see `diaspora_stream.producer.Producer.flush`."""
-        flush = Flush([lane for lane in self._lanes if lane.has_pending])
         failed, self._options.failed = self._options.failed, None
+        flush = Flush(lane for lane in self._lanes if lane.has_pending)
 
         def wait(timeout: float | None) -> bool:
-            done = flush.wait_until(deadline_after(timeout))
+            try:
+                done = flush.wait_until(deadline_after(timeout))
+            except DiasporaError as error:
+                if self._options.failed is error:
+                    self._options.failed = None
+                raise
             if done and failed is not None:
-                raise failed
+                raise failed.with_traceback(None)
             return done
 
         return FutureFlushed(wait, flush.is_done)
@@ -613,15 +623,19 @@ class MofkaProducer(Producer):
         """Flush, and take no more events; idempotent."""
         if self._closed:
             return
+        self.stop()
         try:
             if not self.flush().wait(self._service.timeout * 1000):
                 raise TimeoutExpired(
                     f"{self!r}: not all events are stored within {self._service.timeout:g} s"
                 )
         finally:
-            self._closed = True
-            self._only = None
-            self._service.abandon(self._lanes)
+            self._service.let_go(self._lanes)
+
+    def stop(self) -> None:
+        """Take no more events."""
+        self._closed = True
+        self._only = None
 
 
 def _when_full(options: Mapping[str, Any]) -> str:
@@ -650,12 +664,10 @@ def _bytes_of(segment: Any) -> Buffer:
         raise TypeError("data is bytes, not str: encode it, for example with .encode()")
     try:
         view = memoryview(segment)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"data is a buffer, or a list of buffers, not {type(segment).__name__}") from None
-    if view.c_contiguous:
-        return view if view.format == "B" and view.ndim == 1 else view.cast("B")
-    if view.f_contiguous:
-        return np.asarray(view).T.data.cast("B")
-    raise DiasporaError(
-        "data is not contiguous in memory; make it so, for example with numpy.ascontiguousarray"
-    )
+    if not view.contiguous:
+        raise DiasporaError(
+            "data is not contiguous in memory; make it so, for example with numpy.ascontiguousarray"
+        )
+    return byte_view(view)

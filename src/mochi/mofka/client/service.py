@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -18,7 +19,7 @@ import msgspec
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError, TimeoutExpired
 from mochi.margo.client import Client
-from mochi.margo.errors import AuthenticationError, DeadlineExceeded, Fault, MargoError
+from mochi.margo.errors import AuthenticationError, ConnectionLost, DeadlineExceeded, Fault, MargoError
 from mochi.margo.link import Link
 
 RECONNECT_GRACE = 1.0
@@ -52,24 +53,34 @@ class PartitionInfo(msgspec.Struct, frozen=True):
 
 
 class Member(Protocol):
+    """A producer or a consumer: has to know when its driver is closed."""
+
+    def stop(self) -> None:
+        """Take no more events, or give none."""
+
+
+class Resettable(Protocol):
     """A lane or a consumer: has to know of a fork."""
 
     def reset(self) -> None:
         """Begin anew in a forked child."""
 
 
-class Pending(Member, Protocol):
+class Pending(Resettable, Protocol):
     """A lane: has events on their way."""
 
     @property
     def has_pending(self) -> bool:
         """Whether any event is not settled."""
 
-    def abandon(self) -> None:
-        """Send what is open, as soon as it may go."""
+    def begin_flush(self) -> object:
+        """Have what is open go as soon as it may."""
 
     def finish(self, deadline: float) -> int:
         """Flush; return how many events are not stored."""
+
+    def fail(self, error: MargoError) -> None:
+        """Fail all that is pending."""
 
 
 def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
@@ -103,39 +114,45 @@ class Service:
         self.timeout = timeout
         self._exiting = False
         self._lanes: set[Pending] = set()
-        self._consumers: weakref.WeakSet[Member] = weakref.WeakSet()
+        self._members: weakref.WeakSet[Member] = weakref.WeakSet()
+        self._resettable: weakref.WeakSet[Resettable] = weakref.WeakSet()
         _services.add(self)
 
     def adopt(self, lanes: Iterable[Pending]) -> None:
         """Look after `lanes`: what they have pending is not lost when their producer is, or the interpreter exits."""
         self._lanes.update(lanes)
+        self._resettable.update(lanes)
 
-    def abandon(self, lanes: Iterable[Pending]) -> None:
-        """Send what is open in the lanes of a producer that is gone, and forget those that have nothing pending."""
-        for lane in lanes:
-            lane.abandon()
-            if not lane.has_pending:
-                self._lanes.discard(lane)
+    def let_go(self, lanes: Sequence[Pending]) -> None:
+        """Flush the lanes of a producer that is gone, in a thread of its own, and forget them. Never blocks."""
+        if any(lane.has_pending for lane in lanes):
+            self.in_background(partial(self._finish, lanes, self.timeout))
+        else:
+            self._lanes.difference_update(lanes)
 
-    def watch(self, consumer: Member) -> None:
-        """Tell `consumer` of a fork."""
-        self._consumers.add(consumer)
+    def watch(self, member: Member) -> None:
+        """Tell a producer or a consumer when the driver is closed."""
+        self._members.add(member)
+
+    def watch_fork(self, member: Resettable) -> None:
+        """Tell `member` of a fork."""
+        self._resettable.add(member)
 
     def finish(self, timeout: float) -> int:
         """Flush all lanes within `timeout` seconds; return how many events are not stored."""
+        return self._finish([lane for lane in list(self._lanes) if lane.has_pending], timeout)
+
+    def _finish(self, lanes: Sequence[Pending], timeout: float) -> int:
         deadline = time.monotonic() + timeout
-        lost = 0
-        pending = [lane for lane in self._lanes if lane.has_pending]
-        for lane in pending:
-            lane.abandon()
-        for lane in pending:
-            lost += lane.finish(deadline)
-        self._lanes.clear()
+        for lane in lanes:
+            lane.begin_flush()
+        lost = sum(lane.finish(deadline) for lane in lanes)
+        self._lanes.difference_update(lanes)
         return lost
 
     def after_fork_in_child(self) -> None:
         """Have every lane and consumer begin anew."""
-        for member in (*self._lanes, *self._consumers):
+        for member in list(self._resettable):
             member.reset()
 
     def reconnect(self, address: str) -> Link:
@@ -149,7 +166,7 @@ class Service:
                     raise
                 time.sleep(_RETRY_PAUSE)
 
-    def in_background(self, work: Callable[[], None]) -> None:
+    def in_background(self, work: Callable[[], object]) -> None:
         """Run `work` in a thread of its own: it may block, which no receiver of frames may.
 
         Does nothing once the interpreter exits: no thread starts then, and what there would be to do is moot.
@@ -162,9 +179,16 @@ class Service:
         """Start nothing more: the interpreter exits."""
         self._exiting = True
 
-    def close(self) -> None:
-        """Close the client; what is pending raises."""
+    def close(self) -> int:
+        """Stop producers and consumers, flush in time, close the client; return how many events are lost."""
+        for member in list(self._members):
+            member.stop()
+        lanes = list(self._lanes)
+        lost = self._finish(lanes, self.timeout)
+        for lane in lanes:
+            lane.fail(ConnectionLost("the driver was closed"))
         self.client.close()
+        return lost
 
 
 _services: "weakref.WeakSet[Service]" = weakref.WeakSet()
