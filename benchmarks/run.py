@@ -23,7 +23,7 @@ import msgspec
 from benchmarks import goals
 from benchmarks.events import Events, size_name
 from benchmarks.limits import Measures, measure, percentiles
-from benchmarks.processes import Server, Usage, Worker, server, usage
+from benchmarks.processes import Server, Usage, Worker, back_memory, server, usage
 from benchmarks.report import Column, Report, Spread, environment, spreads, table
 from benchmarks.workers import Load, consume, idle, produce
 from diaspora_stream.api import Driver
@@ -236,12 +236,14 @@ def run(selected: list[Row], repetitions: int, directory: Path) -> Report:
     failures: dict[str, str] = {}
     sizes = sorted({row.data_size for row in selected if isinstance(row, Case)})
     for repetition in range(repetitions):
+        back_memory()
         for name, measures in measure(sizes, directory) if sizes else ():
             limits.setdefault(name, []).append(measures)
         for row in selected:
             if row.name in failures:
                 continue
             print(f"{repetition + 1}/{repetitions} {row.name}", file=sys.stderr, flush=True)
+            back_memory()
             try:
                 with tempfile.TemporaryDirectory(dir=directory, prefix="benchmark-") as place:
                     samples.setdefault(row.name, []).append(row.measure(Path(place)))

@@ -24,7 +24,7 @@ class Producer:
     batch_size : int
         Events a batch, or `AdaptiveBatchSize`.
     max_num_batches : int
-        Batches that may be on their way for each partition.
+        Batches that may wait behind the one on its way, for each partition.
     """
 
     name: str

@@ -52,7 +52,7 @@ class TopicHandle:
         batch_size : int
             Events a batch. A batch also goes when it has 8 MiB, at a flush, and when one of its events is waited for.
         max_num_batches : int
-            Batches that may be on their way for each partition; 0 counts as 1.
+            Batches that may wait behind the one on its way, for each partition; 0 counts as 1.
         options : mapping
             ``{"when_full": "block"}`` (the default): a push for which there is no room waits up to the driver's
             time-out; ``"raise"``: it raises at once.

@@ -186,6 +186,14 @@ class Feed:
         except ConnectionLost:
             log.debug("nothing to unsubscribe from at %s", self.partition)
 
+    def nudge(self) -> None:
+        """Have the server answer, which wakes the thread that reads the connection; stream 0 is never in use."""
+        link = self.link
+        if link is not None:
+            with suppress(ConnectionLost):
+                message = rpc.pack(Unsubscribe(0))
+                link.request(UNSUBSCRIBE, self.partition.provider_id, message, PendingCall())
+
     def _where(self) -> Where:
         return Where(self.partition.key, self._epoch)
 
@@ -446,6 +454,8 @@ class MofkaConsumer(Consumer):
 
     def _raise_error(self) -> None:
         """Raise what a feed has failed with, once; those who wait on have it tried again."""
+        if self._error is None:
+            return
         with self._lock:
             error = self._error
             if error is None or self.arrived:
@@ -467,14 +477,18 @@ class MofkaConsumer(Consumer):
         return batch is not None and self._opened < batch.count
 
     def _links(self) -> Collection[Link]:
-        return {link for feed in self._feeds if (link := feed.link) is not None}
+        """Return the links to drive while waiting; none while the news may come from another thread."""
+        links = {feed.link for feed in self._feeds}
+        if self._loader is not None or None in links:
+            return ()
+        return {link for link in links if link is not None}
 
     def fulfil(self) -> None:
         """Give the events that are here to the futures that wait, in their order; may load data.
 
         Does nothing while another thread loads, which then goes on with it.
         """
-        if self._loader is not None:
+        if self._loader is not None or self._closed:
             return
         try:
             with self._lock:
@@ -620,6 +634,7 @@ class MofkaConsumer(Consumer):
         self._ready.appendleft(event)
         if self._waiting:
             self.service.client.notify()
+            self.service.in_background(self._feeds[0].nudge)
 
     def unsubscribe(self) -> None:
         """Have the servers send no more; what is here may still be pulled."""

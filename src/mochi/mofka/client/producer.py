@@ -163,7 +163,7 @@ class Lane:
         self._adaptive = adaptive
         self._full = FIELDS * (MAX_BATCH_EVENTS if adaptive else min(options.batch_size, MAX_FIXED_EVENTS))
         self._small = MAX_BATCH_BYTES // 2 // (self._full // FIELDS)
-        self._window = min(max(options.max_num_batches, 1), REMEMBERED_BATCHES)
+        self._window = min(max(options.max_num_batches, 1) + 1, REMEMBERED_BATCHES)
         self._begin()
 
     def reset(self) -> None:
