@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Server
+from client_server import Server
 
 from diaspora_stream.api import AdaptiveBatchSize, Exception, TopicHandle, Validator
 from diaspora_stream.partition_selector import PartitionSelector
@@ -116,10 +116,9 @@ def circular() -> dict[str, Any]:
         (b"\xff", Exception),
         ({"a": "\ud800"}, Exception),
         (circular(), Exception),
-        ({"a": {1, 2}}, TypeError),
         ({"a": np.int64(1)}, TypeError),
     ],
-    ids=["word", "open", "not utf-8", "surrogate", "circular", "set", "numpy"],
+    ids=["word", "open", "not utf-8", "surrogate", "circular", "numpy"],
 )
 def test_metadata_that_is_not_json_is_refused_at_the_push(
     topic: TopicHandle, metadata: Any, error: type[BaseException]
@@ -204,7 +203,9 @@ def test_a_selector_that_chooses_no_partition_costs_its_event_only(server: Serve
 
 @pytest.mark.parametrize("partition", [-1, "0", 1.5])
 @pytest.mark.parametrize("partitions", [1, 3])
-def test_a_partition_that_is_no_number_is_a_type_error(server: Server, partitions: int, partition: Any) -> None:
+def test_a_partition_that_is_no_number_is_a_type_error(
+    server: Server, partitions: int, partition: Any
+) -> None:
     with server.topic(partitions).producer() as producer, pytest.raises(TypeError, match="partition"):
         producer.push({}, partition=partition)
 
@@ -287,7 +288,7 @@ def test_a_closed_producer_takes_no_event(server: Server) -> None:
         producer.close()
         producer.close()
         for _ in range(2):
-            with pytest.raises(Exception, match="'late'.* is closed"):
+            with pytest.raises(Exception, match=r"'late'.* is closed"):
                 producer.push(2)
         assert producer.flush().wait() is True
 

@@ -10,8 +10,8 @@ Invariants of a lane
    `window` of them. Together with the open batch that bounds a lane's memory: a batch has at most
    `MAX_BATCH_BYTES`, or one event.
 2. A lost connection settles nothing. The batches in flight are sent again on a new one, under the same numbers; the
-   partition tells repetitions from new ones. Where that does not work, all that is pending fails, and the lane goes
-   on under a new identity, because nobody knows which numbers were taken.
+   partition tells repetitions from new ones. Where that does not work, or the server was started again and has
+   forgotten the numbers, all that is pending fails, and the lane goes on under a new identity.
 3. An event is in the open batch, in flight, or settled. Only the holder of `lock` moves it.
 4. Ctrl-C may strike at any call. A batch is open until it is laid out, and laying it out may be begun again; from
    then on, what was interrupted is taken up by recovery, which sends again all that is not settled.
@@ -39,7 +39,7 @@ from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from diaspora_stream.validator import DefaultValidator
 from mochi.margo import rpc
-from mochi.margo.errors import MargoError
+from mochi.margo.errors import ConnectionLost, MargoError
 from mochi.margo.link import Link
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
 from mochi.mofka.client.batch import FIELDS, Batch, Gather, byte_view
@@ -181,6 +181,7 @@ class Lane:
         self._sequence = 0
         self._epoch = 0
         self._link: Link | None = None
+        self._instance = b""
         self._lent: _LentBuffer | None = None
         self._may_lend = True
         self._recovering = False
@@ -302,8 +303,7 @@ class Lane:
         try:
             link = self._link
             if link is None:
-                link = self._link = self._service.client.link(self.partition.address)
-                self._lent, self._may_lend = None, link.lends
+                link = self._use(self._service.client.link(self.partition.address))
             lent = self._place(link, batch) if batch.data_bytes >= LEND_FROM else None
             bulk: list[Sequence[Buffer]] = [(batch.sizes,), (batch.metadata,)]
             if lent is None:
@@ -321,6 +321,12 @@ class Lane:
             )
         except MargoError as error:
             self._start_recovery(error)
+
+    def _use(self, link: Link) -> Link:
+        self._link = link
+        self._instance = link.instance
+        self._lent, self._may_lend = None, link.lends
+        return link
 
     def _place(self, link: Link, batch: Batch) -> Segment | None:
         """Copy a batch's data into the lent buffer; None where there is none, or no room in it."""
@@ -421,10 +427,17 @@ class Lane:
         except MargoError as error:
             self.fail(error)
             return
+        if self.in_flight and link.instance != self._instance:
+            where = self.partition.address
+            self.fail(
+                ConnectionLost(
+                    f"the server at {where} was started again, and may or may not have stored them"
+                )
+            )
+            return
         with self.lock:
             self._recovering = False
-            self._link = link
-            self._lent, self._may_lend = None, link.lends
+            self._use(link)
             self.in_flight = deque(batch for batch in self.in_flight if not batch.is_done())
             for batch in list(self.in_flight):
                 batch.lent = None
