@@ -182,18 +182,18 @@ def test_a_power_cut_during_or_after_recovery_brings_back_no_ghost_and_destroys_
     assert any(b"m1m2" in content for content in kept)
 
 
-def test_commits_sync_each_touched_file_once_and_the_index_last(tmp_path: Path) -> None:
+def test_a_commit_is_synced_in_the_journal_and_nowhere_else(tmp_path: Path) -> None:
     files = RecordingFiles()
     with ChunkStore.open(tmp_path, ChunkConfig(), files) as store:
+        store.append([batch_of(numbered(0, 1))])
         before = len(files.calls)
-        store.append([batch_of(numbered(0, 3)), batch_of(numbered(3, 3)), batch_of([(b"m", b"")])])
+        store.append([batch_of(numbered(1, 3)), batch_of(numbered(4, 3)), batch_of([(b"m", b"")])])
         calls = files.calls[before:]
-        assert calls[:3] == [("write", f"chunk-000000.{kind}") for kind in ("meta", "data", "desc")]
-        assert sorted(calls[3:6]) == [("sync", f"chunk-000000.{kind}") for kind in ("data", "desc", "meta")]
-        assert calls[6:] == [("write", "chunk-000000.idx"), ("sync", "chunk-000000.idx")]
+        assert calls[:2] == [("write", "mofka.journal"), ("sync", "mofka.journal")]
+        assert sorted(calls[2:]) == [("write", f"chunk-000000.{k}") for k in ("data", "desc", "idx", "meta")]
         before = len(files.calls)
         store.append([batch_of([(b"m", b"")])])
-        assert len(files.calls) - before == 6
+        assert len(files.calls) - before == 5
         assert not any(name.endswith(".data") for _, name in files.calls[before:])
 
 

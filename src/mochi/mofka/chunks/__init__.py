@@ -1,8 +1,9 @@
 """The chunk files of a `default` partition: its bytes on disk, how they are written, read and recovered.
 
-Pure storage: no RPC, no asyncio, no threads of its own; numpy and the standard library alone. `layout` is the
-format, `files` the only way to the operating system, `writer` and `reader` the two directions, `recovery`
-what happens after a crash, and `ChunkStore` the face of them all.
+Pure storage: no RPC, no asyncio, no threads of its own; numpy, xxhash and the standard library alone. `layout`
+is the format, `files` the only way to the operating system, `writer` and `reader` the two directions, `journal`
+what makes a commit whole and durable by one sync, `recovery` what happens after a crash, and `ChunkStore` the
+face of them all.
 """
 
 from mochi.mofka.chunks.batch import Batch

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.layout import DESCRIPTOR_SIZE, INDEX_SIZE
 
 
@@ -37,15 +36,15 @@ class Chunk:
         """Bytes of the largest of the chunk's four files."""
         return max(self.metadata_end, self.data_end, self.descriptor_end, self.count * INDEX_SIZE)
 
-    def with_batch(self, batch: Batch) -> "Chunk":
-        """Give the chunk as it is when `batch` has been appended."""
+    def extended(self, count: int, metadata_bytes: int, data_bytes: int) -> "Chunk":
+        """Give the chunk as it is when so many events, and bytes of theirs, have been appended."""
         return Chunk(
             self.number,
             self.first_id,
-            self.count + batch.count,
-            self.metadata_end + batch.metadata_bytes,
-            self.data_end + batch.data_bytes,
-            self.descriptor_end + batch.count * DESCRIPTOR_SIZE,
+            self.count + count,
+            self.metadata_end + metadata_bytes,
+            self.data_end + data_bytes,
+            self.descriptor_end + count * DESCRIPTOR_SIZE,
         )
 
     def next(self) -> "Chunk":
@@ -66,9 +65,8 @@ class Catalog:
         return self._chunks[-1]
 
     def publish(self, chunks: Sequence[Chunk]) -> None:
-        """Let `chunks` take the place of the last one, and readers see their events."""
-        self._chunks[-1] = chunks[0]
-        self._chunks.extend(chunks[1:])
+        """Let `chunks` be the last ones, the first of them instead of what it was, and readers see their events."""
+        self._chunks[chunks[0].number :] = chunks
         self.event_count = chunks[-1].end_id
 
     def find(self, event_id: int) -> Chunk:

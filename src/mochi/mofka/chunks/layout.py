@@ -18,6 +18,7 @@ from mochi.mofka.chunks.errors import StorageError
 META, DATA, DESC, IDX = KINDS = ("meta", "data", "desc", "idx")
 U32_MAX = 2**32 - 1
 LOCK_NAME = "mofka.lock"
+JOURNAL_NAME = "mofka.journal"
 
 INDEX_DTYPE = np.dtype(
     {

@@ -1,15 +1,20 @@
 """What is in a partition's directory when it is opened, after a crash or not.
 
-A crash leaves damage at the end alone: in the last chunk that has events, or in chunks begun after it. There
-the partition goes back to the last whole event, and bytes beyond it move to `quarantine-*` files beside, so
-that they neither come back as events nor are lost. What is left there is made durable before it counts, for a
-process that was killed may not have. Damage that no crash leaves (a missing file, a gap between chunks, a
-short file of an earlier chunk) is a `CorruptPartition`, and nothing is touched.
+With an open journal the partition goes back to the last whole commit of it: the chunk files up to the
+journal's base are taken as they are, and the parts that follow are written over again. Otherwise (no journal,
+or one closed in order) the chunk files speak for themselves, and the partition goes back to the last whole
+event: so partitions of the original are opened, and what it appended to one of ours.
+
+Bytes beyond the end move to `quarantine-*` files beside, so that they neither come back as events nor are
+lost. What is left there is made durable before it counts, for a process that was killed may not have. A crash
+leaves damage at the end alone: behind the base, or without a journal in the last chunk that has events and in
+those begun after it. Damage that no crash leaves (a missing file, a gap between chunks, a short file of an
+earlier chunk, chunk files that end before the base) is a `CorruptPartition`, and nothing is touched.
 
 An event is whole if its index record is, and its metadata, data and descriptor lie within their files and
 after those of the event before. Trailing chunks without events are normal: the original makes the next
 chunk's files early. What a file system puts in place of lost bytes within a file cannot be told from them:
-with `sync` the writer's order of work leaves no record of such bytes.
+the journal is there for that.
 """
 
 import itertools
@@ -23,8 +28,10 @@ from numpy.typing import NDArray
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.files import File, FileLayer
+from mochi.mofka.chunks.journal import Head, Journal, read_head, read_parts
 
 _COPY_SIZE = 1 << 20
 
@@ -42,17 +49,20 @@ class Recovery:
         All chunks up to the one to append to, at least one.
     quarantined : sequence of str
         Names of the files that now hold what was cut off; empty after an orderly end.
+    head : Head or None
+        The journal's, which is closed now; None if there is no journal.
     """
 
     chunks: Sequence[Chunk]
     quarantined: Sequence[str]
+    head: Head | None
 
 
 def recover(files: FileLayer, directory: str) -> Recovery:
     """Find the events of a partition and make its end fit to append to; the caller holds the lock.
 
-    It may be interrupted and run again. Cost: four look-ups and one small read for each chunk, and one pass
-    over the index of the last chunk that has events.
+    It may be interrupted and run again. Cost: four look-ups and one small read for each chunk; the index of
+    the last chunk that has events, from the journal's base on; and after a crash the open journal.
 
     Raises
     ------
@@ -63,30 +73,103 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     """
     names = files.list_directory(directory)
     sizes = _scan(files, directory, names)
+    head = read_head(files, directory, names)
+    if head is not None and head.opened:
+        chunks, tail = _by_journal(files, directory, sizes, head)
+    else:
+        chunks, tail = _by_index(files, directory, sizes, head)
+    quarantined = _cut(files, directory, chunks[tail:], names)
+    filled = max((chunk.number for chunk in chunks if chunk.count), default=-1)
+    chunks = chunks[: filled + 2] or [Chunk(0, 0)]
+    if head is not None and head.opened:
+        with closing(Journal(files, directory, head)) as journal:
+            head = journal.begin(chunks[-1], opened=False)
+    return Recovery(chunks, quarantined, head)
+
+
+def _by_journal(
+    files: FileLayer, directory: str, sizes: Sequence[_Sizes], head: Head
+) -> tuple[list[Chunk], int]:
+    """Give the chunks as an open journal has them, after writing its parts over again, and the base's place."""
+    base = head.base
+    chunks = [
+        _sealed(files, directory, number, sizes[number]) for number in range(min(base.number, len(sizes)))
+    ]
+    chunks = _with_ids(chunks)
+    if (chunks[-1].end_id if chunks else 0) != base.first_id or not _is_at(files, directory, sizes, base):
+        raise _corrupt(
+            directory,
+            layout.JOURNAL_NAME,
+            f"begins after event {base.end_id - 1} in chunk {base.number}, whose files have no such end; put "
+            "back the chunk files and journal that belong together",
+        )
+    parts = read_parts(files, directory, head)
+    chunks.append(base)
+    for number, of_chunk in itertools.groupby(parts, lambda part: part.before.number):
+        with closing(ChunkFiles(files, directory, number)) as chunk_files:
+            for part in of_chunk:
+                chunk_files.write_data(part)
+                chunk_files.write_records(part)
+                chunks[number:] = [part.after]
+    for number in range(len(chunks), len(sizes)):
+        chunks.append(Chunk(number, chunks[-1].end_id))
+    return chunks, base.number
+
+
+def _by_index(
+    files: FileLayer, directory: str, sizes: Sequence[_Sizes], head: Head | None
+) -> tuple[list[Chunk], int]:
+    """Give the chunks as the index files have them, and the first that may have been torn."""
     newest_first: list[Chunk] = []
     tail = len(sizes)
     for number in reversed(range(len(sizes))):
         if newest_first and newest_first[-1].count:
             newest_first.append(_sealed(files, directory, number, sizes[number]))
         else:
-            newest_first.append(_whole_part(files, directory, number, sizes[number]))
+            start = Chunk(number, 0)
+            if head is not None and head.base.number == number and _is_at(files, directory, sizes, head.base):
+                start = head.base
+            newest_first.append(_whole_part(files, directory, start, sizes[number]))
             tail = number
-    chunks: list[Chunk] = []
-    for chunk in reversed(newest_first):
-        chunks.append(replace(chunk, first_id=chunks[-1].end_id if chunks else 0))
+    return _with_ids(newest_first[::-1]), tail
+
+
+def _with_ids(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Number the events of all chunks."""
+    numbered: list[Chunk] = []
+    for chunk in chunks:
+        numbered.append(replace(chunk, first_id=numbered[-1].end_id if numbered else 0))
+    return numbered
+
+
+def _is_at(files: FileLayer, directory: str, sizes: Sequence[_Sizes], base: Chunk) -> bool:
+    """Tell whether the files of a chunk have the end of `base` somewhere."""
+    if base.number >= len(sizes) or any(
+        sizes[base.number].get(kind, 0) < end for kind, end in _ends(base).items()
+    ):
+        return False
+    if not base.count:
+        return True
+    found = _chunk(base.number, base.count, _records(files, directory, base.number, base.count - 1, 1))
+    return _ends(found) == _ends(base)
+
+
+def _cut(files: FileLayer, directory: str, chunks: Sequence[Chunk], names: Sequence[str]) -> list[str]:
+    """Move to quarantine what the files of chunks have beyond their end, and put the rest on disk."""
     quarantined: list[str] = []
-    for chunk in chunks[tail:]:
+    present = set(files.list_directory(directory))
+    for chunk in chunks:
         for kind, end in _ends(chunk).items():
-            if kind in sizes[chunk.number]:
-                name = layout.file_name(chunk.number, kind)
-                with closing(files.open(os.path.join(directory, name), writable=True)) as file:
-                    if (size := sizes[chunk.number][kind]) > end:
+            name = layout.file_name(chunk.number, kind)
+            if name in present:
+                path = os.path.join(directory, name)
+                with closing(files.open(path, writable=True)) as file:
+                    if (size := files.size(path)) > end:
                         aside = _unused(f"quarantine-{chunk.number:06d}-{kind}", names)
                         _move_tail(files, directory, file, range(end, size), aside)
                         quarantined.append(aside)
                     file.sync()
-    filled = sum(1 for chunk in chunks if chunk.count)
-    return Recovery(chunks[: filled + 1] or [Chunk(0, 0)], quarantined)
+    return quarantined
 
 
 def _scan(files: FileLayer, directory: str, names: Sequence[str]) -> list[_Sizes]:
@@ -135,17 +218,19 @@ def _sealed(files: FileLayer, directory: str, number: int, sizes: _Sizes) -> Chu
     return _chunk(number, count, last)
 
 
-def _whole_part(files: FileLayer, directory: str, number: int, sizes: _Sizes) -> Chunk:
-    """Find the events of a chunk up to the first that is not whole."""
-    records = _records(files, directory, number, 0, sizes.get(layout.IDX, 0) // layout.INDEX_SIZE)
+def _whole_part(files: FileLayer, directory: str, start: Chunk, sizes: _Sizes) -> Chunk:
+    """Find the events of a chunk, after those of `start`, up to the first that is not whole."""
+    count = sizes.get(layout.IDX, 0) // layout.INDEX_SIZE
+    records = _records(files, directory, start.number, start.count, count - start.count)
     if not len(records):
-        return Chunk(number, 0)
+        return start
     whole = _held(records, sizes)
     for stream in ("metadata", "data", "descriptor"):
         starts = records[f"{stream}_offset"]
+        whole[0] &= starts[0] >= getattr(start, f"{stream}_end")
         whole[1:] &= starts[1:] >= starts[:-1] + records[f"{stream}_size"][:-1]
-    count = len(records) if whole.all() else int(whole.argmin())
-    return _chunk(number, count, records[:count])
+    held = len(records) if whole.all() else int(whole.argmin())
+    return _chunk(start.number, start.count + held, records[:held]) if held else start
 
 
 def _records(files: FileLayer, directory: str, number: int, first: int, count: int) -> NDArray[np.void]:

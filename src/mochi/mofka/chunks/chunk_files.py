@@ -1,0 +1,96 @@
+"""The four files of one chunk, open to be written: the one place where events become bytes of the format.
+
+Writing is at given places, so that the same part can be written again: the writer does so once, and recovery
+does it over from the journal. Invariant: writing a part twice leaves the bytes that writing it once does.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mochi.mofka.chunks import layout
+from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.files import Buffer, File, FileLayer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What a commit adds to one chunk.
+
+    Attributes
+    ----------
+    before, after : Chunk
+        The chunk without the part, and with it.
+    metadata_sizes, data_sizes : unsigned integer array, shape (n,)
+        Bytes of each event.
+    metadata, data : sequence of buffers
+        The content, back to back; `data` is empty where it is in its place already.
+    """
+
+    before: Chunk
+    after: Chunk
+    metadata_sizes: NDArray[np.unsignedinteger]
+    metadata: Sequence[Buffer]
+    data_sizes: NDArray[np.unsignedinteger]
+    data: Sequence[Buffer]
+
+    @property
+    def count(self) -> int:
+        """Number of events."""
+        return len(self.metadata_sizes)
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Bytes of all metadata."""
+        return self.after.metadata_end - self.before.metadata_end
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all data."""
+        return self.after.data_end - self.before.data_end
+
+
+class ChunkFiles:
+    """The files of the chunk `number`, made where they are missing, and their names on disk."""
+
+    def __init__(self, layer: FileLayer, directory: str, number: int) -> None:
+        self.number = number
+        with ExitStack() as opened:
+            self._files: dict[str, File] = {}
+            for kind in layout.KINDS:
+                path = os.path.join(directory, layout.file_name(number, kind))
+                self._files[kind] = opened.enter_context(closing(layer.open(path, writable=True)))
+            layer.sync_directory(directory)
+            self._opened = opened.pop_all()
+
+    def write_data(self, part: Part) -> None:
+        """Write the data of a part to its place."""
+        if part.data_bytes and part.data:
+            self._files[layout.DATA].write(part.data, part.before.data_end)
+
+    def write_records(self, part: Part) -> None:
+        """Write the metadata, descriptors and index records of a part to their places, the index last."""
+        before = part.before
+        data_offsets = layout.offsets(part.data_sizes, before.data_end)
+        metadata_offsets = layout.offsets(part.metadata_sizes, before.metadata_end)
+        descriptors = layout.descriptor_records(before.number, data_offsets, part.data_sizes)
+        index = layout.index_records(
+            metadata_offsets, part.metadata_sizes, data_offsets, part.data_sizes, before.descriptor_end
+        )
+        if part.metadata_bytes:
+            self._files[layout.META].write(part.metadata, before.metadata_end)
+        self._files[layout.DESC].write([descriptors.view(np.uint8).data], before.descriptor_end)
+        self._files[layout.IDX].write([index.view(np.uint8).data], before.count * layout.INDEX_SIZE)
+
+    def sync(self, kinds: Iterable[str] = layout.KINDS) -> None:
+        """Return when what was written to the files of these kinds is on disk."""
+        for kind in kinds:
+            self._files[kind].sync()
+
+    def close(self) -> None:
+        """Close the files; once is enough."""
+        self._opened.close()

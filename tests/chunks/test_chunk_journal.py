@@ -1,0 +1,330 @@
+"""The journal: crashes with every outcome, damage that no crash leaves, and what the original does meanwhile."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chunk_events import Event, batch_of, chunk_files, events_of, numbered
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recording_files import RecordingFiles
+
+from mochi.mofka.chunks import ChunkConfig, ChunkStore, CorruptPartition, PartitionPoisoned, StorageError
+from mochi.mofka.chunks import journal as journal_module
+
+BLOCK = 4096
+FIVE = ChunkConfig(max_events_per_chunk=5)
+UUID = "01234567-89ab-cdef-0123-456789abcdef"
+COMMITS = [[2, 1], [3], [4, 4], [1], [6, 2, 2], [1], [1], [5]]
+"""Events of the batches of each commit; with five a chunk, some of the commits begin one or two chunks."""
+
+
+def commits() -> list[list[list[Event]]]:
+    made = []
+    first = 0
+    for sizes in COMMITS:
+        made.append([numbered(first + 10 * n, size) for n, size in enumerate(sizes)])
+        first += 100
+    return made
+
+
+ATTEMPTED = [event for batches in commits() for batch in batches for event in batch]
+WHOLE = {sum(map(sum, COMMITS[:n])) for n in range(len(COMMITS) + 1)}
+"""Numbers of events after which a commit ends."""
+
+
+@contextlib.contextmanager
+def limits(limit: int, large_data: int) -> Iterator[None]:
+    """Let the journal begin again after `limit` bytes, and data be large from `large_data` bytes on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_module, "_LIMIT", limit)
+        patch.setattr(journal_module, "_LARGE_DATA", large_data)
+        patch.setattr(journal_module, "_ZEROS", bytes(4 * BLOCK))
+        yield
+
+
+some_limits = st.builds(
+    limits, st.sampled_from([3 * BLOCK, 5 * BLOCK, 1 << 26]), st.sampled_from([1, 100, 1 << 18])
+)
+
+
+def append_all(store: ChunkStore) -> list[Event]:
+    """Append all commits up to the first that fails; give the events acknowledged."""
+    acknowledged: list[Event] = []
+    with contextlib.suppress(StorageError):
+        for batches in commits():
+            store.append([batch_of(batch) for batch in batches])
+            acknowledged += [event for batch in batches for event in batch]
+    return acknowledged
+
+
+def crashed(directory: Path, target: Path, batches: int = 4, size: int = 10) -> Path:
+    """Put into `target` what a killed process leaves that committed batches of two events."""
+    with ChunkStore.open(directory, FIVE) as store:
+        for first in range(0, 2 * batches, 2):
+            store.append([batch_of(numbered(first, 2, size))])
+        shutil.copytree(directory, target)
+    return target
+
+
+def overwrite(path: Path, offset: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def refuses(directory: Path, problem: str) -> None:
+    """See that opening fails, and changes nothing."""
+    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "mofka.lock"}
+    with pytest.raises(CorruptPartition, match=problem):
+        ChunkStore.open(directory)
+    after = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "mofka.lock"}
+    assert after == before
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data(), call=st.integers(0, 160), limited=some_limits)
+def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    call: int,
+    limited: contextlib.AbstractContextManager[None],
+) -> None:
+    base = tmp_path_factory.mktemp("power")
+    with limited:
+        files = RecordingFiles(fail_at=call)
+        acknowledged: list[Event] = []
+        with contextlib.suppress(StorageError):
+            store = ChunkStore.open(base / "p", FIVE, files)
+            acknowledged = append_all(store)
+            store.close()
+        files.power_cut(
+            base / "p", base / "a", lambda: data.draw(st.booleans()), lambda n: data.draw(st.integers(0, n))
+        )
+        found: list[Event] = []
+        again = RecordingFiles(fail_at=data.draw(st.integers(0, 40)))
+        with contextlib.suppress(StorageError), ChunkStore.open(base / "a", FIVE, again) as store:
+            found = events_of(store)
+        again.power_cut(
+            base / "a", base / "b", lambda: data.draw(st.booleans()), lambda n: data.draw(st.integers(0, n))
+        )
+        with ChunkStore.open(base / "b", FIVE) as recovered:
+            assert not found or events_of(recovered) == found
+            found = events_of(recovered)
+            assert found[: len(acknowledged)] == acknowledged
+            assert found == ATTEMPTED[: len(found)]
+            assert len(found) in WHOLE
+            assert recovered.append([batch_of(numbered(7, 3))]) == [len(found)]
+        with ChunkStore.open(base / "b") as reopened:
+            assert events_of(reopened) == found + numbered(7, 3)
+            assert reopened.quarantined == []
+
+
+@pytest.mark.parametrize("large_data", [1, 1 << 18])
+def test_a_failing_call_anywhere_ends_writing_for_good(tmp_path: Path, large_data: int) -> None:
+    with limits(3 * BLOCK, large_data):
+        whole = RecordingFiles()
+        with ChunkStore.open(tmp_path / "whole", FIVE, whole) as store:
+            opening = len(whole.calls)
+            assert append_all(store) == ATTEMPTED
+            everything = len(whole.calls)
+        heads = whole.calls.count(("sync", "mofka.journal")) - len(COMMITS)
+        assert heads > 5
+        for failing in range(opening, everything):
+            directory = tmp_path / str(failing)
+            files = RecordingFiles(fail_at=failing)
+            store = ChunkStore.open(directory, FIVE, files)
+            acknowledged = append_all(store)
+            assert isinstance(store.error, StorageError)
+            with pytest.raises(PartitionPoisoned):
+                store.append([batch_of(numbered(0, 1))])
+            store.close()
+            assert len(files.calls) == failing + 1
+            with ChunkStore.open(directory) as reopened:
+                assert events_of(reopened)[: len(acknowledged)] == acknowledged
+                assert reopened.event_count in WHOLE
+
+
+def test_a_killed_process_leaves_all_it_acknowledged(tmp_path: Path) -> None:
+    copy = crashed(tmp_path / "p", tmp_path / "copy")
+    expected = chunk_files(copy)
+    for path in copy.glob("chunk-*"):
+        os.truncate(path, 0)
+    with ChunkStore.open(copy) as store:
+        assert events_of(store) == numbered(0, 8)
+        assert store.quarantined == []
+    assert chunk_files(copy) == expected
+
+
+def test_without_sync_there_is_no_journal_but_one_that_is_there_counts(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "q", ChunkConfig(sync=False)) as store:
+        store.append([batch_of(numbered(0, 2))])
+    assert not (tmp_path / "q" / "mofka.journal").exists()
+    copy = crashed(tmp_path / "p", tmp_path / "copy")
+    os.truncate(copy / "chunk-000001.idx", 0)
+    with ChunkStore.open(copy, ChunkConfig(sync=False)) as store:
+        assert events_of(store) == numbered(0, 8)
+        store.append([batch_of(numbered(8, 2))])
+        shutil.copytree(copy, tmp_path / "again")
+    with ChunkStore.open(tmp_path / "again") as store:
+        assert events_of(store) == numbered(0, 10)
+
+
+def test_a_torn_last_record_is_the_end_and_its_events_go_to_quarantine(tmp_path: Path) -> None:
+    copy = crashed(tmp_path / "p", tmp_path / "copy")
+    before = chunk_files(copy)
+    overwrite(copy / "mofka.journal", 5 * BLOCK + 100, b"torn")
+    with ChunkStore.open(copy) as store:
+        assert events_of(store) == numbered(0, 6)
+        assert len(store.quarantined) == 4
+    assert (copy / "quarantine-000001-idx-0").read_bytes() == before["chunk-000001.idx"][96:]
+
+
+@pytest.mark.parametrize("content", [b"torn", bytes(BLOCK)], ids=["torn", "zeros"])
+def test_a_damaged_record_before_good_ones_is_reported(tmp_path: Path, content: bytes) -> None:
+    copy = crashed(tmp_path / "p", tmp_path / "copy")
+    overwrite(copy / "mofka.journal", 3 * BLOCK, content)
+    refuses(
+        copy, r"mofka.journal has a damaged record at byte 12288, and a good one of event 4 .* byte 16384"
+    )
+
+
+def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
+    copy = crashed(tmp_path / "p", tmp_path / "copy")
+    overwrite(copy / "mofka.journal", BLOCK + 8, b"\x09")
+    refuses(copy, "mofka.journal is of version 9, but version 1 is what can be read here")
+
+
+def test_a_journal_that_lost_its_heads_is_refused(tmp_path: Path) -> None:
+    copy = crashed(tmp_path / "p", tmp_path / "copy")
+    overwrite(copy / "mofka.journal", 0, bytes(2 * BLOCK))
+    refuses(copy, "mofka.journal has lost its head")
+
+
+def test_a_journal_that_lost_its_last_head_is_refused(tmp_path: Path) -> None:
+    ChunkStore.open(tmp_path / "p").close()
+    with ChunkStore.open(tmp_path / "p") as store:
+        store.append([batch_of(numbered(0, 1))])
+    copy = tmp_path / "copy"
+    with ChunkStore.open(tmp_path / "p") as store:
+        store.append([batch_of(numbered(1, 1))])
+        shutil.copytree(tmp_path / "p", copy)
+    overwrite(copy / "mofka.journal", BLOCK + 40, b"rot")
+    refuses(copy, "mofka.journal has lost its head")
+
+
+def test_a_journal_of_another_partition_is_refused(tmp_path: Path) -> None:
+    copy = crashed(tmp_path / f"topic-{UUID}", tmp_path / f"topic-{UUID[::-1][:8]}{UUID[8:]}")
+    refuses(copy, f"mofka.journal is of the partition {UUID}, but the directory is of")
+    moved = tmp_path / "elsewhere" / f"renamed-{UUID}"
+    shutil.copytree(copy, moved)
+    with ChunkStore.open(moved) as store:
+        assert events_of(store) == numbered(0, 8)
+
+
+def test_a_journal_that_does_not_follow_its_chunk_files_is_refused(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+        store.append([batch_of(numbered(0, 3))])
+    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+        store.append([batch_of(numbered(3, 4))])
+        shutil.copytree(tmp_path / "p", tmp_path / "short")
+        shutil.copytree(tmp_path / "p", tmp_path / "other")
+    os.truncate(tmp_path / "short" / "chunk-000000.data", 20)
+    refuses(tmp_path / "short", "mofka.journal begins after event 2 in chunk 0, whose files have no such end")
+    overwrite(tmp_path / "other" / "chunk-000000.idx", 2 * 48 + 8, b"\x01")
+    refuses(tmp_path / "other", "mofka.journal begins after event 2 in chunk 0, whose files have no such end")
+
+
+def test_large_data_is_in_its_own_file_alone_and_checked(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    large = (b"m", os.urandom(1 << 18))
+    with ChunkStore.open(tmp_path / "p", files=files) as store:
+        store.append([batch_of(numbered(0, 1))])
+        before = len(files.calls)
+        store.append([batch_of([large])])
+        data, journal = "chunk-000000.data", "mofka.journal"
+        assert files.calls[before : before + 4] == [
+            ("write", data),
+            ("sync", data),
+            ("write", journal),
+            ("sync", journal),
+        ]
+        assert {operation for operation, _ in files.calls[before + 4 :]} == {"write"}
+        shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    assert large[1] not in (tmp_path / "copy" / journal).read_bytes()
+    for kind in ("meta", "desc", "idx"):
+        os.truncate(tmp_path / "copy" / f"chunk-000000.{kind}", 0)
+    shutil.copytree(tmp_path / "copy", tmp_path / "rotten")
+    with ChunkStore.open(tmp_path / "copy") as store:
+        assert events_of(store) == [*numbered(0, 1), large]
+    overwrite(tmp_path / "rotten" / data, 99999, b"rot")
+    refuses(tmp_path / "rotten", "chunk-000000.data does not have the data of events 1 to 1 at byte 20")
+
+
+def test_what_the_original_appends_after_an_orderly_end_is_adopted(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+        store.append([batch_of(numbered(0, 4))])
+    os.rename(tmp_path / "p" / "mofka.journal", tmp_path / "aside")
+    with ChunkStore.open(tmp_path / "p", ChunkConfig(max_events_per_chunk=5, sync=False)) as store:
+        store.append([batch_of(numbered(first, 1)) for first in range(4, 13)])
+    os.rename(tmp_path / "aside", tmp_path / "p" / "mofka.journal")
+    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+        assert events_of(store) == numbered(0, 13)
+        assert store.quarantined == []
+        store.append([batch_of(numbered(13, 4))])
+        shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    with ChunkStore.open(tmp_path / "copy") as store:
+        assert events_of(store) == numbered(0, 17)
+
+
+def test_a_full_journal_begins_again_in_the_same_space(tmp_path: Path) -> None:
+    with limits(4 * BLOCK, 1 << 18):
+        copy = crashed(tmp_path / "p", tmp_path / "copy", batches=21)
+    assert (copy / "mofka.journal").stat().st_size <= 8 * BLOCK
+    for path in copy.glob("chunk-00001[0-9].*"):
+        assert path.stat().st_size or path.name.startswith("chunk-000010")
+    with ChunkStore.open(copy) as store:
+        assert events_of(store) == numbered(0, 42)
+        assert store.quarantined == []
+
+
+def test_a_commit_larger_than_the_journal_is_stored_whole(tmp_path: Path) -> None:
+    events = [(os.urandom(3 * BLOCK), b"data")] * 4
+    with limits(4 * BLOCK, 1 << 18), ChunkStore.open(tmp_path / "p") as store:
+        for event in events:
+            store.append([batch_of([event])])
+        shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    os.truncate(tmp_path / "copy" / "chunk-000000.meta", 9 * BLOCK)
+    with ChunkStore.open(tmp_path / "copy") as store:
+        assert events_of(store) == events
+
+
+def test_events_that_hold_a_journal_are_not_mistaken_for_it(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "p") as store:
+        store.append([batch_of(numbered(0, 1))])
+        stored = (tmp_path / "p" / "mofka.journal").read_bytes()[: 4 * BLOCK]
+        for shift in (0, 4, 8):
+            store.append([batch_of([(b"", stored[shift:])])])
+        shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    with (tmp_path / "copy" / "mofka.journal").open("r+b") as file:
+        file.seek(3 * BLOCK + 200)
+        file.write(bytes(9 * BLOCK))
+    with pytest.raises(CorruptPartition, match="a good one of event 3"):
+        ChunkStore.open(tmp_path / "copy")
+    overwrite(tmp_path / "copy" / "mofka.journal", 12 * BLOCK, bytes(8 * BLOCK))
+    with ChunkStore.open(tmp_path / "copy") as store:
+        assert events_of(store) == numbered(0, 1)
+
+
+def test_a_journal_that_was_never_begun_is_none(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "p", ChunkConfig(sync=False)) as store:
+        store.append([batch_of(numbered(0, 2))])
+    (tmp_path / "p" / "mofka.journal").write_bytes(b"mofkaj")
+    with ChunkStore.open(tmp_path / "p") as store:
+        assert store.append([batch_of(numbered(2, 2))]) == [2]
+        shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    with ChunkStore.open(tmp_path / "copy") as store:
+        assert events_of(store) == numbered(0, 4)
