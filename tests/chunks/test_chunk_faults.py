@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import itertools
 import os
 from pathlib import Path
@@ -58,6 +59,7 @@ def calls_of_a_run(directory: Path, sync: bool) -> tuple[int, int]:
 def test_a_failure_at_any_call_ends_writing_and_uses_no_id(tmp_path: Path, sync: bool) -> None:
     opening, everything = calls_of_a_run(tmp_path / "whole", sync)
     assert everything - opening > 40
+    gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     for failing in range(opening, everything):
         directory = tmp_path / str(failing)
@@ -85,6 +87,7 @@ def test_a_failure_at_any_call_ends_writing_and_uses_no_id(tmp_path: Path, sync:
 
 def test_a_failure_while_opening_leaves_nothing_open_or_locked(tmp_path: Path) -> None:
     opening, _ = calls_of_a_run(tmp_path / "whole", sync=True)
+    gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     for failing in range(opening):
         directory = tmp_path / str(failing)

@@ -148,7 +148,7 @@ def test_a_chunk_ends_at_its_size(tmp_path: Path, files: BreakableFiles) -> None
     assert chunks_in(store(tmp_path, files, max_chunk_size=1000)) == 4
 
 
-@pytest.mark.parametrize(("sync", "least", "most"), [(True, 16, 40), (False, 0, 15)])
+@pytest.mark.parametrize(("sync", "least", "most"), [(True, 4, 40), (False, 0, 15)])
 def test_sync_means_that_each_batch_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: BreakableFiles, sync: bool, least: int, most: int
 ) -> None:

@@ -75,10 +75,10 @@ def check_full(machine: Machine, server: Server, path: Path, problem: str) -> No
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
+    """A file system of 8 MiB."""
     path = tmp_path / "disk"
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("file systems cannot be mounted here")
     yield path
@@ -93,7 +93,7 @@ def test_a_file_at_its_size_limit_ends_a_partition_whose_events_stay(
     machine: Machine, tmp_path: Path
 ) -> None:
     server = machine.serve()
-    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
     check_full(machine, server, tmp_path, "File too large")
     server.kill()
     (directory,) = tmp_path.glob("topic-*")

@@ -170,10 +170,11 @@ def read_head(files: FileLayer, directory: str, names: Sequence[str]) -> Head | 
         magic, version, opened, key, generation, owner, *base = _HEAD.unpack_from(block)
         if magic == _MAGIC and version not in (0, _VERSION):
             raise _refused(path, f"is of version {version}, but version {_VERSION} is what can be read here")
-        head = Head(key, generation, opened, Chunk(*base))
-        if _pack_head(head, owner) == block:
-            heads.append((head, owner))
-    head, owner = max(heads, key=lambda found: found[0].generation, default=(None, bytes(16)))
+        found_head = Head(key, generation, opened, Chunk(*base))
+        if _pack_head(found_head, owner) == block:
+            heads.append((found_head, owner))
+    nothing: tuple[Head | None, bytes] = (None, bytes(16))
+    head, owner = max(heads, key=lambda found: found[0].generation) if heads else nothing
     first = _header_at(content, _RECORDS_START, head.key) if head else None
     if (not head and size > _RECORDS_START) or (head and first and first.generation > head.generation):
         raise _refused(
@@ -245,7 +246,7 @@ def _check_data(files: FileLayer, directory: str, key: int, record: "_Record", b
     if _checksum(key, _pieces(files, path, before.data_end, record.data_bytes)) != record.data_checksum:
         raise _refused(
             path,
-            f"does not have the data of events {record.first_id} to {record.first_id + record.count - 1} at "
+            f"does not have the data of events {record.first_id} to {record.first_id + record.events - 1} at "
             f"byte {before.data_end} that the journal tells of",
         )
 
@@ -257,7 +258,7 @@ class _Record(NamedTuple):
     sequence: int
     chunk: int
     first_id: int
-    count: int
+    events: int
     metadata_bytes: int
     data_bytes: int
     data_checksum: int
@@ -269,7 +270,7 @@ class _Record(NamedTuple):
     def size(self) -> int:
         """Bytes of header and body."""
         content = self.metadata_bytes + (self.data_bytes if self.within else 0)
-        return _RECORD_SIZE + 2 * _SIZE_BYTES * self.count + content
+        return _RECORD_SIZE + 2 * _SIZE_BYTES * self.events + content
 
     def pack(self, key: int) -> bytes:
         """Give the bytes of the header."""
@@ -278,12 +279,12 @@ class _Record(NamedTuple):
 
     def part(self, before: Chunk, content: memoryview) -> Part:
         """Give the part that a record tells of, when its bytes are the first of `content`."""
-        data_sizes = _RECORD_SIZE + _SIZE_BYTES * self.count
-        metadata = data_sizes + _SIZE_BYTES * self.count
+        data_sizes = _RECORD_SIZE + _SIZE_BYTES * self.events
+        metadata = data_sizes + _SIZE_BYTES * self.events
         data = metadata + self.metadata_bytes
         return Part(
             before,
-            before.extended(self.count, self.metadata_bytes, self.data_bytes),
+            before.extended(self.events, self.metadata_bytes, self.data_bytes),
             np.frombuffer(content[_RECORD_SIZE:data_sizes], "<u4"),
             [content[metadata:data]],
             np.frombuffer(content[data_sizes:metadata], "<u4"),
