@@ -17,7 +17,7 @@ from client_server import Server
 from diaspora_stream.api import AdaptiveBatchSize, Exception, TopicHandle
 from mochi.margo import address, transport
 from mochi.margo.errors import ConnectionLost
-from mochi.mofka.client import producer as producer_module
+from mochi.mofka.client.lane import MAX_BATCH_BYTES
 
 Program = Callable[..., "subprocess.Popen[str]"]
 
@@ -64,11 +64,11 @@ def test_bytes_on_their_way_stay_below_the_stated_bounds(start_server: Any, batc
     event = bytes(1 << 20)
     pushed = 0
     with contextlib.suppress(Exception):
-        while pushed <= 4 * producer_module.MAX_BATCH_BYTES:
+        while pushed <= 4 * MAX_BATCH_BYTES:
             producer.push(None, event)
             pushed += len(event)
     server.go_on()
-    assert pushed <= 4 * producer_module.MAX_BATCH_BYTES
+    assert pushed <= 4 * MAX_BATCH_BYTES
     assert producer.flush().wait(20000) is True
 
 
