@@ -38,6 +38,9 @@ RUN_EVENTS = 200_000
 LATENCY_BYTES = 64 << 20
 LATENCY_EVENTS = 1000
 IDLE_SECONDS = 10.0
+SETTLING_SECONDS = 2.0
+"""Time for threads that libraries start at import to go to sleep: OpenBLAS lets its own spin for some 40 ms."""
+
 GROWTH_EVENTS = 1_000_000
 
 RATES = (
@@ -149,6 +152,7 @@ class Idle(msgspec.Struct, frozen=True):
         with server(self.transport, directory) as running:
             create_topic(running, "memory", directory)
             with Worker(idle, _load(running, 0, None, 0, 0, 0)) as client:
+                time.sleep(SETTLING_SECONDS)
                 before = usage(running.pid), client.usage()
                 time.sleep(IDLE_SECONDS)
                 after = usage(running.pid), client.usage()
