@@ -51,6 +51,7 @@ def run_program() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + textwrap.dedent(program), str(server.group_file), topic.name],
             stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )

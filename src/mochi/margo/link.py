@@ -191,7 +191,11 @@ class Link:
             if self.error is not None:
                 self._receivers.pop(call, None)
                 raise ConnectionLost(f"the connection to {self.address} is lost: {self.error}")
-            self._queue.put(buffers)
+            try:
+                self._queue.put(buffers)
+            except BaseException:  # half a frame is queued
+                self._break()
+                raise
             self._pump()
 
     def _pump(self) -> None:
@@ -203,11 +207,14 @@ class Link:
         try:
             self._queue.pump(self.peer.sendmsg)
         except BaseException as error:
-            self._queue.clear()
-            self._shut_down()
+            self._break()
             if not isinstance(error, OSError):
                 raise
         self._update_interest()
+
+    def _break(self) -> None:
+        self._queue.clear()
+        self._shut_down()
 
     def _shut_down(self) -> None:
         with suppress(OSError):
