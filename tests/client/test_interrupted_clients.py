@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from client_server import Server
 
-from diaspora_stream.api import Exception, TopicHandle
+from diaspora_stream.api import Exception, Producer, TopicHandle
 
 Run = Callable[[Server, TopicHandle, str], "subprocess.Popen[str]"]
 
@@ -95,12 +96,14 @@ def test_what_a_dropped_producer_has_pending_is_stored(topic: TopicHandle) -> No
 def test_many_producers_dropped_by_the_collector_while_others_push_lose_nothing(server: Server) -> None:
     topic = server.topic(2)
     steady = topic.producer()
+    alive: list[weakref.ref[Producer]] = []
     gc.collect()
     before = gc.get_threshold()
     gc.set_threshold(50, 2, 2)
     try:
         for number in range(100):
             dropped = topic.producer(batch_size=100)
+            alive.append(weakref.ref(dropped))
             cycle: list[Any] = [dropped]
             cycle.append(cycle)
             dropped.push(number)
@@ -109,7 +112,8 @@ def test_many_producers_dropped_by_the_collector_while_others_push_lose_nothing(
             del dropped, cycle
     finally:
         gc.set_threshold(*before)
-        gc.collect()
+    while any(producer() is not None for producer in alive):
+        gc.collect()  # does nothing while another thread collects
     steady.close()
     found = metadata_of(topic, 2100)
     assert sorted(item for item in found if item != "steady") == list(range(100))
