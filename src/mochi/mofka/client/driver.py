@@ -6,24 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diaspora_stream.driver import Driver
-from diaspora_stream.errors import ConfigError, ConnectionFailed, DiasporaError, TopicNotFound
+from diaspora_stream.errors import ConfigError, DiasporaError, TopicNotFound
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.serializer import DefaultSerializer, Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
 from mochi.bedrock.client import BedrockClient
-from mochi.flock import group_file
 from mochi.flock.errors import FlockError
-from mochi.margo.errors import AuthenticationError, MargoError
+from mochi.margo.errors import MargoError
+from mochi.mofka.client.group import Group
 from mochi.mofka.client.options import TopicOptions, check_name, parse_driver, parse_topic
 from mochi.mofka.client.registry import Registry, TopicRecord
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error
 from mochi.mofka.client.topic import MofkaTopic
-from mochi.yokan.client import DatabaseHandle
 
 log = logging.getLogger(__name__)
 
-MASTER_TAG = "mofka:master"
 PARTITION_TAG = "mofka:partition"
 
 
@@ -42,20 +40,16 @@ class MofkaDriver(Driver):
 
     def _open(self, options: Any) -> None:
         parsed = parse_driver(options)
-        try:
-            view = group_file.read(parsed.group_file)
-        except FlockError as error:
-            raise ConfigError("options.group_file", str(error)) from error
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
-        self._servers = list(dict.fromkeys(member.address for member in view.members))
-        if view.token is not None:
-            for address in self._servers:
-                self._service.client.set_token(address, view.token)
+        try:
+            self._group = Group(self._service.client, parsed.group_file)
+        except FlockError as error:
+            raise ConfigError("options.group_file", str(error)) from error
+        self._service.follow(self._group)
         self._bedrock = BedrockClient(self._service.client)
         self._thread_pool = ThreadPool(0)
-        self._master_address, self._master_id = self._find_master()
-        self._registry = Registry(DatabaseHandle(self._service.client, self._master_address, self._master_id))
+        self._group.master()
 
     def __repr__(self) -> str:
         return f"<MofkaDriver {self._group_file!r}, {self.num_servers} servers>"
@@ -73,26 +67,13 @@ class MofkaDriver(Driver):
     def start_progress_thread(self) -> None:
         """Do nothing: progress is made by those who wait, and by a thread of its own when nobody does."""
 
-    def _find_master(self) -> tuple[str, int]:
-        failures: list[str] = []
-        for address in self._servers:
-            try:
-                providers = self._bedrock.config(address)["providers"]
-            except AuthenticationError as error:
-                raise DiasporaError(f"group file {self._group_file}: {error}") from error
-            except MargoError as error:
-                failures.append(str(error))
-                continue
-            for provider in providers:
-                if provider["type"] == "yokan" and MASTER_TAG in provider["tags"]:
-                    return address, provider["provider_id"]
-        if failures:
-            raise ConnectionFailed(
-                f"group file {self._group_file}: {'; '.join(failures)}; is the service running, and the file its own?"
-            )
-        raise DiasporaError(
-            f"no server of the group in {self._group_file} has a yokan provider with the tag {MASTER_TAG!r}"
-        )
+    @property
+    def _servers(self) -> list[str]:
+        return self._group.addresses
+
+    @property
+    def _registry(self) -> Registry:
+        return self._group.registry()
 
     def _providers(self, address: str) -> list[dict[str, Any]]:
         try:
@@ -179,7 +160,8 @@ class MofkaDriver(Driver):
         }
         if kind == "default" and "io_controller" not in needs:
             needs["io_controller"] = self._default_io_controller(address)
-        needs["master_database"] = f"yokan:{self._master_id}@{self._master_address}"
+        master_address, master_id = self._group.master()
+        needs["master_database"] = f"yokan:{master_id}@{master_address}"
         spec = {
             "name": _provider_name(topic, uuid),
             "type": "mofka",

@@ -1,0 +1,161 @@
+"""The servers of a service and where its partitions are, as the group file and the master database tell.
+
+A server that is started again may have another address, and a service another token. Whoever does not find a partition
+any more asks here; the group file is read again where it has changed, and the master database is looked for anew.
+"""
+
+import logging
+import os
+import threading
+import time
+
+from diaspora_stream.errors import ConnectionFailed, DiasporaError
+from mochi.bedrock.client import BedrockClient
+from mochi.flock import group_file
+from mochi.flock.errors import FlockError
+from mochi.margo.client import Client
+from mochi.margo.errors import AuthenticationError, MargoError
+from mochi.mofka.client.registry import Registry
+from mochi.mofka.client.service import PartitionInfo
+from mochi.yokan.client import DatabaseHandle
+
+log = logging.getLogger(__name__)
+
+MASTER_TAG = "mofka:master"
+
+
+class Group:
+    """The servers of one service.
+
+    Parameters
+    ----------
+    client : Client
+        Is told the token for each server.
+    path : str
+        The group file.
+
+    Raises
+    ------
+    FlockError
+        The file cannot be read.
+
+    Notes
+    -----
+    Any thread; `reset` in a forked child.
+    """
+
+    def __init__(self, client: Client, path: str) -> None:
+        self.path = path
+        self._client = client
+        self._bedrock = BedrockClient(client)
+        self._stamp: tuple[int, ...] = ()
+        self._master: tuple[str, int] | None = None
+        self.addresses: list[str] = []
+        self.reset()
+        self._read()
+
+    def reset(self) -> None:
+        """Begin anew in a forked child, where another thread's lock stays locked."""
+        self._lock = threading.Lock()
+        self._looked_up: dict[str, tuple[float, dict[str, PartitionInfo] | None]] = {}
+
+    def _read(self) -> None:
+        """Read the file, if it is another one, or has changed."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            if self.addresses:
+                return
+            stamp: tuple[int, ...] = ()
+        else:
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if stamp and stamp == self._stamp:
+            return
+        view = group_file.read(self.path)
+        addresses = list(dict.fromkeys(member.address for member in view.members))
+        if view.token is not None:
+            for address in addresses:
+                self._client.set_token(address, view.token)
+        if addresses != self.addresses or self._stamp:
+            self._master = None
+        self.addresses, self._stamp = addresses, stamp
+
+    def refresh(self) -> None:
+        """Read the group file again if it has changed; one that is gone or half there is passed over."""
+        try:
+            self._read()
+        except FlockError as error:
+            log.info("group file %s: %s", self.path, error)
+
+    def master(self) -> tuple[str, int]:
+        """Return address and provider id of the master database.
+
+        Raises
+        ------
+        DiasporaError
+            No server has one, or those that answer have none; says of each that does not answer why.
+        """
+        self.refresh()
+        if self._master is None:
+            self._master = self._find_master()
+        return self._master
+
+    def _find_master(self) -> tuple[str, int]:
+        failures: list[str] = []
+        refusal: AuthenticationError | None = None
+        for address in self.addresses:
+            try:
+                providers = self._bedrock.config(address)["providers"]
+            except MargoError as error:
+                failures.append(str(error))
+                refusal = error if isinstance(error, AuthenticationError) else refusal
+                continue
+            for provider in providers:
+                if provider["type"] == "yokan" and MASTER_TAG in provider["tags"]:
+                    return address, provider["provider_id"]
+        if refusal is not None:
+            raise DiasporaError(f"group file {self.path}: {refusal}") from refusal
+        if failures:
+            raise ConnectionFailed(
+                f"group file {self.path}: {'; '.join(failures)}; is the service running, and the file its own?"
+            )
+        raise DiasporaError(
+            f"no server of the group in {self.path} has a yokan provider with the tag {MASTER_TAG!r}"
+        )
+
+    def registry(self) -> Registry:
+        """Return the topics in the master database."""
+        return Registry(DatabaseHandle(self._client, *self.master()))
+
+    def locate(self, topic: str, partition: PartitionInfo) -> PartitionInfo:
+        """Return where a partition is now, by its uuid; `partition` itself if nobody can tell.
+
+        Threads that ask at the same time share an answer.
+
+        Raises
+        ------
+        DiasporaError
+            The service knows the topic no more, or the topic the partition.
+        """
+        began = time.monotonic()
+        with self._lock:
+            when, found = self._looked_up.get(topic, (0.0, None))
+            if when < began:
+                found = self._look_up(topic)
+                self._looked_up[topic] = (time.monotonic(), found)
+        if found is None:
+            return partition
+        if partition.uuid not in found:
+            raise DiasporaError(f"topic {topic!r} has no {partition} any more")
+        moved = found[partition.uuid]
+        return PartitionInfo(partition.index, moved.address, moved.provider_id, partition.uuid)
+
+    def _look_up(self, topic: str) -> dict[str, PartitionInfo] | None:
+        """Return the partitions of a topic by their uuids, none if there is no such topic; None if nobody can tell."""
+        try:
+            record = self.registry().load(topic)
+        except (MargoError, DiasporaError) as error:
+            log.debug("looking for the partitions of topic %r: %s", topic, error)
+            self._master = None
+            return None
+        return {} if record is None else {partition.uuid: partition for partition in record.partitions}
