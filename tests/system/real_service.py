@@ -153,8 +153,8 @@ class Machine:
         self._processes.append(server)
         return server
 
-    def driver(self, server: Server) -> Driver:
-        driver = Driver(backend="mofka", options={"group_file": str(server.group_file)})
+    def driver(self, server: Server, **options: Any) -> Driver:
+        driver = Driver(backend="mofka", options={"group_file": str(server.group_file), **options})
         self._drivers.append(driver)
         return driver
 
