@@ -95,8 +95,11 @@ class PulledEvent(FutureEvent):
         return Completed(self.event is not None)
 
     def __del__(self) -> None:
-        if self.event is not None and not self._taken:
-            self._consumer.give_back(self.event)
+        try:
+            if self.event is not None and not self._taken:
+                self._consumer.give_back(self.event)
+        except AttributeError:  # Ctrl-C struck while it was made
+            pass
 
 
 class MofkaConsumer(Consumer):
