@@ -68,11 +68,9 @@ def serving(config: dict[str, Any], address: str | None = "na+sm") -> Iterator[S
     def work() -> None:
         try:
             server = Server(parse(config), address)
+            server.run(lambda: started.put(server))
         except Exception as error:
             started.put(error)
-        else:
-            started.put(server)
-            server.run()
 
     thread = threading.Thread(target=work)
     thread.start()
