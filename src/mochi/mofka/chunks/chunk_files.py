@@ -63,6 +63,7 @@ class ChunkFiles:
 
     def __init__(self, layer: FileLayer, directory: str, number: int) -> None:
         self.number = number
+        self._layer = layer
         with ExitStack() as opened:
             self._files: dict[str, File] = {}
             for kind in layout.KINDS:
@@ -92,8 +93,7 @@ class ChunkFiles:
 
     def sync(self, kinds: Iterable[str] = layout.KINDS) -> None:
         """Return when what was written to the files of these kinds is on disk."""
-        for kind in kinds:
-            self._files[kind].sync()
+        self._layer.sync_all([self._files[kind] for kind in kinds])
 
     def close(self) -> None:
         """Close the files; once is enough."""
