@@ -24,7 +24,7 @@ from mochi.bedrock.client import Client as BedrockApi
 from mochi.bedrock.config import parse
 from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
 from mochi.bedrock.server import Server
-from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, XstreamSpec
+from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
 from mochi.margo.errors import AddressError, ConfigError, Fault
 
@@ -66,19 +66,17 @@ def database(name: str = "db", **fields: Any) -> dict[str, Any]:
 
 @contextmanager
 def serving(
-    config: dict[str, Any], address: str | None = "na+sm", addresses: list[str] | None = None
+    config: dict[str, Any], address: str | None = "na+sm", world: World | None = None
 ) -> Iterator[Server]:
     """Run a server in a thread of its own; a deployment that fails raises here."""
     started: queue.Queue[Server | Exception] = queue.Queue()
 
     def work() -> None:
         try:
-            server = Server(parse(config), address, addresses=addresses)
+            server = Server(parse(config), address, world=world)
+            server.run(lambda: started.put(server))
         except Exception as error:
             started.put(error)
-        else:
-            started.put(server)
-            server.run()
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -503,12 +501,14 @@ def test_digits_behind_an_at_are_the_rank_of_a_process_that_was_started_together
     near = deployment(
         probe("own"), probe("a", dependencies={"peer": "probe:5@0", "peers": ["far@0", "own@1", "own@local"]})
     )
-    with serving(far, addresses[0], addresses), serving(near, addresses[1], addresses) as server:
+    world = World(1, 3, [*addresses, "<uninitialized>"])
+    with serving(far, addresses[0]), serving(near, addresses[1], world) as server:
         shown = server.config()["providers"][1]["dependencies"]
         own = f"probe:1@{addresses[1]}"
         assert shown == {"peer": f"probe:5@{addresses[0]}", "peers": [f"probe:5@{addresses[0]}", own, own]}
-        with pytest.raises(ConfigError, match=r'"far@2" names rank 2; ranks are 0 to 1'):
-            server.start_provider(probe("b", dependencies={"peer": "far@2"}))
+        for rank, problem in ((2, "whose address is not known yet"), (3, "ranks are 0 to 2")):
+            with pytest.raises(ConfigError, match=f'"far@{rank}" names rank {rank}[,;] {problem}'):
+                server.start_provider(probe("b", dependencies={"peer": f"far@{rank}"}))
 
 
 def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
@@ -522,7 +522,7 @@ def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
                             probe("first"), probe("second", dependencies={"peer": f"first@{1 - rank}"})
                         ),
                         addresses[rank],
-                        addresses,
+                        World(rank, 2, addresses),
                     )
                 )
             )

@@ -176,22 +176,19 @@ def _read_config(path: str | None, stdin: bool, decode: Callable[[bytes, str], A
 
 
 def _serve(server: Server, output_config: str | None) -> int:
-    def announce() -> None:
+    def watch_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             server.engine.loop.add_signal_handler(number, server.finalize)
-        log.info("Bedrock daemon now running at %s", server.address)
 
-    try:
+    def announce() -> None:
         if output_config is not None:
             with open(output_config, "w") as file:
                 json.dump(server.config(), file, separators=(",", ":"))
-    except BaseException:
-        server.finalize()
-        server.run()
-        raise
+        log.info("Bedrock daemon now running at %s", server.address)
+
     # On the loop, which must run already when its signal handlers are set: what comes before is lost.
-    server.engine.call_soon(announce)
-    return server.run()
+    server.engine.call_soon(watch_signals)
+    return server.run(announce)
 
 
 def _service_options(function: F) -> F:

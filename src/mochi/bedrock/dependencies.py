@@ -7,13 +7,13 @@ and a handle means a provider that was seen to exist.
 """
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from mochi.bedrock.modules import Provider
-from mochi.bedrock.spec import DependencyValue, ProviderHandle, ProviderSpec
+from mochi.bedrock.spec import DependencyValue, ProviderHandle, ProviderSpec, World
 from mochi.margo.config import unknown_field
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, MargoError
@@ -71,7 +71,7 @@ def resolve(
     engine: Engine,
     running: Mapping[str, Running],
     own_names: Collection[str | None],
-    ranks: Sequence[str],
+    world: World | None,
     look_up: Callable[[str, str], ProviderHandle],
 ) -> Dependencies:
     """Resolve all dependencies of a provider.
@@ -86,8 +86,8 @@ def resolve(
         The providers of this server so far, by name.
     own_names : collection of str
         What may stand behind ``@`` and means this server.
-    ranks : sequence of str
-        Addresses of the processes that were started together, this one among them, in the order of their ranks.
+    world : World, optional
+        The processes that were started together; None where this one is alone.
     look_up : callable
         Given ``name`` or ``type:id`` and an address, asks that server.
 
@@ -110,7 +110,7 @@ def resolve(
             raise ConfigError(path, f"expected a provider of type {kind}; found the number {value}")
         what, at, address = value.partition("@")
         if address.isdecimal():
-            address = _ranked(value, int(address), ranks, path)
+            address = _ranked(value, int(address), world, path)
         if at and address not in own_names:
             try:
                 handle = look_up(what, address)
@@ -161,13 +161,18 @@ def is_remote(value: DependencyValue) -> bool:
     return any(isinstance(item, str) and "@" in item for item in _items(value))
 
 
-def _ranked(value: str, rank: int, ranks: Sequence[str], path: str) -> str:
-    if rank < len(ranks):
-        return ranks[rank]
-    started = (
-        f"ranks are 0 to {len(ranks) - 1}" if len(ranks) > 1 else "this server was started alone, as rank 0"
-    )
-    raise ConfigError(path, f'"{value}" names rank {rank}; {started}')
+def _ranked(value: str, rank: int, world: World | None, path: str) -> str:
+    """What a rank behind ``@`` stands for: an address, or ``local``."""
+    if rank == (0 if world is None else world.rank):
+        return "local"
+    if world is None:
+        raise ConfigError(path, f'"{value}" names rank {rank}; this server was started alone, as rank 0')
+    if rank >= world.size:
+        raise ConfigError(path, f'"{value}" names rank {rank}; ranks are 0 to {world.size - 1}')
+    address = world.addresses[rank] if rank < len(world.addresses) else ""
+    if "://" not in address:
+        raise ConfigError(path, f'"{value}" names rank {rank}, whose address is not known yet')
+    return address
 
 
 def _items(value: DependencyValue) -> list[str | int]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from mochi.bedrock.errors import ModuleError
 from mochi.margo.engine import Engine
 
-__all__ = ["Module", "Provider", "Publishes", "library_of", "load"]
+__all__ = ["Deployed", "Module", "Provider", "Publishes", "Restores", "library_of", "load"]
 
 GROUP = "mochi.bedrock.modules"
 
@@ -39,7 +39,33 @@ class Publishes(Protocol):
     """A provider that has something to say to the world once its server is complete."""
 
     def ready(self, engine: Engine) -> None:
-        """Called once, when all providers of the server exist and before it serves."""
+        """Called once, when all providers of the server exist; it answers RPCs already. May block."""
+
+
+class Deployed(Protocol):
+    """A server, as a module sees it that brings providers back."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+
+    @property
+    def rank(self) -> int:
+        """Its ordinal in its service: the same one when it is started again."""
+
+    def config(self) -> dict[str, Any]:
+        """Its configuration, expanded."""
+
+    def start_provider(self, spec: Any, where: str = "provider") -> int:
+        """Start a provider from an entry such as ``providers`` holds, and return its id."""
+
+
+@runtime_checkable
+class Restores(Protocol):
+    """A module that takes back what an earlier run of the server has left."""
+
+    def restore(self, server: Deployed) -> None:
+        """Called once, after the configured providers exist and before any says so to the world. May block."""
 
 
 class Module(Protocol):

@@ -6,15 +6,17 @@ Invariants:
 - a provider that fails to start leaves no trace: no RPC, no name, no id;
 - `Server.config` describes what runs now, and deploys the same server again.
 
-Deployment happens in the constructor, before anything is served. Later changes come by RPC, one at a time,
-in the pool that the ``bedrock`` section names.
+Deployment happens in the constructor, before anything is served. `Server.run` then completes the server in a thread
+of its own, while RPCs are answered already, so that the servers of a service can ask each other: modules take back
+what an earlier run has left, and then the providers say to the world that they are there. Later changes come by RPC,
+one at a time, in the pool that the ``bedrock`` section names.
 """
 
 import difflib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
@@ -27,8 +29,8 @@ from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
 from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
-from mochi.bedrock.modules import Module, Publishes
-from mochi.bedrock.spec import ProviderHandle, ProviderSpec
+from mochi.bedrock.modules import Module, Publishes, Restores
+from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
 from mochi.margo.client import Client
 from mochi.margo.connection import Request
 from mochi.margo.engine import Engine
@@ -51,9 +53,12 @@ class Server:
         From `mochi.bedrock.config.parse`.
     address : str, optional
         Where to listen; wins over the address in `config`.
-    addresses : sequence of str, optional
-        Addresses of the processes that were started together, in the order of their ranks: what ``@<rank>`` means in
-        a dependency. None for a server that was started alone.
+    world : World, optional
+        The processes started together; none where this one is alone.
+
+    Attributes
+    ----------
+    world : World or None
 
     Raises
     ------
@@ -67,22 +72,22 @@ class Server:
     """
 
     def __init__(
-        self, config: ServerConfig, address: str | None = None, *, addresses: Sequence[str] | None = None
+        self, config: ServerConfig, address: str | None = None, *, world: World | None = None
     ) -> None:
         address = address or config.address
         if address is None:
             raise ConfigError(
                 "margo.mercury.address", "missing, and no other address is given; try na+sm or tcp"
             )
+        self.world = world
         self._settings = config
+        self._closed = False
         self._libraries: list[str] = []
         self._modules: dict[str, Module] = {}
         self._running: dict[str, Running] = {}
         self._changing = threading.RLock()
-        self._closed = False
         self._client = Client()
         self.engine = Engine(address, config.margo)
-        self._ranks = (self.address,) if addresses is None else tuple(addresses)
         self.engine.on_finalize.append(self._close)
         try:
             self._deploy()
@@ -96,6 +101,11 @@ class Server:
     def address(self) -> str:
         """The address as clients can use it."""
         return self.engine.address
+
+    @property
+    def rank(self) -> int:
+        """Ordinal of this server in its service."""
+        return 0 if self.world is None else self.world.rank
 
     def config(self) -> dict[str, Any]:
         """Return the expanded configuration: plain JSON, keys sorted at every level."""
@@ -120,14 +130,45 @@ class Server:
         # Loaded here: the parser is not for servers that are never asked.
         from mochi.bedrock.jx9.interpreter import run
 
-        return run(script, {"__config__": self.config(), **variables(None)})
+        return run(script, {"__config__": self.config(), **variables(self.world)})
 
-    def run(self) -> int:
-        """Serve until `finalize`, then close all providers, the youngest first; return the status."""
+    def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
+        """Complete the server, and serve until `finalize`; then close all providers, the youngest first.
+
+        Parameters
+        ----------
+        on_ready : callable
+            Called once the server is complete, from a thread of its own.
+
+        Returns
+        -------
+        int
+            The status.
+
+        Raises
+        ------
+        MargoError
+            The server cannot be completed; it is closed by then. Whatever `on_ready` raises has the same effect.
+        """
+        failures: list[BaseException] = []
+
+        def complete() -> None:
+            try:
+                self._complete()
+                on_ready()
+            except BaseException as error:
+                if not self._closed:
+                    failures.append(error)
+                self.finalize()
+
+        self.engine.call_soon(threading.Thread(target=complete, name="bedrock-start", daemon=True).start)
         try:
-            return self.engine.run()
+            status = self.engine.run()
         finally:
             self._close()
+        if failures:
+            raise failures[0]
+        return status
 
     def finalize(self) -> None:
         """Make `run` return. Idempotent."""
@@ -167,7 +208,7 @@ class Server:
         dependencies = self._resolve(parsed, where)
         with self._changing:
             if self._closed:
-                raise BedrockError("the server is stopping")
+                raise BedrockError(f"the server at {self.address} has ended")
             for name, provider in dependencies.providers.items():
                 if name not in self._running or self._running[name].provider is not provider:
                     raise BedrockError(f'provider "{name}" was stopped meanwhile')
@@ -249,8 +290,15 @@ class Server:
             self._module(spec, paths[spec.name])
         for spec in self._settings.providers:
             self._start(spec, self._deployed(spec, paths[spec.name]), paths[spec.name])
-        for name, running in self._running.items():
-            self._publish(running, paths[name])
+
+    def _complete(self) -> None:
+        for module in list(self._modules.values()):
+            if isinstance(module, Restores):
+                module.restore(self)
+        for index, spec in enumerate(self._settings.providers):
+            running = self._running.get(spec.name)
+            if running is not None:
+                self._publish(running, f"providers[{index}]")
 
     def _deployed(self, spec: ProviderSpec, where: str) -> Dependencies:
         """Resolve dependencies before `run`; other servers, which may wait for this one, are answered meanwhile."""
@@ -336,7 +384,7 @@ class Server:
             engine=self.engine,
             running=self._running,
             own_names=("local", self.address, self._settings.address),
-            ranks=self._ranks,
+            world=self.world,
             look_up=partial(self._look_up, deadline),
         )
 
