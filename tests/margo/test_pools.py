@@ -14,7 +14,7 @@ import pytest
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine
-from mochi.margo.errors import ConfigError, InUse
+from mochi.margo.errors import ConfigError, Fault, InUse
 from mochi.margo.pools import BOOSTED_TURNS, Pool, Pools, Strand, Work
 
 SECONDS = 20.0
@@ -181,6 +181,21 @@ def test_an_xstream_drains_its_first_pool_first(scheduler: str, loop: Loop, requ
             future.result(SECONDS)
         orders.add("".join(order))
     assert orders == ({"aabc", "aacb"} if scheduler == "randws" else {"aabc"})
+
+
+def test_a_handler_may_answer_later_and_from_another_thread(serve: Serve, client: Client) -> None:
+    def later(_: Nothing) -> Future[int]:
+        future: Future[int] = Future()
+        outcomes = [lambda: future.set_result(1), lambda: future.set_exception(Fault("late", "no"))]
+        calls.append(threading.Thread(target=outcomes[len(calls)]))
+        calls[-1].start()
+        return future
+
+    calls: list[threading.Thread] = []
+    engine = serve("na+sm", lambda engine: engine.define("later", 1, Nothing, later))
+    assert client.call(engine.address, "later", Nothing(), int, provider_id=1) == 1
+    with pytest.raises(Fault, match="no"):
+        client.call(engine.address, "later", Nothing(), int, provider_id=1)
 
 
 HANDLERS = {

@@ -32,10 +32,8 @@ from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.modules import Module, Publishes, Restores
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
 from mochi.margo.client import Client
-from mochi.margo.connection import Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault, MargoError
-from mochi.margo.rpc import pack, unpack
 
 __all__ = ["Server"]
 
@@ -331,20 +329,14 @@ class Server:
             except Jx9Error as error:
                 raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
 
-        def start(request: Request) -> None:
-            args = unpack(request.frame.message, rpc.StartProvider)
-
-            def answer() -> None:
-                try:
-                    request.reply(pack(_faulting(lambda: self.start_provider(args.spec))))
-                except Exception as error:
-                    request.fail(error)
+        def start(args: rpc.StartProvider) -> int | Future[int]:
+            def change() -> int:
+                return _faulting(lambda: self.start_provider(args.spec))
 
             dependencies = args.spec.get("dependencies")
             if isinstance(dependencies, dict) and any(map(is_remote, dependencies.values())):
-                _in_thread(answer)  # it waits for others, and this pool may be the loop's
-            else:
-                answer()
+                return _in_thread(change)  # it waits for others, and this pool may be the loop's
+            return change()
 
         def stop(args: rpc.StopProvider) -> None:
             _faulting(lambda: self.stop_provider(args.name))
@@ -361,7 +353,7 @@ class Server:
         self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
         self.engine.define(rpc.QUERY_CONFIG, own, rpc.QueryConfig, query, pool=pool)
         self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
-        self.engine.register(rpc.START_PROVIDER, own, start, pool=pool)
+        self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
         self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)
         self.engine.define(rpc.ADD_POOL, own, rpc.Add, adding(self.add_pool), pool=pool)
         self.engine.define(rpc.REMOVE_POOL, own, rpc.Remove, removing(self.remove_pool), pool=pool)

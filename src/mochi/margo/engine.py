@@ -53,6 +53,14 @@ def _no_bulk(frame: Frame) -> Sequence[memoryview]:
     return ()
 
 
+def _answer(request: Request, done: Future[Any]) -> None:
+    error = done.exception()
+    if error is not None:
+        request.fail(error)
+    else:
+        request.reply(rpc.pack(done.result()))
+
+
 class Engine:
     """Serves RPCs at an address.
 
@@ -238,11 +246,16 @@ class Engine:
         name: str,
         provider_id: int,
         args: type[A],
-        handler: Callable[[A], R],
+        handler: Callable[[A], R | Future[R]],
         *,
         pool: Pool | None = None,
     ) -> None:
         """Define an RPC by a plain function from a struct to a result; both travel as MessagePack.
+
+        Parameters
+        ----------
+        handler : callable
+            Its result may also be a future, for an answer that comes later.
 
         Raises
         ------
@@ -256,7 +269,11 @@ class Engine:
                 arguments = rpc.unpack(request.frame.message, args)
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
-            request.reply(rpc.pack(handler(arguments)))
+            result = handler(arguments)
+            if isinstance(result, Future):
+                result.add_done_callback(lambda done: _answer(request, done))
+            else:
+                request.reply(rpc.pack(result))
 
         def spawn(work: Callable[[], None]) -> None:
             if where.inline:
@@ -325,8 +342,15 @@ class Engine:
 
     def run_until(self, done: Future[Any]) -> None:
         """Serve until `done` is done or `finalize` is called, before `run` and in its thread."""
-        done.add_done_callback(lambda _: self.call_soon(self.loop.stop))
+        is_waiting = True
+
+        def stop() -> None:
+            if is_waiting:
+                self.loop.stop()
+
+        done.add_done_callback(lambda _: self.call_soon(stop))
         self.loop.run_forever()
+        is_waiting = False
 
     def _close(self) -> None:
         self._stop_listening()
