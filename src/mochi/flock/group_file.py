@@ -27,11 +27,18 @@ _SHAPE: Final = (
 )
 
 
-class Member(msgspec.Struct, frozen=True, order=True):
-    """One flock provider of a group; members order as in a group file."""
+class Member(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
+    """One flock provider of a group; members order as in a group file.
+
+    Attributes
+    ----------
+    rank : int
+        Ordinal of its server, the same whenever that is started again; -1 stands for the server's place in the file.
+    """
 
     address: Annotated[str, msgspec.Meta(min_length=1)]
     provider_id: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    rank: Annotated[int, msgspec.Meta(ge=-1)] = -1
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -48,6 +55,14 @@ class GroupView(msgspec.Struct, frozen=True):
         """The shared secret of the service, or None where it asks for none."""
         text = self.metadata.get(TOKEN_KEY)
         return None if text is None else bytes.fromhex(text)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ordinal of each server, by address."""
+        ranks: dict[str, int] = {}
+        for member in self.members:
+            ranks.setdefault(member.address, len(ranks) if member.rank < 0 else member.rank)
+        return ranks
 
     def without_token(self) -> "GroupView":
         """Return the view that may leave the process."""

@@ -18,6 +18,7 @@ from mochi.mofka.chunks.errors import (
 )
 from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
 from mochi.mofka.chunks.reader import EventRange
+from mochi.mofka.chunks.removal import remove_partition
 from mochi.mofka.chunks.store import ChunkStore
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "PartitionPoisoned",
     "PosixFiles",
     "StorageError",
+    "remove_partition",
 ]
