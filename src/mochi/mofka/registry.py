@@ -10,7 +10,8 @@ its documents and erasing its keys, all at once; then the documents go one by on
 empty. So a collection without keys is a list of what is to be removed: of marked partitions everything, of others,
 whose creation was cut short, what has no events in it.
 
-Changes that somebody is told of are on disk by then, if the database has one.
+That a topic is there, has one more partition, or is deleted, is on disk before anybody is told, if the database has
+one: each change that makes it so is followed by a sync, which takes all before it along.
 """
 
 from collections.abc import Iterable, Sequence
@@ -149,7 +150,11 @@ class Registry:
     def withdraw(self, topic: str) -> None:
         """Begin to delete a topic: it is not visible any more. Does nothing to one that is not visible anyway."""
         if self.exists(topic):
-            self.update(topic, [replace(partition, deleted=True) for partition in self.partitions(topic)])
+            marked = [
+                (number, msgspec.json.encode(replace(partition, deleted=True)))
+                for number, partition in self._documents(topic)
+            ]
+            self._database.doc_update(_key(topic, "partitions"), marked)
             self._database.erase_multi([_key(topic, part) for part in _PARTS])
             self._database.sync()
 
@@ -161,7 +166,6 @@ class Registry:
             self._database.doc_erase(collection, gone)
             if not self._database.coll_size(collection) and not self.exists(topic):
                 self._database.coll_drop(collection)
-        self._database.sync()
 
     def partitions(self, topic: str) -> list[PartitionRecord]:
         """Return the partitions of a topic, visible or not; `KeyNotFound` if there is nothing of it."""
