@@ -19,6 +19,7 @@ from mochi.mofka.chunks.errors import (
 from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
 from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
+from mochi.mofka.chunks.removal import remove_partition
 from mochi.mofka.chunks.store import ChunkStore
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "PosixFiles",
     "Remembered",
     "StorageError",
+    "remove_partition",
 ]
