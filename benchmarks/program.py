@@ -36,7 +36,7 @@ class Row(Protocol):
 R = TypeVar("R", bound=Row)
 
 
-class Options(msgspec.Struct, frozen=True):
+class Options(argparse.Namespace):
     """What the command line says."""
 
     quick: bool
@@ -47,8 +47,8 @@ class Options(msgspec.Struct, frozen=True):
     record: bool
 
 
-def parse(program: str, description: str, quick: str) -> Options:
-    """Read the command line of ``python -m benchmarks.<program>``; `quick` says what ``--quick`` does."""
+def command_line(program: str, description: str, quick: str) -> argparse.ArgumentParser:
+    """The options of ``python -m benchmarks.<program>``, to be parsed into `Options`; `quick` says what that does."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}", description=description)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument(
@@ -61,7 +61,7 @@ def parse(program: str, description: str, quick: str) -> Options:
     output = Path("build", "benchmark.json" if program == "run" else f"benchmark-{program}.json")
     parser.add_argument("--output", type=Path, default=output, help="JSON file")
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
-    return msgspec.convert(vars(parser.parse_args()), Options, dec_hook=lambda kind, value: kind(value))
+    return parser
 
 
 def matching(rows: Iterable[R], patterns: Sequence[str]) -> list[R]:

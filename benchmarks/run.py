@@ -20,7 +20,7 @@ from benchmarks import goals
 from benchmarks.events import Events, size_name
 from benchmarks.limits import Measures, measure, percentiles
 from benchmarks.processes import Server, Usage, Worker, back_memory, server, usage
-from benchmarks.program import matching, parse, publish, repeat
+from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, Spread, environment, spreads, table
 from benchmarks.workers import Load, consume, idle, produce
 from diaspora_stream.api import Driver
@@ -258,7 +258,8 @@ def markdown(report: Report) -> Iterator[str]:
 
 def main() -> int:
     """Run, print, write; the exit status is 1 if any row failed."""
-    options = parse("run", __doc__.partition("\n")[0], "the rows that the goals are about")
+    parser = command_line("run", __doc__.partition("\n")[0], "the rows that the goals are about")
+    options = parser.parse_args(namespace=Options())
     selected = matching(rows(), [*options.only, *(goals.ROWS if options.quick else ())])
     report = run(selected, options.repetitions, options.directory)
     return publish(report, markdown(report), options)

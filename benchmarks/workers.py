@@ -80,32 +80,39 @@ class Flooded(msgspec.Struct, frozen=True):
 
 
 def flood(checkpoint: Checkpoint, floods: Sequence[Flood]) -> None:
-    """Push floods one after another. Checkpoints: ready to begin, then `Flooded` after each."""
+    """Push floods one after another. Checkpoints: ready to begin, then `Flooded` after each.
+
+    Ready is a producer whose connection, and lent buffer where there is one, have been used.
+    """
     with ExitStack() as producers:
-        ready = [_warm(producers, load) for load in floods]
+        ready = []
+        for load in floods:
+            producer = producers.enter_context(
+                open_topic(load).producer("benchmark", batch_size=load.batch_size)
+            )
+            batch = Events(load.data_size).pairs[: load.batch_size]
+            for _ in range(FLOOD_WARM_UP):
+                _push(producer, batch, wait=True)
+            ready.append((producer, batch, load))
         checkpoint(None)
-        for producer, load in zip(ready, floods, strict=True):
-            pairs = Events(load.data_size).pairs[: load.batch_size]
+        for producer, batch, load in ready:
             batches = 0
             start = time.perf_counter()
             while batches < load.max_batches and time.perf_counter() - start < load.seconds:
-                _push(producer, pairs, wait=load.alone)
+                _push(producer, batch, wait=load.alone)
                 batches += 1
             _push(producer, [], wait=True)
             checkpoint(Flooded(batches, start, time.perf_counter()))
 
 
-def _warm(producers: ExitStack, load: Flood) -> Producer:
-    """A producer whose connection, and lent buffer where there is one, have been used."""
-    topic = open_topic(load)
-    producer = producers.enter_context(topic.producer("benchmark", batch_size=load.batch_size))
-    for _ in range(FLOOD_WARM_UP):
-        _push(producer, Events(load.data_size).pairs[: load.batch_size], wait=True)
-    return producer
+def together(flooded: Sequence[Flooded]) -> tuple[int, float]:
+    """Batches of all producers, and seconds from the first one's beginning to the last one's end."""
+    elapsed = max(one.end for one in flooded) - min(one.start for one in flooded)
+    return sum(one.batches for one in flooded), elapsed
 
 
-def _push(producer: Producer, pairs: Sequence[Pair], *, wait: bool) -> None:
-    for metadata, data in pairs:
+def _push(producer: Producer, batch: Sequence[Pair], *, wait: bool) -> None:
+    for metadata, data in batch:
         producer.push(metadata, data)
     if wait and not producer.flush().wait(timeout_ms=TIMEOUT_MS):
         raise BrokenRun(f"{producer.topic.name}: not flushed within {TIMEOUT_MS} ms")
