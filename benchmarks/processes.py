@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -127,14 +128,23 @@ class Server(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def server(
-    address: str, directory: Path, config: dict[str, Any] = CONFIG, *flags: str, stderr: IO[str] | None = None
+    address: str,
+    directory: Path,
+    config: dict[str, Any] = CONFIG,
+    *,
+    servers: int = 1,
+    stderr: IO[str] | None = None,
 ) -> Iterator[Server]:
-    """A `bedrock` of this environment in `directory`, ready to serve; terminated afterwards."""
+    """A `bedrock` of this environment in `directory`, ready to serve; terminated afterwards.
+
+    Several `servers` are children of one `bedrock` that supervises them, whose process id is given.
+    """
     path = directory / "config.json"
     path.write_text(json.dumps(config, indent=4))
     bedrock = Path(sys.executable).with_name("bedrock")
+    several = ["-n", str(servers)] if servers > 1 else []
     with subprocess.Popen(
-        [bedrock, *flags, address, "-c", path],
+        [bedrock, *several, address, "-c", path],
         cwd=directory,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -142,7 +152,8 @@ def server(
     ) as process:
         assert process.stdout is not None
         try:
-            if not any(READY in line for line in process.stdout):
+            ready = (line for line in process.stdout if READY in line)
+            if len(list(islice(ready, servers))) < servers:
                 raise BrokenRun(f"bedrock {address} ended with status {process.wait()} before it was ready")
             yield Server(process.pid, directory / "mofka.json")
         finally:

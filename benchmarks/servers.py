@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.events import Events
 from benchmarks.limits import Measures
-from benchmarks.processes import CONFIG, Server, Workers, server
+from benchmarks.processes import CONFIG, BrokenRun, Server, Workers, server
 from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, environment, table
 from benchmarks.workers import Flood, flood, together
@@ -61,11 +61,13 @@ class Case(msgspec.Struct, frozen=True):
     def measure(self, directory: Path) -> Measures:
         """One repetition: what all producers together had stored in a second, small events and large ones."""
         measures: Measures = {}
-        flags = () if self.servers == 1 else ("-n", str(self.servers))
-        with server(self.transport, directory, _config(self.servers), *flags) as running:
+        with server(self.transport, directory, _config(self.servers), servers=self.servers) as running:
             driver = Driver(backend="mofka", options={"group_file": str(running.group_file)})
             for topic in BATCHES:
                 driver.create_topic(topic, options={"num_partitions": self.servers})
+                addresses = {partition["address"] for partition in driver.open_topic(topic).partitions}
+                if len(addresses) != self.servers:
+                    raise BrokenRun(f"partitions are at {sorted(addresses)}, not at {self.servers} servers")
             floods = [self._flood(running, topic) for topic in BATCHES]
             with Workers(flood, [(floods,)] * self.producers) as producers:
                 for topic, (events, data_size) in BATCHES.items():
