@@ -1,9 +1,10 @@
-"""Pushes and pulls under a storm of Ctrl-C: ``storm_worker.py <group file> <topic> <seed> <strikes a second> <events>``.
+"""Pushes and pulls under a storm of Ctrl-C; the arguments are group file, topic, seed, strikes a second, events.
 
 The loops take note of what they did by statements that Ctrl-C cannot cut in two. Whatever was pushed may be there once
 more for each strike, and must otherwise be there in order; ids must be dense, in order, and each be handed out once.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -74,8 +75,9 @@ def main(group_file: str, name: str, seed: str, rate: str, count: str) -> None:
     ids = [event.event_id for event in events]
     assert ids == list(range(len(ids))), "ids are not dense, or not in order"
     numbers = [event.metadata for event in events]
-    steps = [(number, following) for number, following in zip(numbers, numbers[1:], strict=False)]
-    assert numbers[0] == 0 and numbers[-1] == total - 1 and len(numbers) <= total + strikes
+    assert (numbers[0], numbers[-1]) == (0, total - 1)
+    assert len(numbers) <= total + strikes
+    steps = itertools.pairwise(numbers)
     assert all(following - number in (0, 1) for number, following in steps), "numbers are not in order"
     print("strikes", strikes, flush=True)
     sys.stderr.flush()

@@ -15,13 +15,12 @@ from mochi.flock import group_file
 from mochi.flock.errors import FlockError
 from mochi.margo.client import Client
 from mochi.margo.errors import AuthenticationError, MargoError
-from mochi.mofka.client.registry import Registry
 from mochi.mofka.client.service import PartitionInfo
+from mochi.mofka.hosting import MASTER_TAG, master_among
+from mochi.mofka.registry import PartitionRecord, Registry
 from mochi.yokan.client import DatabaseHandle
 
 log = logging.getLogger(__name__)
-
-MASTER_TAG = "mofka:master"
 
 
 class Group:
@@ -33,6 +32,11 @@ class Group:
         Is told the token for each server.
     path : str
         The group file.
+
+    Attributes
+    ----------
+    ranks : dict
+        The ordinal of each server, by its address.
 
     Raises
     ------
@@ -50,35 +54,30 @@ class Group:
         self._bedrock = BedrockClient(client)
         self._stamp: tuple[int, ...] = ()
         self._master: tuple[str, int] | None = None
-        self.addresses: list[str] = []
+        self.ranks: dict[str, int] = {}
         self.reset()
         self._read()
 
     def reset(self) -> None:
         """Begin anew in a forked child, where another thread's lock stays locked."""
         self._lock = threading.Lock()
-        self._looked_up: dict[str, tuple[float, dict[str, PartitionInfo] | None]] = {}
+        self._looked_up: dict[str, tuple[float, dict[str, PartitionRecord] | None]] = {}
 
     def _read(self) -> None:
         """Read the file, if it is another one, or has changed."""
         try:
             status = os.stat(self.path)
+            stamp: tuple[int, ...] = (status.st_ino, status.st_mtime_ns, status.st_size)
         except OSError:
-            if self.addresses:
-                return
-            stamp: tuple[int, ...] = ()
-        else:
-            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if stamp and stamp == self._stamp:
+            stamp = ()
+        if self.ranks and stamp in ((), self._stamp):
             return
         view = group_file.read(self.path)
-        addresses = list(dict.fromkeys(member.address for member in view.members))
         if view.token is not None:
-            for address in addresses:
+            for address in view.ranks:
                 self._client.set_token(address, view.token)
-        if addresses != self.addresses or self._stamp:
-            self._master = None
-        self.addresses, self._stamp = addresses, stamp
+        self._master = None
+        self.ranks, self._stamp = view.ranks, stamp
 
     def refresh(self) -> None:
         """Read the group file again if it has changed; one that is gone or half there is passed over."""
@@ -103,16 +102,15 @@ class Group:
     def _find_master(self) -> tuple[str, int]:
         failures: list[str] = []
         refusal: AuthenticationError | None = None
-        for address in self.addresses:
+        for address in self.ranks:
             try:
-                providers = self._bedrock.config(address)["providers"]
+                master = master_among(self._bedrock.config(address)["providers"])
             except MargoError as error:
                 failures.append(str(error))
                 refusal = error if isinstance(error, AuthenticationError) else refusal
                 continue
-            for provider in providers:
-                if provider["type"] == "yokan" and MASTER_TAG in provider["tags"]:
-                    return address, provider["provider_id"]
+            if master is not None:
+                return address, master["provider_id"]
         if refusal is not None:
             raise DiasporaError(f"group file {self.path}: {refusal}") from refusal
         if failures:
@@ -150,7 +148,7 @@ class Group:
         moved = found[partition.uuid]
         return PartitionInfo(partition.index, moved.address, moved.provider_id, partition.uuid)
 
-    def _look_up(self, topic: str) -> dict[str, PartitionInfo] | None:
+    def _look_up(self, topic: str) -> dict[str, PartitionRecord] | None:
         """Return the partitions of a topic by their uuids, none if there is no such topic; None if nobody can tell."""
         try:
             record = self.registry().load(topic)
