@@ -52,6 +52,7 @@ def main(group_file: str, name: str, seed: str, rate: str, count: str) -> None:
         while len(events) < total:
             events.extend((consumer.pull().wait(15000),))
 
+    signal.signal(signal.SIGINT, strike)
     storm = os.fork()
     if not storm:
         parent = os.getppid()
@@ -60,7 +61,6 @@ def main(group_file: str, name: str, seed: str, rate: str, count: str) -> None:
             os.kill(parent, signal.SIGINT)
         os._exit(0)
     done = False
-    signal.signal(signal.SIGINT, strike)
     while not done:
         with suppress(KeyboardInterrupt):
             run()

@@ -7,6 +7,7 @@ A command that fails says why in one line on standard error for each thing that 
 import importlib
 import json
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -141,6 +142,7 @@ def bedrock(
     if jx9_context is not None and not jx9:
         _fail("--jx9-context needs --jx9")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _allow_open_files()
     try:
         context = _context(jx9_context or "")
         decode = from_toml if toml else partial(from_jx9, context=context) if jx9 else from_json
@@ -153,6 +155,15 @@ def bedrock(
     except MargoError as error:
         _fail(error)
     sys.exit(status)
+
+
+def _allow_open_files() -> None:
+    """Have as many connections and files as the system allows this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warning("no more than %d files and connections can be open at a time: %s", soft, error)
 
 
 def _context(text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Events that are pending when the interpreter exits are flushed, for `EXIT_FLUSH`
 of those that could not be. In a forked child, producers and consumers begin anew.
 """
 
+import _thread
 import atexit
 import os
 import sys
@@ -175,8 +176,7 @@ class Service:
         self.client = Client(timeout=timeout)
         self.timeout = timeout
         self.is_closed = False
-        self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._dispatcher: threading.Thread | None = None
+        self._begin()
         self._directory: Directory | None = None
         self._whereabouts: dict[str, PartitionInfo] = {}
         self._exiting = False
@@ -184,6 +184,11 @@ class Service:
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
         self._resettable: weakref.WeakSet[Resettable] = weakref.WeakSet()
         _services.add(self)
+
+    def _begin(self) -> None:
+        self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._is_dispatching = False
+        weakref.finalize(self, self.jobs.put, None).atexit = False
 
     def follow(self, directory: Directory) -> None:
         """Ask `directory` for partitions that are not where they were."""
@@ -235,8 +240,7 @@ class Service:
 
     def after_fork_in_child(self) -> None:
         """Have every lane and consumer begin anew."""
-        self.jobs = SimpleQueue()
-        self._dispatcher = None
+        self._begin()
         if self._directory is not None:
             self._directory.reset()
         for member in list(self._resettable):
@@ -252,13 +256,9 @@ class Service:
 
     def dispatch(self) -> None:
         """See to it that jobs are begun; whoever waits for what a job does calls this."""
-        if self._dispatcher is None and not self._exiting:
-            thread = threading.Thread(
-                target=_dispatch, args=(self.jobs,), name="mofka-dispatcher", daemon=True
-            )
-            thread.start()
-            self._dispatcher = thread
-            weakref.finalize(self, self.jobs.put, None).atexit = False
+        if not self._is_dispatching and not self._exiting:
+            self._is_dispatching = True
+            _thread.start_new_thread(_dispatch, (self.jobs,))  # `Thread.start` is not proof against Ctrl-C
 
     def end(self) -> None:
         """Start nothing more: the interpreter exits."""
