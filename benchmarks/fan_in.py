@@ -1,4 +1,4 @@
-"""Fan-in: many producers in processes of their own, several servers, memory partitions: ``python -m benchmarks.fan_in``.
+"""Fan-in of many producers, each in a process of its own, to memory partitions: ``python -m benchmarks.fan_in``.
 
 Prints a table in Markdown. A row counts from the moment at which all producers are connected until the last one has
 flushed; its memory is the largest that a server held at that time, beside the events it stores.
@@ -64,14 +64,14 @@ def servers(count: int, address: str, directory: Path) -> Iterator[tuple[Path, l
 
 def produce(group_file: Path, events: int, ready: int, go: int) -> None:
     """Connect, say so, wait, and push."""
-    with Driver(backend="mofka", options={"group_file": str(group_file)}) as driver:
-        with driver.open_topic("topic").producer() as producer:
+    driver = Driver(backend="mofka", options={"group_file": str(group_file)})
+    with driver, driver.open_topic("topic").producer() as producer:
+        producer.push(METADATA, DATA)
+        producer.flush().wait()
+        os.write(ready, b".")
+        os.read(go, 1)
+        for _ in range(events):
             producer.push(METADATA, DATA)
-            producer.flush().wait()
-            os.write(ready, b".")
-            os.read(go, 1)
-            for _ in range(events):
-                producer.push(METADATA, DATA)
 
 
 def measure(count: int, producers: int, events: int, address: str) -> dict[str, Any]:
@@ -113,6 +113,7 @@ def measure(count: int, producers: int, events: int, address: str) -> dict[str, 
         for descriptor in (ready, has_connected, go, start):
             os.close(descriptor)
         share = producers * events * STORED / count
+        beside = max(most - first - share for most, first in zip(largest, before, strict=True))
         return {
             "address": address,
             "servers": count,
@@ -120,7 +121,7 @@ def measure(count: int, producers: int, events: int, address: str) -> dict[str, 
             "failed": failed,
             "events/s": f"{producers * events / seconds:,.0f}",
             "MiB a server at first": f"{max(before) / 2**20:.0f}",
-            "MiB beside its events at most": f"{max(m - b - share for m, b in zip(largest, before, strict=True)) / 2**20:.0f}",
+            "MiB beside its events at most": f"{beside / 2**20:.0f}",
         }
 
 
