@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,21 @@ class Server(msgspec.Struct, frozen=True):
     group_file: Path
 
 
+BEDROCK = (Path(sys.executable).with_name("bedrock"),)
+
+
 @contextlib.contextmanager
-def server(address: str, directory: Path) -> Iterator[Server]:
+def server(
+    address: str,
+    directory: Path,
+    config: dict[str, Any] = CONFIG,
+    command: Sequence[str | Path] = BEDROCK,
+) -> Iterator[Server]:
     """A `bedrock` of this environment in `directory`, ready to serve; terminated afterwards."""
-    config = directory / "config.json"
-    config.write_text(json.dumps(CONFIG, indent=4))
-    bedrock = Path(sys.executable).with_name("bedrock")
+    path = directory / "config.json"
+    path.write_text(json.dumps(config, indent=4))
     with subprocess.Popen(
-        [bedrock, address, "-c", config], cwd=directory, stdout=subprocess.PIPE, text=True
+        [*command, address, "-c", path], cwd=directory, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:

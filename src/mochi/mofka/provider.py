@@ -24,6 +24,7 @@ from mochi.margo.pools import Pool
 from mochi.margo.wire import Buffer, Frame, Segment
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.errors import InvalidBatch
+from mochi.mofka.chunks.ledger import Origin
 from mochi.mofka.partition.contract import Partition, Slice
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
@@ -163,8 +164,7 @@ class PartitionProvider:
         self._remove_stored = remove
         self._where = Where(UUID(uuid).bytes, partition.epoch)
         self._lock = threading.RLock()
-        self._sequencer = Sequencer()
-        self._cursors: dict[str, int] = {}
+        self._sequencer = Sequencer(partition.remembered())
         self._feeds: dict[tuple[Connection, int], _Feed] = {}
         self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
         self._leases = itertools.count(1)
@@ -313,7 +313,9 @@ class PartitionProvider:
         assert metadata is not None
         metadata_sizes, data_sizes = split_sizes(sizes, message.count)
         try:
-            batch = Batch(metadata_sizes, [metadata], data_sizes, [self._data_of(request)])
+            data = self._data_of(request)
+            origin = Origin(message.producer, message.sequence)
+            batch = Batch(metadata_sizes, [metadata], data_sizes, [data], origin)
         except InvalidBatch as error:
             raise Fault("bad_request", str(error)) from error
 
@@ -347,7 +349,7 @@ class PartitionProvider:
 
     def _subscribe(self, request: Request, asked: Subscribe) -> None:
         self._check(asked.where)
-        first = self._cursors.get(asked.consumer, 0) if asked.start is None else asked.start
+        first = self._partition.cursor(asked.consumer) if asked.start is None else asked.start
         if first > self._partition.count:
             raise Fault("out_of_range", f"event {first} is beyond the {self._partition.count} there are")
         key = (request.connection, asked.stream)
@@ -438,9 +440,14 @@ class PartitionProvider:
                 "out_of_range",
                 f"event {asked.event_id} cannot be acknowledged, the partition has {self._partition.count}",
             )
-        if asked.event_id >= self._cursors.get(asked.consumer, 0):
-            self._cursors[asked.consumer] = asked.event_id + 1
-        request.reply(rpc.pack(Done()))
+
+        def done(error: BaseException | None) -> None:
+            if error is None:
+                request.reply(rpc.pack(Done()))
+            else:
+                request.fail(error)
+
+        self._partition.acknowledge(asked.consumer, asked.event_id + 1, done)
 
     def _remove(self, request: Request, asked: Remove) -> None:
         self._check(asked.where)
