@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
+from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.partition.contract import EventPieces, Slice
 
 
@@ -28,6 +29,18 @@ class UnopenedPartition:
     def __init__(self, config: dict[str, Any], error: Fault) -> None:
         self.config = config
         self.error = error
+
+    def remembered(self) -> Sequence[Remembered]:
+        """Tell of no producer."""
+        return ()
+
+    def cursor(self, consumer: str) -> NoReturn:
+        """Raise why."""
+        raise self.error
+
+    def acknowledge(self, consumer: str, next_id: int, done: Callable[[BaseException | None], None]) -> None:
+        """Say why."""
+        done(self.error)
 
     def receive(self, sizes: int, metadata: int, data: int) -> NoReturn:
         """Raise why."""
