@@ -1,6 +1,6 @@
 """What stands for a partition that could not be opened when its server started: it is shown, and says why."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from mochi.margo.errors import Fault
@@ -30,13 +30,13 @@ class UnopenedPartition:
         self.config = config
         self.error = error
 
-    def remembered(self) -> Sequence[Remembered]:
-        """Tell of no producer."""
+    def remembered(self) -> Iterable[Remembered]:
+        """Know no producers."""
         return ()
 
-    def cursor(self, consumer: str) -> NoReturn:
-        """Raise why."""
-        raise self.error
+    def cursor(self, consumer: str) -> int:
+        """Have no cursors."""
+        return 0
 
     def acknowledge(self, consumer: str, next_id: int, done: Callable[[BaseException | None], None]) -> None:
         """Say why."""
