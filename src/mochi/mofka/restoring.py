@@ -110,18 +110,22 @@ class Restoration:
     def _restore(self, database: Database, master: str) -> None:
         registry = Registry(database)
         is_master_here = not isinstance(database, DatabaseHandle)
+        served, topics = 0, 0
         for topic in registry.names():
             try:
-                self._take_back(registry, topic, master)
+                count = self._take_back(registry, topic, master)
+                served, topics = served + count, topics + bool(count)
             except KeyNotFound:
                 log.info("topic %r was deleted meanwhile", topic)
             except msgspec.MsgspecError as error:
                 log.error("topic %r: its record cannot be read: %s", topic, error)
+        if served:
+            log.info("serves %d partitions of %d topics again", served, topics)
         for topic in registry.leftovers():
             with suppress(KeyNotFound):
                 self._finish(registry, topic, is_master_here)
 
-    def _take_back(self, registry: Registry, topic: str, master: str) -> None:
+    def _take_back(self, registry: Registry, topic: str, master: str) -> int:
         served: list[PartitionRecord] = []
         for partition in registry.partitions(topic):
             if (topic, partition.uuid) in self._running:
@@ -134,7 +138,7 @@ class Restoration:
                 served.append(replace(partition, address=self._server.address, provider_id=provider_id))
         if served:
             registry.update(topic, served)
-            log.info("topic %r: serves %d of its partitions again", topic, len(served))
+        return len(served)
 
     def _start(self, topic: str, partition: PartitionRecord, master: str) -> int | None:
         """Start a partition, or else what stands for it; return its provider id."""
