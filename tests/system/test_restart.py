@@ -81,7 +81,9 @@ def push_until_refused(topic: TopicHandle, refusals: list[DiasporaError]) -> Non
     producer = topic.producer(batch_size=10)
     try:
         while True:
-            producer.push({"n": 0}, b"0" * 100, partition=1)
+            for _ in range(100):
+                producer.push({"n": 0}, b"0" * 100, partition=1)
+            producer.flush().wait(10000)
     except DiasporaError as error:
         refusals.append(error)
 
