@@ -62,7 +62,7 @@ def measure(margo: dict[str, Any], slower_ms: int | None, directory: Path) -> Me
     if "argobots" in margo:
         config = config | {"providers": [_with_io_pool(entry) for entry in CONFIG["providers"]]}
     slow = (sys.executable, Path(__file__).with_name("slow_disk.py"), str(slower_ms))
-    with server("na+sm", directory, config, slow if slower_ms else BEDROCK) as running:
+    with server("na+sm", directory, config, command=slow if slower_ms else BEDROCK) as running:
         driver = Driver(backend="mofka", options={"group_file": str(running.group_file)})
         disk = {"type": "default", "partition": {"path": str(directory / "partitions")}}
         driver.create_topic("disk", options={"num_partitions": 1, "config": disk})

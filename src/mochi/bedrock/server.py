@@ -29,7 +29,7 @@ from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
 from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
-from mochi.bedrock.modules import Module, Publishes, Restores
+from mochi.bedrock.modules import Module, Provider, Publishes, Restores
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
@@ -104,6 +104,16 @@ class Server:
     def rank(self) -> int:
         """Ordinal of this server in its service."""
         return 0 if self.world is None else self.world.rank
+
+    @property
+    def dependency_resolution_timeout(self) -> float:
+        """Seconds to wait for a provider of another server."""
+        return self._settings.dependency_resolution_timeout
+
+    def provider(self, name: str) -> Provider:
+        """Return the provider of this name; `BedrockError` if there is none."""
+        with self._changing:
+            return self._named(name).provider
 
     def config(self) -> dict[str, Any]:
         """Return the expanded configuration: plain JSON, keys sorted at every level."""
@@ -232,9 +242,7 @@ class Server:
             There is none, or another provider depends on it.
         """
         with self._changing:
-            running = self._running.get(name)
-            if running is None:
-                raise BedrockError(f'no provider is named "{name}"{nearest(name, self._running)}')
+            running = self._named(name)
             users = [user for user, other in self._running.items() if name in other.dependencies.providers]
             if users:
                 raise BedrockError(f'provider "{name}" is needed by {", ".join(users)}')
@@ -278,6 +286,12 @@ class Server:
         if running is None:
             return None
         return ProviderHandle(self.address, running.spec.provider_id, running.spec.type)
+
+    def _named(self, name: str) -> Running:
+        running = self._running.get(name)
+        if running is None:
+            raise BedrockError(f'no provider is named "{name}"{nearest(name, self._running)}')
+        return running
 
     def _deploy(self) -> None:
         self._define()
