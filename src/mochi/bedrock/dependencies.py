@@ -165,7 +165,7 @@ def _ranked(value: str, rank: int, world: World | None, path: str) -> str:
     """What a rank behind ``@`` stands for: an address, or ``local``."""
     if rank == (0 if world is None else world.rank):
         return "local"
-    if world is None:
+    if world is None or world.size == 1:
         raise ConfigError(path, f'"{value}" names rank {rank}; this server was started alone, as rank 0')
     if rank >= world.size:
         raise ConfigError(path, f'"{value}" names rank {rank}; ranks are 0 to {world.size - 1}')
