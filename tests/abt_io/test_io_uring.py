@@ -84,6 +84,19 @@ def test_what_is_written_is_at_its_offset_and_nothing_beyond(
     file.close()
 
 
+def test_what_is_in_the_page_cache_and_what_is_not_are_read_alike(
+    files: Files, beside: Callable[[Callable[[], Any]], Any], tmp_path: Path
+) -> None:
+    expected = os.urandom(1 << 20)
+    file = files.open(str(tmp_path / "a"), writable=True)
+    beside(lambda: file.write([expected], 0))
+    assert beside(lambda: content(file, len(expected))) == expected
+    beside(file.sync)
+    os.posix_fadvise(file.fd, 0, len(expected) // 2, os.POSIX_FADV_DONTNEED)
+    assert beside(lambda: content(file, len(expected) - 5, 5)) == expected[5:]
+    file.close()
+
+
 def test_more_buffers_than_one_request_takes_are_all_written(
     files: Files, beside: Callable[[Callable[[], Any]], Any], tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import liburing
 
 Prepare = Callable[[Any], None]
-"""Fills a submission queue entry."""
+"""Fills a submission queue entry, and holds all memory that the request needs."""
 
 Outcome = int | OSError
 
