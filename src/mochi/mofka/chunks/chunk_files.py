@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.files import Buffer, File, FileLayer
+from mochi.mofka.chunks.ledger import NO_NOTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,8 @@ class Part:
         Bytes of each event.
     metadata, data : sequence of buffers
         The content, back to back; `data` is empty where it is in its place already.
+    notes : bytes
+        What the part adds to the ledger.
     """
 
     before: Chunk
@@ -37,6 +40,7 @@ class Part:
     metadata: Sequence[Buffer]
     data_sizes: NDArray[np.unsignedinteger]
     data: Sequence[Buffer]
+    notes: bytes = NO_NOTES
 
     @property
     def count(self) -> int:

@@ -101,6 +101,25 @@ class PosixFiles:
         for file in files:
             file.sync()
 
+    def is_directory(self, path: str) -> bool:
+        with _reporting("examine", path):
+            return os.path.isdir(path)
+
+    def rename(self, path: str, target: str) -> None:
+        with _reporting("rename", path):
+            os.rename(path, target)
+
+    def remove(self, path: str) -> None:
+        with _reporting("remove", path):
+            os.unlink(path)
+
+    def remove_directory(self, path: str) -> None:
+        with _reporting("remove", path):
+            if os.path.islink(path):
+                os.unlink(path)
+            else:
+                os.rmdir(path)
+
     def open(self, path: str, *, writable: bool) -> File:
         with _reporting("open", path):
             return PosixFile(os.open(path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, 0o644), path)
