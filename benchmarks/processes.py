@@ -126,25 +126,28 @@ class Server(msgspec.Struct, frozen=True):
     group_file: Path
 
 
+BEDROCK = (Path(sys.executable).with_name("bedrock"),)
+
+
 @contextlib.contextmanager
 def server(
     address: str,
     directory: Path,
     config: dict[str, Any] = CONFIG,
     *,
+    command: Sequence[str | Path] = BEDROCK,
     servers: int = 1,
     stderr: IO[str] | None = None,
 ) -> Iterator[Server]:
-    """A `bedrock` of this environment in `directory`, ready to serve; terminated afterwards.
+    """A `bedrock`, by `command`, in `directory`, ready to serve; terminated afterwards.
 
     Several `servers` are children of one `bedrock` that supervises them, whose process id is given.
     """
     path = directory / "config.json"
     path.write_text(json.dumps(config, indent=4))
-    bedrock = Path(sys.executable).with_name("bedrock")
     several = ["-n", str(servers)] if servers > 1 else []
     with subprocess.Popen(
-        [bedrock, *several, address, "-c", path],
+        [*command, *several, address, "-c", path],
         cwd=directory,
         stdout=subprocess.PIPE,
         stderr=stderr,

@@ -10,14 +10,13 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.client import BedrockClient, ask_all
 from mochi.bedrock.config import ServerConfig, parse
 from mochi.bedrock.server import Server
 from mochi.bedrock.sources import from_json, from_jx9, from_toml
@@ -222,15 +221,12 @@ def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file
 
 
 def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[str, R], bool]:
-    """Ask all servers at the same time; return the answers, and whether all answered."""
-    answers: dict[str, R] = {}
-    with ThreadPoolExecutor(max_workers=32) as threads:
-        pending = {address: threads.submit(question, address) for address in addresses}
-    for address, future in pending.items():
-        try:
-            answers[address] = future.result()
-        except MargoError as error:
-            _complain(f"{address}: {error}")
+    """Ask all servers, and complain of those that do not answer; return the answers, and whether all did."""
+    outcomes = ask_all(addresses, question)
+    for address, outcome in outcomes.items():
+        if isinstance(outcome, MargoError):
+            _complain(f"{address}: {outcome}")
+    answers = {a: outcome for a, outcome in outcomes.items() if not isinstance(outcome, MargoError)}
     return answers, len(answers) == len(addresses)
 
 

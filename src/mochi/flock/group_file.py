@@ -1,12 +1,14 @@
 """The group file: who the members of a service are, and the token that proves a caller may talk to them.
 
 The file is the original's: one line of JSON without a newline, members sorted by address and then provider
-id, metadata sorted by key. Three rules are ours:
+id, metadata sorted by key. Four rules are ours:
 
 1. It holds the token of the service (metadata key ``__token__``, hexadecimal), so it has mode 0600 from its
    first byte on: who may read the file may use the service.
 2. It appears whole or not at all, and outlives a crash of the machine once `write` has returned.
 3. A view that travels over the network has no token in it.
+4. A member may have a key that the original passes over: ``rank``, its ordinal, which it keeps when it is started
+   again at another address.
 
 `parse` and `serialize` are pure; `read` and `write` add the file around them.
 """
@@ -27,11 +29,12 @@ _SHAPE: Final = (
 )
 
 
-class Member(msgspec.Struct, frozen=True, order=True):
-    """One flock provider of a group; members order as in a group file."""
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One flock provider of a group."""
 
     address: Annotated[str, msgspec.Meta(min_length=1)]
     provider_id: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -49,6 +52,14 @@ class GroupView(msgspec.Struct, frozen=True):
         text = self.metadata.get(TOKEN_KEY)
         return None if text is None else bytes.fromhex(text)
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ordinal of each server, by address: where none is recorded, its place in the file."""
+        ranks: dict[str, int] = {}
+        for member in self.members:
+            ranks.setdefault(member.address, len(ranks) if member.rank is None else member.rank)
+        return ranks
+
     def without_token(self) -> "GroupView":
         """Return the view that may leave the process."""
         return GroupView(self.members, {key: text for key, text in self.metadata.items() if key != TOKEN_KEY})
@@ -56,7 +67,8 @@ class GroupView(msgspec.Struct, frozen=True):
 
 def serialize(view: GroupView) -> bytes:
     """Encode a view as the content of a group file."""
-    return msgspec.json.encode(GroupView(tuple(sorted(view.members)), view.metadata), order="sorted")
+    members = sorted(view.members, key=lambda member: (member.address, member.provider_id))
+    return msgspec.json.encode(GroupView(tuple(members), view.metadata), order="sorted")
 
 
 def parse(content: bytes, path: str = "<group view>") -> GroupView:

@@ -58,6 +58,11 @@ class FlockProvider:
         )
 
     @property
+    def view(self) -> GroupView:
+        """The current view of the group, with its token."""
+        return self._view
+
+    @property
     def config(self) -> dict[str, Any]:
         """Expanded configuration."""
         return self._config.expand()
