@@ -384,7 +384,8 @@ def test_a_script_is_run_over_the_expanded_configuration(margo: dict[str, Any], 
         address = server.address
         assert bedrock.query(address, "return $__config__;") == server.config()
         assert bedrock.query(address, "return $__config__.providers[0].tags[0];") == "x"
-        assert bedrock.query(address, "return $MPI_COMM_WORLD;") is None
+        world = {"rank": 0, "size": 1, "addresses": [address]}
+        assert bedrock.query(address, "return $MPI_COMM_WORLD;") == world
         bedrock.query(address, "$__config__.providers = []; return $__config__;")
         assert names(bedrock.config(address)) == ["a"]
 

@@ -1,13 +1,17 @@
 """The plain data that bedrock, its modules and its clients hand to each other."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["AUTOMATIC", "DependencyValue", "ProviderHandle", "ProviderId", "ProviderSpec", "World"]
+__all__ = ["AUTOMATIC", "UNKNOWN", "DependencyValue", "ProviderHandle", "ProviderId", "ProviderSpec", "World"]
 
 AUTOMATIC = 65535
 """Provider id that stands for the lowest free one; no provider ever bears it."""
+
+UNKNOWN = "<uninitialized>"
+"""Address of a process of which it is not known."""
 
 ProviderId = Annotated[int, Meta(ge=0, le=AUTOMATIC)]
 DependencyValue = str | int | list[str | int]
@@ -43,4 +47,15 @@ class World(Struct, frozen=True):
     rank: int
     size: int
     addresses: list[str]
-    """One for each process, in the order of their ranks."""
+    """One for each process, in the order of their ranks; `UNKNOWN` before they are."""
+
+    @classmethod
+    def unknown(cls, rank: int, size: int) -> "World":
+        """Return what is known before anybody listens."""
+        return cls(rank, size, [UNKNOWN] * size)
+
+    def having(self, addresses: Mapping[int, str]) -> "World":
+        """Return the same with these addresses, by rank."""
+        size = max([self.size, *(rank + 1 for rank in addresses)])
+        known = dict(enumerate(self.addresses)) | dict(addresses)
+        return World(self.rank, size, [known.get(rank, UNKNOWN) for rank in range(size)])
