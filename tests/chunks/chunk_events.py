@@ -5,20 +5,21 @@ from pathlib import Path
 
 import numpy as np
 
-from mochi.mofka.chunks import Batch, ChunkStore
+from mochi.mofka.chunks import Batch, ChunkStore, Origin
 
 Event = tuple[bytes, bytes]
 
 PARTITIONS = Path(__file__).parents[1] / "data" / "partitions"
 
 
-def batch_of(events: Sequence[Event]) -> Batch:
+def batch_of(events: Sequence[Event], origin: Origin | None = None) -> Batch:
     """Make a batch of (metadata, data) pairs."""
     return Batch(
         np.array([len(metadata) for metadata, _ in events], np.uint32),
         [metadata for metadata, _ in events],
         np.array([len(data) for _, data in events], np.uint64),
         [memoryview(data) for _, data in events],
+        origin,
     )
 
 

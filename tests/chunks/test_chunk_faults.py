@@ -203,8 +203,8 @@ def test_a_commit_is_synced_in_the_journal_and_nowhere_else(tmp_path: Path) -> N
 def test_without_sync_nothing_is_synced_before_the_chunk_is_full(tmp_path: Path) -> None:
     files = RecordingFiles()
     with ChunkStore.open(tmp_path, ChunkConfig(sync=False, max_events_per_chunk=6), files) as store:
-        before = len(files.calls)
         store.append([batch_of(numbered(0, 3))])
+        before = len(files.calls)
         store.append([batch_of(numbered(3, 3))])
         assert {operation for operation, _ in files.calls[before:]} == {"write"}
         store.append([batch_of(numbered(6, 1))])

@@ -159,13 +159,18 @@ def test_a_killed_process_leaves_all_it_acknowledged(tmp_path: Path) -> None:
     assert chunk_files(copy) == expected
 
 
-def test_without_sync_there_is_no_journal_but_one_that_is_there_counts(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "q", ChunkConfig(sync=False)) as store:
+def test_without_sync_the_chunk_files_decide_but_a_full_journal_that_is_there_counts(tmp_path: Path) -> None:
+    without = ChunkConfig(sync=False)
+    with ChunkStore.open(tmp_path / "q", without) as store:
         store.append([batch_of(numbered(0, 2))])
-    assert not (tmp_path / "q" / "mofka.journal").exists()
+        store.append([batch_of(numbered(2, 2))])
+        shutil.copytree(tmp_path / "q", tmp_path / "copy of q")
+    os.truncate(tmp_path / "copy of q" / "chunk-000000.idx", 3 * 48)
+    with ChunkStore.open(tmp_path / "copy of q") as store:
+        assert events_of(store) == numbered(0, 2)
     copy = crashed(tmp_path / "p", tmp_path / "copy")
     os.truncate(copy / "chunk-000001.idx", 0)
-    with ChunkStore.open(copy, ChunkConfig(sync=False)) as store:
+    with ChunkStore.open(copy, without) as store:
         assert events_of(store) == numbered(0, 8)
         store.append([batch_of(numbered(8, 2))])
         shutil.copytree(copy, tmp_path / "again")
@@ -195,7 +200,7 @@ def test_a_damaged_record_before_good_ones_is_reported(tmp_path: Path, content: 
 def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
     copy = crashed(tmp_path / "p", tmp_path / "copy")
     overwrite(copy / "mofka.journal", BLOCK + 8, b"\x09")
-    refuses(copy, "mofka.journal is of version 9, but version 1 is what can be read here")
+    refuses(copy, "mofka.journal is of version 9, but version 2 is what can be read here")
 
 
 def test_a_journal_that_lost_its_heads_is_refused(tmp_path: Path) -> None:
@@ -212,7 +217,7 @@ def test_a_journal_that_lost_its_last_head_is_refused(tmp_path: Path) -> None:
     with ChunkStore.open(tmp_path / "p") as store:
         store.append([batch_of(numbered(1, 1))])
         shutil.copytree(tmp_path / "p", copy)
-    overwrite(copy / "mofka.journal", BLOCK + 40, b"rot")
+    overwrite(copy / "mofka.journal", 40, b"rot")
     refuses(copy, "mofka.journal has lost its head")
 
 

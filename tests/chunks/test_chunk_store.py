@@ -331,8 +331,8 @@ def test_open_descriptors_stay_within_the_capacity_however_many_chunks(tmp_path:
     with ChunkStore.open(tmp_path, config) as store:
         store.append([batch_of([event]) for event in numbered(0, 30)])
         assert events_of(store) == numbered(0, 30)
-        files, lock = 4, 1
-        assert descriptors() == before + files + lock + 5
+        files, journal, lock = 4, 3, 1
+        assert descriptors() == before + files + journal + lock + 5
     assert descriptors() == before
 
 

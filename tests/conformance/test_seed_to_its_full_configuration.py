@@ -170,9 +170,7 @@ def test_xstreams_are_dedicated_to_io_and_a_partition_chooses_its_controller(
     assert (xstreams["io_es_0"], xstreams["io_es_1"]) == (["io_pool"], ["io_pool"])
 
 
-@pytest.mark.parametrize(
-    ("launcher", "protocol"), [("mpirun", "na+sm"), ("bedrock -n", "tcp://127.0.0.1")]
-)
+@pytest.mark.parametrize(("launcher", "protocol"), [("mpirun", "na+sm"), ("bedrock -n", "tcp://127.0.0.1")])
 def test_the_full_configuration_is_deployed_as_it_is(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, mofka: Path, launcher: str, protocol: str
 ) -> None:

@@ -13,7 +13,7 @@ from mochi.abt_io import config as abt_io_config
 from mochi.abt_io.files import Files
 from mochi.abt_io.threads import IoThreads
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import Batch, FileLayer
+from mochi.mofka.chunks import Batch, FileLayer, Origin
 from mochi.mofka.partition.contract import EventPieces, Partition, Slice
 
 T = TypeVar("T")
@@ -21,13 +21,14 @@ T = TypeVar("T")
 Event = tuple[bytes, bytes]
 
 
-def batch_of(events: Sequence[Event]) -> Batch:
+def batch_of(events: Sequence[Event], origin: Origin | None = None) -> Batch:
     """Make a batch of (metadata, data) pairs, in one buffer each as a provider does."""
     return Batch(
         np.array([len(metadata) for metadata, _ in events], np.uint32),
         [b"".join(metadata for metadata, _ in events)],
         np.array([len(data) for _, data in events], np.uint32),
         [b"".join(data for _, data in events)],
+        origin,
     )
 
 
@@ -54,6 +55,10 @@ def _told(call: Callable[[Callable[[T], None]], None]) -> T:
 
 def append(partition: Partition, batch: Batch) -> int | BaseException:
     return _told(lambda done: partition.append(batch, done))
+
+
+def acknowledge(partition: Partition, consumer: str, next_id: int) -> BaseException | None:
+    return _told(lambda done: partition.acknowledge(consumer, next_id, done))
 
 
 def read(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from partition_io import (
     BreakableFiles,
     Event,
     GatedIo,
+    acknowledge,
     append,
     batch_of,
     events_in,
@@ -25,7 +27,7 @@ from partition_io import (
 from recording_files import RecordingFiles
 
 from mochi.margo.errors import ConfigError, Fault
-from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.chunks import ChunkStore, Origin, Remembered
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Slice
@@ -183,14 +185,64 @@ def test_data_that_is_not_there_is_out_of_range(
 def test_batches_that_come_during_a_commit_share_the_next_one(opener: Opener) -> None:
     files = RecordingFiles()
     partition, io = opener.open(files)
+    append(partition, batch_of(numbered(0, 1)))
     io.gate.clear()
     told: list[Future[int | BaseException]] = [Future() for _ in range(50)]
+    acknowledged: list[Future[BaseException | None]] = [Future() for _ in range(20)]
     before = len(files.calls)
-    for number, future in enumerate(told):
+    for number, future in enumerate(told, 1):
         partition.append(batch_of(numbered(number, 1)), future.set_result)
+    for number, stored in enumerate(acknowledged):
+        partition.acknowledge(f"consumer {number % 3}", 1, stored.set_result)
     io.gate.set()
-    assert [future.result(10) for future in told] == list(range(50))
-    assert [operation for operation, _ in files.calls[before:]].count("sync") == 4
+    assert [future.result(10) for future in told] == list(range(1, 51))
+    assert [stored.result(10) for stored in acknowledged] == [None] * 20
+    assert [operation for operation, _ in files.calls[before:]].count("sync") == 1
+
+
+def test_an_acknowledgement_costs_an_idle_partition_one_sync_and_nothing_when_it_is_stored(
+    opener: Opener,
+) -> None:
+    files = RecordingFiles()
+    partition, _ = opener.open(files)
+    append(partition, batch_of(numbered(0, 9)))
+    before = len(files.calls)
+    assert acknowledge(partition, "c", 5) is None
+    assert files.calls[before:] == [("write", "mofka.journal"), ("sync", "mofka.journal")]
+    assert acknowledge(partition, "c", 5) is None
+    assert acknowledge(partition, "c", 3) is None
+    assert len(files.calls) == before + 2
+    assert partition.cursor("c") == 5
+
+
+def test_a_cursor_that_cannot_be_stored_is_told_to_its_consumer(opener: Opener) -> None:
+    files = BreakableFiles()
+    partition, _ = opener.open(files)
+    append(partition, batch_of(numbered(0, 5)))
+    files.broken["fdatasync"] = errno.EIO
+    failure = acknowledge(partition, "c", 5)
+    assert isinstance(failure, Fault)
+    assert failure.code == "storage"
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_killed_server_comes_back_with_epoch_cursors_and_producers(
+    opener: Opener, tmp_path: Path, sync: bool
+) -> None:
+    partition, _ = opener.open(sync=sync)
+    for number in range(3):
+        append(partition, batch_of(numbered(5 * number, 5), Origin(b"p" * 16, number)))
+    acknowledge(partition, "c", 7)
+    shutil.copytree(opener.directory, tmp_path / "killed" / opener.directory.name)
+    again = Opener(tmp_path / "killed")
+    restarted, _ = again.open(sync=sync)
+    assert (restarted.epoch, restarted.count) == (partition.epoch, 15)
+    assert restarted.cursor("c") == 7
+    assert list(restarted.remembered()) == [Remembered(b"p" * 16, 3, (0, 5, 10))]
+    other, _ = Opener(tmp_path / "new").open(sync=sync)
+    assert other.epoch != partition.epoch
+    again.close()
+    other.close()
 
 
 def test_closing_stores_what_has_arrived_even_while_no_thread_is_free(opener: Opener) -> None:

@@ -371,6 +371,38 @@ def test_one_request_does_not_ask_for_more_data_than_the_largest_event_has(peer:
     assert "too many for one request" in refused(peer, "bad_request", REQUEST_DATA, message)
 
 
+def test_a_producer_that_sends_again_after_a_restart_gets_the_ids_it_had(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    batches = [numbered(3 * n, 3) for n in range(4)]
+    served = serve(fields={})
+    peer = connect(served)
+    stored = [peer.store(batch, sequence) for sequence, batch in enumerate(batches[:3])]
+    peer.ask(ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", 4), Done)
+    served.close()
+    peer = connect(serve(fields={}))
+    assert [peer.store(batch, sequence) for sequence, batch in enumerate(batches)] == [
+        *stored,
+        BatchStored(9, stored[0].epoch),
+    ]
+    stream, _, subscribed = peer.subscribe()
+    assert subscribed == Subscribed(5, stored[0].epoch)
+    peer.wait(lambda: len(stream.events) == 7)
+    assert stream.events == [event for batch in batches for event in batch][5:]
+
+
+def test_a_consumer_too_many_is_refused_and_those_known_go_on(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.store(numbered(0, 9))
+    monkeypatch.setattr("mochi.mofka.partition.cursors.CURSOR_COST", 3 << 20)
+    for consumer in ("a", "b"):
+        peer.ask(ACKNOWLEDGE, Acknowledge(ANYWHEN, consumer, 1), Done)
+    refused(peer, "too_many_consumers", ACKNOWLEDGE, Acknowledge(ANYWHEN, "one too many", 1))
+    peer.ask(ACKNOWLEDGE, Acknowledge(ANYWHEN, "a", 5), Done)
+    assert peer.subscribe(consumer="a")[2].first == 6
+
+
 def test_an_acknowledgement_of_an_event_that_is_not_there_is_refused(peer: Peer) -> None:
     peer.store(numbered(0, 3), 0, b"q" * 16)
     refused(peer, "out_of_range", ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", 3))

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mochi.margo.errors import Fault
 from mochi.mofka import sequencer
+from mochi.mofka.chunks import Remembered, ledger
 from mochi.mofka.protocol import REMEMBERED_BATCHES
 from mochi.mofka.sequencer import Answer, Sequencer
 
@@ -121,6 +122,22 @@ def test_the_identity_quiet_for_longest_is_forgotten_first(monkeypatch: pytest.M
     with pytest.raises(Fault, match="does not know") as raised:
         known.admit(IDENTITIES[1], 1, lambda _: None)
     assert raised.value.code == "identity_expired"
+
+
+def test_batches_remembered_from_before_are_answered_and_followed() -> None:
+    known = Sequencer([Remembered(IDENTITIES[0], 7, (30, 40)), Remembered(IDENTITIES[1], 1, (50,))])
+    answers: list[Any] = []
+    for sequence in (5, 6):
+        assert known.admit(IDENTITIES[0], sequence, answers.append) is None
+    assert answers == [30, 40]
+    with pytest.raises(Fault, match="older than"):
+        known.admit(IDENTITIES[0], 4, answers.append)
+    admitted(known, IDENTITIES[0], 7)(60)
+    admitted(known, IDENTITIES[1], 1)(70)
+
+
+def test_storage_remembers_as_many_batches_as_producers_may_have_on_their_way() -> None:
+    assert ledger.REMEMBERED_BATCHES == REMEMBERED_BATCHES
 
 
 def test_a_batch_that_fails_after_its_identity_began_anew_leaves_the_new_one_alone() -> None:

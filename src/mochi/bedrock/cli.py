@@ -10,7 +10,6 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.client import BedrockClient, ask_all
 from mochi.bedrock.config import parse
 from mochi.bedrock.mpi import launched, meet
 from mochi.bedrock.peers import Alone, Peers, Returning
@@ -285,15 +284,12 @@ def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file
 
 
 def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[str, R], bool]:
-    """Ask all servers at the same time; return the answers, and whether all answered."""
-    answers: dict[str, R] = {}
-    with ThreadPoolExecutor(max_workers=32) as threads:
-        pending = {address: threads.submit(question, address) for address in addresses}
-    for address, future in pending.items():
-        try:
-            answers[address] = future.result()
-        except MargoError as error:
-            _complain(f"{address}: {error}")
+    """Ask all servers, and complain of those that do not answer; return the answers, and whether all did."""
+    outcomes = ask_all(addresses, question)
+    for address, outcome in outcomes.items():
+        if isinstance(outcome, MargoError):
+            _complain(f"{address}: {outcome}")
+    answers = {a: outcome for a, outcome in outcomes.items() if not isinstance(outcome, MargoError)}
     return answers, len(answers) == len(addresses)
 
 

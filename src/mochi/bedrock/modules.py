@@ -95,8 +95,15 @@ class Deployed(Protocol):
     def rank(self) -> int:
         """Its ordinal in its service: the same one when it is started again."""
 
+    @property
+    def dependency_resolution_timeout(self) -> float:
+        """Seconds to wait for a provider of another server."""
+
     def config(self) -> dict[str, Any]:
         """Its configuration, expanded."""
+
+    def provider(self, name: str) -> Provider:
+        """Return a provider of this server."""
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id."""

@@ -19,7 +19,9 @@ import difflib
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,9 +31,9 @@ from mochi.bedrock import modules, rpc
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
-from mochi.bedrock.dependencies import Running, find, nearest, resolve
+from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
-from mochi.bedrock.modules import Forms, Meets, Module, Publishes, Restores
+from mochi.bedrock.modules import Forms, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
 from mochi.margo.client import Client
@@ -112,6 +114,16 @@ class Server:
     def rank(self) -> int:
         """Ordinal of this server in its service."""
         return self.world.rank
+
+    @property
+    def dependency_resolution_timeout(self) -> float:
+        """Seconds to wait for a provider of another server."""
+        return self._settings.dependency_resolution_timeout
+
+    def provider(self, name: str) -> Provider:
+        """Return the provider of this name; `BedrockError` if there is none."""
+        with self._changing:
+            return self._named(name).provider
 
     def config(self) -> dict[str, Any]:
         """Return the expanded configuration: plain JSON, keys sorted at every level."""
@@ -201,7 +213,8 @@ class Server:
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id.
 
-        A dependency of another server must be there now: nothing waits while this server has others to serve.
+        A dependency of another server is waited for, up to ``dependency_resolution_timeout``, while everything else
+        goes on.
 
         Raises
         ------
@@ -210,13 +223,20 @@ class Server:
         DeploymentError
             Its component cannot start it.
         """
+        parsed = parse_provider(spec, where)
+        dependencies = self._resolve(parsed, where)
         with self._changing:
             if self._closed:
                 raise BedrockError(f"the server at {self.address} has ended")
+            for name, provider in dependencies.providers.items():
+                if name not in self._running or self._running[name].provider is not provider:
+                    raise BedrockError(f'provider "{name}" was stopped meanwhile')
+            for pool in dependencies.pools:
+                self.engine.config.served_pool_name(pool, f"{where}.dependencies")
             ids = {self._settings.provider_id: "bedrock itself"}
             ids.update((running.spec.provider_id, name) for name, running in self._running.items())
-            (numbered,) = assign_ids([parse_provider(spec, where)], ids, self._running, where)
-            running = self._start(numbered, where, 0.0)
+            (numbered,) = assign_ids([parsed], ids, self._running, where)
+            running = self._start(numbered, dependencies, where)
             try:
                 if isinstance(running.provider, Forms):
                     self._form(running, {self._peers.rank: running.provider.offer}, where)
@@ -235,13 +255,43 @@ class Server:
             There is none, or another provider depends on it.
         """
         with self._changing:
-            running = self._running.get(name)
-            if running is None:
-                raise BedrockError(f'no provider is named "{name}"{nearest(name, self._running)}')
-            users = [user for user, other in self._running.items() if name in other.dependencies.needed]
+            running = self._named(name)
+            users = [user for user, other in self._running.items() if name in other.dependencies.providers]
             if users:
                 raise BedrockError(f'provider "{name}" is needed by {", ".join(users)}')
             self._stop(running)
+
+    def add_pool(self, spec: Any, where: str = "pool") -> None:
+        """Add a pool from an entry such as ``argobots.pools`` holds; `ConfigError` if it is wrong."""
+        with self._changing:
+            self.engine.add_pool(spec, where)
+
+    def remove_pool(self, name: str) -> None:
+        """Remove a pool; `InUse` says who needs it, `ConfigError` that there is none."""
+        with self._changing:
+            self.engine.remove_pool(name, self._pool_users().get(self.engine.config.pool_name(name), ()))
+
+    def add_xstream(self, spec: Any, where: str = "xstream") -> None:
+        """Start an xstream from an entry such as ``argobots.xstreams`` holds; `ConfigError` if it is wrong."""
+        with self._changing:
+            self.engine.add_xstream(spec, where)
+
+    def remove_xstream(self, name: str) -> None:
+        """Have an xstream end after its work; `InUse` says who needs it, `ConfigError` that there is none."""
+        with self._changing:
+            users = [
+                f"provider {user}"
+                for user, running in self._running.items()
+                if self.engine.config.xstream_name(name) in running.dependencies.xstreams
+            ]
+            self.engine.remove_xstream(name, users, self._pool_users())
+
+    def _pool_users(self) -> dict[str, list[str]]:
+        users = {self._settings.pool: ["bedrock"]}
+        for name, running in self._running.items():
+            for pool in running.dependencies.pools:
+                users.setdefault(pool, []).append(f"provider {name}")
+        return users
 
     def lookup_provider(self, spec: str) -> ProviderHandle | None:
         """Find a provider of this server by ``name`` or ``type:id``; None if there is none."""
@@ -249,6 +299,12 @@ class Server:
         if running is None:
             return None
         return ProviderHandle(self.address, running.spec.provider_id, running.spec.type)
+
+    def _named(self, name: str) -> Running:
+        running = self._running.get(name)
+        if running is None:
+            raise BedrockError(f'no provider is named "{name}"{nearest(name, self._running)}')
+        return running
 
     def _deploy(self) -> None:
         self._define()
@@ -261,7 +317,7 @@ class Server:
         for spec in self._settings.providers:
             self._module(spec, paths[spec.name])
         for spec in self._settings.providers:
-            self._start(spec, paths[spec.name], self._settings.dependency_resolution_timeout)
+            self._start(spec, self._deployed(spec, paths[spec.name]), paths[spec.name])
 
     def _complete(self) -> None:
         configured = {
@@ -305,6 +361,16 @@ class Server:
             raise _in_context(error, where, running.spec.name) from error
         self.world = msgspec.structs.replace(self.world.having(addresses), rank=rank)
 
+    def _deployed(self, spec: ProviderSpec, where: str) -> Dependencies:
+        """Resolve dependencies before `run`; other servers, which may wait for this one, are answered meanwhile."""
+        if not any(map(is_remote, spec.dependencies.values())):
+            return self._resolve(spec, where)
+        resolved = _in_thread(lambda: self._resolve(spec, where))
+        self.engine.run_until(resolved)
+        if not resolved.done():
+            raise BedrockError("told to stop before it was complete")
+        return resolved.result()
+
     def _define(self) -> None:
         pool = self.engine.pool(self._settings.pool)
         own = self._settings.provider_id
@@ -326,8 +392,14 @@ class Server:
             except Jx9Error as error:
                 raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
 
-        def start(args: rpc.StartProvider) -> int:
-            return _faulting(lambda: self.start_provider(args.spec))
+        def start(args: rpc.StartProvider) -> int | Future[int]:
+            def change() -> int:
+                return _faulting(lambda: self.start_provider(args.spec))
+
+            dependencies = args.spec.get("dependencies")
+            if isinstance(dependencies, dict) and any(map(is_remote, dependencies.values())):
+                return _in_thread(change)  # it waits for others, and this pool may be the loop's
+            return change()
 
         def stop(args: rpc.StopProvider) -> None:
             _faulting(lambda: self.stop_provider(args.name))
@@ -335,29 +407,51 @@ class Server:
         def load(args: rpc.LoadModule) -> None:
             _faulting(lambda: self.load_module(args.library))
 
+        def adding(add: Callable[[Any], None]) -> Callable[[rpc.Add], None]:
+            return lambda args: _faulting(lambda: add(args.spec))
+
+        def removing(remove: Callable[[str], None]) -> Callable[[rpc.Remove], None]:
+            return lambda args: _faulting(lambda: remove(args.name))
+
         self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
         self.engine.define(rpc.QUERY_CONFIG, own, rpc.QueryConfig, query, pool=pool)
         self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
         self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
         self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)
+        self.engine.define(rpc.ADD_POOL, own, rpc.Add, adding(self.add_pool), pool=pool)
+        self.engine.define(rpc.REMOVE_POOL, own, rpc.Remove, removing(self.remove_pool), pool=pool)
+        self.engine.define(rpc.ADD_XSTREAM, own, rpc.Add, adding(self.add_xstream), pool=pool)
+        self.engine.define(rpc.REMOVE_XSTREAM, own, rpc.Remove, removing(self.remove_xstream), pool=pool)
         self.engine.define(rpc.LOOKUP_PROVIDER, own, rpc.LookupProvider, lookup, pool=pool)
         self.engine.define(rpc.SHUTDOWN, rpc.ENGINE_ID, rpc.Nothing, lambda _: self.finalize(), pool=pool)
 
-    def _start(self, spec: ProviderSpec, where: str, wait: float) -> Running:
+    def _resolve(self, spec: ProviderSpec, where: str) -> Dependencies:
         module = self._module(spec, where)
         try:
             declared = module.dependencies(spec.config)
         except Exception as error:
             raise _in_context(error, where, spec.name) from error
-        dependencies = resolve(
+        deadline = time.monotonic() + self._settings.dependency_resolution_timeout
+        return resolve(
             spec,
             declared,
             where,
             engine=self.engine,
             running=self._running,
             own_names=("local", self.address, self._settings.address),
-            look_up=partial(self._look_up, wait),
+            world=self.world,
+            look_up=partial(self._look_up, deadline),
         )
+
+    def _look_up(self, deadline: float, what: str, address: str) -> ProviderHandle:
+        if self.engine.token is not None:
+            self._client.set_token(address, self.engine.token)
+        return BedrockClient(self._client).lookup(
+            address, what, timeout=max(deadline - time.monotonic(), 0.0)
+        )
+
+    def _start(self, spec: ProviderSpec, dependencies: Dependencies, where: str) -> Running:
+        module = self._module(spec, where)
         try:
             provider = module.create(
                 self.engine, spec.name, spec.provider_id, spec.config, spec.tags, dependencies.resolved
@@ -368,11 +462,6 @@ class Server:
         running = self._running[spec.name] = Running(spec, provider, dependencies)
         log.debug("started provider %s (%s:%d)", spec.name, spec.type, spec.provider_id)
         return running
-
-    def _look_up(self, wait: float, what: str, address: str) -> ProviderHandle:
-        if self.engine.token is not None:
-            self._client.set_token(address, self.engine.token)
-        return BedrockClient(self._client).lookup(address, what, timeout=wait)
 
     def _publish(self, running: Running, where: str) -> None:
         if isinstance(running.provider, Publishes):
@@ -422,6 +511,20 @@ def _in_context(error: Exception, where: str, name: str) -> MargoError:
         return ConfigError(f"{where}.{error.where}", error.problem)
     problem = str(error) if isinstance(error, MargoError) else f"{type(error).__name__}: {error}"
     return DeploymentError(where, f'provider "{name}" cannot start: {problem}')
+
+
+def _in_thread(work: Callable[[], R]) -> Future[R]:
+    """Start `work` in a thread of its own, which does not keep the process from ending."""
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _faulting(change: Callable[[], R]) -> R:

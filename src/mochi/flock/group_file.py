@@ -60,6 +60,14 @@ class GroupView(msgspec.Struct, frozen=True):
         text = self.metadata.get(TOKEN_KEY)
         return None if text is None else bytes.fromhex(text)
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ordinal of each server, by address: where none is recorded, its place in the file."""
+        ranks: dict[str, int] = {}
+        for member in self.members:
+            ranks.setdefault(member.address, len(ranks) if member.rank is None else member.rank)
+        return ranks
+
     def with_member(self, member: Member) -> "GroupView":
         """Return the view with a member in place of the one of its rank, or of its address."""
         others = [

@@ -71,6 +71,11 @@ class FlockProvider:
         engine.define(rpc.ANNOUNCE, provider_id, rpc.Announce, self._take_note, pool=pool)
 
     @property
+    def view(self) -> GroupView:
+        """The current view of the group, with its token."""
+        return self._view
+
+    @property
     def config(self) -> dict[str, Any]:
         """Expanded configuration."""
         return self._config.expand()

@@ -24,6 +24,7 @@ from mochi.margo.pools import Pool
 from mochi.margo.wire import Buffer, Frame, Segment
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.errors import InvalidBatch
+from mochi.mofka.chunks.ledger import Origin
 from mochi.mofka.partition.contract import Partition, Slice
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
@@ -31,6 +32,7 @@ from mochi.mofka.protocol import (
     LEND,
     MAX_BATCH_EVENTS,
     MAX_REQUESTED_BYTES,
+    REMOVE,
     REQUEST_DATA,
     SEND_BATCH,
     SIZE,
@@ -43,6 +45,8 @@ from mochi.mofka.protocol import (
     Grant,
     Lend,
     Lent,
+    Remove,
+    Removed,
     RequestData,
     SendBatch,
     Subscribe,
@@ -126,6 +130,10 @@ class PartitionProvider:
         The partition's, as text.
     partition : Partition
         Where the events are kept; closed with the provider.
+    remove : callable
+        Removes what is stored of the partition, once that is closed; returns paths of what stays. May block.
+    unavailable : Fault, optional
+        Why the partition could not be opened; all who ask for it are told.
     pool : Pool, optional
         Where handlers run; the engine's RPC pool where none is given.
 
@@ -143,6 +151,8 @@ class PartitionProvider:
         kind: str,
         uuid: str,
         partition: Partition,
+        remove: Callable[[], list[str]] = list,
+        unavailable: Fault | None = None,
         pool: Pool | None = None,
     ) -> None:
         self.topic = topic
@@ -151,15 +161,15 @@ class PartitionProvider:
         self._engine = engine
         self._provider_id = provider_id
         self._partition = partition
+        self._remove_stored = remove
         self._where = Where(UUID(uuid).bytes, partition.epoch)
         self._lock = threading.RLock()
-        self._sequencer = Sequencer()
-        self._cursors: dict[str, int] = {}
+        self._sequencer = Sequencer(partition.remembered())
         self._feeds: dict[tuple[Connection, int], _Feed] = {}
         self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
         self._leases = itertools.count(1)
         self._known: set[Connection] = set()
-        self._closed: Fault | None = None
+        self._closed = unavailable
         self._failed = False
         self._register(SEND_BATCH, self._send_batch, SendBatch, pool, allocate=self._allocate)
         self._register(LEND, self._lend, Lend, pool)
@@ -168,6 +178,7 @@ class PartitionProvider:
         self._register(UNSUBSCRIBE, self._unsubscribe, Unsubscribe, pool)
         self._register(REQUEST_DATA, self._request_data, RequestData, pool)
         self._register(ACKNOWLEDGE, self._acknowledge, Acknowledge, pool)
+        self._register(REMOVE, self._remove, Remove, pool)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -187,12 +198,14 @@ class PartitionProvider:
         with self._lock:
             if self._closed is not None:
                 return
-            closed = self._closed = Fault(
-                "closed", f"partition {self.uuid} of topic {self.topic!r} is served no more"
-            )
-            for feed in list(self._feeds.values()):
-                self._end(feed, closed)
+            self._end_service("closed", f"partition {self.uuid} of topic {self.topic!r} is served no more")
         self._partition.close()
+
+    def _end_service(self, code: str, problem: str) -> None:
+        """Tell all who ask from now on, and all consumers, that there is nothing more, and why."""
+        self._closed = Fault(code, problem)
+        for feed in list(self._feeds.values()):
+            self._end(feed, self._closed)
 
     def _register(
         self,
@@ -208,7 +221,7 @@ class PartitionProvider:
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
             with self._lock:
-                if self._closed is not None:
+                if self._closed is not None and name != REMOVE:
                     raise self._closed
                 handler(request, message)
 
@@ -251,6 +264,8 @@ class PartitionProvider:
                 del self._lent[key]
 
     def _allocate(self, frame: Frame) -> Sequence[memoryview]:
+        if self._closed is not None:
+            raise self._closed
         sizes, metadata, data = _segments(frame)
         if sizes.length > 2 * SIZE.itemsize * MAX_BATCH_EVENTS:
             raise Fault("bad_request", f"a batch has at most {MAX_BATCH_EVENTS} events")
@@ -298,7 +313,9 @@ class PartitionProvider:
         assert metadata is not None
         metadata_sizes, data_sizes = split_sizes(sizes, message.count)
         try:
-            batch = Batch(metadata_sizes, [metadata], data_sizes, [self._data_of(request)])
+            data = self._data_of(request)
+            origin = Origin(message.producer, message.sequence)
+            batch = Batch(metadata_sizes, [metadata], data_sizes, [data], origin)
         except InvalidBatch as error:
             raise Fault("bad_request", str(error)) from error
 
@@ -332,7 +349,7 @@ class PartitionProvider:
 
     def _subscribe(self, request: Request, asked: Subscribe) -> None:
         self._check(asked.where)
-        first = self._cursors.get(asked.consumer, 0) if asked.start is None else asked.start
+        first = self._partition.cursor(asked.consumer) if asked.start is None else asked.start
         if first > self._partition.count:
             raise Fault("out_of_range", f"event {first} is beyond the {self._partition.count} there are")
         key = (request.connection, asked.stream)
@@ -423,9 +440,36 @@ class PartitionProvider:
                 "out_of_range",
                 f"event {asked.event_id} cannot be acknowledged, the partition has {self._partition.count}",
             )
-        if asked.event_id >= self._cursors.get(asked.consumer, 0):
-            self._cursors[asked.consumer] = asked.event_id + 1
-        request.reply(rpc.pack(Done()))
+
+        def done(error: BaseException | None) -> None:
+            if error is None:
+                request.reply(rpc.pack(Done()))
+            else:
+                request.fail(error)
+
+        self._partition.acknowledge(asked.consumer, asked.event_id + 1, done)
+
+    def _remove(self, request: Request, asked: Remove) -> None:
+        self._check(asked.where)
+        if asked.unused_only and (self._partition.count or self._partition.error is not None):
+            request.reply(rpc.pack(Removed([])))
+            return
+        self._end_service("deleted", f"topic {self.topic!r} was deleted")
+
+        def remove() -> None:
+            try:
+                self._partition.close()
+            except Exception as error:
+                log.warning("topic %r, partition %s: closing it: %s", self.topic, self.uuid, error)
+            try:
+                kept = self._remove_stored()
+            except Exception as error:
+                log.error("topic %r, partition %s cannot be removed: %s", self.topic, self.uuid, error)
+                request.fail(Fault("storage", str(error)))
+            else:
+                request.reply(rpc.pack(Removed(kept)))
+
+        threading.Thread(target=remove, name="mofka-remove", daemon=True).start()
 
 
 def _segments(frame: Frame) -> tuple[Segment, Segment, Segment]:

@@ -7,16 +7,13 @@ batch is remembered until it is stored, and so no more than `REMEMBERED_BATCHES`
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mochi.margo.errors import Fault
-from mochi.mofka.protocol import REMEMBERED_BATCHES
+from mochi.mofka.chunks.ledger import MAX_PRODUCERS, REMEMBERED_BATCHES, Remembered
 
 Answer = Callable[[int | BaseException], None]
 """Told the first id of a batch, or why it was not stored."""
-
-MAX_PRODUCERS = 16384
-"""Identities remembered for each partition, some KiB each; the one quiet for longest is forgotten first."""
 
 
 class _Batch:
@@ -24,23 +21,31 @@ class _Batch:
 
     __slots__ = ("result",)
 
-    def __init__(self, answer: Answer) -> None:
-        self.result: int | list[Answer] = [answer]
+    def __init__(self, result: int | list[Answer]) -> None:
+        self.result = result
 
 
 class _Producer:
     __slots__ = ("batches", "next")
 
-    def __init__(self) -> None:
-        self.next = 0
-        self.batches: deque[_Batch] = deque(maxlen=REMEMBERED_BATCHES)
+    def __init__(self, following: int, first_ids: Iterable[int]) -> None:
+        self.next = following
+        self.batches = deque(map(_Batch, first_ids), maxlen=REMEMBERED_BATCHES)
 
 
 class Sequencer:
-    """Decides for each arriving batch whether it is new. Belongs to one thread."""
+    """Decides for each arriving batch whether it is new. Belongs to one thread.
 
-    def __init__(self) -> None:
-        self._producers: OrderedDict[bytes, _Producer] = OrderedDict()
+    Parameters
+    ----------
+    remembered : iterable of Remembered
+        Producers with batches that were stored before, the one quiet for longest first.
+    """
+
+    def __init__(self, remembered: Iterable[Remembered] = ()) -> None:
+        self._producers = OrderedDict(
+            (identity, _Producer(following, first_ids)) for identity, following, first_ids in remembered
+        )
 
     def admit(self, identity: bytes, sequence: int, answer: Answer) -> Answer | None:
         """Take note of a batch.
@@ -69,7 +74,7 @@ class Sequencer:
                     "identity_expired",
                     f"batch {sequence} of a producer that this partition does not know (any more)",
                 )
-            producer = self._producers[identity] = _Producer()
+            producer = self._producers[identity] = _Producer(0, ())
             if len(self._producers) > MAX_PRODUCERS:
                 self._producers.popitem(last=False)
         self._producers.move_to_end(identity)
@@ -94,7 +99,7 @@ class Sequencer:
                 f"batch {sequence} came while {REMEMBERED_BATCHES} before it are not stored yet; "
                 f"at most so many may be on their way",
             )
-        batch = _Batch(answer)
+        batch = _Batch([answer])
         producer.next += 1
         batches.append(batch)
         return lambda outcome: self._settle(identity, producer, batch, outcome)

@@ -17,7 +17,9 @@ from mochi.mofka.chunks.errors import (
     StorageError,
 )
 from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
+from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
+from mochi.mofka.chunks.removal import remove_partition
 from mochi.mofka.chunks.store import ChunkStore
 
 __all__ = [
@@ -29,9 +31,12 @@ __all__ = [
     "File",
     "FileLayer",
     "InvalidBatch",
+    "Origin",
     "OutOfRange",
     "PartitionLocked",
     "PartitionPoisoned",
     "PosixFiles",
+    "Remembered",
     "StorageError",
+    "remove_partition",
 ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks.errors import InvalidBatch
 from mochi.mofka.chunks.files import Buffer
 from mochi.mofka.chunks.layout import U32_MAX
+from mochi.mofka.chunks.ledger import Origin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +28,8 @@ class Batch:
         Bytes of each event, at most 4 GiB - 1.
     metadata, data : sequence of buffers
         The content, as many bytes as the sizes add up to.
+    origin : Origin, optional
+        The producer and its number of the batch, remembered with it.
     metadata_bytes, data_bytes : int
         What the sizes add up to.
 
@@ -40,6 +43,7 @@ class Batch:
     metadata: Sequence[Buffer]
     data_sizes: NDArray[np.unsignedinteger]
     data: Sequence[Buffer]
+    origin: Origin | None = None
     metadata_bytes: int = field(init=False)
     data_bytes: int = field(init=False)
 

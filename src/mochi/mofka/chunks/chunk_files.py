@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.files import Buffer, File, FileLayer
+from mochi.mofka.chunks.ledger import NO_NOTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,8 @@ class Part:
         Bytes of each event.
     metadata, data : sequence of buffers
         The content, back to back; `data` is empty where it is in its place already.
+    notes : bytes
+        What the part adds to the ledger.
     """
 
     before: Chunk
@@ -37,6 +40,7 @@ class Part:
     metadata: Sequence[Buffer]
     data_sizes: NDArray[np.unsignedinteger]
     data: Sequence[Buffer]
+    notes: bytes = NO_NOTES
 
     @property
     def count(self) -> int:
@@ -59,6 +63,7 @@ class ChunkFiles:
 
     def __init__(self, layer: FileLayer, directory: str, number: int) -> None:
         self.number = number
+        self._layer = layer
         with ExitStack() as opened:
             self._files: dict[str, File] = {}
             for kind in layout.KINDS:
@@ -88,8 +93,7 @@ class ChunkFiles:
 
     def sync(self, kinds: Iterable[str] = layout.KINDS) -> None:
         """Return when what was written to the files of these kinds is on disk."""
-        for kind in kinds:
-            self._files[kind].sync()
+        self._layer.sync_all([self._files[kind] for kind in kinds])
 
     def close(self) -> None:
         """Close the files; once is enough."""

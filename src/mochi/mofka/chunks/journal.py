@@ -1,39 +1,51 @@
 """The journal: whole commits in one file beside the chunk files, so that one sync makes a commit durable.
 
 The file begins with two blocks that each hold a head; the valid one of the higher generation counts. A head
-says up to where the chunk files are durable (its `base`), and whether the journal is open: then what follows
-the base is what the journal says, whatever the chunk files have there. A closed journal says nothing, and the
-chunk files are taken as they are. After the heads come the records of the head's generation, one for each
-part of a commit, in order, each beginning a block and the last one of a commit marked as such.
+says up to where the chunk files are durable (its `base`), and in which mode the journal is:
 
-Invariants: a head is written after all that it says about the chunk files is on disk, into the block of the
-head that it replaces last; a record begins after the one before is on disk, and shares no block with it, so a
-crash can tear the last record alone; every record carries the journal's random id in its checksums, its
-generation and its place in the sequence, so neither what an earlier generation left nor what came with the
-events can pass for a record. All integers are little-endian; checksums are XXH3 of 64 bits.
+- `FULL`: what follows the base is what the journal says, whatever the chunk files have there.
+- `LIGHT`: the chunk files speak for themselves, as without `sync` they must; the records tell where batches
+  end, and have their notes.
+- `CLOSED`: there was an orderly end. The journal says nothing, and the chunk files are taken as they are.
+
+After the heads come the records of the head's generation, one for each part of a commit, in order, the last one
+of a commit marked as such. Two ledger files take turns likewise: the one of the head's generation holds the
+ledger as it was when the generation began.
+
+Invariants: a head is written after all that it says about the chunk files, and its ledger, are on disk, into
+the block of the head that it replaces last; in a full journal a record begins a block after the one before is
+on disk, and shares no block with it, so a crash can tear the last record alone; every record carries the
+journal's random id in its checksums, its generation and its place in the sequence, so neither what an earlier
+generation left nor what came with the events can pass for a record. A light record is written before the index
+records of its part, so a process that is killed leaves no events that the journal does not know; nothing of it
+is synced. All integers are little-endian; checksums are XXH3 of 64 bits.
 """
 
 import os
 import re
 import secrets
 import struct
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import astuple, dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import astuple, dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-from xxhash import xxh3_64
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import Part
 from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.files import Buffer, FileLayer
+from mochi.mofka.chunks.ledger import Ledger, Notes, unpack
 
 _MAGIC = b"mofkajnl"
-_VERSION = 1
+_LEDGER_MAGIC = b"mofkaldg"
+_VERSION = 2
 _BLOCK = 4096
 _RECORDS_START = 2 * _BLOCK
 _LIMIT = 32 << 20
@@ -41,13 +53,23 @@ _LARGE_DATA = 1 << 18
 _ZEROS = bytes(1 << 20)
 _PIECE = 1 << 20
 
-_HEAD = struct.Struct("<8sI?3xQQ16s6Q")
-_RECORD = struct.Struct("<9Q??6x")
+_HEAD = struct.Struct("<8sIB3xQQ16s6Q")
+_LEDGER = struct.Struct("<8sI4x4Q")
+_RECORD = struct.Struct("<11Q??6x")
+_LIGHT = struct.Struct("<4Q")
 _CHECKSUM = struct.Struct("<Q")
 _HEAD_SIZE = _HEAD.size + _CHECKSUM.size
 _RECORD_SIZE = _RECORD.size + _CHECKSUM.size
 _SIZE_BYTES = 4
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+
+
+class Mode(IntEnum):
+    """What the records of a journal are for."""
+
+    CLOSED = 0
+    FULL = 1
+    LIGHT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +82,15 @@ class Head:
         Random number of this journal.
     generation : int
         Counts the heads, from 1.
-    opened : bool
-        Whether the records tell what follows `base`.
+    mode : Mode
+        What the records after `base` are for.
     base : Chunk
         The last chunk as it was when all chunk files were on disk.
     """
 
     key: int
     generation: int
-    opened: bool
+    mode: Mode
     base: Chunk
 
 
@@ -76,36 +98,52 @@ class Journal:
     """A journal, open to be written, by one thread at a time; made with `head` as its last one, if it has any."""
 
     def __init__(self, files: FileLayer, directory: str, head: Head | None) -> None:
-        self._head = head or Head(secrets.randbits(64), 0, False, Chunk(0, 0))
+        self._head = head or Head(secrets.randbits(64), 0, Mode.CLOSED, Chunk(0, 0))
         self._uuid = _uuid_of(directory)
-        self._file = files.open(os.path.join(directory, layout.JOURNAL_NAME), writable=True)
-        try:
+        with ExitStack() as opened:
+            self._file, *self._ledgers = (
+                opened.enter_context(closing(files.open(os.path.join(directory, name), writable=True)))
+                for name in (layout.JOURNAL_NAME, *layout.LEDGER_NAMES)
+            )
             self._size = files.size(self._file.path)
             # The last head, which a killed process may not have synced, before the next replaces the other one.
             self._file.sync()
             files.sync_directory(directory)
-        except BaseException:
-            self._file.close()
-            raise
+            self._opened = opened.pop_all()
+
+    @property
+    def head(self) -> Head:
+        """The head written last."""
+        return self._head
 
     @property
     def full(self) -> bool:
         """Whether so much came since `begin` that it is time to put the chunk files on disk, and begin again."""
         return self._position + self._beside >= _LIMIT
 
-    def begin(self, base: Chunk, *, opened: bool) -> Head:
-        """Begin again without records; all up to `base` must be on disk in the chunk files."""
-        self._head = replace(self._head, generation=self._head.generation + 1, opened=opened, base=base)
+    def begin(self, base: Chunk, mode: Mode, ledger: Ledger, event_count: int) -> Head:
+        """Begin again without records; all up to `base` must be on disk in the chunk files.
+
+        `ledger` is of the first `event_count` events. All is on disk on return, except that one light mode
+        following another is not synced.
+        """
+        synced = not mode == self._head.mode == Mode.LIGHT
+        self._head = Head(self._head.key, self._head.generation + 1, mode, base)
+        turn = self._head.generation % 2
+        self._ledgers[turn].write([_pack_ledger(self._head, event_count, ledger)], 0)
+        if synced:
+            self._ledgers[turn].sync()
         content = _pack_head(self._head, self._uuid)
-        self._file.write([content.ljust(_BLOCK, b"\0")], self._head.generation % 2 * _BLOCK)
-        self._file.sync()
+        self._file.write([content.ljust(_BLOCK, b"\0")], turn * _BLOCK)
+        if synced:
+            self._file.sync()
         self._position = _RECORDS_START
         self._beside = 0
         self._sequence = 0
         return self._head
 
     def append(self, part: Part, *, last: bool) -> None:
-        """Put a part of a commit on disk, and with the `last` one the commit.
+        """Put a part of a commit on disk in a full journal, and with the `last` one the commit.
 
         Large data (`is_large`) must be on disk in its place before.
 
@@ -116,13 +154,15 @@ class Journal:
         """
         within = not is_large(part)
         sizes = [array.astype("<u4").view(np.uint8).data for array in (part.metadata_sizes, part.data_sizes)]
-        body = [*sizes, *part.metadata, *(part.data if within else ())]
+        body = [part.notes, *sizes, *part.metadata, *(part.data if within else ())]
         record = _Record(
             self._head.generation,
             self._sequence,
+            time.time_ns(),
             part.before.number,
             part.before.end_id,
             part.count,
+            len(part.notes),
             part.metadata_bytes,
             part.data_bytes,
             0 if within else _checksum(self._head.key, part.data),
@@ -141,9 +181,21 @@ class Journal:
         self._beside += 0 if within else part.data_bytes
         self._sequence += 1
 
+    def note(self, part: Part) -> None:
+        """Write the notes of a part to a light journal, and where it ends. One write, about 8 µs."""
+        content = (
+            _LIGHT.pack(self._head.generation, self._sequence, part.after.end_id, len(part.notes))
+            + part.notes
+        )
+        self._file.write(
+            [content + _CHECKSUM.pack(xxh3_64_intdigest(content, self._head.key))], self._position
+        )
+        self._position += len(content) + _CHECKSUM.size
+        self._sequence += 1
+
     def close(self) -> None:
-        """Close the file, and leave it as it is."""
-        self._file.close()
+        """Close the files, and leave them as they are."""
+        self._opened.close()
 
 
 def is_large(part: Part) -> bool:
@@ -167,10 +219,10 @@ def read_head(files: FileLayer, directory: str, names: Sequence[str]) -> Head | 
     content = _read(files, path, min(size, _RECORDS_START + _RECORD_SIZE))
     for position in range(0, min(size, _RECORDS_START), _BLOCK):
         block = bytes(content[position : position + _HEAD_SIZE]).ljust(_HEAD_SIZE, b"\0")
-        magic, version, opened, key, generation, owner, *base = _HEAD.unpack_from(block)
+        magic, version, mode, key, generation, owner, *base = _HEAD.unpack_from(block)
         if magic == _MAGIC and version not in (0, _VERSION):
             raise _refused(path, f"is of version {version}, but version {_VERSION} is what can be read here")
-        found_head = Head(key, generation, opened, Chunk(*base))
+        found_head = Head(key, generation, mode, Chunk(*base))
         if _pack_head(found_head, owner) == block:
             heads.append((found_head, owner))
     nothing: tuple[Head | None, bytes] = (None, bytes(16))
@@ -191,8 +243,50 @@ def read_head(files: FileLayer, directory: str, names: Sequence[str]) -> Head | 
     return head
 
 
+def read_ledger(
+    files: FileLayer, directory: str, names: Sequence[str], head: Head
+) -> tuple[Ledger, int] | None:
+    """Read the ledger that the head's generation began with, and of how many events it was; None if it is lost."""
+    name = layout.LEDGER_NAMES[head.generation % 2]
+    if name not in names:
+        return None
+    path = os.path.join(directory, name)
+    content = _read(files, path, files.size(path))
+    if len(content) < _LEDGER.size + _CHECKSUM.size:
+        return None
+    magic, version, key, generation, event_count, size = _LEDGER.unpack_from(content)
+    end = _LEDGER.size + size
+    if (magic, version, key, generation) != (_LEDGER_MAGIC, _VERSION, head.key, head.generation):
+        return None
+    checksum = content[end : end + _CHECKSUM.size]
+    if checksum != _CHECKSUM.pack(_checksum(head.key, [content[:end]])):
+        return None
+    ledger = Ledger()
+    ledger.apply(unpack(content[_LEDGER.size : end]))
+    return ledger, event_count
+
+
+def read_notes(files: FileLayer, directory: str, head: Head) -> list[tuple[int, Notes]]:
+    """Read a light journal: for each record the id after its part's last event, and its notes."""
+    path = os.path.join(directory, layout.JOURNAL_NAME)
+    content = _read(files, path, files.size(path))
+    found: list[tuple[int, Notes]] = []
+    position = _RECORDS_START
+    while position + _LIGHT.size + _CHECKSUM.size <= len(content):
+        generation, sequence, end_id, size = _LIGHT.unpack_from(content, position)
+        stop = position + _LIGHT.size + size
+        record = content[position:stop]
+        if (generation, sequence) != (head.generation, len(found)) or (
+            content[stop : stop + _CHECKSUM.size] != _CHECKSUM.pack(xxh3_64_intdigest(record, head.key))
+        ):
+            break
+        found.append((end_id, unpack(record[_LIGHT.size :])))
+        position = stop + _CHECKSUM.size
+    return found
+
+
 def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
-    """Read the parts of all whole commits in an open journal, in order; nothing is changed.
+    """Read the parts of all whole commits in a full journal, in order; nothing is changed.
 
     Cost: the journal is read whole, and large data that its records tell of.
 
@@ -208,9 +302,7 @@ def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
     parts: list[Part] = []
     whole = 0
     state, position = head.base, _RECORDS_START
-    while (record := _record_at(content, position, head.key)) and (
-        (record.generation, record.sequence) == (head.generation, len(parts))
-    ):
+    while (record := _record_at(content, position, head)) and record.sequence == len(parts):
         before = state if record.chunk == state.number else state.next()
         if (record.chunk, record.first_id) != (before.number, before.end_id):
             raise _refused(
@@ -224,10 +316,9 @@ def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
         if record.last:
             whole = len(parts)
         position += record.size + -record.size % _BLOCK
-    due = (head.generation, len(parts))
     for later in range(position, len(content), _BLOCK):
-        record = _record_at(content, later, head.key)
-        if record and (record.generation, record.sequence) > due:
+        record = _record_at(content, later, head)
+        if record and record.sequence > len(parts):
             raise _refused(
                 path,
                 f"has a damaged record at byte {position}, and a good one of event {record.first_id} after "
@@ -235,7 +326,7 @@ def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
                 "files hold by themselves",
             )
     for record, part in zip(records[:whole], parts, strict=False):
-        if not record.within:
+        if record.data_bytes and not record.within:
             _check_data(files, directory, head.key, record, part.before)
     return parts[:whole]
 
@@ -252,13 +343,15 @@ def _check_data(files: FileLayer, directory: str, key: int, record: "_Record", b
 
 
 class _Record(NamedTuple):
-    """The header of a record. Its body is the sizes of metadata, those of data, the metadata, and small data."""
+    """The header of a record. Its body is notes, sizes of metadata, those of data, metadata, and small data."""
 
     generation: int
     sequence: int
+    time: int
     chunk: int
     first_id: int
     events: int
+    notes_bytes: int
     metadata_bytes: int
     data_bytes: int
     data_checksum: int
@@ -270,7 +363,7 @@ class _Record(NamedTuple):
     def size(self) -> int:
         """Bytes of header and body."""
         content = self.metadata_bytes + (self.data_bytes if self.within else 0)
-        return _RECORD_SIZE + 2 * _SIZE_BYTES * self.events + content
+        return _RECORD_SIZE + self.notes_bytes + 2 * _SIZE_BYTES * self.events + content
 
     def pack(self, key: int) -> bytes:
         """Give the bytes of the header."""
@@ -279,16 +372,18 @@ class _Record(NamedTuple):
 
     def part(self, before: Chunk, content: memoryview) -> Part:
         """Give the part that a record tells of, when its bytes are the first of `content`."""
-        data_sizes = _RECORD_SIZE + _SIZE_BYTES * self.events
+        metadata_sizes = _RECORD_SIZE + self.notes_bytes
+        data_sizes = metadata_sizes + _SIZE_BYTES * self.events
         metadata = data_sizes + _SIZE_BYTES * self.events
         data = metadata + self.metadata_bytes
         return Part(
             before,
             before.extended(self.events, self.metadata_bytes, self.data_bytes),
-            np.frombuffer(content[_RECORD_SIZE:data_sizes], "<u4"),
+            np.frombuffer(content[metadata_sizes:data_sizes], "<u4"),
             [content[metadata:data]],
             np.frombuffer(content[data_sizes:metadata], "<u4"),
             [content[data : self.size]] if self.within else [],
+            bytes(content[_RECORD_SIZE:metadata_sizes]),
         )
 
 
@@ -301,18 +396,24 @@ def _header_at(content: memoryview, position: int, key: int) -> _Record | None:
     return record if record.pack(key) == header else None
 
 
-def _record_at(content: memoryview, position: int, key: int) -> _Record | None:
-    """Give the header of the record at a position, if both it and the body are good."""
-    record = _header_at(content, position, key)
-    if record is None:
+def _record_at(content: memoryview, position: int, head: Head) -> _Record | None:
+    """Give the header of a record of the head's generation, if both it and the body are good."""
+    record = _header_at(content, position, head.key)
+    if record is None or record.generation != head.generation:
         return None
     body = content[position + _RECORD_SIZE : position + record.size]
-    return record if _checksum(key, [body]) == record.checksum else None
+    return record if _checksum(head.key, [body]) == record.checksum else None
 
 
 def _pack_head(head: Head, owner: bytes) -> bytes:
-    content = _HEAD.pack(_MAGIC, _VERSION, head.opened, head.key, head.generation, owner, *astuple(head.base))
+    content = _HEAD.pack(_MAGIC, _VERSION, head.mode, head.key, head.generation, owner, *astuple(head.base))
     return content + _CHECKSUM.pack(_checksum(0, [content]))
+
+
+def _pack_ledger(head: Head, event_count: int, ledger: Ledger) -> bytes:
+    content = ledger.pack()
+    header = _LEDGER.pack(_LEDGER_MAGIC, _VERSION, head.key, head.generation, event_count, len(content))
+    return header + content + _CHECKSUM.pack(_checksum(head.key, [header, content]))
 
 
 def _uuid_of(directory: str) -> bytes:

@@ -19,6 +19,7 @@ META, DATA, DESC, IDX = KINDS = ("meta", "data", "desc", "idx")
 U32_MAX = 2**32 - 1
 LOCK_NAME = "mofka.lock"
 JOURNAL_NAME = "mofka.journal"
+LEDGER_NAMES = ("mofka.ledger-0", "mofka.ledger-1")
 
 INDEX_DTYPE = np.dtype(
     {

@@ -1,9 +1,13 @@
 """What is in a partition's directory when it is opened, after a crash or not.
 
-With an open journal the partition goes back to the last whole commit of it: the chunk files up to the
+With a full journal the partition goes back to the last whole commit of it: the chunk files up to the
 journal's base are taken as they are, and the parts that follow are written over again. Otherwise (no journal,
-or one closed in order) the chunk files speak for themselves, and the partition goes back to the last whole
-event: so partitions of the original are opened, and what it appended to one of ours.
+a light one, or one closed in order) the chunk files speak for themselves, and the partition goes back to the
+last whole event: so partitions of the original are opened, and what it appended to one of ours. A light journal
+tells where batches end, and cuts off what is there of the last one if it is not whole.
+
+Producers are remembered as far as their events came back, and not at all if there are events that the light
+journal does not know of, as a power cut may leave them: their batches could be taken twice.
 
 Bytes beyond the end move to `quarantine-*` files beside, so that they neither come back as events nor are
 lost. What is left there is made durable before it counts, for a process that was killed may not have. A crash
@@ -31,7 +35,8 @@ from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.files import File, FileLayer
-from mochi.mofka.chunks.journal import Head, Journal, read_head, read_parts
+from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head, read_ledger, read_notes, read_parts
+from mochi.mofka.chunks.ledger import Ledger, unpack
 
 _COPY_SIZE = 1 << 20
 
@@ -49,13 +54,16 @@ class Recovery:
         All chunks up to the one to append to, at least one.
     quarantined : sequence of str
         Names of the files that now hold what was cut off; empty after an orderly end.
-    head : Head or None
-        The journal's, which is closed now; None if there is no journal.
+    head : Head
+        The journal's, which is closed now.
+    ledger : Ledger
+        What is remembered of producers and consumers.
     """
 
     chunks: Sequence[Chunk]
     quarantined: Sequence[str]
-    head: Head | None
+    head: Head
+    ledger: Ledger
 
 
 def recover(files: FileLayer, directory: str) -> Recovery:
@@ -74,23 +82,28 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     names = files.list_directory(directory)
     sizes = _scan(files, directory, names)
     head = read_head(files, directory, names)
-    if head is not None and head.opened:
-        chunks, tail = _by_journal(files, directory, sizes, head)
+    ledger, known = Ledger(), 0
+    if head is not None and (found := read_ledger(files, directory, names, head)):
+        ledger, known = found
+    if head is not None and head.mode == Mode.FULL:
+        chunks, tail = _by_journal(files, directory, sizes, head, ledger)
     else:
         chunks, tail = _by_index(files, directory, sizes, head)
+        if head is not None and head.mode == Mode.LIGHT:
+            chunks = _by_notes(files, directory, chunks, head, ledger, known)
     quarantined = _cut(files, directory, chunks[tail:], names)
     filled = max((chunk.number for chunk in chunks if chunk.count), default=-1)
     chunks = chunks[: filled + 2] or [Chunk(0, 0)]
-    if head is not None and head.opened:
+    if head is None or head.mode != Mode.CLOSED:
         with closing(Journal(files, directory, head)) as journal:
-            head = journal.begin(chunks[-1], opened=False)
-    return Recovery(chunks, quarantined, head)
+            head = journal.begin(chunks[-1], Mode.CLOSED, ledger, chunks[-1].end_id)
+    return Recovery(chunks, quarantined, head, ledger)
 
 
 def _by_journal(
-    files: FileLayer, directory: str, sizes: Sequence[_Sizes], head: Head
+    files: FileLayer, directory: str, sizes: Sequence[_Sizes], head: Head, ledger: Ledger
 ) -> tuple[list[Chunk], int]:
-    """Give the chunks as an open journal has them, after writing its parts over again, and the base's place."""
+    """Give the chunks as a full journal has them, after writing its parts over again, and the base's place."""
     base = head.base
     chunks = [
         _sealed(files, directory, number, sizes[number]) for number in range(min(base.number, len(sizes)))
@@ -110,6 +123,7 @@ def _by_journal(
             for part in of_chunk:
                 chunk_files.write_data(part)
                 chunk_files.write_records(part)
+                ledger.apply(unpack(memoryview(part.notes)))
                 chunks[number:] = [part.after]
     for number in range(len(chunks), len(sizes)):
         chunks.append(Chunk(number, chunks[-1].end_id))
@@ -132,6 +146,37 @@ def _by_index(
             newest_first.append(_whole_part(files, directory, start, sizes[number]))
             tail = number
     return _with_ids(newest_first[::-1]), tail
+
+
+def _by_notes(
+    files: FileLayer, directory: str, chunks: list[Chunk], head: Head, ledger: Ledger, known: int
+) -> list[Chunk]:
+    """Give the chunks without the part of a batch that they may end with, and bring the ledger up to their end.
+
+    `known` is the number of events that the ledger is of.
+    """
+    end_id = chunks[-1].end_id if chunks else 0
+    ends = [known]
+    for part_end, notes in read_notes(files, directory, head):
+        ends += [first_id for producer in notes.producers for first_id in producer.first_ids]
+        ends.append(part_end)
+        ledger.apply(notes)
+    if ends[-1] >= end_id:
+        end_id = max((end for end in ends if end <= end_id), default=end_id)
+        chunks = [_shortened(files, directory, chunk, end_id) for chunk in chunks]
+    else:
+        ledger.forget_producers()
+    ledger.forget_batches(end_id)
+    return chunks
+
+
+def _shortened(files: FileLayer, directory: str, chunk: Chunk, end_id: int) -> Chunk:
+    """Give a chunk without the events from `end_id` on."""
+    if chunk.end_id <= end_id:
+        return chunk
+    count = max(0, end_id - chunk.first_id)
+    records = _records(files, directory, chunk.number, count - 1, min(count, 1))
+    return replace(_chunk(chunk.number, count, records), first_id=min(chunk.first_id, end_id))
 
 
 def _with_ids(chunks: Sequence[Chunk]) -> list[Chunk]:

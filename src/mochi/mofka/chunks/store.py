@@ -5,7 +5,7 @@ and keeps its lock held as long as it lives.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
 from mochi.mofka.chunks.layout import LOCK_NAME
+from mochi.mofka.chunks.ledger import Ledger, Remembered
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import recover
 from mochi.mofka.chunks.writer import ChunkWriter
@@ -24,10 +25,9 @@ from mochi.mofka.chunks.writer import ChunkWriter
 class ChunkStore:
     """A partition's directory, locked and recovered; made by `open`.
 
-    It writes what the original's `default` partition reads, and reads what that writes. Its own lock file
-    (`mofka.lock`), journal (`mofka.journal`) and quarantine files have names that the original passes over.
-    After a crash with `sync`, a store is to open the directory before the original does: only then do the
-    chunk files hold all that was acknowledged.
+    It writes what the original's `default` partition reads, and reads what that writes. Its own files (lock,
+    journal, ledgers, quarantine) have names that the original passes over. After a crash with `sync`, a store is
+    to open the directory before the original does: only then do the chunk files hold all that was acknowledged.
 
     Attributes
     ----------
@@ -35,12 +35,17 @@ class ChunkStore:
         As given to `open`.
     quarantined : sequence of str
         Files that hold what was cut off when the directory was opened; see `mochi.mofka.chunks.recovery`.
+    epoch : int
+        Positive number of 62 bits, drawn when the directory was opened first, and the same for as long as its
+        journal lasts.
     """
 
     def __init__(
         self,
         config: ChunkConfig,
         quarantined: Sequence[str],
+        epoch: int,
+        ledger: Ledger,
         catalog: Catalog,
         reader: ChunkReader,
         writer: ChunkWriter,
@@ -48,6 +53,8 @@ class ChunkStore:
     ) -> None:
         self.config = config
         self.quarantined = quarantined
+        self.epoch = epoch
+        self._ledger = ledger
         self._catalog = catalog
         self._reader = reader
         self._writer = writer
@@ -92,10 +99,19 @@ class ChunkStore:
             catalog = Catalog(recovery.chunks)
             cache = resources.enter_context(closing(FdCache(files, config.fd_cache_capacity)))
             writer = resources.enter_context(
-                closing(ChunkWriter(files, path, config, catalog, recovery.head))
+                closing(ChunkWriter(files, path, config, catalog, recovery.ledger, recovery.head))
             )
             reader = ChunkReader(cache, path, catalog)
-            return cls(config, recovery.quarantined, catalog, reader, writer, resources.pop_all())
+            return cls(
+                config,
+                recovery.quarantined,
+                (recovery.head.key >> 2) + 1,
+                recovery.ledger,
+                catalog,
+                reader,
+                writer,
+                resources.pop_all(),
+            )
 
     @property
     def event_count(self) -> int:
@@ -107,13 +123,31 @@ class ChunkStore:
         """Why no more events are taken, or None."""
         return self._writer.error
 
-    def append(self, batches: Sequence[Batch]) -> list[int]:
-        """Store batches in one commit: all of them, or none that a reader of this store sees.
+    @property
+    def cursors(self) -> Mapping[str, int]:
+        """The id of the next event by the name of its consumer, as far as stored; a view that changes."""
+        return self._ledger.cursors
 
-        With `sync` they are on disk when it returns, and after a crash all of them are there or none. A batch
+    def producers(self) -> list[Remembered]:
+        """Give the producers whose recent batches are remembered; from the appending thread."""
+        return self._ledger.producers()
+
+    def append(self, batches: Sequence[Batch], cursors: Mapping[str, int] | None = None) -> list[int]:
+        """Store batches and cursors in one commit: all of them, or none that a reader of this store sees.
+
+        With `sync` they are on disk when it returns, and after a crash all of them are there or none; without,
+        they survive the end of the process. Cursors only move forward. The origins of batches are remembered
+        with them, as `producers` tells. A batch
         that would carry a file of the chunk past `max_chunk_size`, or the chunk past `max_events_per_chunk`,
         begins the next chunk, unless the chunk is empty. A chunk is on disk before the next begins, with or
         without `sync`.
+
+        Parameters
+        ----------
+        batches : sequence of Batch
+            May be empty.
+        cursors : mapping of str to int, optional
+            Id of the next event by the name of its consumer.
 
         Returns
         -------
@@ -130,11 +164,11 @@ class ChunkStore:
 
         Notes
         -----
-        Beside the system calls, about 40 µs for 1000 events, and 4 writes (3 without data) for each chunk
-        touched, however many the batches. With `sync` one write and one sync more for each chunk; two syncs
-        from 256 KiB of data on. Every 32 MiB or so the four files are synced, which may take tens of ms.
+        Beside the system calls, about 40 µs for 1000 events, and 5 writes (4 without data) for each chunk
+        touched, however many the batches. With `sync` one sync for each chunk; two from 256 KiB of data on.
+        Every 32 MiB or so the four files are synced, which may take tens of ms.
         """
-        return self._writer.append(batches)
+        return self._writer.append(batches, cursors or {})
 
     def read_range(
         self,

@@ -1,21 +1,23 @@
 """Appending batches to the chunk files.
 
-Each call of `append` is one commit. With `sync` its parts, one for each chunk that it touches, go to the
-journal, and are durable with that; then they are written to the chunk files, which are put on disk when their
-chunk is full, when the journal is, and at the end. Large data is written and synced in its place first, and
-only its checksum is in the journal. Without `sync` there is no journal.
+Each call of `append` is one commit, of batches and of cursors. With `sync` its parts, one for each chunk that
+it touches, go to the journal, and are durable with that; then they are written to the chunk files, which are
+put on disk when their chunk is full, when the journal is, and at the end. Large data is written and synced in
+its place first, and only its checksum is in the journal. Without `sync` the journal is a light one, which keeps
+the ledger alone, and is not synced.
 
 Invariants: batches are stored whole and in one chunk; a chunk is durable before the next one begins, whatever
-`sync` says, so that without a journal a crash leaves damage in the last one only; the journal is open from the
-first commit to the orderly end, and never begins again but when the chunk files are on disk; after a failed
+`sync` says, so that without `sync` a crash leaves damage in the last one only; the journal is open from the
+first commit to the orderly end, and its base moves only when the chunk files are on disk; after a failed
 write or sync nothing is written any more, for what the kernel drops after a failed sync cannot be written
 again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.batch import Batch
@@ -24,7 +26,8 @@ from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError
 from mochi.mofka.chunks.files import FileLayer
-from mochi.mofka.chunks.journal import Head, Journal, is_large
+from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
+from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
 
 
 class ChunkWriter:
@@ -37,30 +40,42 @@ class ChunkWriter:
     """
 
     def __init__(
-        self, files: FileLayer, directory: str, config: ChunkConfig, catalog: Catalog, head: Head | None
+        self,
+        files: FileLayer,
+        directory: str,
+        config: ChunkConfig,
+        catalog: Catalog,
+        ledger: Ledger,
+        head: Head,
     ) -> None:
         self.error: BaseException | None = None
         self._layer = files
         self._directory = directory
         self._config = config
         self._catalog = catalog
+        self._ledger = ledger
+        self._mode = Mode.FULL if config.sync else Mode.LIGHT
         self._head = head
         self._journal: Journal | None = None
         self._files = ChunkFiles(files, directory, catalog.last.number)
 
-    def append(self, batches: Sequence[Batch]) -> list[int]:
-        """Store batches in one commit, and give the id of each one's first event; see `ChunkStore.append`."""
+    def append(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> list[int]:
+        """Store batches and cursors in one commit, and give the first id of each; see `ChunkStore.append`."""
         self._check()
         first_ids = [self._catalog.event_count]
         for batch in batches:
             first_ids.append(first_ids[-1] + batch.count)
-        parts = list(self._split(batches))
+        parts = list(self._split(batches, cursors))
         if parts:
             try:
                 self._commit(parts)
             except BaseException as error:
                 self.error = error
                 raise
+            for batch, first_id in zip(batches, first_ids, strict=False):
+                if batch.origin is not None:
+                    self._ledger.note(batch.origin, first_id)
+            self._ledger.advance(cursors)
             self._catalog.publish([part.after for part in parts])
         return first_ids[:-1]
 
@@ -68,7 +83,7 @@ class ChunkWriter:
         """Put all events on disk in the chunk files; with `sync` in the configuration they are safe already."""
         self._check()
         try:
-            self._checkpoint(opened=True)
+            self._checkpoint(self._mode)
         except BaseException as error:
             self.error = error
             raise
@@ -81,7 +96,7 @@ class ChunkWriter:
                 closed.callback(self._journal.close)
             if self.error is None:
                 self.error = StorageError(f"the store of {self._directory} is closed", path=self._directory)
-                self._checkpoint(opened=False)
+                self._checkpoint(Mode.CLOSED)
 
     def _check(self) -> None:
         if self.error is not None:
@@ -92,8 +107,8 @@ class ChunkWriter:
                 errno=getattr(self.error, "errno", None),
             ) from self.error
 
-    def _split(self, batches: Sequence[Batch]) -> Iterator[Part]:
-        """Divide a commit by chunk."""
+    def _split(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> Iterator[Part]:
+        """Divide a commit by chunk; the last part has the cursors."""
         before = after = self._catalog.last
         group: list[Batch] = []
         for batch in batches:
@@ -107,8 +122,8 @@ class ChunkWriter:
                 grown = before.extended(batch.count, batch.metadata_bytes, batch.data_bytes)
             after = grown
             group.append(batch)
-        if group:
-            yield _part(before, after, group)
+        if group or cursors:
+            yield _part(before, after, group, cursors)
 
     def _fits(self, chunk: Chunk) -> bool:
         return (
@@ -117,11 +132,12 @@ class ChunkWriter:
         )
 
     def _commit(self, parts: Sequence[Part]) -> None:
-        journal = self._ready_journal() if self._config.sync else None
+        journal = self._ready_journal()
         for part in parts:
             if part.before.number != self._files.number:
                 self._rotate(part.before.number)
-            if journal is None:
+            if self._mode == Mode.LIGHT:
+                journal.note(part)
                 self._files.write_data(part)
             elif is_large(part):
                 self._files.write_data(part)
@@ -130,15 +146,18 @@ class ChunkWriter:
             else:
                 journal.append(part, last=part is parts[-1])
                 self._files.write_data(part)
-            self._files.write_records(part)
+            if part.count:
+                self._files.write_records(part)
 
     def _ready_journal(self) -> Journal:
-        """Give the journal, open and with room for a commit."""
+        """Give the journal, begun and with room for a commit."""
         if self._journal is None:
             self._journal = Journal(self._layer, self._directory, self._head)
-            self._journal.begin(self._catalog.last, opened=True)
+            self._begin(self._catalog.last, self._mode)
+        elif self._journal.full and self._mode == Mode.FULL:
+            self._checkpoint(self._mode)
         elif self._journal.full:
-            self._checkpoint(opened=True)
+            self._begin(self._journal.head.base, self._mode)
         return self._journal
 
     def _rotate(self, chunk: int) -> None:
@@ -147,19 +166,35 @@ class ChunkWriter:
         previous, self._files = self._files, ChunkFiles(self._layer, self._directory, chunk)
         previous.close()
 
-    def _checkpoint(self, *, opened: bool) -> None:
+    def _checkpoint(self, mode: Mode) -> None:
         """Put the chunk files on disk, after which the journal, if there is one, begins again."""
         self._files.sync()
         if self._journal is not None:
-            self._journal.begin(self._catalog.last, opened=opened)
+            self._begin(self._catalog.last, mode)
+
+    def _begin(self, base: Chunk, mode: Mode) -> None:
+        assert self._journal is not None
+        self._journal.begin(base, mode, self._ledger, self._catalog.event_count)
 
 
-def _part(before: Chunk, after: Chunk, batches: Sequence[Batch]) -> Part:
+def _part(before: Chunk, after: Chunk, batches: Sequence[Batch], cursors: Mapping[str, int] = {}) -> Part:
+    producers = []
+    first_id = before.end_id
+    for batch in batches:
+        if batch.origin is not None:
+            identity, sequence = batch.origin
+            producers.append(Remembered(identity, sequence + 1, (first_id,)))
+        first_id += batch.count
     return Part(
         before,
         after,
-        np.concatenate([batch.metadata_sizes for batch in batches]),
+        _joined([batch.metadata_sizes for batch in batches]),
         [buffer for batch in batches for buffer in batch.metadata],
-        np.concatenate([batch.data_sizes for batch in batches]),
+        _joined([batch.data_sizes for batch in batches]),
         [buffer for batch in batches for buffer in batch.data],
+        pack(producers, cursors) if producers or cursors else NO_NOTES,
     )
+
+
+def _joined(sizes: Sequence[NDArray[np.unsignedinteger]]) -> NDArray[np.unsignedinteger]:
+    return np.concatenate(sizes) if sizes else np.empty(0, np.uint32)

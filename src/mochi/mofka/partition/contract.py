@@ -6,10 +6,11 @@ Rules
    dense, and given in the order of the calls of `append`.
 2. `done` of any method is called once, from any thread, at once or later.
 3. `count` grows when the events can be read, and before `done` of their `append` is called.
-4. After `append` has failed in a way that leaves the storage unsure, every later one fails too.
+4. What `remembered` and `cursor` tell is as durable as the events are.
+5. After `append` has failed in a way that leaves the storage unsure, every later one fails too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
+from mochi.mofka.chunks.ledger import Remembered
 
 EventPieces = tuple[int, Sequence[tuple[int, int]]]
 """An event's id, and the (offset, length) of the pieces wanted of its data."""
@@ -71,11 +73,26 @@ class Partition(Protocol):
     def config(self) -> dict[str, Any]:
         """The ``partition`` section of the provider's configuration, with all that was filled in."""
 
+    def remembered(self) -> Iterable[Remembered]:
+        """Tell the producers whose recent batches are known, the one quiet for longest first; asked once."""
+
+    def cursor(self, consumer: str) -> int:
+        """Give the id of the next event of a consumer: behind the last one acknowledged, or 0."""
+
+    def acknowledge(self, consumer: str, next_id: int, done: Callable[[BaseException | None], None]) -> None:
+        """Move a cursor forward, if it is not there yet; `done` is told when it is stored, or why it is not.
+
+        Raises
+        ------
+        Fault
+            ``too_many_consumers``: there is no room for the cursor of one more.
+        """
+
     def receive(self, sizes: int, metadata: int, data: int) -> list[memoryview]:
         """Give three buffers for a batch that is about to arrive; 0 bytes of data when those come otherwise."""
 
     def append(self, batch: Batch, done: Callable[[int | BaseException], None]) -> None:
-        """Store a batch; `done` is told the id of its first event, or why it is not stored."""
+        """Store a batch, with its origin; `done` is told the id of its first event, or why it is not stored."""
 
     def read(
         self,

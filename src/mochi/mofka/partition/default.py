@@ -1,14 +1,13 @@
 """The `default` partition: chunk files, written and read on the threads of an abt_io instance.
 
-Batches that arrive while a commit is under way share the next one. An acknowledgement leaves after the commit, which
-with ``sync`` means after fdatasync. Batches are received into tiered pools, and written from there; what goes to
-consumers is read into pools of its own. Nothing is kept in memory per event.
+Batches, and cursors, that arrive while a commit is under way share the next one. An acknowledgement leaves after the
+commit, which with ``sync`` means after fdatasync. Batches are received into tiered pools, and written from there; what
+goes to consumers is read into pools of its own. Nothing is kept in memory per event.
 """
 
 import logging
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
@@ -21,14 +20,17 @@ from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import OutOfRange, StorageError
 from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
-from mochi.mofka.partition.config import DefaultFields, PoolFields
+from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
 from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.partition.cursors import Cursors
 from mochi.mofka.protocol import SIZE
 
 T = TypeVar("T")
 
 Appended = Callable[[int | BaseException], None]
+Acknowledged = Callable[[BaseException | None], None]
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +81,9 @@ class DefaultPartition:
     keeps_buffers = False
 
     def __init__(self, topic: str, uuid: str, fields: DefaultFields, io: IoInstance) -> None:
-        self.epoch = 1
         self._fields = fields
         self._io = io
-        directory = os.path.join(fields.path, f"{topic}-{uuid}")
+        directory = directory_of(topic, uuid, fields.path)
         chunks = ChunkConfig(
             max_chunk_size=fields.max_chunk_size,
             max_events_per_chunk=fields.max_events_per_chunk,
@@ -99,9 +100,12 @@ class DefaultPartition:
         except (StorageError, OSError) as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
+        self.epoch = self._store.epoch
+        self._cursors = Cursors(self._store.cursors)
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._waiting: list[tuple[Batch, Appended]] = []
+        self._moved: dict[str, list[Acknowledged]] = {}
         self._scheduled = False
         self._closed = False
 
@@ -134,6 +138,31 @@ class DefaultPartition:
             if self._closed:
                 raise Fault("closed", "the partition is closed")
             self._waiting.append((batch, done))
+        self._schedule()
+
+    def remembered(self) -> Iterable[Remembered]:
+        """Tell the producers whose recent batches were stored."""
+        return self._store.producers()
+
+    def cursor(self, consumer: str) -> int:
+        """Give the id of the next event of a consumer, as it last said."""
+        with self._lock:
+            return self._cursors[consumer]
+
+    def acknowledge(self, consumer: str, next_id: int, done: Acknowledged) -> None:
+        """Have a cursor stored by the next commit, if it is not stored already."""
+        if self._store.cursors.get(consumer, 0) >= next_id:
+            done(None)
+            return
+        with self._lock:
+            if self._closed:
+                raise Fault("closed", "the partition is closed")
+            self._cursors.advance(consumer, next_id)
+            self._moved.setdefault(consumer, []).append(done)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        with self._lock:
             if self._scheduled:
                 return
             self._scheduled = True
@@ -144,20 +173,31 @@ class DefaultPartition:
             while True:
                 with self._lock:
                     waiting, self._waiting = self._waiting, []
-                    if not waiting:
+                    moved, self._moved = self._moved, {}
+                    cursors = {consumer: self._cursors[consumer] for consumer in moved}
+                    if not waiting and not moved:
                         self._scheduled = False
                         return
-                self._commit(waiting)
+                self._commit(waiting, cursors, [done for told in moved.values() for done in told])
 
-    def _commit(self, waiting: Sequence[tuple[Batch, Appended]]) -> None:
+    def _commit(
+        self,
+        waiting: Sequence[tuple[Batch, Appended]],
+        cursors: Mapping[str, int],
+        acknowledged: Sequence[Acknowledged],
+    ) -> None:
         outcomes: Sequence[int | BaseException]
+        failure: Fault | None = None
         try:
-            outcomes = self._store.append([batch for batch, _ in waiting])
+            outcomes = self._store.append([batch for batch, _ in waiting], cursors)
             self.count = self._store.event_count
         except Exception as error:
-            outcomes = [_fault(error)] * len(waiting)
-        for (_, done), outcome in zip(waiting, outcomes, strict=True):
-            done(outcome)
+            failure = _fault(error)
+            outcomes = [failure] * len(waiting)
+        for (_, appended), outcome in zip(waiting, outcomes, strict=True):
+            appended(outcome)
+        for stored in acknowledged:
+            stored(failure)
 
     def _read(self, read: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
         """Read on an I/O thread, and tell what was read, or any error: somebody waits for it."""

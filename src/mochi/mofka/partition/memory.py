@@ -7,7 +7,7 @@ events pushed one by one do not cost an object each; every byte is merged at mos
 import secrets
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
+from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.partition.cursors import Cursors
 
 MERGED_EVENTS = 512
 MERGED_BYTES = 64 << 10
@@ -94,9 +96,23 @@ class MemoryPartition:
         self.config = config
         self.count = 0
         self.epoch = secrets.randbits(62) + 1
+        self._cursors = Cursors({})
         self._arena = _Arena()
         self._blocks: list[_Block] = []
         self._firsts: list[int] = []
+
+    def remembered(self) -> Iterable[Remembered]:
+        """Tell of no producer: a memory partition begins anew."""
+        return ()
+
+    def cursor(self, consumer: str) -> int:
+        """Give the id of the next event of a consumer."""
+        return self._cursors[consumer]
+
+    def acknowledge(self, consumer: str, next_id: int, done: Callable[[BaseException | None], None]) -> None:
+        """Move a cursor forward, at once."""
+        self._cursors.advance(consumer, next_id)
+        done(None)
 
     def receive(self, sizes: int, metadata: int, data: int) -> list[memoryview]:
         """Give buffers that become the storage; fresh pages are touched once, by the kernel."""
