@@ -143,7 +143,7 @@ def test_margo_makes_pools_and_xstreams_for_progress_and_rpcs(
 def test_xstreams_are_dedicated_to_io_and_a_partition_chooses_its_controller(
     machine: Machine, persistent: str, mofka: Path
 ) -> None:
-    section = snippet("margo-shortcuts").rstrip("}\n") + ",\n" + snippet("argobots-long") + "\n}"
+    section = snippet("margo-shortcuts").rstrip("}\n") + ",\n" + snippet("io-pools") + "\n}"
     text = with_margo(persistent, section)
     first = r'\{\s*"name" : "io_controller",\s*"type" : "abt_io",\s*"provider_id" : 3,\s*"config" : \{\},'
     text = changed(
@@ -154,7 +154,7 @@ def test_xstreams_are_dedicated_to_io_and_a_partition_chooses_its_controller(
     _, *arguments = snippet("start").split()
     server = machine.bedrock(text, *arguments)
     create(machine, server, "default-short", mofka)
-    create(machine, server, "fast-topic", mofka)
+    create(machine, server, "io-uring-topic", mofka)
     driver = machine.driver(server)
     streams(driver)
     streams(driver, "fast_topic")
@@ -197,7 +197,7 @@ def test_the_full_configuration_is_deployed_as_it_is(
         assert (shown["margo"]["progress_pool"], shown["margo"]["rpc_pool"]) == ("__pool_2__", "__pool_3__")
         assert shown["bedrock"] == {"pool": "__pool_3__", "provider_id": 0}
     create(machine, service, "default-short", mofka)
-    create(machine, service, "fast-topic", mofka)
+    create(machine, service, "io-uring-topic", mofka)
     streams(machine.driver(service))
     streams(machine.driver(service), "fast_topic")
     done = machine.run(service, "bedrock-shutdown na+sm -f mofka.json -v off")
