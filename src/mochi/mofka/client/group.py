@@ -15,7 +15,7 @@ from mochi.flock import group_file
 from mochi.flock.errors import FlockError
 from mochi.margo.client import Client
 from mochi.margo.errors import AuthenticationError, MargoError
-from mochi.mofka.client.service import PartitionInfo
+from mochi.mofka.client.service import CONNECT_TIMEOUT, PartitionInfo
 from mochi.mofka.hosting import MASTER_TAG, master_among
 from mochi.mofka.registry import PartitionRecord, Registry
 from mochi.yokan.client import DatabaseHandle
@@ -104,6 +104,7 @@ class Group:
         refusal: AuthenticationError | None = None
         for address in self.ranks:
             try:
+                self._client.link(address, CONNECT_TIMEOUT)
                 master = master_among(self._bedrock.config(address)["providers"])
             except MargoError as error:
                 failures.append(str(error))

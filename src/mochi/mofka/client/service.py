@@ -43,6 +43,9 @@ FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
 """Seconds between two looks for a partition; twice as many each time."""
 
+CONNECT_TIMEOUT = 5.0
+"""Seconds after which a server that does not even greet is passed over, where there is something else to try."""
+
 _AWAY = ("no_provider", "no_rpc", "wrong_partition", "closed")
 
 
@@ -327,7 +330,8 @@ class Search:
                     self._rest(error)
                 partition = found
             try:
-                return partition, self._service.client.link(partition.address, self._left())
+                timeout = min(self._left(), CONNECT_TIMEOUT)
+                return partition, self._service.client.link(partition.address, timeout)
             except MargoError as failure:
                 error = failure
 
