@@ -24,6 +24,7 @@ from mochi.bedrock.client import Client as BedrockApi
 from mochi.bedrock.config import parse
 from mochi.bedrock.dependencies import resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
+from mochi.bedrock.peers import Alone, Peers
 from mochi.bedrock.server import Server
 from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
@@ -66,14 +67,28 @@ def database(name: str = "db", **fields: Any) -> dict[str, Any]:
     return {"name": name, "type": "yokan", "config": {"database": {"type": "map"}}} | fields
 
 
+class Told(Alone):
+    """A process that is told where others are."""
+
+    def __init__(self, rank: int, size: int, others: dict[int, str]) -> None:
+        super().__init__(rank, size)
+        self._others = others
+
+    def gather(self, item: Any) -> dict[int, Any]:
+        said = super().gather(item)
+        return said | {rank: [other, b""] for rank, other in self._others.items()} if item else said
+
+
 @contextmanager
-def serving(config: dict[str, Any], address: str | None = "na+sm") -> Iterator[Server]:
+def serving(
+    config: dict[str, Any], address: str | None = "na+sm", peers: Peers | None = None
+) -> Iterator[Server]:
     """Run a server in a thread of its own; a deployment that fails raises here."""
     started: queue.Queue[Server | Exception] = queue.Queue()
 
     def work() -> None:
         try:
-            server = Server(parse(config), address)
+            server = Server(parse(config), address, peers=peers)
             server.run(lambda: started.put(server))
         except Exception as error:
             started.put(error)
@@ -495,7 +510,7 @@ def test_a_deployment_waits_for_a_provider_of_another_server(monkeypatch: pytest
         late.join()
 
 
-def resolved(dependencies: dict[str, Any], world: World | None) -> dict[str, Any]:
+def resolved(dependencies: dict[str, Any], world: World) -> dict[str, Any]:
     """Dependencies on probes as they are shown, where every server has any probe."""
     engine = Engine("na+sm")
     try:
@@ -515,18 +530,24 @@ def resolved(dependencies: dict[str, Any], world: World | None) -> dict[str, Any
 
 
 def test_digits_behind_an_at_are_the_rank_of_a_process_that_was_started_together() -> None:
-    world = World(1, 3, ["na+sm://zero", "na+sm://one", "<uninitialized>"])
-    shown = resolved({"peer": "x@0", "peers": ["probe:5@0", "x@na+sm://far"]}, world)
-    assert shown == {
-        "peer": "probe:5@na+sm://zero",
-        "peers": ["probe:5@na+sm://zero", "probe:5@na+sm://far"],
-    }
+    addresses = [f"na+sm://bedrock-test-{os.getpid()}-{rank}" for rank in range(2)]
+    far = deployment(probe("far", provider_id=5))
+    near = deployment(
+        probe("own"), probe("a", dependencies={"peer": "probe:5@0", "peers": ["far@0", "own@1", "own@local"]})
+    )
+    told = Told(1, 3, {0: addresses[0]})
+    with serving(far, addresses[0]), serving(near, addresses[1], told) as server:
+        shown = server.config()["providers"][1]["dependencies"]
+        own = f"probe:1@{addresses[1]}"
+        assert shown == {"peer": f"probe:5@{addresses[0]}", "peers": [f"probe:5@{addresses[0]}", own, own]}
+        for rank, problem in ((2, "whose address is not known yet"), (3, "ranks are 0 to 2")):
+            with pytest.raises(ConfigError, match=f'"far@{rank}" names rank {rank}[,;] {problem}'):
+                server.start_provider(probe("b", dependencies={"peer": f"far@{rank}"}))
 
 
 @pytest.mark.parametrize(
     ("value", "world", "problem"),
     [
-        ("x@1", None, "names rank 1; this server was started alone, as rank 0"),
         ("x@1", World(0, 1, ["na+sm://zero"]), "names rank 1; this server was started alone, as rank 0"),
         ("x@2", World(0, 2, ["na+sm://zero", "na+sm://one"]), "names rank 2; ranks are 0 to 1"),
         ("x@1", World(0, 2, ["na+sm://zero", "<uninitialized>"]), "names rank 1, whose address is not known"),
@@ -534,7 +555,7 @@ def test_digits_behind_an_at_are_the_rank_of_a_process_that_was_started_together
     ],
 )
 def test_a_rank_that_is_not_there_or_has_no_such_provider_is_refused(
-    value: str, world: World | None, problem: str
+    value: str, world: World, problem: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         resolved({"peer": value}, world)
@@ -702,7 +723,8 @@ def test_a_script_is_run_over_the_expanded_configuration(margo: dict[str, Any], 
         address = server.address
         assert bedrock.query(address, "return $__config__;") == server.config()
         assert bedrock.query(address, "return $__config__.providers[0].tags[0];") == "x"
-        assert bedrock.query(address, "return $MPI_COMM_WORLD;") is None
+        world = {"rank": 0, "size": 1, "addresses": [address]}
+        assert bedrock.query(address, "return $MPI_COMM_WORLD;") == world
         bedrock.query(address, "$__config__.providers = []; return $__config__;")
         assert names(bedrock.config(address)) == ["a"]
 
