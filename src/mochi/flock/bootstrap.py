@@ -202,11 +202,8 @@ class JoinBootstrap(Bootstrap):
             return self.existing().with_member(self.me).members
 
         def enter(view: GroupView) -> GroupView:
-            rank = 1 + max(
-                (m.rank for m in view.members if m.rank is not None), default=len(view.members) - 1
-            )
-            self.me = msgspec.structs.replace(self.me, rank=rank)
-            return view.with_member(self.me)
+            self.me = msgspec.structs.replace(self.me, rank=1 + max(view.ranks.values()))
+            return view.ranked().with_member(self.me)
 
         group_file.update(str(self.file), enter)
         view = self.existing()
@@ -238,11 +235,10 @@ class FileBootstrap(Bootstrap):
                 f"{self.me.address} is not a member of the group in {where}, which has "
                 + ", ".join(member.address for member in view.members),
             )
-        rank = view.members.index(own) if own.rank is None else own.rank
-        self.me = Member(self.me.address, self.me.provider_id, rank)
+        self.me = msgspec.structs.replace(own, rank=view.ranks[own.address], ended=False)
 
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
-        return self.existing().members
+        return self.existing().ranked().members
 
     def publish(self, view: GroupView) -> None:
         pass
@@ -267,12 +263,8 @@ class ViewBootstrap(FileBootstrap):
             )
 
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
-        view = self.config.view
-        assert view is not None
-        return tuple(
-            member if member.rank is not None else msgspec.structs.replace(member, rank=index)
-            for index, member in enumerate(view.members)
-        )
+        assert self.config.view is not None
+        return self.config.view.ranked().members
 
     def publish(self, view: GroupView) -> None:
         if self.file is not None:

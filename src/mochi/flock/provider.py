@@ -110,8 +110,8 @@ class FlockProvider:
             {rank: msgspec.convert(offer, Offer) for rank, offer in offers.items()}
         )
         self._view = self._view_of(members)
-        addresses = {member.rank: member.address for member in members if member.rank is not None}
-        return self._bootstrap.me.rank or 0, addresses
+        ranks = self._view.ranks
+        return ranks[self._bootstrap.me.address], {rank: address for address, rank in ranks.items()}
 
     def ready(self, engine: Engine) -> None:
         """Publish the group file, if the configuration names one.
