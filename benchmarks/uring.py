@@ -181,7 +181,7 @@ def main() -> None:
             for name in CALLS:
                 ratio = found[name]["per_s"] / found[THREADS]["per_s"]
                 samples.setdefault(f"{pattern}/{name}", []).append({**found[name], "ratio": ratio})
-    facts = {**environment(), "command": " ".join(["python -m benchmarks.uring", *sys.argv[1:]])}
+    facts = environment("uring")
     heading = "".join(f"- {name}: {value}\n" for name, value in facts.items())
     rows = table({name: spreads(repetitions) for name, repetitions in samples.items()}, COLUMNS)
     note = "abt_io on threads and on io_uring, medians (lowest - highest), see `benchmarks/uring.py`:"

@@ -84,6 +84,19 @@ def test_what_is_written_is_at_its_offset_and_nothing_beyond(
     file.close()
 
 
+def test_what_is_in_the_page_cache_and_what_is_not_are_read_alike(
+    files: Files, beside: Callable[[Callable[[], Any]], Any], tmp_path: Path
+) -> None:
+    expected = os.urandom(1 << 20)
+    file = files.open(str(tmp_path / "a"), writable=True)
+    beside(lambda: file.write([expected], 0))
+    assert beside(lambda: content(file, len(expected))) == expected
+    beside(file.sync)
+    os.posix_fadvise(file.fd, 0, len(expected) // 2, os.POSIX_FADV_DONTNEED)
+    assert beside(lambda: content(file, len(expected) - 5, 5)) == expected[5:]
+    file.close()
+
+
 def test_more_buffers_than_one_request_takes_are_all_written(
     files: Files, beside: Callable[[Callable[[], Any]], Any], tmp_path: Path
 ) -> None:
@@ -396,25 +409,35 @@ def test_instances_are_independent_of_each_other(
     one.calls.close()
 
 
+@pytest.mark.parametrize(
+    ("trouble", "expected"),
+    [(OSError(errno.ENXIO, "gone"), "gone"), (RuntimeError("bad"), "the io_uring failed: RuntimeError")],
+)
 def test_a_ring_that_breaks_fails_its_requests(
-    beside: Callable[[Callable[[], Any]], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files,
+    beside: Callable[[Callable[[], Any]], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
+    expected: str,
 ) -> None:
     import liburing
 
-    files = files_on(1)
-    file = files.open(str(tmp_path / "a"), writable=True)
+    several = [files.open(str(tmp_path / name), writable=True) for name in "ab"]
 
     def broken(ring: object) -> int:
-        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        raise trouble
 
     with monkeypatch.context() as patch:
         patch.setattr(liburing, "io_uring_submit", broken)
-        with pytest.raises(OSError, match="No such device or address"):
-            beside(lambda: file.write([b"x"], 0))
-    with pytest.raises(OSError, match="No such device or address"):
-        beside(file.sync)
-    file.close()
-    files.calls.close()
+        with pytest.raises(OSError, match=expected) as caught:
+            beside(lambda: several[0].write([b"x"], 0))
+        assert caught.value.filename == several[0].path
+    for file in several:
+        with pytest.raises(OSError, match=expected) as caught:
+            beside(file.sync)
+        assert caught.value.filename == file.path
+        file.close()
 
 
 def test_an_interrupted_or_busy_submission_is_made_again(

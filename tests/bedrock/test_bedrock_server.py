@@ -22,11 +22,13 @@ import pytest
 from mochi.bedrock.client import BedrockClient, ClientException
 from mochi.bedrock.client import Client as BedrockApi
 from mochi.bedrock.config import parse
+from mochi.bedrock.dependencies import resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
 from mochi.bedrock.peers import Alone, Peers
 from mochi.bedrock.server import Server
-from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, XstreamSpec
+from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
+from mochi.margo.engine import Engine
 from mochi.margo.errors import AddressError, ConfigError, Fault
 
 HERE = Path(__file__).parent
@@ -508,6 +510,25 @@ def test_a_deployment_waits_for_a_provider_of_another_server(monkeypatch: pytest
         late.join()
 
 
+def resolved(dependencies: dict[str, Any], world: World) -> dict[str, Any]:
+    """Dependencies on probes as they are shown, where every server has any probe."""
+    engine = Engine("na+sm")
+    try:
+        return resolve(
+            ProviderSpec(name="a", type="probe", dependencies=dependencies),
+            {"peer": ("probe", False), "peers": ("probe[]", False)},
+            "providers[0]",
+            engine=engine,
+            running={},
+            own_names=("local", engine.address),
+            world=world,
+            look_up=lambda what, address: ProviderHandle(address, 5, "probe"),
+        ).shown
+    finally:
+        engine.finalize()
+        engine.run()
+
+
 def test_digits_behind_an_at_are_the_rank_of_a_process_that_was_started_together() -> None:
     addresses = [f"na+sm://bedrock-test-{os.getpid()}-{rank}" for rank in range(2)]
     far = deployment(probe("far", provider_id=5))
@@ -524,6 +545,24 @@ def test_digits_behind_an_at_are_the_rank_of_a_process_that_was_started_together
                 server.start_provider(probe("b", dependencies={"peer": f"far@{rank}"}))
 
 
+@pytest.mark.parametrize(
+    ("value", "world", "problem"),
+    [
+        ("x@1", World(0, 1, ["na+sm://zero"]), "names rank 1; this server was started alone, as rank 0"),
+        ("x@2", World(0, 2, ["na+sm://zero", "na+sm://one"]), "names rank 2; ranks are 0 to 1"),
+        ("x@1", World(0, 2, ["na+sm://zero", "<uninitialized>"]), "names rank 1, whose address is not known"),
+        ("x@1", World(1, 2, ["na+sm://zero", "na+sm://one"]), 'no provider "x" comes before this one'),
+    ],
+)
+def test_a_rank_that_is_not_there_or_has_no_such_provider_is_refused(
+    value: str, world: World, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved({"peer": value}, world)
+    assert caught.value.where == "providers[0].dependencies.peer"
+    assert problem in caught.value.problem
+
+
 def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
     addresses = [f"na+sm://bedrock-test-{os.getpid()}-{rank}" for rank in range(2)]
     with ExitStack() as stack, ThreadPoolExecutor(2) as threads:
@@ -532,10 +571,10 @@ def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
                 lambda rank=rank: stack.enter_context(
                     serving(
                         deployment(
-                            probe("first"), probe("second", dependencies={"peer": f"first@{1 - rank}"})
+                            probe("first"),
+                            probe("second", dependencies={"peer": f"first@{addresses[1 - rank]}"}),
                         ),
                         addresses[rank],
-                        Told(rank, 2, {1 - rank: addresses[1 - rank]}),
                     )
                 )
             )

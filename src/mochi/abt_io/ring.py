@@ -24,7 +24,7 @@ from typing import Any
 import liburing
 
 Prepare = Callable[[Any], None]
-"""Fills a submission queue entry."""
+"""Fills a submission queue entry, and holds all memory that the request needs."""
 
 Outcome = int | OSError
 
@@ -53,7 +53,7 @@ class Ring:
         self._changed = Condition(Lock())
         self._driven = False
         self._closed = False
-        self._broken: OSError | None = None
+        self._broken: tuple[int, str] | None = None
         self._arrived: deque[tuple[_Group, int]] = deque()
         self._waiting: deque[_Group] = deque()
         self._in_flight: dict[int, tuple[_Group, int]] = {}
@@ -80,10 +80,9 @@ class Ring:
         """
         group = _Group(requests)
         with self._changed:
-            if self._closed or self._broken:
-                return [self._broken or OSError(errno.EBADF, "the io_uring is closed")] * len(requests)
-            if not requests:
-                return []
+            if self._closed or self._broken or not requests:
+                reason = self._broken or (errno.EBADF, "the io_uring is closed")
+                return [OSError(*reason) for _ in requests]
             self._arrived.extend((group, index) for index in range(len(requests)))
             drives, self._driven = not self._driven, True
             if not drives:
@@ -160,7 +159,9 @@ class Ring:
             if not self._reap():
                 os.read(self._event, 8)
         except OSError as error:
-            self._break(error)
+            self._break(error.errno or errno.EIO, error.strerror or str(error))
+        except Exception as error:
+            self._break(errno.EIO, f"the io_uring failed: {error!r}")
 
     def _submit(self) -> None:
         before = self._number
@@ -208,13 +209,13 @@ class Ring:
                     self._waiting.remove(group)
                     group.woken.release()
 
-    def _break(self, error: OSError) -> None:
+    def _break(self, number: int, problem: str) -> None:
         """Fail what is under way, and whatever comes, with an error of the ring itself."""
         with self._changed:
-            self._broken = error
+            self._broken = number, problem
         self._kept = dict(self._in_flight)  # the kernel may still use their memory
         for group, index in (*self._in_flight.values(), *self._arrived):
-            self._tell(group, index, error)
+            self._tell(group, index, OSError(number, problem))
         self._in_flight.clear()
         self._arrived.clear()
 

@@ -9,9 +9,11 @@ import ctypes
 import errno
 import itertools
 import logging
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import liburing
 
@@ -30,7 +32,9 @@ _log = logging.getLogger(__name__)
 class UringCalls(SystemCalls):
     """Calls that go to the first of `num_urings` rings that nobody waits on, or to each in turn.
 
-    The main thread, where Ctrl-C may strike between any two instructions, makes plain system calls.
+    The main thread, where Ctrl-C may strike between any two instructions, makes plain system calls. Without
+    ``IOSQE_ASYNC`` a thread reads what is in the page cache itself, as the kernel would let the submitting thread
+    do, but without the interpreter.
 
     Parameters
     ----------
@@ -50,6 +54,7 @@ class UringCalls(SystemCalls):
         self._name = name
         self._config = config
         self._turn = itertools.count()
+        self._sqe_flags = liburing.IOSQE_ASYNC if "IOSQE_ASYNC" in config.liburing_flags else 0
         self._rings: tuple[Ring, ...] = ()
         self._open()
 
@@ -62,21 +67,19 @@ class UringCalls(SystemCalls):
         ring = self._ring()
         if ring is None:
             return super().write(fd, buffers, offset)
-        vector = liburing.Iovec(buffers)
-        try:
-            return _one(ring, lambda entry: liburing.io_uring_prep_writev(entry, fd, vector, offset))
-        finally:
-            _give_back(buffers)
+        return _transfer(ring, liburing.io_uring_prep_writev, fd, buffers, offset)
 
     def read(self, fd: int, target: memoryview, offset: int) -> int:
         ring = self._ring()
         if ring is None:
             return super().read(fd, target, offset)
-        vector = liburing.Iovec([target])
-        try:
-            return _one(ring, lambda entry: liburing.io_uring_prep_readv(entry, fd, vector, offset))
-        finally:
-            _give_back([target])
+        if not self._sqe_flags:
+            try:
+                if count := os.preadv(fd, [target], offset, os.RWF_NOWAIT):
+                    return count
+            except OSError:
+                pass  # not in the page cache; any other trouble shows below once more
+        return _transfer(ring, liburing.io_uring_prep_readv, fd, [target], offset)
 
     def sync(self, fds: Sequence[int]) -> list[OSError | None]:
         ring = self._ring()
@@ -101,18 +104,16 @@ class UringCalls(SystemCalls):
                 _log.warning("abt_io provider %r: no io_uring after a fork: %s", self._name, error.strerror)
 
     def _open(self) -> None:
-        flags = self._config.liburing_flags
-        sqe_flags = liburing.IOSQE_ASYNC if "IOSQE_ASYNC" in flags else 0
-        names = [flag for flag in flags if flag.startswith("IORING_SETUP_")]
+        names = [flag for flag in self._config.liburing_flags if flag.startswith("IORING_SETUP_")]
         setup_flags = 0
         for flag in names:
             setup_flags |= getattr(liburing, flag)
         try:
-            first = Ring(setup_flags, sqe_flags)
+            first = Ring(setup_flags, self._sqe_flags)
         except OSError as error:
             if not setup_flags or error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
-            first = Ring(0, sqe_flags)
+            first = Ring(0, self._sqe_flags)
             _log.warning(
                 "abt_io provider %r: the kernel refuses %s of config.liburing_flags (%s), alone or together: "
                 "its io_urings are made without",
@@ -124,7 +125,7 @@ class UringCalls(SystemCalls):
         rings = [first]
         try:
             while len(rings) < self._config.num_urings:
-                rings.append(Ring(setup_flags, sqe_flags))
+                rings.append(Ring(setup_flags, self._sqe_flags))
         except BaseException:
             for ring in rings:
                 ring.close()
@@ -139,6 +140,18 @@ class UringCalls(SystemCalls):
             if not ring.driven:
                 return ring
         return rings[next(self._turn) % len(rings)]
+
+
+def _transfer(ring: Ring, prepare: Callable[..., None], fd: int, views: list[memoryview], offset: int) -> int:
+    held = liburing.Iovec(views), views
+
+    def request(entry: Any) -> None:
+        prepare(entry, fd, held[0], offset)
+
+    try:
+        return _one(ring, request)
+    finally:
+        _give_back(views)
 
 
 def _prepare_sync(fd: int) -> Prepare:

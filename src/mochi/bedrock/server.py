@@ -233,6 +233,8 @@ class Server:
                     raise BedrockError(f'provider "{name}" was stopped meanwhile')
             for pool in dependencies.pools:
                 self.engine.config.served_pool_name(pool, f"{where}.dependencies")
+            for xstream in dependencies.xstreams:
+                self.engine.config.xstream_name(xstream, f"{where}.dependencies")
             ids = {self._settings.provider_id: "bedrock itself"}
             ids.update((running.spec.provider_id, name) for name, running in self._running.items())
             (numbered,) = assign_ids([parsed], ids, self._running, where)
