@@ -251,8 +251,7 @@ def test_a_group_of_some_ranks_has_these_alone(engine: Engine, tmp_path: Path) -
     path = tmp_path / "mofka.json"
     provider = meeting(2, b"secret", engine, path, mpi_ranks=[1, 2])
     offers = {
-        rank: {"member": {"address": f"na+sm://{rank}", "provider_id": 1, "rank": rank}, "bootstrap": "mpi"}
-        | {"file": None}
+        rank: {"member": {"address": f"na+sm://{rank}", "provider_id": 1, "rank": rank}, "file": None}
         for rank in range(2)
     }
     with pytest.raises(ConfigError, match="no process of rank 1 has this provider"):
@@ -277,6 +276,10 @@ def test_one_that_comes_back_takes_its_place_also_where_the_file_has_gone_meanwh
         1: engine.address,
         2: "na+sm://gone-2",
     }
+    other = members_of(path, Member("na+sm://x", 1), __token__="bb")
+    with pytest.raises(GroupFileError, match="of another service by now"):
+        provider.ready(engine)
+    assert group_file.read(path) == other
     path.unlink()
     provider.ready(engine)
     view = group_file.read(path)

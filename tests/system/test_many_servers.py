@@ -198,6 +198,7 @@ def test_a_server_joins_a_service_and_leaves_its_file_to_those_who_stay(machine:
     newcomer.signal(signal.SIGTERM)
     assert newcomer.end() == 0
     assert service.members()[2]["ended"]
+    assert sorted(providers(machine, service)) == sorted(service.addresses)
     again = machine.serve(joining(service.group_file, "join"), address=newcomer.address, name="newcomer")
     assert again.address == newcomer.address
     assert service.members()[2] == {"address": newcomer.address, "provider_id": 1, "rank": 2}

@@ -40,8 +40,9 @@ class Load:
         self._driver = machine.driver(service)
         self._driver.create_topic("topic", options=on_disk(machine.directory, size))
         names = ("first", "second")
-        self.producers = [machine.worker(service, "produce", "topic", name, events) for name in names]
         self.consumer = machine.worker(service, "consume", "topic", "c", events * size * len(names))
+        self.consumer.expect("^open")
+        self.producers = [machine.worker(service, "produce", "topic", name, events) for name in names]
         self.expected = {f"{name}/{index}": events for name in names for index in range(size)}
 
     def reach(self, number: int) -> None:

@@ -83,8 +83,7 @@ class FlockProvider:
     @property
     def offer(self) -> dict[str, Any]:
         """What the providers of this name in the other processes should know: an `Offer`, as plain data."""
-        offer = Offer(self._bootstrap.me, self._bootstrap.name, self._file)
-        return dict(msgspec.to_builtins(offer))
+        return dict(msgspec.to_builtins(Offer(self._bootstrap.me, self._file)))
 
     def form(self, offers: Mapping[int, Any]) -> tuple[int, dict[int, str]]:
         """Form the group.
