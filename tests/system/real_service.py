@@ -225,6 +225,12 @@ class Machine:
         self._drivers.append(driver)
         return driver
 
+    def start(self, *command: str | Path) -> Process:
+        """Start any process, which is killed at the end."""
+        process = Process(*command, directory=self.directory)
+        self._processes.append(process)
+        return process
+
     def worker(self, server: Server | Service, *arguments: object) -> Process:
         """Start a process of `stream_worker`."""
         worker = Process(
