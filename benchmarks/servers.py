@@ -41,9 +41,9 @@ COLUMNS = (
 QUICK = ("na+sm/1/1", "na+sm/1/4", "na+sm/2/4", "tcp/2/4")
 NOTE = f"""\
 Rows are transport/servers/producers. Partitions in memory, partition i on server i; events of 128 B in batches of
-{BATCHES["small"][0]}, of 64 KiB in batches of {BATCHES["large"][0]}. Servers and producers are processes that share the
-cores of the machine: beyond as many as there are cores, more of them cannot be faster, and the figures say what they
-cost.
+{BATCHES["small"][0]}, of 64 KiB in batches of {BATCHES["large"][0]}. Servers and producers are processes that share
+the cores of this machine: beyond as many as there are cores, more of them cannot be faster, and the figures say what
+they cost.
 """
 
 

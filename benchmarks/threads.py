@@ -140,9 +140,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=options.directory, prefix="benchmark-") as place:
                 samples.setdefault(f"{name}/{load}", []).append(measure(margo, slower_ms, Path(place)))
     rows: dict[str, dict[str, Spread]] = {name: spreads(values) for name, values in samples.items()}
-    described = environment() | {
-        "command": f"python -m benchmarks.threads --repetitions {options.repetitions}"
-    }
+    described = environment("threads")
     text = "".join(f"- {name}: {value}\n" for name, value in described.items())
     text += f"\nMedians (lowest - highest).\n\n{table(rows, COLUMNS)}"
     print(text)

@@ -296,7 +296,7 @@ SCRIPT = """
 $names = [];
 foreach ($__config__.providers as $provider) { array_push($names, $provider.name); }
 print "asked for ", count($names);
-return {names: $names, mpi: $MPI_COMM_WORLD};
+return {names: $names, size: $MPI_COMM_WORLD.size};
 """
 
 
@@ -305,7 +305,7 @@ def test_a_condition_leaves_a_single_process_what_is_for_the_first(servers: Serv
     (servers.directory / "names.jx9").write_text(SCRIPT)
     query = servers.run("bedrock-query", "na+sm", "-a", address, "-j", "names.jx9")
     assert (query.returncode, query.stderr) == (0, "")
-    assert query.stdout == f'{{"{address}":{{"mpi":null,"names":["db0"]}}}}\n'
+    assert query.stdout == f'{{"{address}":{{"names":["db0"],"size":1}}}}\n'
     process.terminate()
     stdout, _ = process.communicate(timeout=10)
     assert re.fullmatch(r"\[.*\] \[info\] \[jx9\] asked for 1\n", stdout)

@@ -22,10 +22,13 @@ import pytest
 from mochi.bedrock.client import BedrockClient, ClientException
 from mochi.bedrock.client import Client as BedrockApi
 from mochi.bedrock.config import parse
+from mochi.bedrock.dependencies import resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
+from mochi.bedrock.peers import Alone, Peers
 from mochi.bedrock.server import Server
 from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
+from mochi.margo.engine import Engine
 from mochi.margo.errors import AddressError, ConfigError, Fault
 
 HERE = Path(__file__).parent
@@ -64,16 +67,28 @@ def database(name: str = "db", **fields: Any) -> dict[str, Any]:
     return {"name": name, "type": "yokan", "config": {"database": {"type": "map"}}} | fields
 
 
+class Told(Alone):
+    """A process that is told where others are."""
+
+    def __init__(self, rank: int, size: int, others: dict[int, str]) -> None:
+        super().__init__(rank, size)
+        self._others = others
+
+    def gather(self, item: Any) -> dict[int, Any]:
+        said = super().gather(item)
+        return said | {rank: [other, b""] for rank, other in self._others.items()} if item else said
+
+
 @contextmanager
 def serving(
-    config: dict[str, Any], address: str | None = "na+sm", world: World | None = None
+    config: dict[str, Any], address: str | None = "na+sm", peers: Peers | None = None
 ) -> Iterator[Server]:
     """Run a server in a thread of its own; a deployment that fails raises here."""
     started: queue.Queue[Server | Exception] = queue.Queue()
 
     def work() -> None:
         try:
-            server = Server(parse(config), address, world=world)
+            server = Server(parse(config), address, peers=peers)
             server.run(lambda: started.put(server))
         except Exception as error:
             started.put(error)
@@ -495,20 +510,57 @@ def test_a_deployment_waits_for_a_provider_of_another_server(monkeypatch: pytest
         late.join()
 
 
+def resolved(dependencies: dict[str, Any], world: World) -> dict[str, Any]:
+    """Dependencies on probes as they are shown, where every server has any probe."""
+    engine = Engine("na+sm")
+    try:
+        return resolve(
+            ProviderSpec(name="a", type="probe", dependencies=dependencies),
+            {"peer": ("probe", False), "peers": ("probe[]", False)},
+            "providers[0]",
+            engine=engine,
+            running={},
+            own_names=("local", engine.address),
+            world=world,
+            look_up=lambda what, address: ProviderHandle(address, 5, "probe"),
+        ).shown
+    finally:
+        engine.finalize()
+        engine.run()
+
+
 def test_digits_behind_an_at_are_the_rank_of_a_process_that_was_started_together() -> None:
     addresses = [f"na+sm://bedrock-test-{os.getpid()}-{rank}" for rank in range(2)]
     far = deployment(probe("far", provider_id=5))
     near = deployment(
         probe("own"), probe("a", dependencies={"peer": "probe:5@0", "peers": ["far@0", "own@1", "own@local"]})
     )
-    world = World(1, 3, [*addresses, "<uninitialized>"])
-    with serving(far, addresses[0]), serving(near, addresses[1], world) as server:
+    told = Told(1, 3, {0: addresses[0]})
+    with serving(far, addresses[0]), serving(near, addresses[1], told) as server:
         shown = server.config()["providers"][1]["dependencies"]
         own = f"probe:1@{addresses[1]}"
         assert shown == {"peer": f"probe:5@{addresses[0]}", "peers": [f"probe:5@{addresses[0]}", own, own]}
         for rank, problem in ((2, "whose address is not known yet"), (3, "ranks are 0 to 2")):
             with pytest.raises(ConfigError, match=f'"far@{rank}" names rank {rank}[,;] {problem}'):
                 server.start_provider(probe("b", dependencies={"peer": f"far@{rank}"}))
+
+
+@pytest.mark.parametrize(
+    ("value", "world", "problem"),
+    [
+        ("x@1", World(0, 1, ["na+sm://zero"]), "names rank 1; this server was started alone, as rank 0"),
+        ("x@2", World(0, 2, ["na+sm://zero", "na+sm://one"]), "names rank 2; ranks are 0 to 1"),
+        ("x@1", World(0, 2, ["na+sm://zero", "<uninitialized>"]), "names rank 1, whose address is not known"),
+        ("x@1", World(1, 2, ["na+sm://zero", "na+sm://one"]), 'no provider "x" comes before this one'),
+    ],
+)
+def test_a_rank_that_is_not_there_or_has_no_such_provider_is_refused(
+    value: str, world: World, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved({"peer": value}, world)
+    assert caught.value.where == "providers[0].dependencies.peer"
+    assert problem in caught.value.problem
 
 
 def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
@@ -519,10 +571,10 @@ def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
                 lambda rank=rank: stack.enter_context(
                     serving(
                         deployment(
-                            probe("first"), probe("second", dependencies={"peer": f"first@{1 - rank}"})
+                            probe("first"),
+                            probe("second", dependencies={"peer": f"first@{addresses[1 - rank]}"}),
                         ),
                         addresses[rank],
-                        World(rank, 2, addresses),
                     )
                 )
             )
@@ -671,7 +723,8 @@ def test_a_script_is_run_over_the_expanded_configuration(margo: dict[str, Any], 
         address = server.address
         assert bedrock.query(address, "return $__config__;") == server.config()
         assert bedrock.query(address, "return $__config__.providers[0].tags[0];") == "x"
-        assert bedrock.query(address, "return $MPI_COMM_WORLD;") is None
+        world = {"rank": 0, "size": 1, "addresses": [address]}
+        assert bedrock.query(address, "return $MPI_COMM_WORLD;") == world
         bedrock.query(address, "$__config__.providers = []; return $__config__;")
         assert names(bedrock.config(address)) == ["a"]
 

@@ -63,7 +63,7 @@ def test_a_provider_shows_its_expanded_configuration(engine: Engine, tmp_path: P
 
 def test_a_wrong_configuration_leaves_nothing_behind(engine: Engine) -> None:
     with pytest.raises(ConfigError):
-        start(engine, None, bootstrap="mpi")
+        start(engine, None, bootstrap="view")
     assert engine.token is None
     start(engine, None)
 
@@ -74,7 +74,7 @@ def test_the_group_file_appears_when_the_server_is_ready(engine: Engine, tmp_pat
     assert not path.exists()
     provider.ready(engine)
     view = group_file.read(path)
-    assert view.members == (Member(engine.address, PROVIDER_ID),)
+    assert view.members == (Member(engine.address, PROVIDER_ID, 0),)
     assert view.token == engine.token
     assert {**view.metadata, "__token__": "secret"} == {
         "__config__": "{}",

@@ -65,6 +65,18 @@ def test_the_order_of_the_file_is_kept_by_the_reader() -> None:
     assert [member.address for member in view.members] == ["b", "a"]
 
 
+def test_a_rank_is_kept_and_shown_by_address_and_stands_for_the_place_where_there_is_none() -> None:
+    members = (Member("tcp://b:1", 1, 0), Member("tcp://a:1", 1, 1), Member("tcp://a:1", 2, 1))
+    content = group_file.serialize(GroupView(members))
+    assert content.startswith(b'{"members":[{"address":"tcp://a:1","provider_id":1,"rank":1},')
+    assert group_file.parse(content).ranks == {"tcp://a:1": 1, "tcp://b:1": 0}
+    members = (Member("tcp://a:1", 1), Member("tcp://a:1", 2), Member("tcp://b:1", 1))
+    assert group_file.parse(group_file.serialize(GroupView(members))).ranks == {
+        "tcp://a:1": 0,
+        "tcp://b:1": 1,
+    }
+
+
 def test_a_written_file_is_read_back_with_its_token(tmp_path: Path) -> None:
     path = tmp_path / "mofka.json"
     group_file.write(path, VIEW)

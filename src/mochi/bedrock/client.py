@@ -197,10 +197,10 @@ class Client:
         return ServiceHandle(self, address, provider_id)
 
     def make_service_group_handle(
-        self, addresses: Iterable[str], provider_id: int = 0
+        self, addresses: str | Iterable[str], provider_id: int = 0
     ) -> "ServiceGroupHandle":
-        """Return a handle of the servers at `addresses`; nothing is sent yet."""
-        members = tuple(addresses)
+        """Return a handle of the servers at `addresses`, or of one; nothing is sent yet."""
+        members = (addresses,) if isinstance(addresses, str) else tuple(addresses)
         return ServiceGroupHandle(self, lambda: members, provider_id)
 
     def make_service_group_handle_from_flock(

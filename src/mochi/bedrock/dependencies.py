@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from mochi.bedrock.modules import Provider
-from mochi.bedrock.spec import DependencyValue, ProviderHandle, ProviderSpec, World
+from mochi.bedrock.spec import UNKNOWN, DependencyValue, ProviderHandle, ProviderSpec, World
 from mochi.margo.config import unknown_field
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, MargoError
@@ -71,7 +71,7 @@ def resolve(
     engine: Engine,
     running: Mapping[str, Running],
     own_names: Collection[str | None],
-    world: World | None,
+    world: World,
     look_up: Callable[[str, str], ProviderHandle],
 ) -> Dependencies:
     """Resolve all dependencies of a provider.
@@ -86,8 +86,8 @@ def resolve(
         The providers of this server so far, by name.
     own_names : collection of str
         What may stand behind ``@`` and means this server.
-    world : World, optional
-        The processes that were started together; None where this one is alone.
+    world : World
+        The processes that were started together.
     look_up : callable
         Given ``name`` or ``type:id`` and an address, asks that server.
 
@@ -161,16 +161,16 @@ def is_remote(value: DependencyValue) -> bool:
     return any(isinstance(item, str) and "@" in item for item in _items(value))
 
 
-def _ranked(value: str, rank: int, world: World | None, path: str) -> str:
+def _ranked(value: str, rank: int, world: World, path: str) -> str:
     """What a rank behind ``@`` stands for: an address, or ``local``."""
-    if rank == (0 if world is None else world.rank):
+    if rank == world.rank:
         return "local"
-    if world is None:
+    if world.size == 1:
         raise ConfigError(path, f'"{value}" names rank {rank}; this server was started alone, as rank 0')
     if rank >= world.size:
         raise ConfigError(path, f'"{value}" names rank {rank}; ranks are 0 to {world.size - 1}')
-    address = world.addresses[rank] if rank < len(world.addresses) else ""
-    if "://" not in address:
+    address = world.addresses[rank]
+    if address == UNKNOWN:
         raise ConfigError(path, f'"{value}" names rank {rank}, whose address is not known yet')
     return address
 

@@ -7,13 +7,17 @@ Invariants:
 - `Server.config` describes what runs now, and deploys the same server again.
 
 Deployment happens in the constructor, before anything is served. `Server.run` then completes the server in a thread
-of its own, while RPCs are answered already, so that the servers of a service can ask each other: modules take back
-what an earlier run has left, and then the providers say to the world that they are there. Later changes come by RPC,
-one at a time, in the pool that the ``bedrock`` section names.
+of its own, while RPCs are answered already, so that the servers of a service can ask each other: providers form their
+groups, modules take back what an earlier run has left, and then the providers say to the world that they are there.
+Later changes come by RPC, one at a time, in the pool that the ``bedrock`` section names.
+
+The servers of a service keep step by the rounds of `mochi.bedrock.peers`, of which each makes the same four: where it
+listens; what its providers offer; that it is complete; that it has told the world.
 """
 
 import difflib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +33,8 @@ from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
 from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
-from mochi.bedrock.modules import Module, Provider, Publishes, Restores
+from mochi.bedrock.modules import Forms, Meets, Module, Provider, Publishes, Restores
+from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
@@ -38,6 +43,8 @@ from mochi.margo.errors import ConfigError, Fault, MargoError
 __all__ = ["Server"]
 
 R = TypeVar("R")
+
+SECRET_SIZE = 32
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +58,13 @@ class Server:
         From `mochi.bedrock.config.parse`.
     address : str, optional
         Where to listen; wins over the address in `config`.
-    world : World, optional
-        The processes started together; none where this one is alone.
+    peers : Peers, optional
+        The processes started together; without it, this one is alone.
 
     Attributes
     ----------
-    world : World or None
+    world : World
+        The same as conditions and scripts see them, with their addresses.
 
     Raises
     ------
@@ -70,14 +78,16 @@ class Server:
     """
 
     def __init__(
-        self, config: ServerConfig, address: str | None = None, *, world: World | None = None
+        self, config: ServerConfig, address: str | None = None, *, peers: Peers | None = None
     ) -> None:
         address = address or config.address
         if address is None:
             raise ConfigError(
                 "margo.mercury.address", "missing, and no other address is given; try na+sm or tcp"
             )
-        self.world = world
+        self._peers = peers or Alone()
+        self.world = World.unknown(self._peers.rank, self._peers.size)
+        self._secret: bytes | None = None
         self._settings = config
         self._closed = False
         self._libraries: list[str] = []
@@ -103,7 +113,7 @@ class Server:
     @property
     def rank(self) -> int:
         """Ordinal of this server in its service."""
-        return 0 if self.world is None else self.world.rank
+        return self.world.rank
 
     @property
     def dependency_resolution_timeout(self) -> float:
@@ -197,6 +207,7 @@ class Server:
             self._libraries.append(library)
             if module is not None:
                 self._modules[module.type] = module
+                self._introduce(module)
                 log.debug("loaded %s, which brings the type %s", library, module.type)
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
@@ -222,11 +233,15 @@ class Server:
                     raise BedrockError(f'provider "{name}" was stopped meanwhile')
             for pool in dependencies.pools:
                 self.engine.config.served_pool_name(pool, f"{where}.dependencies")
+            for xstream in dependencies.xstreams:
+                self.engine.config.xstream_name(xstream, f"{where}.dependencies")
             ids = {self._settings.provider_id: "bedrock itself"}
             ids.update((running.spec.provider_id, name) for name, running in self._running.items())
             (numbered,) = assign_ids([parsed], ids, self._running, where)
             running = self._start(numbered, dependencies, where)
             try:
+                if isinstance(running.provider, Forms):
+                    self._form(running, {self._peers.rank: running.provider.offer}, where)
                 self._publish(running, where)
             except BaseException:
                 self._stop(running)
@@ -295,6 +310,9 @@ class Server:
 
     def _deploy(self) -> None:
         self._define()
+        said = self._peers.gather([self.address, secrets.token_bytes(SECRET_SIZE)])
+        self.world = self.world.having({rank: address for rank, (address, _) in said.items()})
+        self._secret = None if isinstance(self._peers, Returning) else min(said.items())[1][1]
         for library in self._settings.libraries:
             self.load_module(library)
         paths = {spec.name: f"providers[{index}]" for index, spec in enumerate(self._settings.providers)}
@@ -304,13 +322,46 @@ class Server:
             self._start(spec, self._deployed(spec, paths[spec.name]), paths[spec.name])
 
     def _complete(self) -> None:
+        configured = {
+            f"providers[{index}]": self._running[spec.name]
+            for index, spec in enumerate(self._settings.providers)
+            if spec.name in self._running
+        }
+        offers = self._peers.gather(
+            {
+                running.spec.name: running.provider.offer
+                for running in configured.values()
+                if isinstance(running.provider, Forms)
+            }
+        )
+        for where, running in configured.items():
+            name = running.spec.name
+            self._form(running, {rank: said[name] for rank, said in offers.items() if name in said}, where)
         for module in list(self._modules.values()):
             if isinstance(module, Restores):
                 module.restore(self)
-        for index, spec in enumerate(self._settings.providers):
-            running = self._running.get(spec.name)
-            if running is not None:
-                self._publish(running, f"providers[{index}]")
+        self._peers.gather(None)
+        for where, running in configured.items():
+            self._publish(running, where)
+        self._peers.gather(None)
+        with self._changing:
+            self._secret = None
+            for module in self._modules.values():
+                self._introduce(module)
+        self._peers.close()
+
+    def _introduce(self, module: Module) -> None:
+        if isinstance(module, Meets) and type(self._peers) is not Alone:
+            module.meet(self._peers.rank, self._peers.size, self._secret)
+
+    def _form(self, running: Running, offers: dict[int, Any], where: str) -> None:
+        if not isinstance(running.provider, Forms):
+            return
+        try:
+            rank, addresses = running.provider.form(offers)
+        except Exception as error:
+            raise _in_context(error, where, running.spec.name) from error
+        self.world = msgspec.structs.replace(self.world.having(addresses), rank=rank)
 
     def _deployed(self, spec: ProviderSpec, where: str) -> Dependencies:
         """Resolve dependencies before `run`; other servers, which may wait for this one, are answered meanwhile."""

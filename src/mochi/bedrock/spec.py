@@ -5,6 +5,7 @@ All that is in it has ``from_dict``, ``to_dict`` and ``to_json``.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Protocol, SupportsIndex, TypeVar, get_args, overload
 
 import msgspec
@@ -15,6 +16,7 @@ from mochi.margo.errors import ConfigError
 
 __all__ = [
     "AUTOMATIC",
+    "UNKNOWN",
     "ArgobotsSpec",
     "BedrockSpec",
     "DependencyValue",
@@ -36,6 +38,9 @@ N = TypeVar("N", bound="_Named")
 
 AUTOMATIC = 65535
 """Provider id that stands for the lowest free one; no provider ever bears it."""
+
+UNKNOWN = "<uninitialized>"
+"""Address of a process of which it is not known."""
 
 ProviderId = Annotated[int, Meta(ge=0, le=AUTOMATIC)]
 DependencyValue = str | int | list[str | int]
@@ -126,7 +131,18 @@ class World(Struct, frozen=True):
     rank: int
     size: int
     addresses: list[str]
-    """One for each process, in the order of their ranks."""
+    """One for each process, in the order of their ranks; `UNKNOWN` before they are."""
+
+    @classmethod
+    def unknown(cls, rank: int, size: int) -> "World":
+        """Return what is known before anybody listens."""
+        return cls(rank, size, [UNKNOWN] * size)
+
+    def having(self, addresses: Mapping[int, str]) -> "World":
+        """Return the same with these addresses, by rank."""
+        size = max([self.size, *(rank + 1 for rank in addresses)])
+        known = dict(enumerate(self.addresses)) | dict(addresses)
+        return World(self.rank, size, [known.get(rank, UNKNOWN) for rank in range(size)])
 
 
 class PoolSpec(_Spec, Struct, forbid_unknown_fields=True, kw_only=True):

@@ -326,9 +326,10 @@ class Engine:
         """Serve until `finalize`; return its status. Belongs to the thread that becomes the loop's."""
         self._thread = threading.get_ident()
         asyncio.set_event_loop(self.loop)
-        cores = os.sched_getaffinity(0)
-        if self.pools.loop.cores:
-            pin(self.pools.loop.cores)
+        before = os.sched_getaffinity(0)
+        cores = self.pools.loop.cores
+        if cores:
+            pin(cores)
         try:
             if not self._finalizing:
                 self.loop.run_forever()
@@ -337,7 +338,8 @@ class Engine:
             self._wait_until_none(lambda connection: connection.has_outstanding)
         finally:
             self._close()
-            pin(cores)
+            if cores:
+                pin(before)
         return self._status
 
     def run_until(self, done: Future[Any]) -> None:

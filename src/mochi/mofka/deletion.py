@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from uuid import UUID
@@ -33,6 +34,8 @@ def remove_partitions(
     left: dict[str, MargoError] = {}
     bedrock = BedrockClient(client)
     for address, there in groupby(sorted(partitions, key=attrgetter("address")), attrgetter("address")):
+        gone: list[str] = []
+        stopping: list[str] = []
         running = None
         for partition in there:
             try:
@@ -41,18 +44,21 @@ def remove_partitions(
                 provider = running.get((topic, partition.uuid))
                 if provider is not None:
                     asked = Remove(Where(UUID(partition.uuid).bytes, 0), not partition.deleted)
-                    removed = client.call(
-                        address, REMOVE, asked, Removed, provider_id=provider["provider_id"]
-                    )
+                    number = provider["provider_id"]
+                    removed = client.call(address, REMOVE, asked, Removed, provider_id=number)
                     warn_of_kept(topic, partition, removed.kept)
-                    bedrock.stop_provider(address, provider["name"])
+                    stopping.append(provider["name"])
                 elif partition.deleted:
                     raise Fault("not_found", f"the server at {address} does not serve it")
             except MargoError as error:
                 if partition.rank is not None:
                     left[partition.uuid] = error
                     continue
-            registry.forget(topic, [partition.uuid])
+            gone.append(partition.uuid)
+        registry.forget(topic, gone)
+        for name in stopping:
+            with suppress(MargoError):  # a server that ends meanwhile has stopped it as well
+                bedrock.stop_provider(address, name)
     return left
 
 

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.modules import Deployed
-from mochi.flock.group_file import GroupView
 from mochi.flock.provider import FlockProvider
 from mochi.margo.client import Client
 from mochi.margo.errors import ConfigError, Fault, MargoError
@@ -76,17 +75,10 @@ class Restoration:
         if own is not None:
             provider = cast(YokanProvider, self._server.provider(own["name"]))
             return provider.database, f"yokan:{own['provider_id']}@{self._server.address}"
-        view = self._view()
-        if view is None:
-            return None
-        others = [address for address in view.ranks if address != self._server.address]
-        if view.token is not None:
-            for address in others:
-                self._client.set_token(address, view.token)
         deadline = time.monotonic() + self._server.dependency_resolution_timeout
         while True:
             failures: list[MargoError] = []
-            for address in others:
+            for address in self._meet_others():
                 try:
                     master = master_among(BedrockClient(self._client).config(address)["providers"])
                 except MargoError as error:
@@ -103,27 +95,37 @@ class Restoration:
                 )
             time.sleep(RETRY_INTERVAL)
 
-    def _view(self) -> GroupView | None:
+    def _meet_others(self) -> list[str]:
+        """Be ready to call the other servers of the group, which may move meanwhile; return their addresses."""
         for provider in self._providers:
             if provider["type"] == "flock":
-                return cast(FlockProvider, self._server.provider(provider["name"])).view
-        return None
+                view = cast(FlockProvider, self._server.provider(provider["name"])).view
+                others = [address for address in view.ranks if address != self._server.address]
+                if view.token is not None:
+                    for address in others:
+                        self._client.set_token(address, view.token)
+                return others
+        return []
 
     def _restore(self, database: Database, master: str) -> None:
         registry = Registry(database)
         is_master_here = not isinstance(database, DatabaseHandle)
+        served, topics = 0, 0
         for topic in registry.names():
             try:
-                self._take_back(registry, topic, master)
+                count = self._take_back(registry, topic, master)
+                served, topics = served + count, topics + bool(count)
             except KeyNotFound:
                 log.info("topic %r was deleted meanwhile", topic)
             except msgspec.MsgspecError as error:
                 log.error("topic %r: its record cannot be read: %s", topic, error)
+        if served:
+            log.info("serves %d partitions of %d topics again", served, topics)
         for topic in registry.leftovers():
             with suppress(KeyNotFound):
                 self._finish(registry, topic, is_master_here)
 
-    def _take_back(self, registry: Registry, topic: str, master: str) -> None:
+    def _take_back(self, registry: Registry, topic: str, master: str) -> int:
         served: list[PartitionRecord] = []
         for partition in registry.partitions(topic):
             if (topic, partition.uuid) in self._running:
@@ -136,7 +138,7 @@ class Restoration:
                 served.append(replace(partition, address=self._server.address, provider_id=provider_id))
         if served:
             registry.update(topic, served)
-            log.info("topic %r: serves %d of its partitions again", topic, len(served))
+        return len(served)
 
     def _start(self, topic: str, partition: PartitionRecord, master: str) -> int | None:
         """Start a partition, or else what stands for it; return its provider id."""
@@ -174,6 +176,7 @@ class Restoration:
             else:
                 registry.forget(topic, [partition.uuid])
         if is_master_here:
+            self._meet_others()
             for uuid, reason in remove_partitions(registry, self._client, topic, elsewhere).items():
                 log.warning("topic %r, partition %s is still to be removed: %s", topic, uuid, reason)
             registry.forget(topic, [])

@@ -1,7 +1,8 @@
 """The ``mofka`` driver: finds the master database of a service, creates and opens topics."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from msgspec.structs import replace
@@ -149,8 +150,9 @@ class MofkaDriver(Driver):
             for index, uuid in enumerate(wanted.uuids)
         ]
         self._registry.reserve(name, planned)
+        providers = cache(self._providers)
         try:
-            self._registry.update(name, [self._start(name, partition) for partition in planned])
+            self._registry.update(name, [self._start(name, partition, providers) for partition in planned])
             self._registry.publish(name, descriptions)
         except BaseException:
             self._roll_back(name, planned)
@@ -171,11 +173,13 @@ class MofkaDriver(Driver):
             address, AUTOMATIC, uuid, rank, wanted.type, wanted.partition, wanted.dependencies
         )
 
-    def _start(self, topic: str, partition: PartitionRecord) -> PartitionRecord:
+    def _start(
+        self, topic: str, partition: PartitionRecord, providers: Callable[[str], list[dict[str, Any]]]
+    ) -> PartitionRecord:
         """Start a partition at its server; return its record."""
         address = partition.address
         try:
-            needs = completed(partition, lambda: self._providers(address))
+            needs = completed(partition, lambda: providers(address))
         except MargoConfigError as error:
             raise ConfigError(f"options.{error.where}", f"{error.problem} ({address})") from error
         entry = provider_entry(topic, needs, f"yokan:{self._master_id}@{self._master_address}")
@@ -240,9 +244,8 @@ class MofkaDriver(Driver):
         )
         self._load(topic_name)
         try:
-            partition = self._start(
-                topic_name, self._plan(self._servers[server_rank], wanted.uuids[0], wanted)
-            )
+            planned = self._plan(self._servers[server_rank], wanted.uuids[0], wanted)
+            partition = self._start(topic_name, planned, self._providers)
             try:
                 self._registry.add_partition(topic_name, partition)
             except BaseException:
