@@ -225,6 +225,12 @@ class Machine:
         self._drivers.append(driver)
         return driver
 
+    def start(self, *command: str | Path) -> Process:
+        """Start any process, which is killed at the end."""
+        process = Process(*command, directory=self.directory)
+        self._processes.append(process)
+        return process
+
     def worker(self, server: Server | Service, *arguments: object) -> Process:
         """Start a process of `stream_worker`."""
         worker = Process(
@@ -248,8 +254,12 @@ class Machine:
             check=False,
         )
 
-    def close(self) -> None:
+    def kill_all(self) -> None:
+        """Kill -9 of all processes."""
         for process in self._processes:
             process.kill()
+
+    def close(self) -> None:
+        self.kill_all()
         for driver in self._drivers:
             driver.close()

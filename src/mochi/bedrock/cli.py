@@ -281,11 +281,17 @@ def _service_options(function: F) -> F:
 
 
 def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file: str | None) -> list[str]:
-    """Return the distinct addresses that a command names, and give the client the service's token."""
+    """Return the distinct addresses that a command names, and give the client the service's token.
+
+    Servers that have ended in good order, as a group file tells, are not among them.
+    """
     found = dict.fromkeys(addresses)
     if flock_file is not None:
         view = importlib.import_module("mochi.flock.group_file").read(flock_file)
         for member in view.members:
+            if member.ended:
+                log.info("%s has ended", member.address)
+                continue
             found[member.address] = None
             if view.token is not None:
                 client.set_token(member.address, view.token)
