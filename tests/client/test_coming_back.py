@@ -176,3 +176,56 @@ def test_one_connection_serves_all_partitions_of_a_server(start: Start) -> None:
     producer.flush().wait(20000)
     assert sorted(pulled(consumer, 40)) == list(range(40))
     assert len(topic._service.client._by_descriptor) == 2
+
+
+def test_threads_share_a_producer_and_a_consumer_over_restarts(start: Start) -> None:
+    cluster = start(kind="default")
+    topic = cluster.topic()
+    producer, consumer = topic.producer(batch_size=20), topic.consumer("c")
+    each, pushers = 300, 8
+    found: list[tuple[int, Any]] = []
+    futures: list[Any] = []
+
+    def push(by: int) -> None:
+        for number in range(each):
+            futures.append(producer.push([by, number]))
+            time.sleep(0.001)
+
+    def pull() -> None:
+        while (event := consumer.pull().wait(3000)) is not None:
+            found.append((event.event_id, event.metadata))
+
+    threads = [threading.Thread(target=push, args=(by,)) for by in range(pushers)]
+    threads += [threading.Thread(target=pull) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        cluster.kill(0)
+        cluster.start_again(0)
+    for thread in threads:
+        thread.join(60)
+    assert producer.flush().wait(20000) is True
+    while (event := consumer.pull().wait(500)) is not None:
+        found.append((event.event_id, event.metadata))
+    assert sorted(future.wait(1000) for future in futures) == list(range(each * pushers))
+    found.sort()
+    assert [event_id for event_id, _ in found] == list(range(each * pushers))
+    for by in range(pushers):
+        assert [number for _, (who, number) in found if who == by] == list(range(each))
+
+
+def test_a_dropped_consumer_and_a_closed_driver_end_what_looks_for_a_dead_server(start: Start) -> None:
+    cluster = start(2)
+    driver = cluster.driver()
+    topic = driver.open_topic("topic")
+    dropped, closed = topic.consumer("dropped"), topic.consumer("closed")
+    before = {thread.ident for thread in threading.enumerate()}
+    cluster.kill(1)
+    assert dropped.pull().wait(100) is None
+    del dropped
+    closed.close()
+    driver.close()
+    deadline = time.monotonic() + 10
+    while {thread.ident for thread in threading.enumerate()} - before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert {thread.ident for thread in threading.enumerate()} - before == set()

@@ -323,6 +323,8 @@ class Search:
         error = cause if again or isinstance(cause, Fault) else None
         while True:
             if error is not None:
+                if self._service.is_closed:
+                    raise error
                 self.failures += 1
                 self._service.client.notify()
                 found = self._service.locate(self._topic, partition)
