@@ -1,42 +1,46 @@
-"""Compare abt_io on threads with abt_io on io_uring, for what storage does: ``python -m benchmarks.uring``.
+"""Compare abt_io on io_uring with abt_io on threads, for what storage does: ``python -m benchmarks.uring``.
 
-Rows are named ``<pattern>/<calls>``. An operation is what a partition hands to abt_io at once, and each one goes to
-a thread of the provider, as in a server: the calls differ, the way to them does not. All repetitions of all rows are
-interleaved; "to threads" compares operations per second within a repetition. What was written is read back.
+Rows are named ``<pattern>/<calls>``. An operation is what a partition hands to abt_io at once, and each goes to a
+thread of the provider, as in a server: the calls differ, the way to them does not. Each repetition of a row measures
+both, one right after the other, and takes turns in which comes first. What was written is read back.
 """
 
-import argparse
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import count, product
 from pathlib import Path
 
+import msgspec
+
 from benchmarks.limits import Measures, percentiles
-from benchmarks.report import Column, environment, spreads, table
+from benchmarks.processes import BrokenRun
+from benchmarks.program import Options, command_line, matching, publish, repeat
+from benchmarks.report import Column, Report, environment, table
 from mochi.abt_io.calls import SystemCalls, open_calls
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import File, Files
 from mochi.abt_io.threads import IoThreads
 
-THREADS = "threads"
-CALLS = {
-    THREADS: AbtIoConfig(),
-    "uring": AbtIoConfig(num_urings=1),
-    "uring+async": AbtIoConfig(num_urings=1, liburing_flags=["IOSQE_ASYNC"]),
-    "uring+single-issuer": AbtIoConfig(
-        num_urings=1, liburing_flags=["IOSQE_ASYNC", "IORING_SETUP_SINGLE_ISSUER"]
-    ),
+FLAGS = {
+    "uring": [],
+    "uring+async": ["IOSQE_ASYNC"],
+    "uring+async+single-issuer": ["IOSQE_ASYNC", "IORING_SETUP_SINGLE_ISSUER"],
 }
 COLUMNS = (
     Column("operations/s", "per_s"),
     Column("MB/s", "mb_per_s"),
     Column("p50 µs", "p50_us"),
     Column("p99 µs", "p99_us"),
-    Column("to threads", "ratio", decimals=2),
+    Column("threads, operations/s", "threads_per_s"),
+    Column("p50 µs", "threads_p50_us"),
+    Column("p99 µs", "threads_p99_us"),
+    Column("of threads", "ratio", decimals=2),
 )
 KIB, MIB = 1 << 10, 1 << 20
 WARM_UP = 8
@@ -107,13 +111,13 @@ def reads(files: Files, place: str, size: int, *, cold: bool) -> Iterator[Operat
         view = target[number % len(target)]
         file.read(view, number % slots * size)
         if view[-1] != content[number % slots * size + size - 1]:
-            raise AssertionError("something else was read than was written")
+            raise BrokenRun("something else was read than was written")
 
     yield operation
     file.close()
 
 
-PATTERNS: dict[str, tuple[Callable[..., object], int, int, int]] = {
+PATTERNS: dict[str, tuple[Callable[..., AbstractContextManager[Operation]], int, int, int]] = {
     "journal 16KiB": (journal, 16 * KIB, 400, 1),
     "journal 150KiB": (journal, 150 * KIB, 200, 1),
     "data 1MiB": (data, MIB, 40, 1),
@@ -126,34 +130,60 @@ PATTERNS: dict[str, tuple[Callable[..., object], int, int, int]] = {
 """Pattern, bytes of an operation, number of operations, and how many are under way."""
 
 
+class Case(msgspec.Struct, frozen=True):
+    """One row: a pattern of `PATTERNS`, and the calls of `FLAGS` that are compared with those of threads."""
+
+    pattern: str
+    calls: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.pattern}/{self.calls}"
+
+    def measure(self, directory: Path) -> Measures:
+        """One repetition: io_uring and threads."""
+        configs = [AbtIoConfig(num_urings=1, liburing_flags=FLAGS[self.calls]), AbtIoConfig()]
+        if next(_turns) % 2:
+            configs.reverse()
+        found = {config.num_urings: _measure(self.pattern, config, directory) for config in configs}
+        ours, threads = found[1], found[0]
+        return {
+            **ours,
+            **{f"threads_{name}": value for name, value in threads.items()},
+            "ratio": ours["per_s"] / threads["per_s"],
+        }
+
+
+_turns = count()
+
+
 def check(file: File, record: bytes, offset: int) -> None:
     """See that a record is where it was written, by a call of its own, and close the file."""
     if os.pread(file.fd, len(record), offset) != record:
-        raise AssertionError(f"{file.path} does not have at byte {offset} what was written there")
+        raise BrokenRun(f"{file.path} does not have at byte {offset} what was written there")
     file.close()
 
 
-def measure(pattern: str, config: AbtIoConfig, directory: Path) -> Measures:
-    """One repetition of a row."""
-    work, size, count, together = PATTERNS[pattern]
+def _measure(pattern: str, config: AbtIoConfig, directory: Path) -> Measures:
+    work, size, operations, together = PATTERNS[pattern]
     calls = open_calls("benchmark", config)
     if config.num_urings and type(calls) is SystemCalls:
-        sys.exit("io_uring cannot be used here")
+        raise BrokenRun("io_uring cannot be used here")
     threads = IoThreads("benchmark")
     files = Files("benchmark", config, calls)
+    started: dict[int, float] = {}
     laps: list[float] = []
 
     def timed(operation: Operation, number: int) -> None:
         operation(number)
         laps.append(time.perf_counter() - started[number])
 
-    started: dict[int, float] = {}
-    with tempfile.TemporaryDirectory(dir=directory) as place, work(files, place, size) as operation:  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory(dir=directory) as place, work(files, place, size) as operation:
         for number in range(WARM_UP):
             threads.submit(partial(operation, number)).result()
-        pending = []
+        pending: list[Future[None]] = []
         start = time.perf_counter()
-        for number in range(WARM_UP, WARM_UP + count):
+        for number in range(WARM_UP, WARM_UP + operations):
             if len(pending) == together:
                 pending.pop(0).result()
             started[number] = time.perf_counter()
@@ -163,34 +193,27 @@ def measure(pattern: str, config: AbtIoConfig, directory: Path) -> Measures:
         elapsed = time.perf_counter() - start
         threads.close()
     calls.close()
-    return {"per_s": count / elapsed, "mb_per_s": count * size / elapsed / 1e6, **percentiles(laps)}
+    rates = {"per_s": operations / elapsed, "mb_per_s": operations * size / elapsed / 1e6}
+    return rates | percentiles(laps)
 
 
-def main() -> None:
-    """Run, print, record."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.uring", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
-    options = parser.parse_args()
-    samples: dict[str, list[Measures]] = {}
-    for repetition in range(options.repetitions):
-        for pattern in PATTERNS:
-            order = list(CALLS)[repetition % len(CALLS) :] + list(CALLS)[: repetition % len(CALLS)]
-            found = {name: measure(pattern, CALLS[name], options.directory) for name in order}
-            for name in CALLS:
-                ratio = found[name]["per_s"] / found[THREADS]["per_s"]
-                samples.setdefault(f"{pattern}/{name}", []).append({**found[name], "ratio": ratio})
-    facts = environment("uring")
-    heading = "".join(f"- {name}: {value}\n" for name, value in facts.items())
-    rows = table({name: spreads(repetitions) for name, repetitions in samples.items()}, COLUMNS)
-    note = "abt_io on threads and on io_uring, medians (lowest - highest), see `benchmarks/uring.py`:"
-    text = f"{heading}\n{note}\n\n{rows}"
-    print(text)
-    if options.record:
-        with Path(__file__).with_name("RESULTS.md").open("a") as results:
-            results.write(f"\n## {facts['date']}\n\n{text}")
+QUICK = ("journal 16KiB/uring*",)
+NOTE = """\
+abt_io on io_uring, and on threads right before or after it, files on the same disk. Medians (lowest - highest); "of
+threads" compares operations/s within each repetition.
+"""
+
+
+def main() -> int:
+    """Run, print, write; the exit status is 1 if any row failed."""
+    parser = command_line("uring", __doc__.partition("\n")[0], "small records of the journal only")
+    options = parser.parse_args(namespace=Options())
+    rows = [Case(*values) for values in product(PATTERNS, FLAGS)]
+    selected = matching(rows, [*options.only, *(QUICK if options.quick else ())])
+    measured, failures = repeat(selected, options.repetitions, options.directory)
+    report = Report(environment("uring"), {}, measured, failures)
+    return publish(report, [NOTE, table(report.rows, COLUMNS)], options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

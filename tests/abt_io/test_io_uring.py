@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import json
 import os
 import random
 import subprocess
@@ -481,3 +482,15 @@ def test_a_refusal_of_the_kernel_is_one_warning_and_threads_do_the_work(tmp_path
     assert line.startswith("abt_io provider 'io': config.num_urings is 100, but there is no io_uring here: ")
     assert "the kernel refuses it (Too many open files; see the limit of open files" in line
     assert line.endswith("Threads do the work instead")
+
+
+def test_the_benchmark_measures_a_row(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    arguments = ["--only", "checkpoint*/uring+async", "--repetitions", "1", "--output", str(output)]
+    command = [sys.executable, "-m", "benchmarks.uring", "--directory", str(tmp_path), *arguments]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(output.read_bytes())["rows"].values()
+    assert row["ratio"]["median"] > 0
+    assert list(tmp_path.iterdir()) == [output], "something is left behind"

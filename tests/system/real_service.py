@@ -254,8 +254,12 @@ class Machine:
             check=False,
         )
 
-    def close(self) -> None:
+    def kill_all(self) -> None:
+        """Kill -9 of all processes."""
         for process in self._processes:
             process.kill()
+
+    def close(self) -> None:
+        self.kill_all()
         for driver in self._drivers:
             driver.close()

@@ -333,6 +333,30 @@ def test_what_is_wrong_on_one_rank_ends_all_that_mpirun_has_started(machine: Mac
     assert sum(text.startswith("error: ") for text in lines) in (1, 2)
 
 
+def test_servers_depend_on_each_other_by_their_ranks(machine: Machine) -> None:
+    settings = spread()
+    settings["margo"] = {"rpc_thread_count": 1}
+    settings["providers"].append({"name": "db", "type": "yokan", "config": {"database": {"type": "map"}}})
+    for rank in range(2):
+        partition = {"topic": "t", "type": "memory", "uuid": f"00000000-0000-0000-0000-00000000000{rank}"}
+        settings["providers"].append(
+            {
+                "__if__": f"$MPI_COMM_WORLD.rank == {rank}",
+                "name": "p",
+                "type": "mofka",
+                "config": partition,
+                "dependencies": {"master_database": f"db@{1 - rank}"},
+            }
+        )
+    service = machine.servers(2, json.dumps(settings), "na+sm")
+    answer = json.loads(machine.run(service, "bedrock-query na+sm -f mofka.json").stdout)
+    addresses = [member["address"] for member in service.members()]
+    for address, other in (addresses, addresses[::-1]):
+        by_name = {provider["name"]: provider for provider in answer[address]["providers"]}
+        db = next(p for p in answer[other]["providers"] if p["name"] == "db")
+        assert by_name["p"]["dependencies"] == {"master_database": f"yokan:{db['provider_id']}@{other}"}
+
+
 def test_groups_of_one_in_the_same_file_are_refused(machine: Machine) -> None:
     code, lines = run(machine, spread(bootstrap="self"), str(BIN / "bedrock"), "-n", "2", "na+sm")
     assert code == 255

@@ -7,6 +7,7 @@ producer, and none besides.
 import itertools
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -71,23 +72,28 @@ class Load:
         assert summary == {"dense": True, "numbers": self.expected, "wrong": []}
 
 
+def end(service: Service, rank: int, number: int) -> None:
+    """Send a signal to a server, and wait for its end."""
+    descriptor = os.pidfd_open(service.pids[rank])
+    os.kill(service.pids[rank], number)
+    assert select.select([descriptor], [], [], 30)[0] == [descriptor]
+    os.close(descriptor)
+
+
 def kill(machine: Machine, service: Service, rank: int) -> None:
-    os.kill(service.pids[rank], signal.SIGKILL)
-    service.expect(f"the server of rank {rank} was killed by SIGKILL")
-    again = machine.again(service, rank, "tcp://127.0.0.1")
-    service.pids[rank] = again.pid
+    end(service, rank, signal.SIGKILL)
+    service.pids[rank] = machine.again(service, rank, "tcp://127.0.0.1").pid
+
+
+def start_again(machine: Machine, service: Service, rank: int) -> None:
+    end(service, rank, signal.SIGTERM)
+    service.pids[rank] = machine.again(service, rank, "tcp://127.0.0.1").pid
 
 
 def stop(machine: Machine, service: Service, rank: int) -> None:
     os.kill(service.pids[rank], signal.SIGSTOP)
     time.sleep(1.5)  # what it is stopped for
     os.kill(service.pids[rank], signal.SIGCONT)
-
-
-def start_again(machine: Machine, service: Service, rank: int) -> None:
-    os.kill(service.pids[rank], signal.SIGTERM)
-    again = machine.again(service, rank, "tcp://127.0.0.1")
-    service.pids[rank] = again.pid
 
 
 Harm = Callable[[Machine, Service, int], None]
@@ -140,8 +146,7 @@ def test_a_topic_whose_creation_is_cut_short_by_one_of_its_servers_can_be_create
 
     def killing(*arguments: Any, **options: Any) -> Any:
         if next(numbers) == call:
-            os.kill(service.pids[rank], signal.SIGKILL)
-            service.expect(f"the server of rank {rank} was killed")
+            end(service, rank, signal.SIGKILL)
         return original(*arguments, **options)
 
     monkeypatch.setattr(client, "call", killing)
