@@ -11,7 +11,6 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,10 +20,6 @@ from real_service import Machine, Service, spread
 
 from diaspora_stream.errors import DiasporaError
 from mochi.mofka.client.driver import MofkaDriver
-
-needs_clients_that_look = pytest.mark.skipif(
-    find_spec("mochi.mofka.client.group") is None, reason="clients do not look for servers that have moved"
-)
 
 EVENTS = 1200
 """Of each producer, to each partition."""
@@ -99,7 +94,6 @@ def stop(machine: Machine, service: Service, rank: int) -> None:
 Harm = Callable[[Machine, Service, int], None]
 
 
-@needs_clients_that_look
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "harms",
@@ -120,7 +114,6 @@ def test_events_are_neither_lost_nor_doubled_nor_reordered(
     load.check()
 
 
-@needs_clients_that_look
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(5))
