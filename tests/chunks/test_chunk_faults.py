@@ -193,10 +193,13 @@ def test_a_commit_is_synced_in_the_journal_and_nowhere_else(tmp_path: Path) -> N
         store.append([batch_of(numbered(1, 3)), batch_of(numbered(4, 3)), batch_of([(b"m", b"")])])
         calls = files.calls[before:]
         assert calls[:2] == [("write", "mofka.journal"), ("sync", "mofka.journal")]
-        assert sorted(calls[2:]) == [("write", f"chunk-000000.{k}") for k in ("data", "desc", "idx", "meta")]
+        assert sorted(calls[2:]) == [
+            *(("write", f"chunk-000000.{k}") for k in ("data", "desc", "idx", "meta")),
+            ("write", "mofka-000000.seals"),
+        ]
         before = len(files.calls)
         store.append([batch_of([(b"m", b"")])])
-        assert len(files.calls) - before == 5
+        assert len(files.calls) - before == 6
         assert not any(name.endswith(".data") for _, name in files.calls[before:])
 
 
@@ -210,7 +213,11 @@ def test_without_sync_nothing_is_synced_before_the_chunk_is_full(tmp_path: Path)
         store.append([batch_of(numbered(6, 1))])
         synced = [name for operation, name in files.calls[before:] if operation == "sync"]
         assert sorted(synced) == sorted(
-            [*(f"chunk-000000.{k}" for k in ("data", "desc", "idx", "meta")), tmp_path.name]
+            [
+                *(f"chunk-000000.{k}" for k in ("data", "desc", "idx", "meta")),
+                "mofka-000000.seals",
+                tmp_path.name,
+            ]
         )
         store.sync()
-        assert sum(operation == "sync" for operation, _ in files.calls[before:]) == len(synced) + 4
+        assert sum(operation == "sync" for operation, _ in files.calls[before:]) == len(synced) + 5

@@ -17,7 +17,10 @@ from mochi.mofka.chunks.layout import DESCRIPTOR_SIZE, INDEX_SIZE
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk at some moment: its events, and how far they reach into its files."""
+    """A chunk at some moment: its events, how far they reach into its files, and when the last ones were stored.
+
+    The time is in nanoseconds since 1970, and 0 where it is not known.
+    """
 
     number: int
     first_id: int
@@ -25,6 +28,8 @@ class Chunk:
     metadata_end: int = 0
     data_end: int = 0
     descriptor_end: int = 0
+    seals_end: int = 0
+    time: int = 0
 
     @property
     def end_id(self) -> int:
@@ -36,7 +41,9 @@ class Chunk:
         """Bytes of the largest of the chunk's four files."""
         return max(self.metadata_end, self.data_end, self.descriptor_end, self.count * INDEX_SIZE)
 
-    def extended(self, count: int, metadata_bytes: int, data_bytes: int) -> "Chunk":
+    def extended(
+        self, count: int, metadata_bytes: int, data_bytes: int, seals_bytes: int = 0, time: int = 0
+    ) -> "Chunk":
         """Give the chunk as it is when so many events, and bytes of theirs, have been appended."""
         return Chunk(
             self.number,
@@ -45,6 +52,8 @@ class Chunk:
             self.metadata_end + metadata_bytes,
             self.data_end + data_bytes,
             self.descriptor_end + count * DESCRIPTOR_SIZE,
+            self.seals_end + seals_bytes,
+            time,
         )
 
     def next(self) -> "Chunk":

@@ -37,6 +37,7 @@ from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.files import File, FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head, read_ledger, read_notes, read_parts
 from mochi.mofka.chunks.ledger import Ledger, unpack
+from mochi.mofka.chunks.seals import SLOT, key_of, seals_in
 
 _COPY_SIZE = 1 << 20
 
@@ -91,6 +92,10 @@ def recover(files: FileLayer, directory: str) -> Recovery:
         chunks, tail = _by_index(files, directory, sizes, head)
         if head is not None and head.mode == Mode.LIGHT:
             chunks = _by_notes(files, directory, chunks, head, ledger, known)
+        chunks = [
+            _with_seals(files, directory, chunk, head, sizes) if chunk.number >= tail else chunk
+            for chunk in chunks
+        ]
     quarantined = _cut(files, directory, chunks[tail:], names)
     filled = max((chunk.number for chunk in chunks if chunk.count), default=-1)
     chunks = chunks[: filled + 2] or [Chunk(0, 0)]
@@ -170,6 +175,29 @@ def _by_notes(
     return chunks
 
 
+def _with_seals(
+    files: FileLayer, directory: str, chunk: Chunk, head: Head | None, sizes: Sequence[_Sizes]
+) -> Chunk:
+    """Give a chunk with the end of the seals of its events, those after the journal's base read one by one."""
+    known = head is not None and head.base.number == chunk.number and head.base.count <= chunk.count
+    end, time = (head.base.seals_end, head.base.time) if head is not None and known else (0, 0)
+    size = sizes[chunk.number].get(layout.SEALS, 0)
+    if size > end:
+        content = np.empty(size - end, np.uint8).data
+        with closing(
+            files.open(os.path.join(directory, layout.file_name(chunk.number, layout.SEALS)), writable=False)
+        ) as file:
+            file.read(content, end)
+        start = end
+        for seal, stop in seals_in(
+            content, key_of(head.owner if head else layout.owner_of(directory), chunk.number)
+        ):
+            if seal.end > chunk.count:
+                break
+            end, time = start + stop, seal.time
+    return replace(chunk, seals_end=min(end, size), time=time)
+
+
 def _shortened(files: FileLayer, directory: str, chunk: Chunk, end_id: int) -> Chunk:
     """Give a chunk without the events from `end_id` on."""
     if chunk.end_id <= end_id:
@@ -190,13 +218,13 @@ def _with_ids(chunks: Sequence[Chunk]) -> list[Chunk]:
 def _is_at(files: FileLayer, directory: str, sizes: Sequence[_Sizes], base: Chunk) -> bool:
     """Tell whether the files of a chunk have the end of `base` somewhere."""
     if base.number >= len(sizes) or any(
-        sizes[base.number].get(kind, 0) < end for kind, end in _ends(base).items()
+        sizes[base.number].get(kind, 0) < _ends(base)[kind] for kind in layout.KINDS
     ):
         return False
     if not base.count:
         return True
     found = _chunk(base.number, base.count, _records(files, directory, base.number, base.count - 1, 1))
-    return _ends(found) == _ends(base)
+    return all(_ends(found)[kind] == _ends(base)[kind] for kind in layout.KINDS)
 
 
 def _cut(files: FileLayer, directory: str, chunks: Sequence[Chunk], names: Sequence[str]) -> list[str]:
@@ -224,6 +252,7 @@ def _scan(files: FileLayer, directory: str, names: Sequence[str]) -> list[_Sizes
         if parsed := layout.parse_file_name(name):
             number, kind = parsed
             found.setdefault(number, {})[kind] = files.size(os.path.join(directory, name))
+    found = {number: sizes for number, sizes in found.items() if set(sizes) != {layout.SEALS}}
     for number in range(len(found)):
         sizes = found.get(number)
         if sizes is None:
@@ -260,7 +289,7 @@ def _sealed(files: FileLayer, directory: str, number: int, sizes: _Sizes) -> Chu
             name,
             "ends with a record of bytes that the chunk lacks, though later chunks have events",
         )
-    return _chunk(number, count, last)
+    return replace(_chunk(number, count, last), seals_end=sizes.get(layout.SEALS, 0) // SLOT * SLOT)
 
 
 def _whole_part(files: FileLayer, directory: str, start: Chunk, sizes: _Sizes) -> Chunk:
@@ -305,6 +334,7 @@ def _ends(chunk: Chunk) -> dict[str, int]:
         layout.DATA: chunk.data_end,
         layout.DESC: chunk.descriptor_end,
         layout.IDX: chunk.count * layout.INDEX_SIZE,
+        layout.SEALS: chunk.seals_end,
     }
 
 

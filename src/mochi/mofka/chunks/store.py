@@ -101,7 +101,7 @@ class ChunkStore:
             writer = resources.enter_context(
                 closing(ChunkWriter(files, path, config, catalog, recovery.ledger, recovery.head))
             )
-            reader = ChunkReader(cache, path, catalog)
+            reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
             return cls(
                 config,
                 recovery.quarantined,

@@ -13,6 +13,7 @@ write or sync nothing is written any more, for what the kernel drops after a fai
 again.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -28,6 +29,7 @@ from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
+from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
 
 
 class ChunkWriter:
@@ -54,6 +56,7 @@ class ChunkWriter:
         self._config = config
         self._catalog = catalog
         self._ledger = ledger
+        self._owner = head.owner
         self._mode = Mode.FULL if config.sync else Mode.LIGHT
         self._head = head
         self._journal: Journal | None = None
@@ -117,13 +120,13 @@ class ChunkWriter:
             grown = after.extended(batch.count, batch.metadata_bytes, batch.data_bytes)
             if after.count and not self._fits(grown):
                 if group:
-                    yield _part(before, after, group)
+                    yield _part(self._owner, before, group)
                 before, group = after.next(), []
                 grown = before.extended(batch.count, batch.metadata_bytes, batch.data_bytes)
             after = grown
             group.append(batch)
         if group or cursors:
-            yield _part(before, after, group, cursors)
+            yield _part(self._owner, before, group, cursors)
 
     def _fits(self, chunk: Chunk) -> bool:
         return (
@@ -177,7 +180,9 @@ class ChunkWriter:
         self._journal.begin(base, mode, self._ledger, self._catalog.event_count)
 
 
-def _part(before: Chunk, after: Chunk, batches: Sequence[Batch], cursors: Mapping[str, int] = {}) -> Part:
+def _part(
+    owner: bytes, before: Chunk, batches: Sequence[Batch], cursors: Mapping[str, int] | None = None
+) -> Part:
     producers = []
     first_id = before.end_id
     for batch in batches:
@@ -185,14 +190,36 @@ def _part(before: Chunk, after: Chunk, batches: Sequence[Batch], cursors: Mappin
             identity, sequence = batch.origin
             producers.append(Remembered(identity, sequence + 1, (first_id,)))
         first_id += batch.count
+    metadata_sizes = _joined([batch.metadata_sizes for batch in batches])
+    data_sizes = _joined([batch.data_sizes for batch in batches])
+    metadata = [buffer for batch in batches for buffer in batch.metadata]
+    data = [buffer for batch in batches for buffer in batch.data]
+    sealed = b""
+    after = before
+    if batches:
+        key = key_of(owner, before.number)
+        seal = Seal(
+            before.count,
+            before.descriptor_end,
+            time.time_ns(),
+            Stream(before.metadata_end, metadata_sizes, sums_of(metadata, key)),
+            Stream(before.data_end, data_sizes, sums_of(data, key)),
+        )
+        sealed = seal.pack(key)
+        bytes_of = (
+            sum(batch.metadata_bytes for batch in batches),
+            sum(batch.data_bytes for batch in batches),
+        )
+        after = before.extended(seal.count, *bytes_of, len(sealed), seal.time)
     return Part(
         before,
         after,
-        _joined([batch.metadata_sizes for batch in batches]),
-        [buffer for batch in batches for buffer in batch.metadata],
-        _joined([batch.data_sizes for batch in batches]),
-        [buffer for batch in batches for buffer in batch.data],
-        pack(producers, cursors) if producers or cursors else NO_NOTES,
+        metadata_sizes,
+        metadata,
+        data_sizes,
+        data,
+        sealed,
+        pack(producers, cursors or {}) if producers or cursors else NO_NOTES,
     )
 
 
