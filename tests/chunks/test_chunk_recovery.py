@@ -15,9 +15,11 @@ FOUR = ChunkConfig(max_events_per_chunk=4)
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Make a partition of ten events: chunks of 4, 4 and 2."""
+    """Make a partition of ten events as the original does: chunks of 4, 4 and 2, and no files of ours."""
     with ChunkStore.open(tmp_path / "p", FOUR) as store:
         store.append([batch_of(numbered(first, 2)) for first in range(0, 10, 2)])
+    for ours in (tmp_path / "p").glob("mofka*"):
+        ours.unlink()
     return tmp_path / "p"
 
 
@@ -93,9 +95,7 @@ def test_what_is_cut_off_is_kept_beside(directory: Path) -> None:
     shorten(directory / "chunk-000002.data")
     with ChunkStore.open(directory) as store:
         assert events_of(store) == numbered(0, 9)
-    kept = quarantined(directory)
-    assert len(kept.pop("quarantine-000002-seals-0")) % 64 == 0
-    assert kept == {
+    assert quarantined(directory) == {
         "quarantine-000002-data-0": before["chunk-000002.data"][20:-1],
         "quarantine-000002-desc-0": before["chunk-000002.desc"][56:],
         "quarantine-000002-idx-0": before["chunk-000002.idx"][48:],
@@ -228,7 +228,7 @@ def test_recovery_may_be_interrupted_at_any_call_and_run_again(directory: Path, 
     shutil.copytree(directory, tmp_path / "whole")
     ChunkStore.open(tmp_path / "whole", FOUR, whole).close()
     changing = len(whole.calls) - len(["meta", "data", "desc", "idx", "seals"])
-    assert [operation for operation, _ in whole.calls].count("truncate") == 5
+    assert [operation for operation, _ in whole.calls].count("truncate") == 4
     for failing in range(changing):
         copy = tmp_path / str(failing)
         shutil.copytree(directory, copy)

@@ -265,6 +265,8 @@ def test_events_that_do_not_lie_back_to_back_are_read_all_the_same(tmp_path: Pat
     index = tmp_path / "chunk-000000.idx"
     records = index.read_bytes()
     index.write_bytes(records[:48] + records[96:])
+    for ours in tmp_path.glob("mofka*"):
+        ours.unlink()
     with ChunkStore.open(tmp_path) as store:
         assert events_of(store) == [(b"aa", b"AAA"), (b"bb", b"BBB"), (b"cc", b"CCC")]
         pieces = store.read_data([(0, [(1, 2)]), (1, [(0, 3)]), (2, [(0, 1)])])

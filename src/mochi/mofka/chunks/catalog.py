@@ -2,7 +2,7 @@
 
 It holds one record a chunk and nothing for each event: where an event is stands in its chunk's `.idx`.
 
-Invariants: chunks are numbered from 0 without a gap, and so are the events over all of them; a chunk's record
+Invariants: chunks are numbered without a gap, and so are the events over all of them; a chunk's record
 never claims bytes that are not written; only the last chunk may be empty. `event_count` is set last, so a
 reader that takes it first sees whole commits alone, without a lock.
 """
@@ -69,13 +69,18 @@ class Catalog:
         self.event_count = self._chunks[-1].end_id
 
     @property
+    def first_id(self) -> int:
+        """Id of the first event that there still is."""
+        return self._chunks[0].first_id
+
+    @property
     def last(self) -> Chunk:
         """The chunk that is being written."""
         return self._chunks[-1]
 
     def publish(self, chunks: Sequence[Chunk]) -> None:
         """Let `chunks` be the last ones, the first of them instead of what it was, and readers see their events."""
-        self._chunks[chunks[0].number :] = chunks
+        self._chunks[chunks[0].number - self._chunks[0].number :] = chunks
         self.event_count = chunks[-1].end_id
 
     def find(self, event_id: int) -> Chunk:

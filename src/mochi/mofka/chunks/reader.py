@@ -218,7 +218,7 @@ class ChunkReader:
     def _chunk_of(self, event_id: int) -> tuple[Chunk, int]:
         """Give the chunk of an event, and how many events there are in it from that one on."""
         event_count = self._catalog.event_count
-        if not 0 <= event_id < event_count:
+        if not self._catalog.first_id <= event_id < event_count:
             raise self._out_of_range(f"event {event_id} of a partition of {event_count} events")
         chunk = self._catalog.find(event_id)
         return chunk, min(chunk.end_id, event_count) - event_id

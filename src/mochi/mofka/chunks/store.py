@@ -35,6 +35,8 @@ class ChunkStore:
         As given to `open`.
     quarantined : sequence of str
         Files that hold what was cut off when the directory was opened; see `mochi.mofka.chunks.recovery`.
+    damaged : sequence of str
+        What was found to be lost, or had to be made again, when the directory was opened.
     epoch : int
         Positive number of 62 bits, drawn when the directory was opened first, and the same for as long as its
         journal lasts.
@@ -44,6 +46,7 @@ class ChunkStore:
         self,
         config: ChunkConfig,
         quarantined: Sequence[str],
+        damaged: Sequence[str],
         epoch: int,
         ledger: Ledger,
         catalog: Catalog,
@@ -53,6 +56,7 @@ class ChunkStore:
     ) -> None:
         self.config = config
         self.quarantined = quarantined
+        self.damaged = damaged
         self.epoch = epoch
         self._ledger = ledger
         self._catalog = catalog
@@ -105,6 +109,7 @@ class ChunkStore:
             return cls(
                 config,
                 recovery.quarantined,
+                recovery.damaged,
                 (recovery.head.key >> 2) + 1,
                 recovery.ledger,
                 catalog,

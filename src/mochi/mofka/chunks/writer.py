@@ -29,6 +29,7 @@ from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
+from mochi.mofka.chunks.roster import add_to_roster
 from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
 
 
@@ -136,9 +137,10 @@ class ChunkWriter:
 
     def _commit(self, parts: Sequence[Part]) -> None:
         journal = self._ready_journal()
+        full = self._catalog.last
         for part in parts:
             if part.before.number != self._files.number:
-                self._rotate(part.before.number)
+                self._rotate(full, part.before.number)
             if self._mode == Mode.LIGHT:
                 journal.note(part)
                 self._files.write_data(part)
@@ -151,6 +153,7 @@ class ChunkWriter:
                 self._files.write_data(part)
             if part.count:
                 self._files.write_records(part)
+            full = part.after
 
     def _ready_journal(self) -> Journal:
         """Give the journal, begun and with room for a commit."""
@@ -163,11 +166,12 @@ class ChunkWriter:
             self._begin(self._journal.head.base, self._mode)
         return self._journal
 
-    def _rotate(self, chunk: int) -> None:
-        """Leave the current chunk, durable, for the next one."""
+    def _rotate(self, full: Chunk, chunk: int) -> None:
+        """Leave the chunk that is full, durable, for the next one."""
         self._files.sync()
         previous, self._files = self._files, ChunkFiles(self._layer, self._directory, chunk)
         previous.close()
+        add_to_roster(self._layer, self._directory, self._owner, full)
 
     def _checkpoint(self, mode: Mode) -> None:
         """Put the chunk files on disk, after which the journal, if there is one, begins again."""

@@ -19,7 +19,7 @@ from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import OutOfRange, StorageError
+from mochi.mofka.chunks.errors import DamagedEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
@@ -47,6 +47,8 @@ class IoInstance(Protocol):
 
 def _fault(error: Exception) -> Fault:
     """Return what a client is told; an error that nobody expects of storage is logged as well."""
+    if isinstance(error, DamagedEvents):
+        return Fault("damaged", str(error), {"first": error.first, "count": error.count})
     if isinstance(error, StorageError | OSError):
         return Fault("out_of_range" if isinstance(error, OutOfRange) else "storage", str(error))
     log.exception("unexpected error in a partition")
@@ -102,6 +104,12 @@ class DefaultPartition:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
         self.epoch = self._store.epoch
+        self.damaged = self._store.damaged
+        for problem in self.damaged:
+            log.error("topic %r, partition %s: %s", topic, uuid, problem)
+        if self._store.quarantined:
+            kept = ", ".join(self._store.quarantined)
+            log.warning("topic %r, partition %s: cut off at the end, and kept: %s", topic, uuid, kept)
         self._cursors = Cursors(self._store.cursors)
         self._lock = threading.Lock()
         self._committing = threading.Lock()
