@@ -25,10 +25,11 @@ class RecordingFiles(PosixFiles):
     calls : list of (operation, name)
         All changing calls so far.
     fail_at : int or None
-        Index in `calls` of the call that fails, with `EIO`; a failing write writes half of its bytes.
+        Index in `calls` of the call that fails; a failing write writes half of its bytes.
     """
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    def __init__(self, fail_at: int | None = None, error: int = errno.EIO) -> None:
+        self.error = error
         self.calls: list[tuple[str, str]] = []
         self.fail_at = fail_at
         self.safe: dict[str, bytes] = {}
@@ -38,7 +39,7 @@ class RecordingFiles(PosixFiles):
     def called(self, operation: str, path: str) -> None:
         self.calls.append((operation, os.path.basename(path)))
         if len(self.calls) - 1 == self.fail_at:
-            raise StorageError.refused(operation, path, OSError(errno.EIO, "made to fail"))
+            raise StorageError.refused(operation, path, OSError(self.error, "made to fail"))
 
     def open(self, path: str, *, writable: bool) -> File:
         if not writable:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from mochi.mofka.chunks.layout import DESCRIPTOR_SIZE, INDEX_SIZE
+from mochi.mofka.chunks.layout import DATA, DESC, DESCRIPTOR_SIZE, IDX, INDEX_SIZE, META, SEALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,17 @@ class Chunk:
     def end_id(self) -> int:
         """Id after the chunk's last event."""
         return self.first_id + self.count
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """How many bytes the chunk's files have of it, by kind."""
+        return {
+            META: self.metadata_end,
+            DATA: self.data_end,
+            DESC: self.descriptor_end,
+            IDX: self.count * INDEX_SIZE,
+            SEALS: self.seals_end,
+        }
 
     @property
     def largest_file(self) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.files import Buffer, File, FileLayer
+from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +65,14 @@ class ChunkFiles:
 
     def __init__(self, layer: FileLayer, directory: str, number: int) -> None:
         self.number = number
+        self._layer = layer
         with ExitStack() as opened:
             self._files: dict[str, File] = {}
             for kind in layout.ALL_KINDS:
                 path = os.path.join(directory, layout.file_name(number, kind))
                 self._files[kind] = opened.enter_context(closing(layer.open(path, writable=True)))
-            layer.sync_directory(directory)
+            with syncing(directory):
+                layer.sync_directory(directory)
             self._opened = opened.pop_all()
 
     def write_data(self, part: Part) -> None:
@@ -96,7 +98,14 @@ class ChunkFiles:
     def sync(self, kinds: Iterable[str] = layout.ALL_KINDS) -> None:
         """Return when what was written to the files of these kinds is on disk."""
         for kind in kinds:
-            self._files[kind].sync()
+            with syncing(self._files[kind].path):
+                self._files[kind].sync()
+
+    def cut(self, chunk: Chunk) -> None:
+        """Cut the files to the end of `chunk`."""
+        for kind, end in chunk.ends.items():
+            if self._layer.size(self._files[kind].path) > end:
+                self._files[kind].truncate(end)
 
     def close(self) -> None:
         """Close the files; once is enough."""

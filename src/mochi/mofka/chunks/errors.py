@@ -68,5 +68,9 @@ class DamagedEvents(CorruptPartition):
         self.count = count
 
 
+class SyncFailed(StorageError):
+    """What was written may be lost, and no later sync would tell; the kernel forgets what it could not write."""
+
+
 class PartitionPoisoned(StorageError):
     """No more events are taken, because an earlier write or sync failed or the store is closed."""

@@ -38,7 +38,7 @@ from mochi.mofka.chunks import layout, seals
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import Part
 from mochi.mofka.chunks.errors import CorruptPartition
-from mochi.mofka.chunks.files import Buffer, FileLayer
+from mochi.mofka.chunks.files import Buffer, FileLayer, syncing
 from mochi.mofka.chunks.ledger import Ledger, Notes, unpack
 from mochi.mofka.chunks.seals import key_of, sums_of
 
@@ -108,8 +108,10 @@ class Journal:
             )
             self._size = files.size(self._file.path)
             # The last head, which a killed process may not have synced, before the next replaces the other one.
-            self._file.sync()
-            files.sync_directory(directory)
+            with syncing(self._file.path):
+                self._file.sync()
+            with syncing(directory):
+                files.sync_directory(directory)
             self._opened = opened.pop_all()
 
     @property
@@ -129,15 +131,17 @@ class Journal:
         following another is not synced.
         """
         synced = not mode == self._head.mode == Mode.LIGHT
-        self._head = replace(self._head, generation=self._head.generation + 1, mode=mode, base=base)
-        turn = self._head.generation % 2
-        self._ledgers[turn].write([_pack_ledger(self._head, event_count, ledger)], 0)
+        head = replace(self._head, generation=self._head.generation + 1, mode=mode, base=base)
+        turn = head.generation % 2
+        self._ledgers[turn].write([_pack_ledger(head, event_count, ledger)], 0)
         if synced:
-            self._ledgers[turn].sync()
-        content = _pack_head(self._head)
-        self._file.write([content.ljust(_BLOCK, b"\0")], turn * _BLOCK)
+            with syncing(self._ledgers[turn].path):
+                self._ledgers[turn].sync()
+        self._file.write([_pack_head(head).ljust(_BLOCK, b"\0")], turn * _BLOCK)
         if synced:
-            self._file.sync()
+            with syncing(self._file.path):
+                self._file.sync()
+        self._head = head
         self._position = _RECORDS_START
         self._beside = 0
         self._sequence = 0
@@ -174,7 +178,8 @@ class Journal:
         header = record.pack(self._head.key)
         body = [part.notes, part.seal, *part.metadata, *(part.data if within else ())]
         self._file.write([header, *body, memoryview(_ZEROS)[: filled - stop]], self._position)
-        self._file.sync()
+        with syncing(self._file.path):
+            self._file.sync()
         self._size = max(self._size, filled)
         self._position = end
         self._beside += 0 if within else part.data_bytes

@@ -181,7 +181,7 @@ class _Directory:
             return
         sizes = self.sizes.get(chunk.number, {})
         for kind in layout.ALL_KINDS:
-            end = _ends(chunk)[kind]
+            end = chunk.ends[kind]
             if sizes.get(kind, 0) >= end:
                 continue
             name = layout.file_name(chunk.number, kind)
@@ -258,20 +258,20 @@ class _Directory:
         sizes = self.sizes.get(base.number, {})
         if not base.count:
             return True
-        if any(sizes.get(kind, 0) < _ends(base)[kind] for kind in layout.KINDS):
+        if any(sizes.get(kind, 0) < base.ends[kind] for kind in layout.KINDS):
             return False
         found = _chunk(
             base.number, base.count, _records(self.files, self.path, base.number, base.count - 1, 1)
         )
-        return all(_ends(found)[kind] == _ends(base)[kind] for kind in layout.KINDS)
+        return all(found.ends[kind] == base.ends[kind] for kind in layout.KINDS)
 
     def holds(self, base: Chunk) -> bool:
         """Tell the same, after making index and descriptors again where they are lost."""
         if self.is_at(base):
             return True
         sizes = self.sizes.get(base.number, {})
-        if all(sizes.get(kind, 0) >= _ends(base)[kind] for kind in (layout.META, layout.DATA)):
-            lost = [layout.DESC] if sizes.get(layout.DESC, 0) < _ends(base)[layout.DESC] else []
+        if all(sizes.get(kind, 0) >= base.ends[kind] for kind in (layout.META, layout.DATA)):
+            lost = [layout.DESC] if sizes.get(layout.DESC, 0) < base.ends[layout.DESC] else []
             for kind in (*lost, layout.IDX):
                 if not self.is_at(base) and self.restore(base, kind):
                     self.report(layout.file_name(base.number, kind), "did not fit, and was made again")
@@ -405,7 +405,7 @@ def _cut(files: FileLayer, directory: str, chunks: Sequence[Chunk], names: Seque
     quarantined: list[str] = []
     present = set(files.list_directory(directory))
     for chunk in chunks:
-        for kind, end in _ends(chunk).items():
+        for kind, end in chunk.ends.items():
             name = layout.file_name(chunk.number, kind)
             if name in present:
                 path = os.path.join(directory, name)
@@ -501,16 +501,6 @@ def _chunk(number: int, count: int, records: NDArray[np.void]) -> Chunk:
         return Chunk(number, 0)
     metadata_offset, metadata_size, data_offset, data_size, offset, size = records[-1].item()
     return Chunk(number, 0, count, metadata_offset + metadata_size, data_offset + data_size, offset + size)
-
-
-def _ends(chunk: Chunk) -> dict[str, int]:
-    return {
-        layout.META: chunk.metadata_end,
-        layout.DATA: chunk.data_end,
-        layout.DESC: chunk.descriptor_end,
-        layout.IDX: chunk.count * layout.INDEX_SIZE,
-        layout.SEALS: chunk.seals_end,
-    }
 
 
 def _unused(stem: str, names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.chunks.files import FileLayer, syncing
 
 _RECORD = struct.Struct("<8Q")
 _CHECKSUM = struct.Struct("<Q")
@@ -45,8 +45,19 @@ def add_to_roster(files: FileLayer, directory: str, owner: bytes, chunk: Chunk) 
     """Put the record of a chunk on disk."""
     with closing(files.open(os.path.join(directory, layout.ROSTER_NAME), writable=True)) as file:
         file.write([_pack(chunk, owner)], chunk.number * _SIZE)
-        file.sync()
-    files.sync_directory(directory)
+        with syncing(file.path):
+            file.sync()
+    with syncing(directory):
+        files.sync_directory(directory)
+
+
+def shorten_roster(files: FileLayer, directory: str, end: int) -> None:
+    """Take away the records of the chunks from `end` on."""
+    with closing(files.open(os.path.join(directory, layout.ROSTER_NAME), writable=True)) as file:
+        if files.size(file.path) > end * _SIZE:
+            file.truncate(end * _SIZE)
+            with syncing(file.path):
+                file.sync()
 
 
 def update_roster(

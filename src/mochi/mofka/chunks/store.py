@@ -162,8 +162,9 @@ class ChunkStore:
         Raises
         ------
         StorageError
-            If a write or sync fails. No id is used up, and no events are taken from then on; reading goes on.
-            Whether the events are there when the directory is opened again is not known.
+            If a write or sync fails. No id is used up. Where there was no space (ENOSPC, EDQUOT) for a write,
+            what was written is taken back, and a later call may succeed. After any other failure no events are
+            taken; reading goes on. Whether the events are there when the directory is opened again is not known.
         PartitionPoisoned
             If that happened before, or the store is closed.
 

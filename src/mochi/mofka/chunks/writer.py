@@ -9,10 +9,12 @@ the ledger alone, and is not synced.
 Invariants: batches are stored whole and in one chunk; a chunk is durable before the next one begins, whatever
 `sync` says, so that without `sync` a crash leaves damage in the last one only; the journal is open from the
 first commit to the orderly end, and its base moves only when the chunk files are on disk; after a failed
-write or sync nothing is written any more, for what the kernel drops after a failed sync cannot be written
-again.
+sync nothing is written any more, for what the kernel drops then cannot be written again, and likewise after any
+failed call but one that found no space: what that commit has written is cut off again, the journal begins anew,
+and the next commit may have better luck.
 """
 
+import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,11 +27,11 @@ from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError
+from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
-from mochi.mofka.chunks.roster import add_to_roster
+from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
 from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
 
 
@@ -61,11 +63,18 @@ class ChunkWriter:
         self._mode = Mode.FULL if config.sync else Mode.LIGHT
         self._head = head
         self._journal: Journal | None = None
+        self._unfinished = False
         self._files = ChunkFiles(files, directory, catalog.last.number)
 
     def append(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> list[int]:
         """Store batches and cursors in one commit, and give the first id of each; see `ChunkStore.append`."""
         self._check()
+        if self._unfinished:
+            try:
+                self._take_back()
+            except BaseException as error:
+                self._failed(error)
+                raise
         first_ids = [self._catalog.event_count]
         for batch in batches:
             first_ids.append(first_ids[-1] + batch.count)
@@ -74,7 +83,7 @@ class ChunkWriter:
             try:
                 self._commit(parts)
             except BaseException as error:
-                self.error = error
+                self._failed(error)
                 raise
             for batch, first_id in zip(batches, first_ids, strict=False):
                 if batch.origin is not None:
@@ -82,6 +91,28 @@ class ChunkWriter:
             self._ledger.advance(cursors)
             self._catalog.publish([part.after for part in parts])
         return first_ids[:-1]
+
+    def _failed(self, error: BaseException) -> None:
+        """Take a commit back that found no space; after any other failure write no more."""
+        self._unfinished = True
+        try:
+            if not _is_out_of_space(error):
+                raise error
+            self._take_back()
+        except BaseException as worse:
+            if not _is_out_of_space(worse):
+                self.error = worse
+
+    def _take_back(self) -> None:
+        """Cut off what a commit that failed has written, and have the journal forget it."""
+        last = self._catalog.last
+        for number in range(self._files.number, last.number - 1, -1):
+            self._files.close()
+            self._files = ChunkFiles(self._layer, self._directory, number)
+            self._files.cut(last if number == last.number else Chunk(number, last.end_id))
+        shorten_roster(self._layer, self._directory, last.number)
+        self._checkpoint(self._mode)
+        self._unfinished = False
 
     def sync(self) -> None:
         """Put all events on disk in the chunk files; with `sync` in the configuration they are safe already."""
@@ -100,6 +131,8 @@ class ChunkWriter:
                 closed.callback(self._journal.close)
             if self.error is None:
                 self.error = StorageError(f"the store of {self._directory} is closed", path=self._directory)
+                if self._unfinished:
+                    self._take_back()
                 self._checkpoint(Mode.CLOSED)
 
     def _check(self) -> None:
@@ -182,6 +215,12 @@ class ChunkWriter:
     def _begin(self, base: Chunk, mode: Mode) -> None:
         assert self._journal is not None
         self._journal.begin(base, mode, self._ledger, self._catalog.event_count)
+
+
+def _is_out_of_space(error: BaseException) -> bool:
+    """Tell whether a call failed for want of space, in a way that leaves all that was written before as it was."""
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, SyncFailed)
 
 
 def _part(

@@ -86,7 +86,7 @@ class DefaultPartition:
     def __init__(self, topic: str, uuid: str, fields: DefaultFields, io: IoInstance) -> None:
         self._fields = fields
         self._io = io
-        directory = os.path.join(fields.path, f"{topic}-{uuid}")
+        directory = self._directory = os.path.join(fields.path, f"{topic}-{uuid}")
         chunks = ChunkConfig(
             max_chunk_size=fields.max_chunk_size,
             max_events_per_chunk=fields.max_events_per_chunk,
@@ -116,6 +116,7 @@ class DefaultPartition:
         self._waiting: list[tuple[Batch, Appended]] = []
         self._moved: dict[str, list[Acknowledged]] = {}
         self._scheduled = False
+        self._failing = False
         self._closed = False
 
     @property
@@ -207,6 +208,23 @@ class DefaultPartition:
             appended(outcome)
         for stored in acknowledged:
             stored(failure)
+        self._note_failure(failure)
+        if failure is not None:
+            # Those that came meanwhile may follow one that failed: to store them would leave a gap.
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
+            for _, appended in waiting:
+                appended(failure)
+
+    def _note_failure(self, failure: Fault | None) -> None:
+        """Log when commits begin to fail, and when they succeed again."""
+        if (failure is None) != self._failing:
+            return
+        self._failing = failure is not None
+        if failure is None:
+            log.warning("%s takes events again", self._directory)
+        elif self.error is None:
+            log.error("%s cannot store events now: %s", self._directory, failure.message)
 
     def _read(self, read: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
         """Read on an I/O thread, and tell what was read, or any error: somebody waits for it."""
