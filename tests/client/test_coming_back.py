@@ -10,6 +10,7 @@ import pytest
 from cluster import Cluster
 
 from diaspora_stream.api import Exception
+from mochi.mofka.client import consumer as consumer_module
 from mochi.mofka.client.service import EpochChanged
 
 Start = Callable[..., Cluster]
@@ -62,7 +63,10 @@ def test_a_partition_on_disk_that_comes_back_costs_nothing(start: Start, elsewhe
     assert consumer.pull().wait(50) is None
 
 
-def test_a_pull_and_an_iteration_wait_while_the_server_is_away(start: Start) -> None:
+def test_a_pull_and_an_iteration_wait_while_the_server_is_away(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "ITERATION_TIMEOUT_MS", 300)
     cluster = start(kind="default")
     topic = cluster.topic()
     producer, consumer = topic.producer(), topic.consumer("c")

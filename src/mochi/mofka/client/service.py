@@ -191,6 +191,8 @@ class Service:
     def _begin(self) -> None:
         self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._is_dispatching = False
+        self._open = threading.Lock()
+        self._open.acquire()
         weakref.finalize(self, self.jobs.put, None).atexit = False
 
     def follow(self, directory: Directory) -> None:
@@ -208,6 +210,12 @@ class Service:
         found = self._directory.locate(topic, partition)
         self._whereabouts[partition.uuid] = found
         return found
+
+    def rest(self, pause: float) -> None:
+        """Sleep for `pause` seconds; `ConnectionLost` if the driver is closed meanwhile."""
+        if self._open.acquire(timeout=pause):
+            self._open.release()
+            raise ConnectionLost("the driver was closed")
 
     def adopt(self, lanes: Iterable[Pending]) -> None:
         """Look after `lanes`: what they have pending is not lost when their producer is, or the interpreter exits."""
@@ -276,7 +284,9 @@ class Service:
         lost = self._finish(lanes, self.timeout)
         for lane in lanes:
             lane.fail(ConnectionLost("the driver was closed"))
-        self.is_closed = True
+        if not self.is_closed:
+            self.is_closed = True
+            self._open.release()
         self.client.close()
         return lost
 
@@ -343,10 +353,8 @@ class Search:
     def _rest(self, error: MargoError) -> None:
         if self.is_over:
             raise error
-        service = self._service
         pause, self._pause = min(self._pause, self._left()), min(2 * self._pause, LONGEST_PAUSE)
-        if service.client.wait(lambda: service.is_closed, tuple, time.monotonic() + pause):
-            raise ConnectionLost("the driver was closed")
+        self._service.rest(pause)
 
 
 def _dispatch(jobs: "SimpleQueue[Callable[[], object] | None]") -> None:
