@@ -2,14 +2,12 @@
 
 One event is pushed and acknowledged at a time, to a topic in memory, by one process; another process pushes events
 of 1 MiB to a topic on disk, with ``sync``, as fast as they are acknowledged, or rests. Each measurement has a server
-of its own; repetitions are interleaved. Rows are named ``<configuration>/<load>``.
+of its own. Rows are named ``<configuration>/<load>``.
 """
 
-import argparse
 import itertools
 import multiprocessing
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +15,14 @@ from multiprocessing.synchronize import Event as Signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benchmarks.events import Events
 from benchmarks.limits import Measures, percentiles
-from benchmarks.processes import BEDROCK, CONFIG, server
-from benchmarks.report import Column, Spread, environment, spreads, table
+from benchmarks.processes import BEDROCK, CONFIG, BrokenRun, server
+from benchmarks.program import Options, command_line, matching, publish, repeat
+from benchmarks.report import Column, Report, environment
+from benchmarks.report import table as rows_table
 from diaspora_stream.api import Driver
 
 MIB = 1 << 20
@@ -39,14 +41,14 @@ IO_POOL = {
 THREADS = {"use_progress_thread": True, "rpc_thread_count": 4}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "progress thread": {"use_progress_thread": True},
-    "4 RPC threads": {"rpc_thread_count": 4},
+    "progress-thread": {"use_progress_thread": True},
+    "4-rpc-threads": {"rpc_thread_count": 4},
     "both": THREADS,
-    "both, io_pool": THREADS | {"argobots": IO_POOL},
     "io_pool": {"argobots": IO_POOL},
+    "both+io_pool": THREADS | {"argobots": IO_POOL},
 }
-LOADS: dict[str, int | None] = {"none": None, "1 MiB sync": 0, f"1 MiB sync, +{SLOWER_MS} ms": SLOWER_MS}
-"""By how many milliseconds the disk is slowed while it is written to; None: it is not."""
+LOADS: dict[str, int | None] = {"none": None, "1MiB-sync": 0, f"1MiB-sync+{SLOWER_MS}ms": SLOWER_MS}
+"""By how many milliseconds the disk is slowed while it is written to; None: nothing is written."""
 
 COLUMNS = (
     Column("one event p50 µs", "p50_us"),
@@ -54,25 +56,39 @@ COLUMNS = (
     Column("longest ms", "longest_s", 1e-3, 1),
     Column("to disk MB/s", "written_mb_per_s"),
 )
+NOTE = f"""\
+na+sm; one event of 128 bytes at a time to a partition in memory, while another process pushes events of 1 MiB to a
+partition on disk with sync; +{SLOWER_MS}ms: with each fdatasync slower by that much. Medians (lowest - highest).
+"""
 
 
-def measure(margo: dict[str, Any], slower_ms: int | None, directory: Path) -> Measures:
-    """One repetition, with a server in `directory`."""
-    config = CONFIG | {"margo": margo}
-    if "argobots" in margo:
-        config = config | {"providers": [_with_io_pool(entry) for entry in CONFIG["providers"]]}
-    slow = (sys.executable, Path(__file__).with_name("slow_disk.py"), str(slower_ms))
-    with server("na+sm", directory, config, command=slow if slower_ms else BEDROCK) as running:
-        driver = Driver(backend="mofka", options={"group_file": str(running.group_file)})
-        disk = {"type": "default", "partition": {"path": str(directory / "partitions")}}
-        driver.create_topic("disk", options={"num_partitions": 1, "config": disk})
-        driver.create_topic("memory", options={"num_partitions": 1, "config": {"type": "memory"}})
-        with writing(str(running.group_file), slower_ms is not None) as written:
-            begin, time_begin = written.value, time.perf_counter()
-            laps = _laps(driver)
-            elapsed = time.perf_counter() - time_begin
-            rate = (written.value - begin) / elapsed / 1e6
-    return percentiles(laps) | {"longest_s": max(laps), "written_mb_per_s": rate}
+class Case(msgspec.Struct, frozen=True):
+    """One row."""
+
+    configuration: str
+    load: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.configuration}/{self.load}"
+
+    def measure(self, directory: Path) -> Measures:
+        """One repetition, with a server in `directory`."""
+        margo, slower_ms = CONFIGURATIONS[self.configuration], LOADS[self.load]
+        config = CONFIG | {"margo": margo}
+        if "argobots" in margo:
+            config = config | {"providers": [_with_io_pool(entry) for entry in CONFIG["providers"]]}
+        slow = (sys.executable, Path(__file__).with_name("slow_disk.py"), str(slower_ms))
+        with server("na+sm", directory, config, command=slow if slower_ms else BEDROCK) as running:
+            driver = Driver(backend="mofka", options={"group_file": str(running.group_file)})
+            disk = {"type": "default", "partition": {"path": str(directory / "partitions")}}
+            driver.create_topic("disk", options={"num_partitions": 1, "config": disk})
+            driver.create_topic("memory", options={"num_partitions": 1, "config": {"type": "memory"}})
+            with writing(str(running.group_file), slower_ms is not None) as written:
+                begin, time_begin = written.value, time.perf_counter()
+                laps = _laps(driver)
+                rate = (written.value - begin) / (time.perf_counter() - time_begin) / 1e6
+        return percentiles(laps) | {"longest_s": max(laps), "written_mb_per_s": rate}
 
 
 def _with_io_pool(entry: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +118,7 @@ def writing(group_file: str, is_on: bool) -> Iterator[Any]:
         while not written.value:
             time.sleep(0.01)
             if process.exitcode is not None:
-                raise RuntimeError("the process that writes to disk has ended")
+                raise BrokenRun("the process that writes to disk has ended")
     time.sleep(SETTLING_SECONDS)
     try:
         yield written
@@ -124,30 +140,26 @@ def write(group_file: str, stop: Signal, written: Any) -> None:
                 written.value += MIB
 
 
-def main() -> None:
-    """Run, print, and append the table to the results if asked to."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.threads", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="the disk")
-    parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
-    options = parser.parse_args()
-    samples: dict[str, list[Measures]] = {}
-    for repetition in range(options.repetitions):
-        for (load, slower_ms), (name, margo) in itertools.product(LOADS.items(), CONFIGURATIONS.items()):
-            print(f"{repetition + 1}/{options.repetitions} {name}/{load}", file=sys.stderr, flush=True)
-            with tempfile.TemporaryDirectory(dir=options.directory, prefix="benchmark-") as place:
-                samples.setdefault(f"{name}/{load}", []).append(measure(margo, slower_ms, Path(place)))
-    rows: dict[str, dict[str, Spread]] = {name: spreads(values) for name, values in samples.items()}
-    described = environment("threads")
-    text = "".join(f"- {name}: {value}\n" for name, value in described.items())
-    text += f"\nMedians (lowest - highest).\n\n{table(rows, COLUMNS)}"
-    print(text)
-    if options.record:
-        with Path(__file__).with_name("RESULTS.md").open("a") as results:
-            results.write(f"\n## {described['date']}: threads while a disk is slow\n\n{text}\n")
+def rows() -> list[Case]:
+    """The whole matrix."""
+    return [Case(configuration, load) for load in LOADS for configuration in CONFIGURATIONS]
+
+
+def markdown(report: Report) -> Iterator[str]:
+    """The report for people, paragraph by paragraph."""
+    yield NOTE
+    yield rows_table(report.rows, COLUMNS)
+
+
+def main() -> int:
+    """Run, print, write; the exit status is 1 if any row failed."""
+    quick = "the slowest disk only"
+    options = command_line("threads", __doc__.partition("\n")[0], quick).parse_args(namespace=Options())
+    selected = matching(rows(), [*options.only, *([f"*+{SLOWER_MS}ms"] if options.quick else ())])
+    measured, failures = repeat(selected, options.repetitions, options.directory)
+    report = Report(environment("threads"), {}, measured, failures)
+    return publish(report, markdown(report), options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -220,10 +220,16 @@ class Machine:
         flags = ("--rank", str(rank), "--size", size, "-c", "config.json")
         return self.bedrock(text, *arguments, *flags, name=service.directory.name)
 
-    def driver(self, server: Server | Service) -> Driver:
-        driver = Driver(backend="mofka", options={"group_file": str(server.group_file)})
+    def driver(self, server: Server | Service, **options: Any) -> Driver:
+        driver = Driver(backend="mofka", options={"group_file": str(server.group_file), **options})
         self._drivers.append(driver)
         return driver
+
+    def start(self, *command: str | Path) -> Process:
+        """Start any process, which is killed at the end."""
+        process = Process(*command, directory=self.directory)
+        self._processes.append(process)
+        return process
 
     def worker(self, server: Server | Service, *arguments: object) -> Process:
         """Start a process of `stream_worker`."""
@@ -248,8 +254,12 @@ class Machine:
             check=False,
         )
 
-    def close(self) -> None:
+    def kill_all(self) -> None:
+        """Kill -9 of all processes."""
         for process in self._processes:
             process.kill()
+
+    def close(self) -> None:
+        self.kill_all()
         for driver in self._drivers:
             driver.close()

@@ -198,6 +198,7 @@ def test_a_server_joins_a_service_and_leaves_its_file_to_those_who_stay(machine:
     newcomer.signal(signal.SIGTERM)
     assert newcomer.end() == 0
     assert service.members()[2]["ended"]
+    assert sorted(providers(machine, service)) == sorted(service.addresses)
     again = machine.serve(joining(service.group_file, "join"), address=newcomer.address, name="newcomer")
     assert again.address == newcomer.address
     assert service.members()[2] == {"address": newcomer.address, "provider_id": 1, "rank": 2}
@@ -248,6 +249,17 @@ BAD: dict[str, tuple[dict[str, Any] | str, str]] = {
         only_on_rank_1({**DATABASE, "provider_id": 3}),
         "providers[2].provider_id: 3 is the id of io_controller; ids are unique whatever the type",
     ),
+    "a dependency on a later provider": (
+        only_on_rank_1(
+            {
+                "name": "p",
+                "type": "mofka",
+                "config": {"topic": "t", "type": "default", "uuid": "5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"},
+                "dependencies": {"io_controller": "later"},
+            }
+        ),
+        'providers[2].dependencies.io_controller: no provider "later" comes before this one',
+    ),
     "a pool that does not exist": (
         only_on_rank_1({**DATABASE, "dependencies": {"pool": "io_pool"}}),
         'providers[2].dependencies.pool: no pool is named "io_pool"',
@@ -266,6 +278,52 @@ def test_what_is_wrong_on_one_rank_ends_all_with_a_line_each(
     assert sum(text.startswith(f"error: rank 1 did not start: {line}") for text in lines) == 2
 
 
+def with_margo(**section: Any) -> str:
+    return json.dumps({**spread(), "margo": section})
+
+
+BAD_EVERYWHERE: dict[str, tuple[str, list[str], str]] = {
+    "an xstream without pools": (
+        with_margo(argobots={"xstreams": [{"name": "x", "scheduler": {"type": "basic", "pools": []}}]}),
+        [],
+        "error: margo.argobots.xstreams[0].scheduler.pools: ",
+    ),
+    "a condition that is no expression": (
+        json.dumps(spread()).replace("rank == 0", "rank =="),
+        [],
+        "error: providers[1].__if__: line 1 column 24: unexpected end",
+    ),
+    "a script that loops for ever": ("while (1) {}", ["--jx9"], "error: config.json: the script did not end"),
+}
+
+
+@pytest.mark.parametrize(("text", "flags", "line"), BAD_EVERYWHERE.values(), ids=BAD_EVERYWHERE)
+def test_what_is_wrong_everywhere_is_a_line_for_each_server(
+    machine: Machine, text: str, flags: list[str], line: str
+) -> None:
+    code, lines = run(machine, text, str(BIN / "bedrock"), "-n", "2", "na+sm", *flags)
+    assert code == 255
+    assert [text.startswith(line) for text in lines] == [True, True], lines
+
+
+@needs_mpirun
+@pytest.mark.parametrize("launcher", [(), (str(MPIRUN), "-np", "2")], ids=["alone", "mpirun"])
+def test_mpi_that_is_asked_for_and_missing_is_a_line_with_what_to_install(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, launcher: tuple[str, ...]
+) -> None:
+    (machine.directory / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'mpi4py' else find(name, *rest)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(machine.directory))
+    code, lines = run(machine, spread(), *launcher, str(BIN / "bedrock"), "na+sm")
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert code != 0
+    assert len(errors) in ({1} if not launcher else {1, 2})
+    assert all("pip install 'mofka[mpi]'" in line for line in errors)
+
+
 @needs_mpirun
 def test_what_is_wrong_on_one_rank_ends_all_that_mpirun_has_started(machine: Machine) -> None:
     settings, line = BAD["a pool that does not exist"]
@@ -273,6 +331,30 @@ def test_what_is_wrong_on_one_rank_ends_all_that_mpirun_has_started(machine: Mac
     assert code != 0
     assert sum(line in text for text in lines) in (1, 2)
     assert sum(text.startswith("error: ") for text in lines) in (1, 2)
+
+
+def test_servers_depend_on_each_other_by_their_ranks(machine: Machine) -> None:
+    settings = spread()
+    settings["margo"] = {"rpc_thread_count": 1}
+    settings["providers"].append({"name": "db", "type": "yokan", "config": {"database": {"type": "map"}}})
+    for rank in range(2):
+        partition = {"topic": "t", "type": "memory", "uuid": f"00000000-0000-0000-0000-00000000000{rank}"}
+        settings["providers"].append(
+            {
+                "__if__": f"$MPI_COMM_WORLD.rank == {rank}",
+                "name": "p",
+                "type": "mofka",
+                "config": partition,
+                "dependencies": {"master_database": f"db@{1 - rank}"},
+            }
+        )
+    service = machine.servers(2, json.dumps(settings), "na+sm")
+    answer = json.loads(machine.run(service, "bedrock-query na+sm -f mofka.json").stdout)
+    addresses = [member["address"] for member in service.members()]
+    for address, other in (addresses, addresses[::-1]):
+        by_name = {provider["name"]: provider for provider in answer[address]["providers"]}
+        db = next(p for p in answer[other]["providers"] if p["name"] == "db")
+        assert by_name["p"]["dependencies"] == {"master_database": f"yokan:{db['provider_id']}@{other}"}
 
 
 def test_groups_of_one_in_the_same_file_are_refused(machine: Machine) -> None:

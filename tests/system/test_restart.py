@@ -1,6 +1,7 @@
 """A server that is started again has its topics, partitions and events back, and finishes what was cut short."""
 
 import json
+import os
 import shutil
 import signal
 import threading
@@ -9,7 +10,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from real_service import Machine, Server, config
+from real_service import Machine, Server, config, spread
 
 from diaspora_stream.api import TopicHandle
 from diaspora_stream.errors import DiasporaError, TopicExists, TopicNotFound
@@ -325,3 +326,49 @@ def test_a_topic_whose_deletion_is_cut_short_is_there_or_gone_after_a_restart(
     assert sorted(driver.list_topics()) == ["first"]
     assert directories(machine) == kept
     driver.create_topic("topic", options=on_disk(machine))
+
+
+def several(machine: Machine) -> str:
+    settings = spread()
+    (master,) = (each for each in settings["providers"] if each["type"] == "yokan")
+    section = {"path": str(machine.directory / "master")}
+    master["config"]["database"] = {"type": "rocksdb", "config": section}
+    return json.dumps(settings)
+
+
+def check_events(topic: TopicHandle, events: int) -> None:
+    for index in range(len(topic.partitions)):
+        assert pull(topic, events, index) == [(n, n) for n in range(events)]
+
+
+def test_servers_of_one_service_are_started_again_alone_and_together(machine: Machine) -> None:
+    text = several(machine)
+    service = machine.servers(2, text, "tcp://127.0.0.1")
+    driver = machine.driver(service)
+    driver.create_topic("topic", options=on_disk(machine, 4))
+    topic = driver.open_topic("topic")
+    addresses = [member["address"] for member in service.members()]
+    owners = [addresses.index(partition["address"]) for partition in topic.partitions]
+    assert sorted(owners) == [0, 0, 1, 1]
+    for index in range(4):
+        push(topic, range(60), index)
+    for rank in (1, 0):
+        os.kill(service.pids[rank], signal.SIGKILL)
+        again = machine.again(service, rank, "tcp://127.0.0.1")
+        addresses[rank] = again.address
+        topic = machine.driver(service).open_topic("topic")
+        assert [partition["address"] for partition in topic.partitions] == [addresses[o] for o in owners]
+        check_events(topic, 60)
+    machine.kill_all()
+    service = machine.servers(2, text, "tcp://127.0.0.1")
+    driver = machine.driver(service)
+    topic = driver.open_topic("topic")
+    assert {partition["address"] for partition in topic.partitions} == set(service.addresses)
+    check_events(topic, 60)
+    os.kill(service.pids[1], signal.SIGKILL)
+    service.expect("the server of rank 1 was killed")
+    driver.delete_topic("topic")
+    assert len(directories(machine)) == 2
+    machine.again(service, 1, "tcp://127.0.0.1")
+    assert directories(machine) == []
+    machine.driver(service).create_topic("topic", options=on_disk(machine, 2))

@@ -4,16 +4,26 @@ Workers are processes of their own. They check that every event that was acknowl
 producer, and none besides.
 """
 
+import itertools
 import json
 import os
 import signal
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from real_service import Machine, Service, spread
+
+from diaspora_stream.errors import DiasporaError
+from mochi.mofka.client.driver import MofkaDriver
+
+needs_clients_that_look = pytest.mark.skipif(
+    find_spec("mochi.mofka.client.group") is None, reason="clients do not look for servers that have moved"
+)
 
 EVENTS = 1200
 """Of each producer, to each partition."""
@@ -40,8 +50,9 @@ class Load:
         self._driver = machine.driver(service)
         self._driver.create_topic("topic", options=on_disk(machine.directory, size))
         names = ("first", "second")
-        self.producers = [machine.worker(service, "produce", "topic", name, events) for name in names]
         self.consumer = machine.worker(service, "consume", "topic", "c", events * size * len(names))
+        self.consumer.expect("^open")
+        self.producers = [machine.worker(service, "produce", "topic", name, events) for name in names]
         self.expected = {f"{name}/{index}": events for name in names for index in range(size)}
 
     def reach(self, number: int) -> None:
@@ -82,6 +93,7 @@ def start_again(machine: Machine, service: Service, rank: int) -> None:
 Harm = Callable[[Machine, Service, int], None]
 
 
+@needs_clients_that_look
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "harms",
@@ -102,23 +114,46 @@ def test_events_are_neither_lost_nor_doubled_nor_reordered(
     load.check()
 
 
-@pytest.mark.timeout(120)
-def test_one_server_down_stops_its_partitions_alone(machine: Machine) -> None:
-    service = machine.servers(3, persistent(machine.directory), "tcp://127.0.0.1")
+@needs_clients_that_look
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(5))
+def test_one_harm_after_another_loses_nothing(machine: Machine, seed: int) -> None:
+    random = Random(seed)
+    service = machine.servers(4, persistent(machine.directory), "tcp://127.0.0.1")
+    load = Load(machine, service, 5000)
+    for step in range(20):
+        load.reach(99 + 200 * step)
+        random.choice((kill, stop, start_again))(machine, service, random.randrange(4))
+    load.check()
+
+
+@pytest.mark.parametrize(("rank", "call"), [(0, 4), (1, 4)])
+def test_a_topic_whose_creation_is_cut_short_by_one_of_its_servers_can_be_created_once_that_is_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, rank: int, call: int
+) -> None:
+    service = machine.servers(2, persistent(machine.directory), "tcp://127.0.0.1")
+    driver = machine.driver(service, timeout_ms=2000)
+    assert isinstance(driver, MofkaDriver)
+    client = driver._service.client
+    original, numbers = client.call, itertools.count(1)
+
+    def killing(*arguments: Any, **options: Any) -> Any:
+        if next(numbers) == call:
+            os.kill(service.pids[rank], signal.SIGKILL)
+            service.expect(f"the server of rank {rank} was killed")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(client, "call", killing)
+    with pytest.raises(DiasporaError):
+        driver.create_topic("topic", options=on_disk(machine.directory, 4))
+    assert next(numbers) > call
+    machine.again(service, rank, "tcp://127.0.0.1")
     driver = machine.driver(service)
-    driver.create_topic("topic", options=on_disk(machine.directory, 3))
-    topic = driver.open_topic("topic")
-    down = [p["address"] for p in topic.partitions].index(service.members()[1]["address"])
-    producer = topic.producer()
-    futures = [producer.push({"n": 0}, partition=index) for index in range(3)]
-    assert [future.wait(10000) for future in futures] == [0, 0, 0]
-    os.kill(service.pids[1], signal.SIGKILL)
-    service.expect("the server of rank 1 was killed")
-    alive = [index for index in range(3) if index != down]
-    late = producer.push({"n": 1}, partition=down)
-    for number in range(1, 50):
-        pushed = [producer.push({"n": number}, partition=index) for index in alive]
-        assert [future.wait(10000) for future in pushed] == [number, number]
-    machine.again(service, 1, "tcp://127.0.0.1")
-    assert late.wait(20000) == 1
-    assert producer.push({"n": 2}, partition=down).wait(10000) == 2
+    if driver.topic_exists("topic"):
+        driver.delete_topic("topic")
+    assert list((machine.directory / "data").glob("topic-*")) == []
+    driver.create_topic("topic", options=on_disk(machine.directory, 4))
+    with driver.open_topic("topic").producer() as producer:
+        futures = [producer.push({}, partition=index) for index in range(4)]
+        assert [future.wait(10000) for future in futures] == [0] * 4

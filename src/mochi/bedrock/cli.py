@@ -7,6 +7,7 @@ A command that fails says why in one line on standard error for each thing that 
 import importlib
 import json
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -162,6 +163,7 @@ def bedrock(
     if rank is not None and processes is not None:
         _fail("-n starts all servers, --rank one of them")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _allow_open_files()
     with _failing():
         context = _context(jx9_context or "")
         text, source = _read(path, stdin)
@@ -210,6 +212,15 @@ def _failing(peers: Peers | None = None) -> Iterator[None]:
         peers.fail(problem)
         peers.close()
     sys.exit(FAILURE)
+
+
+def _allow_open_files() -> None:
+    """Have as many connections and files as the system allows this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warning("no more than %d files and connections can be open at a time: %s", soft, error)
 
 
 def _context(text: str) -> dict[str, Any]:
@@ -270,11 +281,17 @@ def _service_options(function: F) -> F:
 
 
 def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file: str | None) -> list[str]:
-    """Return the distinct addresses that a command names, and give the client the service's token."""
+    """Return the distinct addresses that a command names, and give the client the service's token.
+
+    Servers that have ended in good order, as a group file tells, are not among them.
+    """
     found = dict.fromkeys(addresses)
     if flock_file is not None:
         view = importlib.import_module("mochi.flock.group_file").read(flock_file)
         for member in view.members:
+            if member.ended:
+                log.info("%s has ended", member.address)
+                continue
             found[member.address] = None
             if view.token is not None:
                 client.set_token(member.address, view.token)

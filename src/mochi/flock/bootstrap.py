@@ -9,6 +9,8 @@ that joins gets the next rank.
 """
 
 import importlib.util
+import logging
+import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -28,6 +30,8 @@ from mochi.margo.errors import MargoError
 __all__ = ["Bootstrap", "Offer", "Place", "bootstrap", "new_token"]
 
 _TOKEN_BYTES = 32
+
+_log = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 1.0
 """Seconds that a member has to answer another one."""
@@ -54,7 +58,6 @@ class Offer(msgspec.Struct):
     """What a provider tells those of its name in the other processes."""
 
     member: Member
-    bootstrap: str
     file: str | None
 
 
@@ -135,22 +138,19 @@ class SelfBootstrap(Bootstrap):
 
 
 class MpiBootstrap(Bootstrap):
-    """The processes that were started together, or a process that comes back to them."""
+    """The processes that were started together."""
 
     name = "mpi"
 
     def open(self) -> None:
-        if self.place is None and importlib.util.find_spec("mpi4py") is None:
+        if self.place is not None:
+            self.token = self.place.secret
+        elif importlib.util.find_spec("mpi4py") is None:
             raise ConfigError(
                 "config.bootstrap",
                 "'mpi' needs mpi4py, which is not installed: pip install 'mofka[mpi]', and then mpirun; "
                 "or bedrock -n N, which needs no MPI",
             )
-        self._returns = self.place is not None and self.place.secret is None
-        if self._returns:
-            self._check_rank(self.existing())
-        elif self.place is not None:
-            self.token = self.place.secret
         ranks = self.config.mpi_ranks
         if ranks is not None and self.me.rank not in ranks:
             raise ConfigError(
@@ -158,33 +158,41 @@ class MpiBootstrap(Bootstrap):
                 f'this process has rank {self.me.rank}, which is not in {ranks}; give the provider an "__if__"',
             )
 
-    def _check_rank(self, view: GroupView) -> None:
-        if self.me.rank not in (ranks := sorted(m.rank for m in view.members if m.rank is not None)):
-            raise GroupFileError(
-                str(self.file),
-                f"the group has no member of rank {self.me.rank} to start again; it has {ranks}",
-            )
-
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
-        if self._returns:
-            return self.existing().with_member(self.me).members
         wanted = self.config.mpi_ranks
         if wanted is not None and (missing := sorted(set(wanted) - set(offers))):
             raise ConfigError("config.mpi_ranks", f"no process of rank {missing[0]} has this provider")
         return tuple(offer.member for rank, offer in offers.items() if wanted is None or rank in wanted)
 
     def publish(self, view: GroupView) -> None:
-        if self.file is None:
-            return
-        if self._returns:
-            _put(self.file, self.me, view)
-            _announce(self.me, view)
-        elif self.me.rank == min(member.rank for member in view.members if member.rank is not None):
-            group_file.write(self.file, view)
+        if self.me.rank == min(view.ranks.values()):
+            super().publish(view)
+
+
+class ReturnBootstrap(Bootstrap):
+    """The group that a process comes back to, which was started again alone under its rank."""
+
+    name = "of one that comes back"
+
+    def open(self) -> None:
+        view = self.existing()
+        if self.me.rank not in view.ranks.values():
+            raise GroupFileError(
+                str(self.file),
+                f"the group has no member of rank {self.me.rank} to start again; "
+                f"it has {sorted(view.ranks.values())}",
+            )
+
+    def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
+        return self.existing().ranked().with_member(self.me).members
+
+    def publish(self, view: GroupView) -> None:
+        _put(str(self.file), self.me, view)
+        _announce(self.me, view)
 
 
 class JoinBootstrap(Bootstrap):
-    """A running group that lets one more in."""
+    """A group that lets one more in, or that has this server already, by its address."""
 
     name = "join"
 
@@ -193,20 +201,17 @@ class JoinBootstrap(Bootstrap):
         own = _find(view, self.me.address)
         self._is_in = own is not None
         if own is not None:
-            self.me = msgspec.structs.replace(own, ended=False)
+            self.me = msgspec.structs.replace(own, rank=view.ranks[own.address], ended=False)
         else:
             _check_alive(str(self.file), view)
 
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
         if self._is_in:
-            return self.existing().with_member(self.me).members
+            return self.existing().ranked().with_member(self.me).members
 
         def enter(view: GroupView) -> GroupView:
-            rank = 1 + max(
-                (m.rank for m in view.members if m.rank is not None), default=len(view.members) - 1
-            )
-            self.me = msgspec.structs.replace(self.me, rank=rank)
-            return view.with_member(self.me)
+            self.me = msgspec.structs.replace(self.me, rank=1 + max(view.ranks.values()))
+            return view.ranked().with_member(self.me)
 
         group_file.update(str(self.file), enter)
         view = self.existing()
@@ -238,11 +243,10 @@ class FileBootstrap(Bootstrap):
                 f"{self.me.address} is not a member of the group in {where}, which has "
                 + ", ".join(member.address for member in view.members),
             )
-        rank = view.members.index(own) if own.rank is None else own.rank
-        self.me = Member(self.me.address, self.me.provider_id, rank)
+        self.me = msgspec.structs.replace(own, rank=view.ranks[own.address], ended=False)
 
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
-        return self.existing().members
+        return self.existing().ranked().members
 
     def publish(self, view: GroupView) -> None:
         pass
@@ -267,12 +271,8 @@ class ViewBootstrap(FileBootstrap):
             )
 
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
-        view = self.config.view
-        assert view is not None
-        return tuple(
-            member if member.rank is not None else msgspec.structs.replace(member, rank=index)
-            for index, member in enumerate(view.members)
-        )
+        assert self.config.view is not None
+        return self.config.view.ranked().members
 
     def publish(self, view: GroupView) -> None:
         if self.file is not None:
@@ -292,13 +292,16 @@ def bootstrap(me: Member, config: FlockConfig, file: str | None, place: Place | 
     FlockError
         None does; the error is that of the last.
     """
-    *others, last = [config.bootstrap] if isinstance(config.bootstrap, str) else config.bootstrap
-    for name in others:
+    names = [config.bootstrap] if isinstance(config.bootstrap, str) else config.bootstrap
+    *others, last = [_WAYS[name] for name in names]
+    if place is not None and place.secret is None and not issubclass(last, FileBootstrap):
+        return ReturnBootstrap(me, config, file, place)
+    for way in others:
         try:
-            return _WAYS[name](me, config, file, place)
-        except MargoError:
-            continue
-    return _WAYS[last](me, config, file, place)
+            return way(me, config, file, place)
+        except MargoError as error:
+            _log.info("flock: bootstrap %r leads to no group: %s", way.name, error)
+    return last(me, config, file, place)
 
 
 def new_token() -> bytes:
@@ -330,9 +333,15 @@ def _announce(me: Member, view: GroupView) -> None:
 
 def _put(file: str, me: Member, view: GroupView) -> None:
     """Have a member take its place in the group file; if the file has gone meanwhile, write it anew."""
-    try:
-        group_file.update(file, lambda current: current.with_member(me))
-    except GroupFileError:
+
+    def enter(current: GroupView) -> GroupView:
+        if current.token != view.token:
+            raise GroupFileError(file, "the group file is of another service by now")
+        return current.ranked().with_member(me)
+
+    if os.path.exists(file):
+        group_file.update(file, enter)
+    else:
         group_file.write(file, view)
 
 

@@ -68,6 +68,13 @@ class GroupView(msgspec.Struct, frozen=True):
             ranks.setdefault(member.address, len(ranks) if member.rank is None else member.rank)
         return ranks
 
+    def ranked(self) -> "GroupView":
+        """Return the view with an ordinal for each member."""
+        members = (
+            msgspec.structs.replace(member, rank=self.ranks[member.address]) for member in self.members
+        )
+        return GroupView(tuple(members), self.metadata)
+
     def with_member(self, member: Member) -> "GroupView":
         """Return the view with a member in place of the one of its rank, or of its address."""
         others = [

@@ -83,8 +83,7 @@ class FlockProvider:
     @property
     def offer(self) -> dict[str, Any]:
         """What the providers of this name in the other processes should know: an `Offer`, as plain data."""
-        offer = Offer(self._bootstrap.me, self._bootstrap.name, self._file)
-        return dict(msgspec.to_builtins(offer))
+        return dict(msgspec.to_builtins(Offer(self._bootstrap.me, self._file)))
 
     def form(self, offers: Mapping[int, Any]) -> tuple[int, dict[int, str]]:
         """Form the group.
@@ -110,8 +109,8 @@ class FlockProvider:
             {rank: msgspec.convert(offer, Offer) for rank, offer in offers.items()}
         )
         self._view = self._view_of(members)
-        addresses = {member.rank: member.address for member in members if member.rank is not None}
-        return self._bootstrap.me.rank or 0, addresses
+        ranks = self._view.ranks
+        return ranks[self._bootstrap.me.address], {rank: address for address, rank in ranks.items()}
 
     def ready(self, engine: Engine) -> None:
         """Publish the group file, if the configuration names one.

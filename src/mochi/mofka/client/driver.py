@@ -8,24 +8,23 @@ from typing import Any
 from msgspec.structs import replace
 
 from diaspora_stream.driver import Driver
-from diaspora_stream.errors import ConfigError, ConnectionFailed, DiasporaError, TopicNotFound
+from diaspora_stream.errors import ConfigError, DiasporaError, TopicNotFound
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.serializer import DefaultSerializer, Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.spec import AUTOMATIC
-from mochi.flock import group_file
 from mochi.flock.errors import FlockError
-from mochi.margo.errors import AuthenticationError, Fault, MargoError
 from mochi.margo.errors import ConfigError as MargoConfigError
+from mochi.margo.errors import Fault, MargoError
+from mochi.mofka.client.group import Group
 from mochi.mofka.client.options import TopicOptions, check_name, parse_driver, parse_topic
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error
 from mochi.mofka.client.topic import MofkaTopic
 from mochi.mofka.deletion import remove_partitions
-from mochi.mofka.hosting import MASTER_TAG, completed, master_among, provider_entry
+from mochi.mofka.hosting import completed, provider_entry
 from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
-from mochi.yokan.client import DatabaseHandle
 from mochi.yokan.errors import KeyNotFound
 
 log = logging.getLogger(__name__)
@@ -46,21 +45,16 @@ class MofkaDriver(Driver):
 
     def _open(self, options: Any) -> None:
         parsed = parse_driver(options)
-        try:
-            view = group_file.read(parsed.group_file)
-        except FlockError as error:
-            raise ConfigError("options.group_file", str(error)) from error
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
-        self._ranks = view.ranks
-        self._servers = list(self._ranks)
-        if view.token is not None:
-            for address in self._servers:
-                self._service.client.set_token(address, view.token)
+        try:
+            self._group = Group(self._service.client, parsed.group_file)
+        except FlockError as error:
+            raise ConfigError("options.group_file", str(error)) from error
+        self._service.follow(self._group)
         self._bedrock = BedrockClient(self._service.client)
         self._thread_pool = ThreadPool(0)
-        self._master_address, self._master_id = self._find_master()
-        self._registry = Registry(DatabaseHandle(self._service.client, self._master_address, self._master_id))
+        self._group.master()
 
     def __repr__(self) -> str:
         return f"<MofkaDriver {self._group_file!r}, {self.num_servers} servers>"
@@ -78,25 +72,13 @@ class MofkaDriver(Driver):
     def start_progress_thread(self) -> None:
         """Do nothing: progress is made by those who wait, and by a thread of its own when nobody does."""
 
-    def _find_master(self) -> tuple[str, int]:
-        failures: list[str] = []
-        for address in self._servers:
-            try:
-                master = master_among(self._bedrock.config(address)["providers"])
-            except AuthenticationError as error:
-                raise DiasporaError(f"group file {self._group_file}: {error}") from error
-            except MargoError as error:
-                failures.append(str(error))
-                continue
-            if master is not None:
-                return address, master["provider_id"]
-        if failures:
-            raise ConnectionFailed(
-                f"group file {self._group_file}: {'; '.join(failures)}; is the service running, and the file its own?"
-            )
-        raise DiasporaError(
-            f"no server of the group in {self._group_file} has a yokan provider with the tag {MASTER_TAG!r}"
-        )
+    @property
+    def _servers(self) -> list[str]:
+        return list(self._group.ranks)
+
+    @property
+    def _registry(self) -> Registry:
+        return self._group.registry()
 
     def _providers(self, address: str) -> list[dict[str, Any]]:
         try:
@@ -168,7 +150,7 @@ class MofkaDriver(Driver):
             log.error("topic %r could not be created, and %s not be undone: %s", name, what, reason)
 
     def _plan(self, address: str, uuid: str, wanted: TopicOptions) -> PartitionRecord:
-        rank = self._ranks[address]
+        rank = self._group.ranks[address]
         return PartitionRecord(
             address, AUTOMATIC, uuid, rank, wanted.type, wanted.partition, wanted.dependencies
         )
@@ -182,7 +164,8 @@ class MofkaDriver(Driver):
             needs = completed(partition, lambda: providers(address))
         except MargoConfigError as error:
             raise ConfigError(f"options.{error.where}", f"{error.problem} ({address})") from error
-        entry = provider_entry(topic, needs, f"yokan:{self._master_id}@{self._master_address}")
+        master_address, master_id = self._group.master()
+        entry = provider_entry(topic, needs, f"yokan:{master_id}@{master_address}")
         return replace(partition, provider_id=self._bedrock.start_provider(address, entry))
 
     def add_memory_partition(self, topic_name: str, server_rank: int, pool_name: str = "") -> None:
