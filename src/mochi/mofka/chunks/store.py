@@ -19,6 +19,7 @@ from mochi.mofka.chunks.layout import LOCK_NAME
 from mochi.mofka.chunks.ledger import Ledger, Remembered
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import recover
+from mochi.mofka.chunks.trim import Trimmer
 from mochi.mofka.chunks.writer import ChunkWriter
 
 
@@ -52,6 +53,7 @@ class ChunkStore:
         catalog: Catalog,
         reader: ChunkReader,
         writer: ChunkWriter,
+        trimmer: Trimmer,
         resources: ExitStack,
     ) -> None:
         self.config = config
@@ -62,6 +64,7 @@ class ChunkStore:
         self._catalog = catalog
         self._reader = reader
         self._writer = writer
+        self._trimmer = trimmer
         self._resources = resources
 
     @classmethod
@@ -115,6 +118,7 @@ class ChunkStore:
                 catalog,
                 reader,
                 writer,
+                Trimmer(files, path, config.retention, catalog, cache, writer.release),
                 resources.pop_all(),
             )
 
@@ -122,6 +126,11 @@ class ChunkStore:
     def event_count(self) -> int:
         """Number of events stored, and the id of the next one."""
         return self._catalog.event_count
+
+    @property
+    def first_id(self) -> int:
+        """Id of the first event that there still is; `event_count` if there is none."""
+        return self._catalog.first_id
 
     @property
     def error(self) -> BaseException | None:
@@ -205,6 +214,8 @@ class ChunkStore:
         ------
         OutOfRange
             If there is no event `first` (yet).
+        ExpiredEvents
+            If event `first` was dropped by `trim`, perhaps meanwhile.
         CorruptPartition
             If the index refers to bytes that the chunk does not have.
         StorageError
@@ -244,6 +255,8 @@ class ChunkStore:
         ------
         OutOfRange
             If an event does not exist, or a piece is not within its data; nothing was allocated then.
+        ExpiredEvents
+            If an event was dropped by `trim`, perhaps meanwhile.
         CorruptPartition, StorageError
             As in `read_range`.
 
@@ -251,6 +264,15 @@ class ChunkStore:
         consecutive ids.
         """
         return self._reader.read_data(requests, allocate_data)
+
+    def trim(self) -> int:
+        """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.trim.Trimmer.run`."""
+        return self._trimmer.run()
+
+    @property
+    def next_expiry(self) -> int | None:
+        """When there will be something to `trim` for its age, in nanoseconds since 1970, as of the last `trim`."""
+        return self._trimmer.next_expiry
 
     def sync(self) -> None:
         """Put all events on disk; from the appending thread. A failure ends writing, as in `append`."""
