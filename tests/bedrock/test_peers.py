@@ -176,5 +176,5 @@ def test_without_mpi4py_a_configuration_that_needs_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BedrockError, match=r"mpirun has started 2 processes.*pip install 'mofka\[mpi\]'"):
-        mpi.meet("mpirun", 2, text)
-    assert mpi.meet("mpirun", 2, b'{"bootstrap": "self"}') is None
+        mpi.meet("mpirun", 2, lambda: text)
+    assert mpi.meet("mpirun", 2, lambda: b'{"bootstrap": "self"}') is None

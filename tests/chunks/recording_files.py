@@ -1,7 +1,7 @@
 """A file layer over real files that knows what a power cut would leave of them, and that fails when told to.
 
 A file's bytes are safe once it is synced, its name once its directory is. Of what is not safe a power cut may
-leave any part, in any order.
+leave any part, in any order. Nothing is really synced, so that tests need not wait for a disk.
 """
 
 import errno
@@ -25,10 +25,11 @@ class RecordingFiles(PosixFiles):
     calls : list of (operation, name)
         All changing calls so far.
     fail_at : int or None
-        Index in `calls` of the call that fails, with `EIO`; a failing write writes half of its bytes.
+        Index in `calls` of the call that fails; a failing write writes half of its bytes.
     """
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    def __init__(self, fail_at: int | None = None, error: int = errno.EIO) -> None:
+        self.error = error
         self.calls: list[tuple[str, str]] = []
         self.fail_at = fail_at
         self.safe: dict[str, bytes] = {}
@@ -38,7 +39,7 @@ class RecordingFiles(PosixFiles):
     def called(self, operation: str, path: str) -> None:
         self.calls.append((operation, os.path.basename(path)))
         if len(self.calls) - 1 == self.fail_at:
-            raise StorageError.refused(operation, path, OSError(errno.EIO, "made to fail"))
+            raise StorageError.refused(operation, path, OSError(self.error, "made to fail"))
 
     def open(self, path: str, *, writable: bool) -> File:
         if not writable:
@@ -55,7 +56,6 @@ class RecordingFiles(PosixFiles):
 
     def sync_directory(self, path: str) -> None:
         self.called("sync", path)
-        super().sync_directory(path)
         self.safe_names.update(name for name in self.safe if os.path.dirname(name) == path)
 
     def rename(self, path: str, target: str) -> None:
@@ -123,7 +123,6 @@ class RecordedFile:
 
     def sync(self) -> None:
         self._files.called("sync", self.path)
-        self._file.sync()
         self._files.safe[self.path] = Path(self.path).read_bytes()
         self._files.unsafe[self.path] = []
 

@@ -170,6 +170,8 @@ def test_a_power_cut_during_or_after_recovery_brings_back_no_ghost_and_destroys_
     base = tmp_path_factory.mktemp("power")
     with ChunkStore.open(base / "p") as store:
         store.append([batch_of(numbered(0, 3))])
+    for ours in (base / "p").glob("mofka*"):
+        ours.unlink()
     os.truncate(base / "p" / "chunk-000000.data", 35)
     files = RecordingFiles(fail_at=call)
     appended = numbered(1, 4, size=30)
@@ -193,10 +195,13 @@ def test_a_commit_is_synced_in_the_journal_and_nowhere_else(tmp_path: Path) -> N
         store.append([batch_of(numbered(1, 3)), batch_of(numbered(4, 3)), batch_of([(b"m", b"")])])
         calls = files.calls[before:]
         assert calls[:2] == [("write", "mofka.journal"), ("sync", "mofka.journal")]
-        assert sorted(calls[2:]) == [("write", f"chunk-000000.{k}") for k in ("data", "desc", "idx", "meta")]
+        assert sorted(calls[2:]) == [
+            *(("write", f"chunk-000000.{k}") for k in ("data", "desc", "idx", "meta")),
+            ("write", "mofka-000000.seals"),
+        ]
         before = len(files.calls)
         store.append([batch_of([(b"m", b"")])])
-        assert len(files.calls) - before == 5
+        assert len(files.calls) - before == 6
         assert not any(name.endswith(".data") for _, name in files.calls[before:])
 
 
@@ -209,8 +214,58 @@ def test_without_sync_nothing_is_synced_before_the_chunk_is_full(tmp_path: Path)
         assert {operation for operation, _ in files.calls[before:]} == {"write"}
         store.append([batch_of(numbered(6, 1))])
         synced = [name for operation, name in files.calls[before:] if operation == "sync"]
-        assert sorted(synced) == sorted(
-            [*(f"chunk-000000.{k}" for k in ("data", "desc", "idx", "meta")), tmp_path.name]
-        )
+        chunk = [*(f"chunk-000000.{k}" for k in ("data", "desc", "idx", "meta")), "mofka-000000.seals"]
+        assert sorted(synced) == sorted([*chunk, "mofka.chunks", tmp_path.name, tmp_path.name])
         store.sync()
-        assert sum(operation == "sync" for operation, _ in files.calls[before:]) == len(synced) + 4
+        assert sum(operation == "sync" for operation, _ in files.calls[before:]) == len(synced) + 5
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_commit_that_finds_no_space_is_taken_back_and_the_next_one_stored(
+    tmp_path: Path, sync: bool, number: int
+) -> None:
+    config = ChunkConfig(max_events_per_chunk=5, sync=sync)
+    opening, everything = calls_of_a_run(tmp_path / "whole", sync)
+    for failing in range(opening, everything):
+        directory = tmp_path / str(failing)
+        files = RecordingFiles(failing, number)
+        with ChunkStore.open(directory, config, files) as store:
+            before, error = run(store)
+            assert error is not None
+            if files.calls[failing][0] == "sync":
+                assert store.error is not None
+                continue
+            assert store.error is None
+            assert events_of(store) == before
+            assert store.append([batch_of(numbered(500, 7)), batch_of(numbered(507, 2))], {"c": 1}) == [
+                len(before),
+                len(before) + 7,
+            ]
+            expected = [*before, *numbered(500, 9)]
+            assert events_of(store) == expected
+            files.power_cut(directory, tmp_path / f"{failing} cut", lambda: not sync, lambda size: size)
+        for left in (directory, tmp_path / f"{failing} cut"):
+            with ChunkStore.open(left, config, RecordingFiles()) as store:
+                assert events_of(store) == expected
+                assert store.damaged == []
+                assert store.cursors == {"c": 1}
+
+
+def test_a_disk_that_stays_full_fails_each_commit_and_is_tried_again_by_the_next(tmp_path: Path) -> None:
+    files = RecordingFiles(error=errno.ENOSPC)
+    with ChunkStore.open(tmp_path / "p", ChunkConfig(max_events_per_chunk=5), files) as store:
+        store.append([batch_of(numbered(0, 4))])
+        for _ in range(6):
+            for ahead in range(6):
+                files.fail_at = len(files.calls) + ahead
+                with contextlib.suppress(StorageError):
+                    store.append([batch_of(numbered(4, 3)), batch_of(numbered(7, 3))])
+                if store.error is not None or store.event_count > 4:
+                    break
+            if store.error is not None or store.event_count > 4:
+                break
+        files.fail_at = None
+        assert events_of(store) == numbered(0, store.event_count)
+    with ChunkStore.open(tmp_path / "p") as store:
+        assert events_of(store)[:4] == numbered(0, 4)

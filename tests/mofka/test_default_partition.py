@@ -114,17 +114,19 @@ def test_reads_with_any_limits_give_what_a_list_gives(
     assert stored_in(opener.directory) == events
 
 
-@pytest.mark.parametrize("operation", ["write", "fdatasync"])
-def test_a_failed_write_or_sync_ends_writing_and_nothing_else(opener: Opener, operation: str) -> None:
+@pytest.mark.parametrize(("operation", "number"), [("write", errno.EIO), ("fdatasync", errno.ENOSPC)])
+def test_a_failed_write_or_sync_ends_writing_and_nothing_else(
+    opener: Opener, operation: str, number: int
+) -> None:
     files = BreakableFiles()
     partition, _ = opener.open(files)
     assert append(partition, batch_of(numbered(0, 5))) == 0
     assert partition.error is None
-    files.broken[operation] = errno.ENOSPC
+    files.broken[operation] = number
     failure = append(partition, batch_of(numbered(5, 5)))
     assert isinstance(failure, Fault)
     assert failure.code == "storage"
-    assert "No space left" in failure.message
+    assert os.strerror(number) in failure.message
     files.broken.clear()
     after = append(partition, batch_of(numbered(5, 5)))
     assert isinstance(after, Fault)
@@ -136,6 +138,29 @@ def test_a_failed_write_or_sync_ends_writing_and_nothing_else(opener: Opener, op
     assert events_in(found, True) == numbered(0, 5)
     partition.close()
     assert stored_in(opener.directory)[:5] == numbered(0, 5)
+
+
+def test_a_full_disk_fails_batches_until_there_is_space_again(
+    opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = BreakableFiles()
+    partition, io = opener.open(files)
+    assert append(partition, batch_of(numbered(0, 5), Origin(b"p" * 16, 0))) == 0
+    files.broken["write"] = errno.ENOSPC
+    for _ in range(2):
+        failure = append(partition, batch_of(numbered(5, 5), Origin(b"p" * 16, 1)))
+        assert isinstance(failure, Fault)
+        assert "No space left" in failure.message
+        assert partition.error is None
+    files.broken.clear()
+    assert append(partition, batch_of(numbered(5, 5), Origin(b"q" * 16, 0))) == 5
+    found = read(partition, 0, 20, 1000, True)
+    assert isinstance(found, Slice)
+    assert events_in(found, True) == numbered(0, 10)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    partition.close()
+    io.close()
+    assert stored_in(opener.directory) == numbered(0, 10)
 
 
 def test_a_failed_read_is_told_and_the_next_one_succeeds(opener: Opener) -> None:

@@ -293,10 +293,12 @@ def test_a_topic_whose_creation_is_cut_short_leaves_nothing_and_can_be_created_a
     driver.create_topic("first", options=on_disk(machine))
     kept = directories(machine)
     kill_at(server, driver, number, monkeypatch)
-    with pytest.raises(DiasporaError):
+    with suppress(DiasporaError):
         driver.create_topic("topic", options=on_disk(machine, 2))
+    server.kill()
     driver = mofka_driver(machine, serve(machine))
     if "topic" in driver.list_topics():
+        assert number > 9
         driver.delete_topic("topic")
     assert sorted(driver.list_topics()) == ["first"]
     assert directories(machine) == kept

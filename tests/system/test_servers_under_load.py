@@ -7,10 +7,10 @@ producer, and none besides.
 import itertools
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,10 +20,6 @@ from real_service import Machine, Service, spread
 
 from diaspora_stream.errors import DiasporaError
 from mochi.mofka.client.driver import MofkaDriver
-
-needs_clients_that_look = pytest.mark.skipif(
-    find_spec("mochi.mofka.client.group") is None, reason="clients do not look for servers that have moved"
-)
 
 EVENTS = 1200
 """Of each producer, to each partition."""
@@ -71,11 +67,22 @@ class Load:
         assert summary == {"dense": True, "numbers": self.expected, "wrong": []}
 
 
+def end(service: Service, rank: int, number: int) -> None:
+    """Send a signal to a server, and wait for its end."""
+    descriptor = os.pidfd_open(service.pids[rank])
+    os.kill(service.pids[rank], number)
+    assert select.select([descriptor], [], [], 30)[0] == [descriptor]
+    os.close(descriptor)
+
+
 def kill(machine: Machine, service: Service, rank: int) -> None:
-    os.kill(service.pids[rank], signal.SIGKILL)
-    service.expect(f"the server of rank {rank} was killed by SIGKILL")
-    again = machine.again(service, rank, "tcp://127.0.0.1")
-    service.pids[rank] = again.pid
+    end(service, rank, signal.SIGKILL)
+    service.pids[rank] = machine.again(service, rank, "tcp://127.0.0.1").pid
+
+
+def start_again(machine: Machine, service: Service, rank: int) -> None:
+    end(service, rank, signal.SIGTERM)
+    service.pids[rank] = machine.again(service, rank, "tcp://127.0.0.1").pid
 
 
 def stop(machine: Machine, service: Service, rank: int) -> None:
@@ -84,16 +91,9 @@ def stop(machine: Machine, service: Service, rank: int) -> None:
     os.kill(service.pids[rank], signal.SIGCONT)
 
 
-def start_again(machine: Machine, service: Service, rank: int) -> None:
-    os.kill(service.pids[rank], signal.SIGTERM)
-    again = machine.again(service, rank, "tcp://127.0.0.1")
-    service.pids[rank] = again.pid
-
-
 Harm = Callable[[Machine, Service, int], None]
 
 
-@needs_clients_that_look
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "harms",
@@ -114,7 +114,6 @@ def test_events_are_neither_lost_nor_doubled_nor_reordered(
     load.check()
 
 
-@needs_clients_that_look
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(5))
@@ -140,8 +139,7 @@ def test_a_topic_whose_creation_is_cut_short_by_one_of_its_servers_can_be_create
 
     def killing(*arguments: Any, **options: Any) -> Any:
         if next(numbers) == call:
-            os.kill(service.pids[rank], signal.SIGKILL)
-            service.expect(f"the server of rank {rank} was killed")
+            end(service, rank, signal.SIGKILL)
         return original(*arguments, **options)
 
     monkeypatch.setattr(client, "call", killing)

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -164,11 +164,12 @@ def bedrock(
         _fail("-n starts all servers, --rank one of them")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _allow_open_files()
+    read = cache(partial(_read, path, stdin))
     with _failing():
         context = _context(jx9_context or "")
-        text, source = _read(path, stdin)
 
     def serve(peers: Peers) -> int:
+        text, source = read()
         world = World.unknown(peers.rank, peers.size)
         if toml:
             document = from_toml(text, source)
@@ -180,11 +181,13 @@ def bedrock(
         return _serve(server, output_config)
 
     if processes is not None:
+        with _failing():
+            read()
         sys.exit(0 if supervise(processes, partial(_among, serve)) else FAILURE)
     with _failing():
         peers: Peers = Alone() if rank is None or size is None else Returning(rank, size)
         if rank is None and (launch := launched()) is not None:
-            peers = meet(*launch, text) or peers
+            peers = meet(*launch, lambda: read()[0]) or peers
     sys.exit(_among(serve, peers))
 
 
@@ -202,7 +205,10 @@ def _failing(peers: Peers | None = None) -> Iterator[None]:
         yield
         return
     except KeyboardInterrupt:
-        problem = "interrupted before the server was ready"
+        _complain("interrupted before the server was ready")
+        if peers is not None:
+            peers.abandon()
+        sys.exit(FAILURE)
     except OSError as error:
         problem = f"{error.filename}: {error.strerror}"
     except MargoError as error:

@@ -50,8 +50,13 @@ def _is_wanted(text: bytes) -> bool:
     return re.search(rb"MPI_COMM_WORLD|[\"']mpi[\"']", text) is not None
 
 
-def meet(launcher: str, size: int, text: bytes) -> Peers | None:
+def meet(launcher: str, size: int, read: Callable[[], bytes]) -> Peers | None:
     """Meet the other processes that a launcher has started; None where there are none, or none are needed.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the text of the configuration, which is looked at where the others cannot be met: does it need them?
 
     Raises
     ------
@@ -62,7 +67,7 @@ def meet(launcher: str, size: int, text: bytes) -> Peers | None:
         return None
     started = f"{launcher} has started {size} processes"
     if importlib.util.find_spec("mpi4py") is None:
-        if _is_wanted(text):
+        if _is_wanted(read()):
             raise BedrockError(
                 f"{started}, and mpi4py is not installed, by which they form a group: {INSTALL}"
             )
@@ -71,7 +76,7 @@ def meet(launcher: str, size: int, text: bytes) -> Peers | None:
     if peers.size == size:
         return peers
     peers.close()
-    if _is_wanted(text):
+    if _is_wanted(read()):
         raise BedrockError(
             f"{started}, of which MPI sees {peers.size}: mpi4py was built with another MPI than {launcher} "
             "belongs to; use the mpirun beside it, or srun --mpi=pmix"
@@ -90,7 +95,7 @@ class MpiPeers(Peers):
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._is_stuck = False
+        self._is_broken = False
         self._left = False
         threading.Thread(target=self._work, name="bedrock-mpi", daemon=True).start()
         rank, size = self._in_thread(self._start, PATIENCE)
@@ -125,18 +130,24 @@ class MpiPeers(Peers):
     def _wait(self, request: Any, deadline: float) -> None:
         pause = 0.0001
         while not request.Test():
-            if time.monotonic() > deadline:
-                self._is_stuck = True
+            if self._is_broken or time.monotonic() > deadline:
+                self._is_broken = True
                 raise PeerError(None, f"not all of {self.size} processes were there within {PATIENCE:.0f} s")
             time.sleep(pause)
             pause = min(2 * pause, 0.02)
 
+    def abandon(self) -> None:
+        """Go in the middle of a start; MPI ends the other processes."""
+        if not self._left:
+            self._is_broken = True
+            self.close()
+
     def _leave(self) -> None:
-        """Finalize MPI; where another process is stuck, have all of them end."""
+        """Finalize MPI; where a process is stuck in a round, or has left it, have MPI end all of them."""
         if self._left:
             return
         self._left = True
-        last = (lambda: self._world.Abort(255)) if self._is_stuck else self._mpi.Finalize
+        last = (lambda: self._world.Abort(255)) if self._is_broken else self._mpi.Finalize
         with suppress(PeerError):  # the others are on their way out, or the launcher is
             self._in_thread(last, _FINALIZE_PATIENCE)
 

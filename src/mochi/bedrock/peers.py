@@ -98,6 +98,10 @@ class Peers(ABC):
         self._over = True
         self._leave()
 
+    def abandon(self) -> None:
+        """Go in the middle of a start, without waiting for anybody; the others learn of it. Idempotent."""
+        self.close()
+
     @abstractmethod
     def _exchange(self, word: bytes) -> list[bytes]:
         """Give a word to all who are present; return theirs, by rank; `PeerError` where they do not come."""

@@ -182,7 +182,10 @@ class PartitionProvider:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The provider's configuration, expanded; ``failed`` says why no more events are taken, if so."""
+        """The provider's configuration, expanded.
+
+        ``failed`` says why no more events are taken, and ``damaged`` what was lost, if so.
+        """
         error = self._partition.error
         return {
             "partition": self._partition.config,
@@ -190,6 +193,7 @@ class PartitionProvider:
             "type": self.kind,
             "uuid": self.uuid,
             **({} if error is None else {"failed": str(error)}),
+            **({"damaged": list(self._partition.damaged)} if self._partition.damaged else {}),
         }
 
     def close(self) -> None:
@@ -488,8 +492,8 @@ class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     Attributes
     ----------
-    failed : str
-        Output only, and ignored when it is read again.
+    failed, damaged : str, list of str
+        Output only, and ignored when they are read again.
     """
 
     topic: str
@@ -497,3 +501,4 @@ class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
     uuid: str
     partition: dict[str, Any] = {}
     failed: str = ""
+    damaged: list[str] = []

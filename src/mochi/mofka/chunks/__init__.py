@@ -10,6 +10,7 @@ from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import (
     CorruptPartition,
+    DamagedEvents,
     InvalidBatch,
     OutOfRange,
     PartitionLocked,
@@ -27,6 +28,7 @@ __all__ = [
     "ChunkConfig",
     "ChunkStore",
     "CorruptPartition",
+    "DamagedEvents",
     "EventRange",
     "File",
     "FileLayer",

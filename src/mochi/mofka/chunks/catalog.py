@@ -2,7 +2,7 @@
 
 It holds one record a chunk and nothing for each event: where an event is stands in its chunk's `.idx`.
 
-Invariants: chunks are numbered from 0 without a gap, and so are the events over all of them; a chunk's record
+Invariants: chunks are numbered without a gap, and so are the events over all of them; a chunk's record
 never claims bytes that are not written; only the last chunk may be empty. `event_count` is set last, so a
 reader that takes it first sees whole commits alone, without a lock.
 """
@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from mochi.mofka.chunks.layout import DESCRIPTOR_SIZE, INDEX_SIZE
+from mochi.mofka.chunks.layout import DATA, DESC, DESCRIPTOR_SIZE, IDX, INDEX_SIZE, META, SEALS
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk at some moment: its events, and how far they reach into its files."""
+    """A chunk at some moment: its events, how far they reach into its files, and when the last ones were stored.
+
+    The time is in nanoseconds since 1970, and 0 where it is not known.
+    """
 
     number: int
     first_id: int
@@ -25,6 +28,8 @@ class Chunk:
     metadata_end: int = 0
     data_end: int = 0
     descriptor_end: int = 0
+    seals_end: int = 0
+    time: int = 0
 
     @property
     def end_id(self) -> int:
@@ -32,11 +37,24 @@ class Chunk:
         return self.first_id + self.count
 
     @property
+    def ends(self) -> dict[str, int]:
+        """How many bytes the chunk's files have of it, by kind."""
+        return {
+            META: self.metadata_end,
+            DATA: self.data_end,
+            DESC: self.descriptor_end,
+            IDX: self.count * INDEX_SIZE,
+            SEALS: self.seals_end,
+        }
+
+    @property
     def largest_file(self) -> int:
         """Bytes of the largest of the chunk's four files."""
         return max(self.metadata_end, self.data_end, self.descriptor_end, self.count * INDEX_SIZE)
 
-    def extended(self, count: int, metadata_bytes: int, data_bytes: int) -> "Chunk":
+    def extended(
+        self, count: int, metadata_bytes: int, data_bytes: int, seals_bytes: int = 0, time: int = 0
+    ) -> "Chunk":
         """Give the chunk as it is when so many events, and bytes of theirs, have been appended."""
         return Chunk(
             self.number,
@@ -45,6 +63,8 @@ class Chunk:
             self.metadata_end + metadata_bytes,
             self.data_end + data_bytes,
             self.descriptor_end + count * DESCRIPTOR_SIZE,
+            self.seals_end + seals_bytes,
+            time,
         )
 
     def next(self) -> "Chunk":
@@ -60,13 +80,18 @@ class Catalog:
         self.event_count = self._chunks[-1].end_id
 
     @property
+    def first_id(self) -> int:
+        """Id of the first event that there still is."""
+        return self._chunks[0].first_id
+
+    @property
     def last(self) -> Chunk:
         """The chunk that is being written."""
         return self._chunks[-1]
 
     def publish(self, chunks: Sequence[Chunk]) -> None:
         """Let `chunks` be the last ones, the first of them instead of what it was, and readers see their events."""
-        self._chunks[chunks[0].number :] = chunks
+        self._chunks[chunks[0].number - self._chunks[0].number :] = chunks
         self.event_count = chunks[-1].end_id
 
     def find(self, event_id: int) -> Chunk:

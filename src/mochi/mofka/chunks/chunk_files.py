@@ -1,4 +1,4 @@
-"""The four files of one chunk, open to be written: the one place where events become bytes of the format.
+"""The files of one chunk, open to be written: the one place where events become bytes of the format.
 
 Writing is at given places, so that the same part can be written again: the writer does so once, and recovery
 does it over from the journal. Invariant: writing a part twice leaves the bytes that writing it once does.
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.files import Buffer, File, FileLayer
-from mochi.mofka.chunks.ledger import NO_NOTES
+from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +29,8 @@ class Part:
         Bytes of each event.
     metadata, data : sequence of buffers
         The content, back to back; `data` is empty where it is in its place already.
+    seal : bytes
+        The seal of the part, packed.
     notes : bytes
         What the part adds to the ledger.
     """
@@ -40,7 +41,8 @@ class Part:
     metadata: Sequence[Buffer]
     data_sizes: NDArray[np.unsignedinteger]
     data: Sequence[Buffer]
-    notes: bytes = NO_NOTES
+    seal: bytes
+    notes: bytes
 
     @property
     def count(self) -> int:
@@ -64,12 +66,14 @@ class ChunkFiles:
     def __init__(self, layer: FileLayer, directory: str, number: int) -> None:
         self.number = number
         self._layer = layer
+        self._directory = directory
         with ExitStack() as opened:
             self._files: dict[str, File] = {}
-            for kind in layout.KINDS:
+            for kind in layout.ALL_KINDS:
                 path = os.path.join(directory, layout.file_name(number, kind))
                 self._files[kind] = opened.enter_context(closing(layer.open(path, writable=True)))
-            layer.sync_directory(directory)
+            with syncing(directory):
+                layer.sync_directory(directory)
             self._opened = opened.pop_all()
 
     def write_data(self, part: Part) -> None:
@@ -78,7 +82,7 @@ class ChunkFiles:
             self._files[layout.DATA].write(part.data, part.before.data_end)
 
     def write_records(self, part: Part) -> None:
-        """Write the metadata, descriptors and index records of a part to their places, the index last."""
+        """Write metadata, seal, descriptors and index records of a part to their places, the index last."""
         before = part.before
         data_offsets = layout.offsets(part.data_sizes, before.data_end)
         metadata_offsets = layout.offsets(part.metadata_sizes, before.metadata_end)
@@ -88,12 +92,20 @@ class ChunkFiles:
         )
         if part.metadata_bytes:
             self._files[layout.META].write(part.metadata, before.metadata_end)
+        self._files[layout.SEALS].write([part.seal], before.seals_end)
         self._files[layout.DESC].write([descriptors.view(np.uint8).data], before.descriptor_end)
         self._files[layout.IDX].write([index.view(np.uint8).data], before.count * layout.INDEX_SIZE)
 
-    def sync(self, kinds: Iterable[str] = layout.KINDS) -> None:
+    def sync(self, kinds: Iterable[str] = layout.ALL_KINDS) -> None:
         """Return when what was written to the files of these kinds is on disk."""
-        self._layer.sync_all([self._files[kind] for kind in kinds])
+        with syncing(self._directory):
+            self._layer.sync_all([self._files[kind] for kind in kinds])
+
+    def cut(self, chunk: Chunk) -> None:
+        """Cut the files to the end of `chunk`."""
+        for kind, end in chunk.ends.items():
+            if self._layer.size(self._files[kind].path) > end:
+                self._files[kind].truncate(end)
 
     def close(self) -> None:
         """Close the files; once is enough."""

@@ -53,5 +53,24 @@ class CorruptPartition(StorageError):
     """Files that no crash leaves behind; nothing was changed, and a person has to look."""
 
 
+class DamagedEvents(CorruptPartition):
+    """Events whose bytes are lost, or not those that were written; all others are served.
+
+    Attributes
+    ----------
+    first, count : int
+        The events: consecutive ones, from the id `first` on.
+    """
+
+    def __init__(self, problem: str, *, path: str, first: int, count: int) -> None:
+        super().__init__(problem, path=path, operation="read")
+        self.first = first
+        self.count = count
+
+
+class SyncFailed(StorageError):
+    """What was written may be lost, and no later sync would tell; the kernel forgets what it could not write."""
+
+
 class PartitionPoisoned(StorageError):
     """No more events are taken, because an earlier write or sync failed or the store is closed."""

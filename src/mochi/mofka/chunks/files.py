@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from mochi.mofka.chunks.errors import PartitionLocked, StorageError
+from mochi.mofka.chunks.errors import PartitionLocked, StorageError, SyncFailed
 
 Buffer = bytes | bytearray | memoryview
 
@@ -191,6 +191,16 @@ class PosixFile:
     def close(self) -> None:
         with _reporting("close", self.path):
             os.close(self._fd)
+
+
+@contextmanager
+def syncing(path: str) -> Iterator[None]:
+    """Let any failure of a sync come out as `SyncFailed`, whatever the error number."""
+    try:
+        yield
+    except (StorageError, OSError) as error:
+        where = (error.path if isinstance(error, StorageError) else error.filename) or path
+        raise SyncFailed(str(error), path=where, operation="sync", errno=error.errno) from error
 
 
 @contextmanager

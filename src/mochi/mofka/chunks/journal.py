@@ -22,26 +22,25 @@ is synced. All integers are little-endian; checksums are XXH3 of 64 bits.
 """
 
 import os
-import re
 import secrets
 import struct
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 from xxhash import xxh3_64, xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout
+from mochi.mofka.chunks import layout, seals
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import Part
 from mochi.mofka.chunks.errors import CorruptPartition
-from mochi.mofka.chunks.files import Buffer, FileLayer
+from mochi.mofka.chunks.files import Buffer, FileLayer, syncing
 from mochi.mofka.chunks.ledger import Ledger, Notes, unpack
+from mochi.mofka.chunks.seals import key_of, sums_of
 
 _MAGIC = b"mofkajnl"
 _LEDGER_MAGIC = b"mofkaldg"
@@ -53,15 +52,13 @@ _LARGE_DATA = 1 << 18
 _ZEROS = bytes(1 << 20)
 _PIECE = 1 << 20
 
-_HEAD = struct.Struct("<8sIB3xQQ16s6Q")
+_HEAD = struct.Struct("<8sIB3xQQ16s8Q")
 _LEDGER = struct.Struct("<8sI4x4Q")
-_RECORD = struct.Struct("<11Q??6x")
+_RECORD = struct.Struct("<10Q??6x")
 _LIGHT = struct.Struct("<4Q")
 _CHECKSUM = struct.Struct("<Q")
 _HEAD_SIZE = _HEAD.size + _CHECKSUM.size
 _RECORD_SIZE = _RECORD.size + _CHECKSUM.size
-_SIZE_BYTES = 4
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
 class Mode(IntEnum):
@@ -84,6 +81,8 @@ class Head:
         Counts the heads, from 1.
     mode : Mode
         What the records after `base` are for.
+    owner : bytes
+        The uuid of the partition when the journal was made, zero if its directory had none.
     base : Chunk
         The last chunk as it was when all chunk files were on disk.
     """
@@ -91,6 +90,7 @@ class Head:
     key: int
     generation: int
     mode: Mode
+    owner: bytes
     base: Chunk
 
 
@@ -98,8 +98,9 @@ class Journal:
     """A journal, open to be written, by one thread at a time; made with `head` as its last one, if it has any."""
 
     def __init__(self, files: FileLayer, directory: str, head: Head | None) -> None:
-        self._head = head or Head(secrets.randbits(64), 0, Mode.CLOSED, Chunk(0, 0))
-        self._uuid = _uuid_of(directory)
+        self._head = head or Head(
+            secrets.randbits(64), 0, Mode.CLOSED, layout.owner_of(directory), Chunk(0, 0)
+        )
         with ExitStack() as opened:
             self._file, *self._ledgers = (
                 opened.enter_context(closing(files.open(os.path.join(directory, name), writable=True)))
@@ -107,8 +108,10 @@ class Journal:
             )
             self._size = files.size(self._file.path)
             # The last head, which a killed process may not have synced, before the next replaces the other one.
-            self._file.sync()
-            files.sync_directory(directory)
+            with syncing(self._file.path):
+                self._file.sync()
+            with syncing(directory):
+                files.sync_directory(directory)
             self._opened = opened.pop_all()
 
     @property
@@ -128,15 +131,17 @@ class Journal:
         following another is not synced.
         """
         synced = not mode == self._head.mode == Mode.LIGHT
-        self._head = Head(self._head.key, self._head.generation + 1, mode, base)
-        turn = self._head.generation % 2
-        self._ledgers[turn].write([_pack_ledger(self._head, event_count, ledger)], 0)
+        head = replace(self._head, generation=self._head.generation + 1, mode=mode, base=base)
+        turn = head.generation % 2
+        self._ledgers[turn].write([_pack_ledger(head, event_count, ledger)], 0)
         if synced:
-            self._ledgers[turn].sync()
-        content = _pack_head(self._head, self._uuid)
-        self._file.write([content.ljust(_BLOCK, b"\0")], turn * _BLOCK)
+            with syncing(self._ledgers[turn].path):
+                self._ledgers[turn].sync()
+        self._file.write([_pack_head(head).ljust(_BLOCK, b"\0")], turn * _BLOCK)
         if synced:
-            self._file.sync()
+            with syncing(self._file.path):
+                self._file.sync()
+        self._head = head
         self._position = _RECORDS_START
         self._beside = 0
         self._sequence = 0
@@ -153,20 +158,17 @@ class Journal:
         file has bytes already takes half the time.
         """
         within = not is_large(part)
-        sizes = [array.astype("<u4").view(np.uint8).data for array in (part.metadata_sizes, part.data_sizes)]
-        body = [part.notes, *sizes, *part.metadata, *(part.data if within else ())]
         record = _Record(
             self._head.generation,
             self._sequence,
-            time.time_ns(),
             part.before.number,
             part.before.end_id,
             part.count,
             len(part.notes),
+            len(part.seal),
             part.metadata_bytes,
             part.data_bytes,
-            0 if within else _checksum(self._head.key, part.data),
-            _checksum(self._head.key, body),
+            _checksum(self._head.key, (part.notes, part.seal)),
             within,
             last,
         )
@@ -174,8 +176,10 @@ class Journal:
         end = stop + -stop % _BLOCK
         filled = end if end <= self._size else stop + -stop % len(_ZEROS)
         header = record.pack(self._head.key)
+        body = [part.notes, part.seal, *part.metadata, *(part.data if within else ())]
         self._file.write([header, *body, memoryview(_ZEROS)[: filled - stop]], self._position)
-        self._file.sync()
+        with syncing(self._file.path):
+            self._file.sync()
         self._size = max(self._size, filled)
         self._position = end
         self._beside += 0 if within else part.data_bytes
@@ -222,11 +226,10 @@ def read_head(files: FileLayer, directory: str, names: Sequence[str]) -> Head | 
         magic, version, mode, key, generation, owner, *base = _HEAD.unpack_from(block)
         if magic == _MAGIC and version not in (0, _VERSION):
             raise _refused(path, f"is of version {version}, but version {_VERSION} is what can be read here")
-        found_head = Head(key, generation, mode, Chunk(*base))
-        if _pack_head(found_head, owner) == block:
-            heads.append((found_head, owner))
-    nothing: tuple[Head | None, bytes] = (None, bytes(16))
-    head, owner = max(heads, key=lambda found: found[0].generation) if heads else nothing
+        found_head = Head(key, generation, mode, owner, Chunk(*base))
+        if _pack_head(found_head) == block:
+            heads.append(found_head)
+    head = max(heads, key=lambda found: found.generation) if heads else None
     first = _header_at(content, _RECORDS_START, head.key) if head else None
     if (not head and size > _RECORDS_START) or (head and first and first.generation > head.generation):
         raise _refused(
@@ -234,10 +237,10 @@ def read_head(files: FileLayer, directory: str, names: Sequence[str]) -> Head | 
             "has lost its head, so that the commits in it cannot be told; put the file right, or take it "
             "away to have the events that the chunk files hold by themselves",
         )
-    if any(owner) and any(found := _uuid_of(directory)) and found != owner:
+    if head and any(head.owner) and any(found := layout.owner_of(directory)) and found != head.owner:
         raise _refused(
             path,
-            f"is of the partition {uuid.UUID(bytes=owner)}, but the directory is of "
+            f"is of the partition {uuid.UUID(bytes=head.owner)}, but the directory is of "
             f"{uuid.UUID(bytes=found)}; put the right one back",
         )
     return head
@@ -298,7 +301,6 @@ def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
     """
     path = os.path.join(directory, layout.JOURNAL_NAME)
     content = _read(files, path, files.size(path))
-    records: list[_Record] = []
     parts: list[Part] = []
     whole = 0
     state, position = head.base, _RECORDS_START
@@ -310,8 +312,7 @@ def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
                 f"goes on with event {record.first_id} in chunk {record.chunk}, at byte {position}, "
                 f"though event {state.end_id} in chunk {state.number} or the next is due",
             )
-        records.append(record)
-        parts.append(record.part(before, content[position:]))
+        parts.append(record.part(before, content[position:], key_of(head.owner, record.chunk)))
         state = parts[-1].after
         if record.last:
             whole = len(parts)
@@ -325,36 +326,42 @@ def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
                 f"it at byte {later}; put the file right, or take it away to have the events that the chunk "
                 "files hold by themselves",
             )
-    for record, part in zip(records[:whole], parts, strict=False):
-        if record.data_bytes and not record.within:
-            _check_data(files, directory, head.key, record, part.before)
+    for part in parts[:whole]:
+        if part.data_bytes and not part.data:
+            _check_data(files, directory, head.owner, part)
     return parts[:whole]
 
 
-def _check_data(files: FileLayer, directory: str, key: int, record: "_Record", before: Chunk) -> None:
+def _check_data(files: FileLayer, directory: str, owner: bytes, part: Part) -> None:
     """See that large data is in its place."""
-    path = os.path.join(directory, layout.file_name(record.chunk, layout.DATA))
-    if _checksum(key, _pieces(files, path, before.data_end, record.data_bytes)) != record.data_checksum:
+    before = part.before
+    path = os.path.join(directory, layout.file_name(before.number, layout.DATA))
+    key = key_of(owner, before.number)
+    seal, _ = seals.unpack(memoryview(part.seal), key) or (None, 0)
+    pieces = _pieces(files, path, before.data_end, part.data_bytes)
+    if seal is None or not np.array_equal(sums_of(pieces, key), seal.data.sums):
         raise _refused(
             path,
-            f"does not have the data of events {record.first_id} to {record.first_id + record.events - 1} at "
+            f"does not have the data of events {before.end_id} to {part.after.end_id - 1} at "
             f"byte {before.data_end} that the journal tells of",
         )
 
 
 class _Record(NamedTuple):
-    """The header of a record. Its body is notes, sizes of metadata, those of data, metadata, and small data."""
+    """The header of a record. Its body is notes, seal, metadata, and small data.
+
+    The checksum is of notes and seal, which has those of the rest.
+    """
 
     generation: int
     sequence: int
-    time: int
     chunk: int
     first_id: int
     events: int
     notes_bytes: int
+    seal_bytes: int
     metadata_bytes: int
     data_bytes: int
-    data_checksum: int
     checksum: int
     within: bool
     last: bool
@@ -363,27 +370,59 @@ class _Record(NamedTuple):
     def size(self) -> int:
         """Bytes of header and body."""
         content = self.metadata_bytes + (self.data_bytes if self.within else 0)
-        return _RECORD_SIZE + self.notes_bytes + 2 * _SIZE_BYTES * self.events + content
+        return _RECORD_SIZE + self.notes_bytes + self.seal_bytes + content
 
     def pack(self, key: int) -> bytes:
         """Give the bytes of the header."""
         header = _RECORD.pack(*self)
         return header + _CHECKSUM.pack(_checksum(key, [header]))
 
-    def part(self, before: Chunk, content: memoryview) -> Part:
+    def part(self, before: Chunk, content: memoryview, key: int) -> Part:
         """Give the part that a record tells of, when its bytes are the first of `content`."""
-        metadata_sizes = _RECORD_SIZE + self.notes_bytes
-        data_sizes = metadata_sizes + _SIZE_BYTES * self.events
-        metadata = data_sizes + _SIZE_BYTES * self.events
-        data = metadata + self.metadata_bytes
+        notes, packed, metadata, data = self._body(content)
+        seal, _ = seals.unpack(packed, key) or (None, 0)
+        none = np.empty(0, np.uint32)
         return Part(
             before,
-            before.extended(self.events, self.metadata_bytes, self.data_bytes),
-            np.frombuffer(content[metadata_sizes:data_sizes], "<u4"),
-            [content[metadata:data]],
-            np.frombuffer(content[data_sizes:metadata], "<u4"),
-            [content[data : self.size]] if self.within else [],
-            bytes(content[_RECORD_SIZE:metadata_sizes]),
+            before
+            if seal is None
+            else before.extended(
+                self.events, self.metadata_bytes, self.data_bytes, self.seal_bytes, seal.time
+            ),
+            none if seal is None else seal.metadata.sizes,
+            [metadata],
+            none if seal is None else seal.data.sizes,
+            [data] if self.within else [],
+            bytes(packed),
+            bytes(notes),
+        )
+
+    def is_good(self, content: memoryview, head: Head) -> bool:
+        """Tell whether the body is as it was written, when the record's bytes are the first of `content`."""
+        if len(content) < self.size:
+            return False
+        notes, packed, metadata, data = self._body(content)
+        if _checksum(head.key, (notes, packed)) != self.checksum:
+            return False
+        if not self.events:
+            return True
+        chunk_key = key_of(head.owner, self.chunk)
+        found = seals.unpack(packed, chunk_key)
+        return (
+            found is not None
+            and np.array_equal(sums_of([metadata], chunk_key), found[0].metadata.sums)
+            and (not self.within or np.array_equal(sums_of([data], chunk_key), found[0].data.sums))
+        )
+
+    def _body(self, content: memoryview) -> tuple[memoryview, memoryview, memoryview, memoryview]:
+        seal = _RECORD_SIZE + self.notes_bytes
+        metadata = seal + self.seal_bytes
+        data = metadata + self.metadata_bytes
+        return (
+            content[_RECORD_SIZE:seal],
+            content[seal:metadata],
+            content[metadata:data],
+            content[data : self.size],
         )
 
 
@@ -401,12 +440,12 @@ def _record_at(content: memoryview, position: int, head: Head) -> _Record | None
     record = _header_at(content, position, head.key)
     if record is None or record.generation != head.generation:
         return None
-    body = content[position + _RECORD_SIZE : position + record.size]
-    return record if _checksum(head.key, [body]) == record.checksum else None
+    return record if record.is_good(content[position:], head) else None
 
 
-def _pack_head(head: Head, owner: bytes) -> bytes:
-    content = _HEAD.pack(_MAGIC, _VERSION, head.mode, head.key, head.generation, owner, *astuple(head.base))
+def _pack_head(head: Head) -> bytes:
+    base = astuple(head.base)
+    content = _HEAD.pack(_MAGIC, _VERSION, head.mode, head.key, head.generation, head.owner, *base)
     return content + _CHECKSUM.pack(_checksum(0, [content]))
 
 
@@ -414,12 +453,6 @@ def _pack_ledger(head: Head, event_count: int, ledger: Ledger) -> bytes:
     content = ledger.pack()
     header = _LEDGER.pack(_LEDGER_MAGIC, _VERSION, head.key, head.generation, event_count, len(content))
     return header + content + _CHECKSUM.pack(_checksum(head.key, [header, content]))
-
-
-def _uuid_of(directory: str) -> bytes:
-    """Give the uuid that the name of a partition's directory ends with, zero if it does not end with one."""
-    match = _UUID.search(os.path.abspath(directory))
-    return uuid.UUID(match[0]).bytes if match else bytes(16)
 
 
 def _checksum(key: int, buffers: Iterable[Buffer]) -> int:

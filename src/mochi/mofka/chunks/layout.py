@@ -8,7 +8,9 @@ Invariants: everything is little-endian; padding is written as zeros, and never 
 the original leaves stale memory there; sizes and chunk numbers are 32-bit.
 """
 
+import os
 import re
+import uuid
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,14 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks.errors import StorageError
 
 META, DATA, DESC, IDX = KINDS = ("meta", "data", "desc", "idx")
+SEALS = "seals"
+ALL_KINDS = (*KINDS, SEALS)
+"""The four files of a chunk that the original has too, and ours beside them."""
+
 U32_MAX = 2**32 - 1
 LOCK_NAME = "mofka.lock"
 JOURNAL_NAME = "mofka.journal"
+ROSTER_NAME = "mofka.chunks"
 LEDGER_NAMES = ("mofka.ledger-0", "mofka.ledger-1")
 
 INDEX_DTYPE = np.dtype(
@@ -59,11 +66,12 @@ DESCRIPTOR_DTYPE = np.dtype(
 INDEX_SIZE = INDEX_DTYPE.itemsize
 DESCRIPTOR_SIZE = DESCRIPTOR_DTYPE.itemsize
 _LOCATION_SIZE = 24
-_FILE_NAME = re.compile(rf"chunk-([0-9]{{6,}})\.({'|'.join(KINDS)})")
+_FILE_NAME = re.compile(rf"(?:chunk-([0-9]{{6,}})\.({'|'.join(KINDS)})|mofka-([0-9]{{6,}})\.({SEALS}))")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
 def file_name(chunk: int, kind: str) -> str:
-    """Give the name of a chunk's file of one of the `KINDS`.
+    """Give the name of a chunk's file of one of `ALL_KINDS`.
 
     Raises
     ------
@@ -72,15 +80,22 @@ def file_name(chunk: int, kind: str) -> str:
     """
     if chunk > U32_MAX:
         raise StorageError(f"the partition is full: it has all {U32_MAX + 1} chunks the format can number")
-    return f"chunk-{chunk:06d}.{kind}"
+    return f"{'mofka' if kind == SEALS else 'chunk'}-{chunk:06d}.{kind}"
 
 
 def parse_file_name(name: str) -> tuple[int, str] | None:
     """Give the chunk's number and the kind of a file, or None if `name` is not one that `file_name` makes."""
     match = _FILE_NAME.fullmatch(name)
-    if match is None or file_name(int(match[1]), match[2]) != name:
+    if match is None:
         return None
-    return int(match[1]), match[2]
+    number, kind = int(match[1] or match[3]), match[2] or match[4]
+    return (number, kind) if file_name(number, kind) == name else None
+
+
+def owner_of(directory: str) -> bytes:
+    """Give the uuid that the name of a partition's directory ends with, zero if it does not end with one."""
+    match = _UUID.search(os.path.abspath(directory))
+    return uuid.UUID(match[0]).bytes if match else bytes(16)
 
 
 def offsets(sizes: NDArray[np.unsignedinteger], start: int) -> NDArray[np.uint64]:

@@ -3,21 +3,32 @@
 Any threads may read at the same time as one appends. They see the events that were published before they
 asked.
 
-Invariants: nothing is read that an index record does not cover; no record is believed that reaches beyond its
-chunk; touching pieces are read in one call; what is asked for outside the partition is refused, never read.
+What has a seal is found by it, and verified block by block as it is read: metadata and data that are given out are
+those that were written, or `DamagedEvents` tells which are not. What has none, as the original's events, is found
+by the index, and served as it is.
+
+Invariants: nothing is read that a seal or an index record does not cover; no record is believed that reaches
+beyond its chunk; touching pieces are read in one call; what is asked for outside the partition is refused, never
+read.
 """
 
+import errno
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Catalog, Chunk
-from mochi.mofka.chunks.errors import CorruptPartition, OutOfRange
+from mochi.mofka.chunks.errors import DamagedEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
+from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.chunks.seal_finder import SealFinder
+from mochi.mofka.chunks.seals import BLOCK, Seal
 
 _MAX_EVENTS_PER_RANGE = 16384
 
@@ -61,13 +72,60 @@ class EventRange:
         return len(self.metadata_sizes)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stream:
+    """Where the metadata, or the data, of consecutive events lies."""
+
+    offsets: NDArray[np.uint64]
+    sizes: NDArray[np.uint32]
+
+    def cut(self, count: int) -> "_Stream":
+        return _Stream(self.offsets[:count], self.sizes[:count])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Span:
+    """Consecutive events of one chunk, of one seal or of none."""
+
+    chunk: Chunk
+    seal: Seal | None
+    first: int
+    metadata: _Stream
+    data: _Stream
+
+    @property
+    def count(self) -> int:
+        return len(self.metadata.sizes)
+
+    def cut(self, count: int) -> "_Span":
+        return _Span(self.chunk, self.seal, self.first, self.metadata.cut(count), self.data.cut(count))
+
+    def stream(self, kind: str) -> _Stream:
+        return self.metadata if kind == layout.META else self.data
+
+
+class _Run:
+    """Bytes of a file that touch, to be read at once: events, or a piece of one, of a span."""
+
+    __slots__ = ("length", "span", "start")
+
+    def __init__(self, span: _Span, start: int, length: int) -> None:
+        self.span = span
+        self.start = start
+        self.length = length
+
+
 class ChunkReader:
     """The reading side of a partition, for any number of threads."""
 
-    def __init__(self, cache: FdCache, directory: str, catalog: Catalog) -> None:
+    def __init__(
+        self, files: FileLayer, cache: FdCache, directory: str, catalog: Catalog, owner: bytes
+    ) -> None:
+        self._files = files
         self._cache = cache
         self._directory = directory
         self._catalog = catalog
+        self._finder = SealFinder(cache, directory, owner)
 
     def read_range(
         self,
@@ -80,111 +138,275 @@ class ChunkReader:
         allocate_data: Allocate = fresh_memory,
     ) -> EventRange:
         """Read events from `first` on, up to a limit; see `ChunkStore.read_range`."""
-        event_count = self._catalog.event_count
-        if not 0 <= first < event_count:
-            raise self._out_of_range(f"event {first} of a partition of {event_count} events")
-        chunk = self._catalog.find(first)
-        wanted = min(max_events, min(chunk.end_id, event_count) - first, _MAX_EVENTS_PER_RANGE)
-        records = self._records(chunk, first, max(wanted, 1))
-        sizes = records["metadata_size"].astype(np.uint64)
-        if with_data:
-            sizes += records["data_size"]
-        records = records[: max(1, int(np.searchsorted(sizes.cumsum(), max_bytes, "right")))]
-        metadata = self._content(
-            chunk, layout.META, records["metadata_offset"], records["metadata_size"], allocate_metadata
-        )
-        data = None
-        if with_data:
-            data = self._content(
-                chunk, layout.DATA, records["data_offset"], records["data_size"], allocate_data
+        chunk, most = self._chunk_of(first)
+        wanted = max(1, min(max_events, most, _MAX_EVENTS_PER_RANGE))
+        spans: list[_Span] = []
+        room = max_bytes
+        while wanted > 0 and (room > 0 or not spans):
+            try:
+                span = self._span(chunk, first + sum(each.count for each in spans), wanted)
+            except DamagedEvents:
+                if spans:
+                    break
+                raise
+            sizes = span.metadata.sizes.astype(np.uint64)
+            if with_data:
+                sizes += span.data.sizes
+            taken = sizes.cumsum()
+            fitting = int(np.searchsorted(taken, room, "right"))
+            if fitting < span.count:
+                if fitting or not spans:
+                    spans.append(span.cut(max(1, fitting)))
+                break
+            spans.append(span)
+            wanted -= span.count
+            room -= int(taken[-1])
+        try:
+            metadata = self._content(spans, layout.META, allocate_metadata)
+            data = self._content(spans, layout.DATA, allocate_data) if with_data else None
+        except DamagedEvents as damaged:
+            if not first < damaged.first < first + sum(span.count for span in spans):
+                raise
+            return self.read_range(
+                first,
+                damaged.first - first,
+                max_bytes,
+                with_data=with_data,
+                allocate_metadata=allocate_metadata,
+                allocate_data=allocate_data,
             )
-        return EventRange(first, records["metadata_size"].copy(), metadata, records["data_size"].copy(), data)
+        return EventRange(
+            first,
+            np.concatenate([span.metadata.sizes for span in spans]),
+            metadata,
+            np.concatenate([span.data.sizes for span in spans]),
+            data,
+        )
 
     def read_data(
         self, requests: Sequence[DataRequest], allocate_data: Allocate = fresh_memory
     ) -> list[memoryview]:
         """Read pieces of the data of events; see `ChunkStore.read_data`."""
-        runs: list[tuple[int, int, int]] = []
+        runs: list[_Run] = []
         lengths = []
         located = self._locate([event_id for event_id, _ in requests])
-        for (event_id, pieces), (chunk, start, size) in zip(requests, located, strict=True):
+        for (event_id, pieces), (span, start, size) in zip(requests, located, strict=True):
             for offset, length in pieces:
                 if offset < 0 or length < 0 or offset + length > size:
                     raise self._out_of_range(
                         f"bytes {offset} to {offset + length} of event {event_id}, which has {size} of data"
                     )
-                if runs and runs[-1][0] == chunk and runs[-1][1] + runs[-1][2] == start + offset:
-                    runs[-1] = (chunk, runs[-1][1], runs[-1][2] + length)
+                last = runs[-1] if runs else None
+                if last and last.span is span and last.start + last.length == start + offset:
+                    last.length += length
                 else:
-                    runs.append((chunk, start + offset, length))
+                    runs.append(_Run(span, start + offset, length))
             lengths.append(sum(length for _, length in pieces))
         content = allocate_data(sum(lengths)).cast("B")
         position = 0
-        for chunk, offset, length in runs:
-            self._read(chunk, layout.DATA, offset, content[position : position + length])
-            position += length
+        blocks: dict[tuple[int, int], memoryview] = {}
+        for run in runs:
+            target = content[position : position + run.length]
+            if run.span.seal is not None:
+                self._read_sealed(run.span, run.span.seal, layout.DATA, run.start, target, blocks)
+            else:
+                self._read_span(run.span, layout.DATA, run.start, target)
+            position += run.length
         ends = np.cumsum(lengths, dtype=np.int64).tolist()
         return [content[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
-    def _locate(self, event_ids: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-        """Give chunk, offset and size of each event's data; one read for each run of consecutive ids."""
+    def _chunk_of(self, event_id: int) -> tuple[Chunk, int]:
+        """Give the chunk of an event, and how many events there are in it from that one on."""
         event_count = self._catalog.event_count
+        if not self._catalog.first_id <= event_id < event_count:
+            raise self._out_of_range(f"event {event_id} of a partition of {event_count} events")
+        chunk = self._catalog.find(event_id)
+        return chunk, min(chunk.end_id, event_count) - event_id
+
+    def _locate(self, event_ids: Sequence[int]) -> Iterator[tuple[_Span, int, int]]:
+        """Give span, offset and size of each event's data; one look-up for each run of consecutive ids."""
         position = 0
         while position < len(event_ids):
             first = event_ids[position]
-            if not 0 <= first < event_count:
-                raise self._out_of_range(f"event {first} of a partition of {event_count} events")
-            chunk = self._catalog.find(first)
-            most = min(min(chunk.end_id, event_count) - first, len(event_ids) - position)
+            chunk, most = self._chunk_of(first)
+            most = min(most, len(event_ids) - position)
             count = next((n for n in range(1, most) if event_ids[position + n] != first + n), most)
+            span = self._span(chunk, first, count)
+            offsets, sizes = span.data.offsets.tolist(), span.data.sizes.tolist()
+            yield from ((span, offset, size) for offset, size in zip(offsets, sizes, strict=True))
+            position += span.count
+
+    def _span(self, chunk: Chunk, first: int, most: int) -> _Span:
+        """Find events of one chunk, from `first` on: at least one, and not always as many as there are."""
+        number = first - chunk.first_id
+        seal, end = self._seal(chunk, number)
+        count = min(most, end - number)
+        if seal is None:
             records = self._records(chunk, first, count)
-            offsets, sizes = records["data_offset"].tolist(), records["data_size"].tolist()
-            yield from ((chunk.number, offset, size) for offset, size in zip(offsets, sizes, strict=True))
-            position += count
+            return _Span(
+                chunk,
+                None,
+                first,
+                _Stream(records["metadata_offset"], records["metadata_size"].copy()),
+                _Stream(records["data_offset"], records["data_size"].copy()),
+            )
+        within = slice(number - seal.first, number - seal.first + count)
+        metadata, data = (
+            _Stream(stream.bounds()[within], stream.sizes[within].astype(np.uint32, copy=False))
+            for stream in (seal.metadata, seal.data)
+        )
+        return _Span(chunk, seal, first, metadata, data)
+
+    def _seal(self, chunk: Chunk, number: int) -> tuple[Seal | None, int]:
+        try:
+            return self._finder.find(chunk, number)
+        except StorageError:
+            if self._has(chunk, layout.SEALS, chunk.seals_end):
+                raise
+            return None, chunk.count
 
     def _records(self, chunk: Chunk, first: int, count: int) -> NDArray[np.void]:
         """Read the index records of events of one chunk, and see that they stay within it."""
         content = fresh_memory(count * layout.INDEX_SIZE)
         start = (first - chunk.first_id) * layout.INDEX_SIZE
-        self._read(chunk.number, layout.IDX, start, content)
+        try:
+            self._read(chunk, layout.IDX, start, content)
+        except StorageError as error:
+            if self._has(chunk, layout.IDX, start + len(content)):
+                raise
+            raise self._damaged(chunk, layout.IDX, first, count, "are not in it") from error
         records = np.frombuffer(content, layout.INDEX_DTYPE)
         sound = layout.within(records, chunk.metadata_end, chunk.data_end, chunk.descriptor_end)
         if not sound.all():
-            path = self._path(chunk.number, layout.IDX)
-            raise CorruptPartition(
-                f"{path}: the record of event {first + int(sound.argmin())} refers to bytes "
-                "that the chunk does not have",
-                path=path,
-                operation="read",
-            )
+            at = int(sound.argmin())
+            if at:
+                return records[:at]
+            raise self._damaged(chunk, layout.IDX, first, 1, "refer to bytes that the chunk does not have")
         return records
 
-    def _content(
-        self,
-        chunk: Chunk,
-        kind: str,
-        offsets: NDArray[np.uint64],
-        sizes: NDArray[np.uint32],
-        allocate: Allocate,
-    ) -> memoryview:
-        """Read pieces of a file, back to back; one read if they touch."""
-        ends = offsets + sizes
-        content = allocate(int(sizes.sum(dtype=np.uint64))).cast("B")
-        breaks = np.flatnonzero(offsets[1:] != ends[:-1]) + 1
+    def _content(self, spans: Sequence[_Span], kind: str, allocate: Allocate) -> memoryview:
+        """Read the metadata or data of events, back to back; one read for each run of bytes that touch."""
+        sizes = [int(span.stream(kind).sizes.sum(dtype=np.uint64)) for span in spans]
+        content = allocate(sum(sizes)).cast("B")
         position = 0
-        for first, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(offsets)], strict=True):
-            length = int(ends[end - 1] - offsets[first])
-            self._read(chunk.number, kind, int(offsets[first]), content[position : position + length])
-            position += length
+        blocks: dict[tuple[int, int], memoryview] = {}
+        for span, size in zip(spans, sizes, strict=True):
+            target = content[position : position + size]
+            stream = span.stream(kind)
+            if span.seal is not None:
+                self._read_sealed(span, span.seal, kind, int(stream.offsets[0]), target, blocks)
+            else:
+                ends = stream.offsets + stream.sizes
+                breaks = [0, *(np.flatnonzero(stream.offsets[1:] != ends[:-1]) + 1).tolist(), span.count]
+                at = 0
+                for first, end in itertools.pairwise(breaks):
+                    length = int(ends[end - 1] - stream.offsets[first])
+                    self._read_span(span, kind, int(stream.offsets[first]), target[at : at + length])
+                    at += length
+            position += size
         return content
 
-    def _read(self, chunk: int, kind: str, offset: int, target: memoryview) -> None:
+    def _read_sealed(
+        self,
+        span: _Span,
+        seal: Seal,
+        kind: str,
+        start: int,
+        target: memoryview,
+        blocks: dict[tuple[int, int], memoryview],
+    ) -> None:
+        """Read bytes of a seal's events, and verify each block that they touch.
+
+        Blocks that are not wanted whole are read whole; `blocks` holds the last of them, for the next piece.
+        """
+        if not target:
+            return
+        stream = seal.metadata if kind == layout.META else seal.data
+        key = self._finder.key(span.chunk.number)
+        stop, stream_stop = start + len(target), stream.start + stream.size
+        touched = range((start - stream.start) // BLOCK, -(-(stop - stream.start) // BLOCK))
+        bounds = [
+            (stream.start + block * BLOCK, min(stream.start + (block + 1) * BLOCK, stream_stop))
+            for block in touched
+        ]
+        at_once = any(start <= begin and end <= stop for begin, end in bounds)
+        if at_once:
+            self._read_span(span, kind, start, target)
+        for block, (begin, end) in zip(touched, bounds, strict=True):
+            inside = start <= begin and end <= stop
+            known = blocks.get((span.chunk.number, begin))
+            if inside:
+                content = target[begin - start : end - start]
+            elif known is not None:
+                content = known
+            else:
+                content = fresh_memory(end - begin)
+                self._read_span(span, kind, begin, content)
+            if known is None and xxh3_64_intdigest(content, key) != int(stream.sums[block]):
+                raise self._damaged(
+                    span.chunk,
+                    kind,
+                    *_overlapping(span, seal, kind, begin, end),
+                    f"do not match their checksum (bytes {begin} to {end})",
+                )
+            if not inside:
+                if known is None:
+                    blocks.clear()
+                    blocks[span.chunk.number, begin] = content
+                low, high = max(begin, start), min(end, stop)
+                target[low - start : high - start] = content[low - begin : high - begin]
+
+    def _read_span(self, span: _Span, kind: str, start: int, target: memoryview) -> None:
+        """Read bytes of a span's events; if the file does not have them, tell which events are lost."""
+        try:
+            self._read(span.chunk, kind, start, target)
+        except StorageError as error:
+            if self._has(span.chunk, kind, start + len(target)):
+                raise
+            first, count = span.first, span.count
+            if span.seal is not None:
+                stream = span.seal.metadata if kind == layout.META else span.seal.data
+                there = max(0, self._size(span.chunk, kind) - stream.start)
+                whole = stream.start + there // BLOCK * BLOCK
+                first, count = _overlapping(span, span.seal, kind, whole, start + len(target))
+            raise self._damaged(span.chunk, kind, first, count, "are not in it") from error
+
+    def _read(self, chunk: Chunk, kind: str, offset: int, target: memoryview) -> None:
         if target:
-            with self._cache.open(self._path(chunk, kind)) as file:
+            with self._cache.open(self._path(chunk.number, kind)) as file:
                 file.read(target, offset)
+
+    def _has(self, chunk: Chunk, kind: str, size: int) -> bool:
+        return self._size(chunk, kind) >= size
+
+    def _size(self, chunk: Chunk, kind: str) -> int:
+        """Give the size of a file, 0 if it is missing."""
+        try:
+            return self._files.size(self._path(chunk.number, kind))
+        except (StorageError, OSError) as error:
+            if error.errno == errno.ENOENT:
+                return 0
+            raise
+
+    def _damaged(self, chunk: Chunk, kind: str, first: int, count: int, problem: str) -> DamagedEvents:
+        path = self._path(chunk.number, kind)
+        return DamagedEvents(
+            f"{path}: events {first} to {first + count - 1}, of chunk {chunk.number}, {problem}",
+            path=path,
+            first=first,
+            count=count,
+        )
 
     def _path(self, chunk: int, kind: str) -> str:
         return os.path.join(self._directory, layout.file_name(chunk, kind))
 
     def _out_of_range(self, what: str) -> OutOfRange:
         return OutOfRange(f"cannot read {what}, in {self._directory}", path=self._directory, operation="read")
+
+
+def _overlapping(span: _Span, seal: Seal, kind: str, begin: int, end: int) -> tuple[int, int]:
+    """Give the first id, and the number, of a seal's events that have bytes from `begin` to `end` of a file."""
+    bounds = (seal.metadata if kind == layout.META else seal.data).bounds()
+    first = int(np.searchsorted(bounds[1:], begin, "right"))
+    last = int(np.searchsorted(bounds[:-1], end, "left"))
+    return span.chunk.first_id + seal.first + first, max(1, last - first)

@@ -9,16 +9,21 @@ tells where batches end, and cuts off what is there of the last one if it is not
 Producers are remembered as far as their events came back, and not at all if there are events that the light
 journal does not know of, as a power cut may leave them: their batches could be taken twice.
 
+Chunks before the base are taken as the roster has them, and nothing of them is read. What they lack is reported,
+and refused to whoever reads it; all else is served. An index that is lost is made again from the seals. If the
+base's own chunk lacks bytes after an orderly end, that chunk is left as it is, and the next one begun.
+
 Bytes beyond the end move to `quarantine-*` files beside, so that they neither come back as events nor are
 lost. What is left there is made durable before it counts, for a process that was killed may not have. A crash
 leaves damage at the end alone: behind the base, or without a journal in the last chunk that has events and in
-those begun after it. Damage that no crash leaves (a missing file, a gap between chunks, a short file of an
-earlier chunk, chunk files that end before the base) is a `CorruptPartition`, and nothing is touched.
+those begun after it. Damage beyond what can be served is a `CorruptPartition`, and nothing is touched: a chunk
+of which neither roster, index nor seals tell how many events it has, or chunk files that do not fit a full journal.
 
-An event is whole if its index record is, and its metadata, data and descriptor lie within their files and
-after those of the event before. Trailing chunks without events are normal: the original makes the next
-chunk's files early. What a file system puts in place of lost bytes within a file cannot be told from them:
-the journal is there for that.
+An event is whole if its index record is, its metadata, data and descriptor lie within their files and after
+those of the event before, and its descriptor, if it is of the usual size, is of this chunk and says the same: a
+copy of another chunk is none. Trailing chunks without events are normal: the original makes the next chunk's
+files early. What a file system puts in place of lost bytes within a file cannot be told from them: journal and
+seals are there for that.
 """
 
 import itertools
@@ -37,6 +42,8 @@ from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.files import File, FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head, read_ledger, read_notes, read_parts
 from mochi.mofka.chunks.ledger import Ledger, unpack
+from mochi.mofka.chunks.roster import read_roster, update_roster
+from mochi.mofka.chunks.seals import SLOT, Seal, key_of, seals_in
 
 _COPY_SIZE = 1 << 20
 
@@ -58,19 +65,22 @@ class Recovery:
         The journal's, which is closed now.
     ledger : Ledger
         What is remembered of producers and consumers.
+    damaged : sequence of str
+        What is lost, or had to be made again; empty if all is well.
     """
 
     chunks: Sequence[Chunk]
     quarantined: Sequence[str]
     head: Head
     ledger: Ledger
+    damaged: Sequence[str]
 
 
 def recover(files: FileLayer, directory: str) -> Recovery:
     """Find the events of a partition and make its end fit to append to; the caller holds the lock.
 
-    It may be interrupted and run again. Cost: four look-ups and one small read for each chunk; the index of
-    the last chunk that has events, from the journal's base on; and after a crash the open journal.
+    It may be interrupted and run again. Cost: five look-ups for each chunk; the index of the last chunk that
+    has events, from the journal's base on; and after a crash the open journal.
 
     Raises
     ------
@@ -79,73 +89,276 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     StorageError
         If the operating system refuses a call.
     """
-    names = files.list_directory(directory)
-    sizes = _scan(files, directory, names)
-    head = read_head(files, directory, names)
-    ledger, known = Ledger(), 0
-    if head is not None and (found := read_ledger(files, directory, names, head)):
-        ledger, known = found
+    found = _Directory(files, directory)
+    head, ledger, known = found.head, Ledger(), 0
+    if head is not None:
+        if read := read_ledger(files, directory, found.names, head):
+            ledger, known = read
+        else:
+            found.report(
+                layout.LEDGER_NAMES[head.generation % 2], "is lost, and with it producers and cursors"
+            )
     if head is not None and head.mode == Mode.FULL:
-        chunks, tail = _by_journal(files, directory, sizes, head, ledger)
+        chunks, tail = _by_journal(found, head, ledger)
     else:
-        chunks, tail = _by_index(files, directory, sizes, head)
+        chunks, tail = _by_index(found)
         if head is not None and head.mode == Mode.LIGHT:
             chunks = _by_notes(files, directory, chunks, head, ledger, known)
-    quarantined = _cut(files, directory, chunks[tail:], names)
+        chunks = [found.with_seals(chunk) if chunk.number >= tail else chunk for chunk in chunks]
+    quarantined = _cut(files, directory, [chunk for chunk in chunks if chunk.number >= tail], found.names)
     filled = max((chunk.number for chunk in chunks if chunk.count), default=-1)
-    chunks = chunks[: filled + 2] or [Chunk(0, 0)]
+    least = 0 if head is None else head.base.number
+    chunks = [chunk for chunk in chunks if chunk.number <= max(filled + 1, least)] or [Chunk(0, 0)]
+    if chunks[-1].number in found.roster or (chunks[-1].count and chunks[-1].number < tail):
+        chunks.append(chunks[-1].next())
+    update_roster(files, directory, found.owner, found.roster, chunks[:-1])
     if head is None or head.mode != Mode.CLOSED:
         with closing(Journal(files, directory, head)) as journal:
             head = journal.begin(chunks[-1], Mode.CLOSED, ledger, chunks[-1].end_id)
-    return Recovery(chunks, quarantined, head, ledger)
+    return Recovery(chunks, quarantined, head, ledger, found.damaged)
 
 
-def _by_journal(
-    files: FileLayer, directory: str, sizes: Sequence[_Sizes], head: Head, ledger: Ledger
-) -> tuple[list[Chunk], int]:
+class _Directory:
+    """What is in a directory, before anything is made of it."""
+
+    def __init__(self, files: FileLayer, path: str) -> None:
+        self.files = files
+        self.path = path
+        self.names = files.list_directory(path)
+        self.head = read_head(files, path, self.names)
+        self.owner = self.head.owner if self.head else layout.owner_of(path)
+        self.roster = read_roster(files, path, self.names, self.owner)
+        self.damaged: list[str] = []
+        self.sizes: dict[int, _Sizes] = {}
+        for name in self.names:
+            if parsed := layout.parse_file_name(name):
+                number, kind = parsed
+                self.sizes.setdefault(number, {})[kind] = files.size(os.path.join(path, name))
+        chunks = (number for number, sizes in self.sizes.items() if set(sizes) != {layout.SEALS})
+        self.end = max(chunks, default=-1) + 1
+
+    def report(self, name: str, problem: str) -> None:
+        """Note damage that does not keep the partition from being opened."""
+        self.damaged.append(f"{os.path.join(self.path, name)} {problem}")
+
+    def settled(self, end: int) -> list[Chunk]:
+        """Give the chunks up to `end`, which others follow."""
+        return _with_ids([self.settled_chunk(number) for number in range(end)])
+
+    def settled_chunk(self, number: int) -> Chunk:
+        """Give a chunk that others follow: from the roster, else by its index, else by its seals."""
+        chunk = self.roster.get(number)
+        if chunk is None:
+            try:
+                self.check_files(number)
+                chunk = _sealed(self.files, self.path, number, self.sizes[number])
+            except CorruptPartition:
+                chunk = self._by_seals(number)
+                if chunk is None:
+                    raise
+        self.report_lost(chunk)
+        return chunk
+
+    def check_files(self, number: int) -> None:
+        """See that a chunk of which nothing else tells has all of its files, or none of their bytes."""
+        sizes = {kind: size for kind, size in self.sizes.get(number, {}).items() if kind != layout.SEALS}
+        if not sizes:
+            raise _corrupt(
+                self.path,
+                layout.file_name(number, layout.IDX),
+                f"is missing, though there is a chunk {self.end - 1}; put the chunk's files back",
+            )
+        for kind in layout.KINDS:
+            if kind not in sizes and any(sizes.values()):
+                others = ", ".join(f"{size} bytes in .{other}" for other, size in sizes.items())
+                raise _corrupt(
+                    self.path, layout.file_name(number, kind), f"is missing, though the chunk has {others}"
+                )
+
+    def report_lost(self, chunk: Chunk) -> None:
+        """Report what the files of a chunk lack; make its index again if it is that."""
+        if not chunk.count:
+            return
+        sizes = self.sizes.get(chunk.number, {})
+        for kind in layout.ALL_KINDS:
+            end = chunk.ends[kind]
+            if sizes.get(kind, 0) >= end:
+                continue
+            name = layout.file_name(chunk.number, kind)
+            has = f"has {sizes[kind]} of {end} bytes" if kind in sizes else "is missing"
+            events = f"events {chunk.first_id} to {chunk.end_id - 1}"
+            if kind in (layout.IDX, layout.DESC) and self.restore(chunk, kind):
+                self.report(name, f"{has}, and was made again")
+            elif kind == layout.SEALS:
+                self.report(name, f"{has}: {events} are served without being verified")
+            else:
+                self.report(name, f"{has}: some or all of {events} are lost")
+
+    def seals(self, number: int) -> list[Seal]:
+        """Read the seals of a chunk, up to the first that is not good."""
+        size = self.sizes.get(number, {}).get(layout.SEALS, 0)
+        if not size:
+            return []
+        content = np.empty(size, np.uint8).data
+        path = os.path.join(self.path, layout.file_name(number, layout.SEALS))
+        with closing(self.files.open(path, writable=False)) as file:
+            file.read(content, 0)
+        return [seal for seal, _ in seals_in(content, key_of(self.owner, number))]
+
+    def _by_seals(self, number: int) -> Chunk | None:
+        """Give a chunk as its seals have it, if they tell of all its events."""
+        seals = self.seals(number)
+        if not seals or not _covers(seals, seals[-1].end):
+            return None
+        last = seals[-1]
+        return Chunk(
+            number,
+            0,
+            last.end,
+            last.metadata.start + last.metadata.size,
+            last.data.start + last.data.size,
+            last.descriptor_start + last.count * layout.DESCRIPTOR_SIZE,
+            self.sizes[number][layout.SEALS] // SLOT * SLOT,
+            last.time,
+        )
+
+    def restore(self, chunk: Chunk, kind: str) -> bool:
+        """Make the index or descriptors of a chunk again, if its seals tell of all events; keep what was there."""
+        seals = self.seals(chunk.number)
+        if not _covers(seals, chunk.count):
+            return False
+        path = os.path.join(self.path, layout.file_name(chunk.number, kind))
+        with closing(self.files.open(path, writable=True)) as file:
+            if size := self.files.size(path):
+                aside = _unused(f"quarantine-{chunk.number:06d}-{kind}", self.files.list_directory(self.path))
+                _move_tail(self.files, self.path, file, range(size), aside)
+            for seal in seals:
+                data_offsets = layout.offsets(seal.data.sizes, seal.data.start)
+                if kind == layout.DESC:
+                    records = layout.descriptor_records(chunk.number, data_offsets, seal.data.sizes)
+                    start = seal.descriptor_start
+                else:
+                    metadata_offsets = layout.offsets(seal.metadata.sizes, seal.metadata.start)
+                    records = layout.index_records(
+                        metadata_offsets,
+                        seal.metadata.sizes,
+                        data_offsets,
+                        seal.data.sizes,
+                        seal.descriptor_start,
+                    )
+                    start = seal.first * layout.INDEX_SIZE
+                file.write([records.view(np.uint8).data], start)
+            file.sync()
+        self.files.sync_directory(self.path)
+        self.sizes.setdefault(chunk.number, {})[kind] = self.files.size(path)
+        return True
+
+    def is_at(self, base: Chunk) -> bool:
+        """Tell whether the files of a chunk have the end of `base` somewhere."""
+        sizes = self.sizes.get(base.number, {})
+        if not base.count:
+            return True
+        if any(sizes.get(kind, 0) < base.ends[kind] for kind in layout.KINDS):
+            return False
+        found = _chunk(
+            base.number, base.count, _records(self.files, self.path, base.number, base.count - 1, 1)
+        )
+        return all(found.ends[kind] == base.ends[kind] for kind in layout.KINDS)
+
+    def holds(self, base: Chunk) -> bool:
+        """Tell the same, after making index and descriptors again where they are lost."""
+        if self.is_at(base):
+            return True
+        sizes = self.sizes.get(base.number, {})
+        if all(sizes.get(kind, 0) >= base.ends[kind] for kind in (layout.META, layout.DATA)):
+            lost = [layout.DESC] if sizes.get(layout.DESC, 0) < base.ends[layout.DESC] else []
+            for kind in (*lost, layout.IDX):
+                if not self.is_at(base) and self.restore(base, kind):
+                    self.report(layout.file_name(base.number, kind), "did not fit, and was made again")
+        return self.is_at(base)
+
+    def with_seals(self, chunk: Chunk) -> Chunk:
+        """Give a chunk with the end of the seals of its events, those after the journal's base read one by one."""
+        base = self.head.base if self.head else Chunk(0, 0)
+        known = base.number == chunk.number and base.count <= chunk.count
+        end, time = (base.seals_end, base.time) if known else (0, 0)
+        size = self.sizes.get(chunk.number, {}).get(layout.SEALS, 0)
+        if size > end:
+            content = np.empty(size - end, np.uint8).data
+            path = os.path.join(self.path, layout.file_name(chunk.number, layout.SEALS))
+            with closing(self.files.open(path, writable=False)) as file:
+                file.read(content, end)
+            start = end
+            for seal, stop in seals_in(content, key_of(self.owner, chunk.number)):
+                if seal.end > chunk.count:
+                    break
+                end, time = start + stop, seal.time
+        return replace(chunk, seals_end=min(end, size), time=time)
+
+
+def _covers(seals: Sequence[Seal], count: int) -> bool:
+    """Tell whether seals are of all of the first `count` events of a chunk."""
+    firsts = [seal.first for seal in seals]
+    return bool(seals) and firsts == [0, *(seal.end for seal in seals[:-1])] and seals[-1].end == count
+
+
+def _by_journal(found: _Directory, head: Head, ledger: Ledger) -> tuple[list[Chunk], int]:
     """Give the chunks as a full journal has them, after writing its parts over again, and the base's place."""
     base = head.base
-    chunks = [
-        _sealed(files, directory, number, sizes[number]) for number in range(min(base.number, len(sizes)))
-    ]
-    chunks = _with_ids(chunks)
-    if (chunks[-1].end_id if chunks else 0) != base.first_id or not _is_at(files, directory, sizes, base):
+    for number in [number for number in found.roster if number >= base.number]:
+        del found.roster[number]  # of a commit that may not have been whole
+    chunks = found.settled(base.number)
+    if (chunks[-1].end_id if chunks else 0) != base.first_id or not found.holds(base):
         raise _corrupt(
-            directory,
+            found.path,
             layout.JOURNAL_NAME,
             f"begins after event {base.end_id - 1} in chunk {base.number}, whose files have no such end; put "
             "back the chunk files and journal that belong together",
         )
-    parts = read_parts(files, directory, head)
+    parts = read_parts(found.files, found.path, head)
     chunks.append(base)
     for number, of_chunk in itertools.groupby(parts, lambda part: part.before.number):
-        with closing(ChunkFiles(files, directory, number)) as chunk_files:
+        with closing(ChunkFiles(found.files, found.path, number)) as chunk_files:
             for part in of_chunk:
                 chunk_files.write_data(part)
                 chunk_files.write_records(part)
                 ledger.apply(unpack(memoryview(part.notes)))
                 chunks[number:] = [part.after]
-    for number in range(len(chunks), len(sizes)):
+    for number in range(len(chunks), found.end):
         chunks.append(Chunk(number, chunks[-1].end_id))
     return chunks, base.number
 
 
-def _by_index(
-    files: FileLayer, directory: str, sizes: Sequence[_Sizes], head: Head | None
-) -> tuple[list[Chunk], int]:
-    """Give the chunks as the index files have them, and the first that may have been torn."""
+def _by_index(found: _Directory) -> tuple[list[Chunk], int]:
+    """Give the chunks as the index files have them from the base on, and the first that may have been torn."""
+    base = found.head.base if found.head else Chunk(0, 0)
+    settled = found.settled(base.number)
+    if (settled[-1].end_id if settled else 0) != base.first_id:
+        raise _corrupt(
+            found.path,
+            layout.JOURNAL_NAME,
+            f"tells of {base.first_id} events before chunk {base.number}, but there are "
+            f"{settled[-1].end_id if settled else 0}; put back the chunk files and journal that belong together",
+        )
+    start = base
+    if not found.holds(base):
+        found.report_lost(base)
+        settled.append(base)
+        start = base.next()
     newest_first: list[Chunk] = []
-    tail = len(sizes)
-    for number in reversed(range(len(sizes))):
+    tail = max(found.end, start.number)
+    for number in reversed(range(start.number, found.end)):
         if newest_first and newest_first[-1].count:
-            newest_first.append(_sealed(files, directory, number, sizes[number]))
+            newest_first.append(found.settled_chunk(number))
         else:
-            start = Chunk(number, 0)
-            if head is not None and head.base.number == number and _is_at(files, directory, sizes, head.base):
-                start = head.base
-            newest_first.append(_whole_part(files, directory, start, sizes[number]))
+            if number in found.sizes:
+                found.check_files(number)
+            begin = start if number == start.number else Chunk(number, 0)
+            newest_first.append(_whole_part(found.files, found.path, begin, found.sizes.get(number, {})))
             tail = number
-    return _with_ids(newest_first[::-1]), tail
+    if not newest_first and start.number:
+        newest_first.append(start)
+    return _with_ids([*settled, *newest_first[::-1]]), tail
 
 
 def _by_notes(
@@ -187,24 +400,12 @@ def _with_ids(chunks: Sequence[Chunk]) -> list[Chunk]:
     return numbered
 
 
-def _is_at(files: FileLayer, directory: str, sizes: Sequence[_Sizes], base: Chunk) -> bool:
-    """Tell whether the files of a chunk have the end of `base` somewhere."""
-    if base.number >= len(sizes) or any(
-        sizes[base.number].get(kind, 0) < end for kind, end in _ends(base).items()
-    ):
-        return False
-    if not base.count:
-        return True
-    found = _chunk(base.number, base.count, _records(files, directory, base.number, base.count - 1, 1))
-    return _ends(found) == _ends(base)
-
-
 def _cut(files: FileLayer, directory: str, chunks: Sequence[Chunk], names: Sequence[str]) -> list[str]:
     """Move to quarantine what the files of chunks have beyond their end, and put the rest on disk."""
     quarantined: list[str] = []
     present = set(files.list_directory(directory))
     for chunk in chunks:
-        for kind, end in _ends(chunk).items():
+        for kind, end in chunk.ends.items():
             name = layout.file_name(chunk.number, kind)
             if name in present:
                 path = os.path.join(directory, name)
@@ -215,30 +416,6 @@ def _cut(files: FileLayer, directory: str, chunks: Sequence[Chunk], names: Seque
                         quarantined.append(aside)
                     file.sync()
     return quarantined
-
-
-def _scan(files: FileLayer, directory: str, names: Sequence[str]) -> list[_Sizes]:
-    """Give the sizes of the files of each chunk, and see that none is missing."""
-    found: dict[int, _Sizes] = {}
-    for name in names:
-        if parsed := layout.parse_file_name(name):
-            number, kind = parsed
-            found.setdefault(number, {})[kind] = files.size(os.path.join(directory, name))
-    for number in range(len(found)):
-        sizes = found.get(number)
-        if sizes is None:
-            raise _corrupt(
-                directory,
-                layout.file_name(number, layout.IDX),
-                f"is missing, though there is a chunk {max(found)}; put the chunk's files back",
-            )
-        for kind in layout.KINDS:
-            if kind not in sizes and any(sizes.values()):
-                others = ", ".join(f"{size} bytes in .{other}" for other, size in sizes.items())
-                raise _corrupt(
-                    directory, layout.file_name(number, kind), f"is missing, though the chunk has {others}"
-                )
-    return [found[number] for number in range(len(found))]
 
 
 def _sealed(files: FileLayer, directory: str, number: int, sizes: _Sizes) -> Chunk:
@@ -254,13 +431,13 @@ def _sealed(files: FileLayer, directory: str, number: int, sizes: _Sizes) -> Chu
             "for later chunks have events",
         )
     last = _records(files, directory, number, count - 1, 1)
-    if not _held(last, sizes).all():
+    if any(kind not in sizes for kind in layout.KINDS) or not _held(last, sizes).all():
         raise _corrupt(
             directory,
             name,
             "ends with a record of bytes that the chunk lacks, though later chunks have events",
         )
-    return _chunk(number, count, last)
+    return replace(_chunk(number, count, last), seals_end=sizes.get(layout.SEALS, 0) // SLOT * SLOT)
 
 
 def _whole_part(files: FileLayer, directory: str, start: Chunk, sizes: _Sizes) -> Chunk:
@@ -269,13 +446,40 @@ def _whole_part(files: FileLayer, directory: str, start: Chunk, sizes: _Sizes) -
     records = _records(files, directory, start.number, start.count, count - start.count)
     if not len(records):
         return start
-    whole = _held(records, sizes)
+    if any(kind not in sizes for kind in layout.KINDS):
+        return start
+    whole = _held(records, sizes) & _described(files, directory, start, records, sizes)
     for stream in ("metadata", "data", "descriptor"):
         starts = records[f"{stream}_offset"]
         whole[0] &= starts[0] >= getattr(start, f"{stream}_end")
         whole[1:] &= starts[1:] >= starts[:-1] + records[f"{stream}_size"][:-1]
     held = len(records) if whole.all() else int(whole.argmin())
     return _chunk(start.number, start.count + held, records[:held]) if held else start
+
+
+def _described(
+    files: FileLayer, directory: str, start: Chunk, records: NDArray[np.void], sizes: _Sizes
+) -> NDArray[np.bool_]:
+    """Tell which events have a descriptor that says what their index record does, or one of unusual size."""
+    usual = records["descriptor_size"] == layout.DESCRIPTOR_SIZE
+    first = start.descriptor_end
+    in_order = records["descriptor_offset"] == first + np.arange(len(records), dtype=np.uint64) * np.uint64(
+        layout.DESCRIPTOR_SIZE
+    )
+    count = int((usual & in_order).cumprod().sum())
+    count = min(count, max(0, sizes[layout.DESC] - first) // layout.DESCRIPTOR_SIZE)
+    found = np.empty(count, layout.DESCRIPTOR_DTYPE)
+    if count:
+        path = os.path.join(directory, layout.file_name(start.number, layout.DESC))
+        with closing(files.open(path, writable=False)) as file:
+            file.read(found.view(np.uint8).data, first)
+    described = np.ones(len(records), np.bool_)
+    described[:count] = (
+        (found["chunk"] == start.number)
+        & (found["data_offset"] == records["data_offset"][:count])
+        & (found["data_size"] == records["data_size"][:count])
+    )
+    return described
 
 
 def _records(files: FileLayer, directory: str, number: int, first: int, count: int) -> NDArray[np.void]:
@@ -297,15 +501,6 @@ def _chunk(number: int, count: int, records: NDArray[np.void]) -> Chunk:
         return Chunk(number, 0)
     metadata_offset, metadata_size, data_offset, data_size, offset, size = records[-1].item()
     return Chunk(number, 0, count, metadata_offset + metadata_size, data_offset + data_size, offset + size)
-
-
-def _ends(chunk: Chunk) -> dict[str, int]:
-    return {
-        layout.META: chunk.metadata_end,
-        layout.DATA: chunk.data_end,
-        layout.DESC: chunk.descriptor_end,
-        layout.IDX: chunk.count * layout.INDEX_SIZE,
-    }
 
 
 def _unused(stem: str, names: Sequence[str]) -> str:

@@ -35,6 +35,8 @@ class ChunkStore:
         As given to `open`.
     quarantined : sequence of str
         Files that hold what was cut off when the directory was opened; see `mochi.mofka.chunks.recovery`.
+    damaged : sequence of str
+        What was found to be lost, or had to be made again, when the directory was opened.
     epoch : int
         Positive number of 62 bits, drawn when the directory was opened first, and the same for as long as its
         journal lasts.
@@ -44,6 +46,7 @@ class ChunkStore:
         self,
         config: ChunkConfig,
         quarantined: Sequence[str],
+        damaged: Sequence[str],
         epoch: int,
         ledger: Ledger,
         catalog: Catalog,
@@ -53,6 +56,7 @@ class ChunkStore:
     ) -> None:
         self.config = config
         self.quarantined = quarantined
+        self.damaged = damaged
         self.epoch = epoch
         self._ledger = ledger
         self._catalog = catalog
@@ -101,10 +105,11 @@ class ChunkStore:
             writer = resources.enter_context(
                 closing(ChunkWriter(files, path, config, catalog, recovery.ledger, recovery.head))
             )
-            reader = ChunkReader(cache, path, catalog)
+            reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
             return cls(
                 config,
                 recovery.quarantined,
+                recovery.damaged,
                 (recovery.head.key >> 2) + 1,
                 recovery.ledger,
                 catalog,
@@ -157,8 +162,9 @@ class ChunkStore:
         Raises
         ------
         StorageError
-            If a write or sync fails. No id is used up, and no events are taken from then on; reading goes on.
-            Whether the events are there when the directory is opened again is not known.
+            If a write or sync fails. No id is used up. Where there was no space (ENOSPC, EDQUOT) for a write,
+            what was written is taken back, and a later call may succeed. After any other failure no events are
+            taken; reading goes on. Whether the events are there when the directory is opened again is not known.
         PartitionPoisoned
             If that happened before, or the store is closed.
 

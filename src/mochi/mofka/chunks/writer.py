@@ -9,10 +9,13 @@ the ledger alone, and is not synced.
 Invariants: batches are stored whole and in one chunk; a chunk is durable before the next one begins, whatever
 `sync` says, so that without `sync` a crash leaves damage in the last one only; the journal is open from the
 first commit to the orderly end, and its base moves only when the chunk files are on disk; after a failed
-write or sync nothing is written any more, for what the kernel drops after a failed sync cannot be written
-again.
+sync nothing is written any more, for what the kernel drops then cannot be written again, and likewise after any
+failed call but one that found no space: what that commit has written is cut off again, the journal begins anew,
+and the next commit may have better luck.
 """
 
+import errno
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -24,10 +27,12 @@ from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError
+from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
+from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
+from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
 
 
 class ChunkWriter:
@@ -54,14 +59,22 @@ class ChunkWriter:
         self._config = config
         self._catalog = catalog
         self._ledger = ledger
+        self._owner = head.owner
         self._mode = Mode.FULL if config.sync else Mode.LIGHT
         self._head = head
         self._journal: Journal | None = None
+        self._unfinished = False
         self._files = ChunkFiles(files, directory, catalog.last.number)
 
     def append(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> list[int]:
         """Store batches and cursors in one commit, and give the first id of each; see `ChunkStore.append`."""
         self._check()
+        if self._unfinished:
+            try:
+                self._take_back()
+            except BaseException as error:
+                self._failed(error)
+                raise
         first_ids = [self._catalog.event_count]
         for batch in batches:
             first_ids.append(first_ids[-1] + batch.count)
@@ -70,7 +83,7 @@ class ChunkWriter:
             try:
                 self._commit(parts)
             except BaseException as error:
-                self.error = error
+                self._failed(error)
                 raise
             for batch, first_id in zip(batches, first_ids, strict=False):
                 if batch.origin is not None:
@@ -78,6 +91,28 @@ class ChunkWriter:
             self._ledger.advance(cursors)
             self._catalog.publish([part.after for part in parts])
         return first_ids[:-1]
+
+    def _failed(self, error: BaseException) -> None:
+        """Take a commit back that found no space; after any other failure write no more."""
+        self._unfinished = True
+        try:
+            if not _is_out_of_space(error):
+                raise error
+            self._take_back()
+        except BaseException as worse:
+            if not _is_out_of_space(worse):
+                self.error = worse
+
+    def _take_back(self) -> None:
+        """Cut off what a commit that failed has written, and have the journal forget it."""
+        last = self._catalog.last
+        for number in range(self._files.number, last.number - 1, -1):
+            self._files.close()
+            self._files = ChunkFiles(self._layer, self._directory, number)
+            self._files.cut(last if number == last.number else Chunk(number, last.end_id))
+        shorten_roster(self._layer, self._directory, last.number)
+        self._checkpoint(self._mode)
+        self._unfinished = False
 
     def sync(self) -> None:
         """Put all events on disk in the chunk files; with `sync` in the configuration they are safe already."""
@@ -96,6 +131,8 @@ class ChunkWriter:
                 closed.callback(self._journal.close)
             if self.error is None:
                 self.error = StorageError(f"the store of {self._directory} is closed", path=self._directory)
+                if self._unfinished:
+                    self._take_back()
                 self._checkpoint(Mode.CLOSED)
 
     def _check(self) -> None:
@@ -117,13 +154,13 @@ class ChunkWriter:
             grown = after.extended(batch.count, batch.metadata_bytes, batch.data_bytes)
             if after.count and not self._fits(grown):
                 if group:
-                    yield _part(before, after, group)
+                    yield _part(self._owner, before, group)
                 before, group = after.next(), []
                 grown = before.extended(batch.count, batch.metadata_bytes, batch.data_bytes)
             after = grown
             group.append(batch)
         if group or cursors:
-            yield _part(before, after, group, cursors)
+            yield _part(self._owner, before, group, cursors)
 
     def _fits(self, chunk: Chunk) -> bool:
         return (
@@ -133,9 +170,10 @@ class ChunkWriter:
 
     def _commit(self, parts: Sequence[Part]) -> None:
         journal = self._ready_journal()
+        full = self._catalog.last
         for part in parts:
             if part.before.number != self._files.number:
-                self._rotate(part.before.number)
+                self._rotate(full, part.before.number)
             if self._mode == Mode.LIGHT:
                 journal.note(part)
                 self._files.write_data(part)
@@ -148,6 +186,7 @@ class ChunkWriter:
                 self._files.write_data(part)
             if part.count:
                 self._files.write_records(part)
+            full = part.after
 
     def _ready_journal(self) -> Journal:
         """Give the journal, begun and with room for a commit."""
@@ -160,11 +199,12 @@ class ChunkWriter:
             self._begin(self._journal.head.base, self._mode)
         return self._journal
 
-    def _rotate(self, chunk: int) -> None:
-        """Leave the current chunk, durable, for the next one."""
+    def _rotate(self, full: Chunk, chunk: int) -> None:
+        """Leave the chunk that is full, durable, for the next one."""
         self._files.sync()
         previous, self._files = self._files, ChunkFiles(self._layer, self._directory, chunk)
         previous.close()
+        add_to_roster(self._layer, self._directory, self._owner, full)
 
     def _checkpoint(self, mode: Mode) -> None:
         """Put the chunk files on disk, after which the journal, if there is one, begins again."""
@@ -177,7 +217,15 @@ class ChunkWriter:
         self._journal.begin(base, mode, self._ledger, self._catalog.event_count)
 
 
-def _part(before: Chunk, after: Chunk, batches: Sequence[Batch], cursors: Mapping[str, int] = {}) -> Part:
+def _is_out_of_space(error: BaseException) -> bool:
+    """Tell whether a call failed for want of space, in a way that leaves all that was written before as it was."""
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, SyncFailed)
+
+
+def _part(
+    owner: bytes, before: Chunk, batches: Sequence[Batch], cursors: Mapping[str, int] | None = None
+) -> Part:
     producers = []
     first_id = before.end_id
     for batch in batches:
@@ -185,14 +233,36 @@ def _part(before: Chunk, after: Chunk, batches: Sequence[Batch], cursors: Mappin
             identity, sequence = batch.origin
             producers.append(Remembered(identity, sequence + 1, (first_id,)))
         first_id += batch.count
+    metadata_sizes = _joined([batch.metadata_sizes for batch in batches])
+    data_sizes = _joined([batch.data_sizes for batch in batches])
+    metadata = [buffer for batch in batches for buffer in batch.metadata]
+    data = [buffer for batch in batches for buffer in batch.data]
+    sealed = b""
+    after = before
+    if batches:
+        key = key_of(owner, before.number)
+        seal = Seal(
+            before.count,
+            before.descriptor_end,
+            time.time_ns(),
+            Stream(before.metadata_end, metadata_sizes, sums_of(metadata, key)),
+            Stream(before.data_end, data_sizes, sums_of(data, key)),
+        )
+        sealed = seal.pack(key)
+        bytes_of = (
+            sum(batch.metadata_bytes for batch in batches),
+            sum(batch.data_bytes for batch in batches),
+        )
+        after = before.extended(seal.count, *bytes_of, len(sealed), seal.time)
     return Part(
         before,
         after,
-        _joined([batch.metadata_sizes for batch in batches]),
-        [buffer for batch in batches for buffer in batch.metadata],
-        _joined([batch.data_sizes for batch in batches]),
-        [buffer for batch in batches for buffer in batch.data],
-        pack(producers, cursors) if producers or cursors else NO_NOTES,
+        metadata_sizes,
+        metadata,
+        data_sizes,
+        data,
+        sealed,
+        pack(producers, cursors or {}) if producers or cursors else NO_NOTES,
     )
 
 

@@ -51,6 +51,8 @@ class Partition(Protocol):
         From 1; another one when the partition has begun anew without its events.
     error : BaseException or None
         Why no more events are taken, if so.
+    damaged : sequence of str
+        What was found to be lost, or had to be made again, when the partition was opened.
     lent_size : int
         Bytes of the buffers that producers on the same node may put the data of their batches into.
     keeps_buffers : bool
@@ -59,6 +61,7 @@ class Partition(Protocol):
 
     count: int
     epoch: int
+    damaged: Sequence[str]
     keeps_buffers: bool
 
     @property

@@ -18,7 +18,7 @@ from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import OutOfRange, StorageError
+from mochi.mofka.chunks.errors import DamagedEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
@@ -46,6 +46,8 @@ class IoInstance(Protocol):
 
 def _fault(error: Exception) -> Fault:
     """Return what a client is told; an error that nobody expects of storage is logged as well."""
+    if isinstance(error, DamagedEvents):
+        return Fault("damaged", str(error), {"first": error.first, "count": error.count})
     if isinstance(error, StorageError | OSError):
         return Fault("out_of_range" if isinstance(error, OutOfRange) else "storage", str(error))
     log.exception("unexpected error in a partition")
@@ -83,7 +85,7 @@ class DefaultPartition:
     def __init__(self, topic: str, uuid: str, fields: DefaultFields, io: IoInstance) -> None:
         self._fields = fields
         self._io = io
-        directory = directory_of(topic, uuid, fields.path)
+        directory = self._directory = directory_of(topic, uuid, fields.path)
         chunks = ChunkConfig(
             max_chunk_size=fields.max_chunk_size,
             max_events_per_chunk=fields.max_events_per_chunk,
@@ -101,12 +103,19 @@ class DefaultPartition:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
         self.epoch = self._store.epoch
+        self.damaged = self._store.damaged
+        for problem in self.damaged:
+            log.error("topic %r, partition %s: %s", topic, uuid, problem)
+        if self._store.quarantined:
+            kept = ", ".join(self._store.quarantined)
+            log.warning("topic %r, partition %s: cut off at the end, and kept: %s", topic, uuid, kept)
         self._cursors = Cursors(self._store.cursors)
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._waiting: list[tuple[Batch, Appended]] = []
         self._moved: dict[str, list[Acknowledged]] = {}
         self._scheduled = False
+        self._failing = False
         self._closed = False
 
     @property
@@ -198,6 +207,23 @@ class DefaultPartition:
             appended(outcome)
         for stored in acknowledged:
             stored(failure)
+        self._note_failure(failure)
+        if failure is not None:
+            # Those that came meanwhile may follow one that failed: to store them would leave a gap.
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
+            for _, appended in waiting:
+                appended(failure)
+
+    def _note_failure(self, failure: Fault | None) -> None:
+        """Log when commits begin to fail, and when they succeed again."""
+        if (failure is None) != self._failing:
+            return
+        self._failing = failure is not None
+        if failure is None:
+            log.warning("%s takes events again", self._directory)
+        elif self.error is None:
+            log.error("%s cannot store events now: %s", self._directory, failure.message)
 
     def _read(self, read: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
         """Read on an I/O thread, and tell what was read, or any error: somebody waits for it."""

@@ -89,6 +89,7 @@ class MemoryPartition:
     """Keeps events in memory. Calls must not overlap, see `mochi.mofka.partition.contract`."""
 
     error = None
+    damaged: Sequence[str] = ()
     keeps_buffers = True
     lent_size = 64 << 20
 

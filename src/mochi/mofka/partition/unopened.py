@@ -24,6 +24,7 @@ class UnopenedPartition:
     count = 0
     epoch = 0
     lent_size = 0
+    damaged: Sequence[str] = ()
     keeps_buffers = False
 
     def __init__(self, config: dict[str, Any], error: Fault) -> None:

@@ -1,0 +1,105 @@
+"""Finding the seal of an event in a chunk's file of seals.
+
+Invariants: nothing is held for each event but in the few seals used last, of `_MAX_HELD` events together; a seal
+that is not good is none, and its events are taken to be unsealed.
+"""
+
+import os
+from collections import deque
+from threading import Lock
+
+import numpy as np
+
+from mochi.mofka.chunks import layout, seals
+from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.fd_cache import FdCache
+from mochi.mofka.chunks.seals import SLOT, Seal
+
+_AHEAD = 1 << 16
+_MAX_HELD = 1 << 20
+_MAX_SEALS = 64
+
+
+class SealFinder:
+    """Finds seals; for any number of threads, one at a time."""
+
+    def __init__(self, cache: FdCache, directory: str, owner: bytes) -> None:
+        self._cache = cache
+        self._directory = directory
+        self._owner = owner
+        self._lock = Lock()
+        self._held: deque[tuple[int, Seal, int]] = deque()
+        self._ahead = (-1, 0, memoryview(b""))
+
+    def key(self, chunk: int) -> int:
+        """Give the key of a chunk's checksums."""
+        return seals.key_of(self._owner, chunk)
+
+    def find(self, chunk: Chunk, number: int) -> tuple[Seal | None, int]:
+        """Give the seal of the event `number` of a chunk, if it has one, and up to which event that holds.
+
+        About 1 µs for a seal used last, 15 µs for the one that follows it, and a small read for each halving of
+        the chunk's seals else.
+        """
+        with self._lock:
+            after = None
+            for held_chunk, seal, stop in self._held:
+                if held_chunk == chunk.number:
+                    if seal.first <= number < seal.end:
+                        return seal, seal.end
+                    if seal.end == number:
+                        after = stop
+            if after is not None and after < chunk.seals_end:
+                found = self._load(chunk, after)
+                if found is not None and found.first == number:
+                    return found, found.end
+            return self._search(chunk, number)
+
+    def _search(self, chunk: Chunk, number: int) -> tuple[Seal | None, int]:
+        low, high = 0, chunk.seals_end // SLOT
+        end = chunk.count
+        place = 0
+        while low < high:
+            middle = (low + high) // 2
+            slot_first, slot_place = seals.slot_of(self._read(chunk, middle * SLOT, SLOT))
+            if slot_first <= number:
+                low, place = middle + 1, slot_place
+            else:
+                high, end = middle, slot_first
+        start = (low - 1 - place) * SLOT
+        if low and start >= 0:
+            found = self._load(chunk, start)
+            if found is not None and found.first <= number < found.end:
+                return found, found.end
+        return None, max(min(end, chunk.count), number + 1)
+
+    def _load(self, chunk: Chunk, start: int) -> Seal | None:
+        size = SLOT * 16
+        while True:
+            size = min(size, chunk.seals_end - start)
+            found = seals.unpack(self._read(chunk, start, size), self.key(chunk.number))
+            if found is not None:
+                break
+            if size == chunk.seals_end - start:
+                return None
+            size *= 8
+        seal, taken = found
+        self._held.appendleft((chunk.number, seal, start + taken))
+        while len(self._held) > 1 and (
+            len(self._held) > _MAX_SEALS or sum(held.count for _, held, _ in self._held) > _MAX_HELD
+        ):
+            self._held.pop()
+        return seal
+
+    def _read(self, chunk: Chunk, start: int, size: int) -> memoryview:
+        number, begin, content = self._ahead
+        if number == chunk.number and begin <= start and start + size <= begin + len(content):
+            return content[start - begin : start - begin + size]
+        ahead = size if size == SLOT else min(max(size, _AHEAD), chunk.seals_end - start)
+        content = np.empty(ahead, np.uint8).data
+        path = os.path.join(self._directory, layout.file_name(chunk.number, layout.SEALS))
+        with self._cache.open(path) as file:
+            file.read(content, start)
+        if ahead > SLOT:
+            self._ahead = (chunk.number, start, content)
+        return content[:size]
