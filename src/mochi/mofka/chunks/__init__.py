@@ -20,12 +20,13 @@ from mochi.mofka.chunks.errors import (
 from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
 from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
-from mochi.mofka.chunks.store import ChunkStore
+from mochi.mofka.chunks.store import ChunkStore, ChunkView, view
 
 __all__ = [
     "Batch",
     "ChunkConfig",
     "ChunkStore",
+    "ChunkView",
     "CorruptPartition",
     "DamagedEvents",
     "EventRange",
@@ -39,4 +40,5 @@ __all__ = [
     "PosixFiles",
     "Remembered",
     "StorageError",
+    "view",
 ]
