@@ -1,10 +1,11 @@
 """What the service is meant to reach on a machine with two cores, and whether a run says that it does.
 
-Goals compare medians of one run, with each other or with the limits of the same run; only the first three are rates,
-which depend on the machine. A goal whose rows were not measured is passed over.
+Goals compare medians of one run, with each other or with the limits of the same run. A goal whose rows were not
+measured is passed over. Each program has goals of its own; here are those of `benchmarks.run`, of which only the first
+three are rates, which depend on the machine.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -43,74 +44,76 @@ class Goal(msgspec.Struct, frozen=True):
         return self.title, f"{sign} {self.bound:g}", f"{value:.3g}", "met" if met else "**missed**"
 
 
-def _of(row: str, measure: str, scale: float = 1.0) -> Value:
+def of(row: str, measure: str, scale: float = 1.0) -> Value:
+    """The median of a measure of a row."""
     return lambda measured: measured[row][measure].median / scale
 
 
-def _ratio(over: Value, under: Value) -> Value:
+def ratio(over: Value, under: Value) -> Value:
+    """One value divided by another."""
     return lambda measured: over(measured) / under(measured)
 
 
 GOALS = (
-    Goal("na+sm, memory, 128 B, batches of 1000: produced, k/s", _of(SM, "produced_per_s", 1e3), 700),
-    Goal("the same, iterated, metadata and data looked at, k/s", _of(SM, "iterated_per_s", 1e3), 500),
-    Goal("the same, by `pull().wait()`, k/s", _of(SM, "pulled_per_s", 1e3), 350),
+    Goal("na+sm, memory, 128 B, batches of 1000: produced, k/s", of(SM, "produced_per_s", 1e3), 700),
+    Goal("the same, iterated, metadata and data looked at, k/s", of(SM, "iterated_per_s", 1e3), 500),
+    Goal("the same, by `pull().wait()`, k/s", of(SM, "pulled_per_s", 1e3), 350),
     Goal(
         "produced, files without sync, to memory",
-        _ratio(_of(SM_FILES, "produced_per_s"), _of(SM, "produced_per_s")),
+        ratio(of(SM_FILES, "produced_per_s"), of(SM, "produced_per_s")),
         0.8,
     ),
-    Goal("produced, tcp to na+sm", _ratio(_of(TCP, "produced_per_s"), _of(SM, "produced_per_s")), 0.8),
+    Goal("produced, tcp to na+sm", ratio(of(TCP, "produced_per_s"), of(SM, "produced_per_s")), 0.8),
     Goal(
         "1 MiB events, na+sm, memory: produced, to one copy into never-touched pages",
-        _ratio(_of(SM_LARGE, "produced_mb_per_s"), _of("copy/new", "mb_per_s")),
+        ratio(of(SM_LARGE, "produced_mb_per_s"), of("copy/new", "mb_per_s")),
         0.7,
     ),
     Goal(
         "the same, iterated",
-        _ratio(_of(SM_LARGE, "iterated_mb_per_s"), _of("copy/new", "mb_per_s")),
+        ratio(of(SM_LARGE, "iterated_mb_per_s"), of("copy/new", "mb_per_s")),
         0.7,
     ),
     Goal(
         "64 KiB events, tcp, memory: produced, to a bare socket transfer",
-        _ratio(_of(TCP_MEDIUM, "produced_mb_per_s"), _of("transfer/tcp/64KiB", "mb_per_s")),
+        ratio(of(TCP_MEDIUM, "produced_mb_per_s"), of("transfer/tcp/64KiB", "mb_per_s")),
         0.5,
     ),
     Goal(
         "the same, files without sync, to plain file writes",
-        _ratio(_of(TCP_MEDIUM_FILES, "produced_mb_per_s"), _of("append/64KiB", "mb_per_s")),
+        ratio(of(TCP_MEDIUM_FILES, "produced_mb_per_s"), of("append/64KiB", "mb_per_s")),
         0.5,
     ),
     Goal(
         "the same, memory, iterated",
-        _ratio(_of(TCP_MEDIUM, "iterated_mb_per_s"), _of("transfer/tcp/64KiB", "mb_per_s")),
+        ratio(of(TCP_MEDIUM, "iterated_mb_per_s"), of("transfer/tcp/64KiB", "mb_per_s")),
         0.5,
     ),
     Goal(
         "one event pushed, flushed and acknowledged, na+sm: p50 to that of a bare echo",
-        _ratio(_of(SM, "p50_us"), _of("echo-event/unix/128B", "p50_us")),
+        ratio(of(SM, "p50_us"), of("echo-event/unix/128B", "p50_us")),
         3,
         at_least=False,
     ),
-    Goal("idle server, na+sm: CPU ms in 10 s", _of("na+sm/idle", "server_cpu_s", 1e-4), 10, at_least=False),
-    Goal("idle client, na+sm: CPU ms in 10 s", _of("na+sm/idle", "client_cpu_s", 1e-4), 10, at_least=False),
+    Goal("idle server, na+sm: CPU ms in 10 s", of("na+sm/idle", "server_cpu_s", 1e-4), 10, at_least=False),
+    Goal("idle client, na+sm: CPU ms in 10 s", of("na+sm/idle", "client_cpu_s", 1e-4), 10, at_least=False),
     Goal(
-        "idle server, na+sm: wake-ups in 10 s", _of("na+sm/idle", "server_switches", 0.1), 50, at_least=False
+        "idle server, na+sm: wake-ups in 10 s", of("na+sm/idle", "server_switches", 0.1), 50, at_least=False
     ),
     Goal(
-        "idle client, na+sm: wake-ups in 10 s", _of("na+sm/idle", "client_switches", 0.1), 50, at_least=False
+        "idle client, na+sm: wake-ups in 10 s", of("na+sm/idle", "client_switches", 0.1), 50, at_least=False
     ),
     Goal(
-        "default partition: bytes of server memory an event", _of("na+sm/growth", "growth"), 8, at_least=False
+        "default partition: bytes of server memory an event", of("na+sm/growth", "growth"), 8, at_least=False
     ),
 )
 
 
-def table(report: Report) -> str:
-    """A Markdown table of all goals that the run can tell of; empty text when there are none."""
+def table(report: Report, goals: Sequence[Goal]) -> str:
+    """Give a Markdown table of all goals that the run can tell of; empty text when there are none."""
     measured = {**report.limits, **report.rows}
-    found = [row for goal in GOALS if (row := goal.row(measured)) is not None]
+    found = [row for goal in goals if (row := goal.row(measured)) is not None]
     if not found:
         return ""
     lines = [("goal", "bound", "measured", ""), ("---", "---", "---:", "---"), *found]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "Goals, by the medians:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)

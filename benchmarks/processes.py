@@ -11,14 +11,17 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "libraries": [
         "libflock-bedrock-module.so",
         "libyokan-bedrock-module.so",
@@ -50,6 +53,7 @@ CONFIG = {
 }
 READY = "Bedrock daemon now running"
 STEP_TIMEOUT = 120.0
+SPAWN = multiprocessing.get_context("spawn")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 Checkpoint = Callable[[Any], None]
@@ -122,18 +126,37 @@ class Server(msgspec.Struct, frozen=True):
     group_file: Path
 
 
+BEDROCK = (Path(sys.executable).with_name("bedrock"),)
+
+
 @contextlib.contextmanager
-def server(address: str, directory: Path) -> Iterator[Server]:
-    """A `bedrock` of this environment in `directory`, ready to serve; terminated afterwards."""
-    config = directory / "config.json"
-    config.write_text(json.dumps(CONFIG, indent=4))
-    bedrock = Path(sys.executable).with_name("bedrock")
+def server(
+    address: str,
+    directory: Path,
+    config: dict[str, Any] = CONFIG,
+    *,
+    command: Sequence[str | Path] = BEDROCK,
+    servers: int = 1,
+    stderr: IO[str] | None = None,
+) -> Iterator[Server]:
+    """A `bedrock`, by `command`, in `directory`, ready to serve; terminated afterwards.
+
+    Several `servers` are children of one `bedrock` that supervises them, whose process id is given.
+    """
+    path = directory / "config.json"
+    path.write_text(json.dumps(config, indent=4))
+    several = ["-n", str(servers)] if servers > 1 else []
     with subprocess.Popen(
-        [bedrock, address, "-c", config], cwd=directory, stdout=subprocess.PIPE, text=True
+        [*command, *several, address, "-c", path],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
     ) as process:
         assert process.stdout is not None
         try:
-            if not any(READY in line for line in process.stdout):
+            ready = (line for line in process.stdout if READY in line)
+            if len(list(islice(ready, servers))) < servers:
                 raise BrokenRun(f"bedrock {address} ended with status {process.wait()} before it was ready")
             yield Server(process.pid, directory / "mofka.json")
         finally:
@@ -147,17 +170,24 @@ class Worker:
     Entering the context waits for the first checkpoint; leaving it ends the function at the one where it is held.
     """
 
-    def __init__(self, function: Callable[..., None], *args: Any) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(
+        self, function: Callable[..., None], *args: Any, context: SpawnContext | ForkServerContext = SPAWN
+    ) -> None:
         self._pipe, self._theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(self._theirs, function, args), daemon=True)
+        self._process: BaseProcess = context.Process(
+            target=_work, args=(self._theirs, function, args), daemon=True
+        )
         self._name = function.__name__
 
     def __enter__(self) -> "Worker":
+        self.start()
+        self.receive()
+        return self
+
+    def start(self) -> None:
+        """Start the process, and wait for nothing."""
         self._process.start()
         self._theirs.close()
-        self._receive()
-        return self
 
     def usage(self) -> Usage:
         """Counters of the process now."""
@@ -172,10 +202,15 @@ class Worker:
         BrokenRun
             If the function raises (its traceback is on stderr), or takes longer than `STEP_TIMEOUT`.
         """
-        self._pipe.send(None)
-        return self._receive()
+        self.release()
+        return self.receive()
 
-    def _receive(self) -> Any:
+    def release(self) -> None:
+        """Let the function run on."""
+        self._pipe.send(None)
+
+    def receive(self) -> Any:
+        """Wait for the function's next checkpoint, and return the value it gives there, as `advance` does."""
         if not self._pipe.poll(STEP_TIMEOUT):
             raise BrokenRun(f"{self._name}: nothing after {STEP_TIMEOUT:.0f} s")
         try:
@@ -193,6 +228,38 @@ class Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+class Workers:
+    """Processes that run the same function, each with arguments of its own, and pass checkpoints together.
+
+    They are forked from one process that has imported `benchmarks.workers` already: many are started in the time that
+    one interpreter takes to start.
+    """
+
+    def __init__(self, function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["benchmarks.workers"])
+        self._workers = [Worker(function, *args, context=context) for args in arguments]
+
+    def __enter__(self) -> "Workers":
+        with contextlib.ExitStack() as started:
+            for worker in self._workers:
+                started.push(worker)
+                worker.start()
+            for worker in self._workers:
+                worker.receive()
+            self._started = started.pop_all()
+        return self
+
+    def advance(self) -> list[Any]:
+        """Let all run to their next checkpoints, and return the values they give there; see `Worker.advance`."""
+        for worker in self._workers:
+            worker.release()
+        return [worker.receive() for worker in self._workers]
+
+    def __exit__(self, *error: Any) -> None:
+        self._started.__exit__(*error)
 
 
 def _work(pipe: Connection, function: Callable[..., None], args: tuple[Any, ...]) -> None:

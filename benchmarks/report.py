@@ -53,8 +53,8 @@ class Report(msgspec.Struct, frozen=True):
     failures: dict[str, str]
 
 
-def environment() -> dict[str, str]:
-    """What the figures depend on, as this machine reports it."""
+def environment(program: str) -> dict[str, str]:
+    """What the figures of ``python -m benchmarks.<program>`` depend on, as this machine reports it."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     model = next(
@@ -62,7 +62,7 @@ def environment() -> dict[str, str]:
         platform.machine(),
     )
     return {
-        "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{program}", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": versions,

@@ -7,11 +7,7 @@ Repetitions are interleaved, so that a slow minute of the machine touches all ca
 ``<transport>/growth``.
 """
 
-import argparse
-import fnmatch
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -24,6 +20,7 @@ from benchmarks import goals
 from benchmarks.events import Events, size_name
 from benchmarks.limits import Measures, measure, percentiles
 from benchmarks.processes import Server, Usage, Worker, back_memory, server, usage
+from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, Spread, environment, spreads, table
 from benchmarks.workers import Load, consume, idle, produce
 from diaspora_stream.api import Driver
@@ -223,89 +220,49 @@ def _spent(name: str, then: Usage, now: Usage) -> Measures:
     }
 
 
-def rows(quick: bool, only: list[str]) -> list[Row]:
-    """The rows to measure: all, or those of the goals if `quick` and those whose name matches a pattern of `only`."""
+def rows() -> list[Row]:
+    """The whole matrix."""
     matrix: list[Row] = [Case(*values) for values in product(TRANSPORTS, PARTITIONS, DATA_SIZES, BATCH_SIZES)]
-    matrix += [kind(transport) for kind in (Idle, Growth) for transport in TRANSPORTS]
-    patterns = [*only, *(goals.ROWS if quick else ())]
-    return [
-        row for row in matrix if not patterns or any(fnmatch.fnmatch(row.name, glob) for glob in patterns)
-    ]
+    return matrix + [kind(transport) for kind in (Idle, Growth) for transport in TRANSPORTS]
 
 
 def run(selected: list[Row], repetitions: int, directory: Path) -> Report:
-    """Measure limits and rows, interleaved; a row that fails once is left out of all further repetitions."""
+    """Measure limits and rows, interleaved."""
     limits: dict[str, list[Measures]] = {}
-    samples: dict[str, list[Measures]] = {}
-    failures: dict[str, str] = {}
     sizes = sorted({row.data_size for row in selected if isinstance(row, Case)})
-    for repetition in range(repetitions):
+
+    def measure_limits() -> None:
         back_memory()
         for name, measures in measure(sizes, directory) if sizes else ():
             limits.setdefault(name, []).append(measures)
-        for row in selected:
-            if row.name in failures:
-                continue
-            print(f"{repetition + 1}/{repetitions} {row.name}", file=sys.stderr, flush=True)
-            back_memory()
-            try:
-                with tempfile.TemporaryDirectory(dir=directory, prefix="benchmark-") as place:
-                    samples.setdefault(row.name, []).append(row.measure(Path(place)))
-            except Exception as error:
-                failures[row.name] = f"{type(error).__name__}: {error}"
-                print(f"    {failures[row.name]}", file=sys.stderr, flush=True)
-    measured = {row.name: spreads(samples[row.name]) for row in selected if row.name not in failures}
+
+    measured, failures = repeat(selected, repetitions, directory, measure_limits)
     limit_spreads = {name: spreads(values) for name, values in limits.items()}
     for case in selected:
         if isinstance(case, Case) and case.name in measured:
             ratios = case.ratios(measured[case.name], limit_spreads)
             measured[case.name] |= spreads([ratios])
-    return Report(environment(), limit_spreads, measured, failures)
+    return Report(environment("run"), limit_spreads, measured, failures)
 
 
 def markdown(report: Report) -> Iterator[str]:
     """The report for people, paragraph by paragraph."""
-    yield "".join(f"- {name}: {value}\n" for name, value in report.environment.items())
-    if reached := goals.table(report):
-        yield "Goals, by the medians:\n"
-        yield reached
+    yield goals.table(report, goals.GOALS)
     yield "Medians (lowest - highest). Ratios are to the slowest limit on the path, of the same run.\n"
     for columns in (RATES, COSTS, IDLE, GROWTH):
         yield table(report.rows, columns)
     if report.limits:
         yield "What the machine can do at most:\n"
         yield table(report.limits, LIMITS)
-    yield "".join(f"- **failed**: {name}: {problem}\n" for name, problem in report.failures.items())
 
 
 def main() -> int:
     """Run, print, write; the exit status is 1 if any row failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="the rows that the goals are about")
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="GLOB", help="rows whose name matches; repeatable"
-    )
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument(
-        "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where servers keep partitions"
-    )
-    parser.add_argument("--output", type=Path, default=Path("build/benchmark.json"), help="JSON file")
-    parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-    selected = rows(options.quick, options.only)
-    if not selected:
-        parser.error(f"no row matches {', '.join(options.only)}; rows are named like na+sm/memory/128B/1000")
+    parser = command_line("run", __doc__.partition("\n")[0], "the rows that the goals are about")
+    options = parser.parse_args(namespace=Options())
+    selected = matching(rows(), [*options.only, *(goals.ROWS if options.quick else ())])
     report = run(selected, options.repetitions, options.directory)
-    text = "\n".join(paragraph for paragraph in markdown(report) if paragraph)
-    print(text)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
-    if options.record:
-        with Path(__file__).with_name("RESULTS.md").open("a") as results:
-            results.write(f"## {report.environment['date']}\n\n{text}\n")
-    return 1 if report.failures else 0
+    return publish(report, markdown(report), options)
 
 
 if __name__ == "__main__":

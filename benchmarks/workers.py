@@ -6,7 +6,8 @@ is never a fast run.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import cycle, islice
 from typing import Any
 
@@ -14,10 +15,12 @@ import msgspec
 
 from benchmarks.events import CYCLE, Events, Pair
 from benchmarks.processes import BrokenRun, Checkpoint
-from diaspora_stream.api import AdaptiveBatchSize, Consumer, Driver, Event, TopicHandle
+from diaspora_stream.api import AdaptiveBatchSize, Consumer, Driver, Event, Producer, TopicHandle
 
 SAMPLE = 61
 TIMEOUT_MS = 60_000
+FLOOD_WARM_UP = 3
+"""Batches that each producer of a flood stores before it is ready."""
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -42,6 +45,77 @@ class Load(msgspec.Struct, frozen=True):
     warm_up: int
     count: int
     latencies: int
+
+
+class Flood(msgspec.Struct, frozen=True):
+    """What one of several producers pushes, batch after batch, until its time is over.
+
+    Attributes
+    ----------
+    group_file, topic, data_size, batch_size
+        As in a `Load`.
+    seconds : float
+        How long batches are begun.
+    max_batches : int
+        How many at most: what bounds the memory, or disk space, of a run.
+    alone : bool
+        Whether each batch is waited for before the next is begun.
+    """
+
+    group_file: str
+    topic: str
+    data_size: int
+    batch_size: int
+    seconds: float
+    max_batches: int
+    alone: bool = False
+
+
+class Flooded(msgspec.Struct, frozen=True):
+    """What became of a `Flood`: batches, and when the first was begun and the last stored, on the machine's clock."""
+
+    batches: int
+    start: float
+    end: float
+
+
+def flood(checkpoint: Checkpoint, floods: Sequence[Flood]) -> None:
+    """Push floods one after another. Checkpoints: ready to begin, then `Flooded` after each.
+
+    Ready is a producer whose connection, and lent buffer where there is one, have been used.
+    """
+    with ExitStack() as producers:
+        ready = []
+        for load in floods:
+            producer = producers.enter_context(
+                open_topic(load).producer("benchmark", batch_size=load.batch_size)
+            )
+            batch = Events(load.data_size).pairs[: load.batch_size]
+            for _ in range(FLOOD_WARM_UP):
+                _push(producer, batch, wait=True)
+            ready.append((producer, batch, load))
+        checkpoint(None)
+        for producer, batch, load in ready:
+            batches = 0
+            start = time.perf_counter()
+            while batches < load.max_batches and time.perf_counter() - start < load.seconds:
+                _push(producer, batch, wait=load.alone)
+                batches += 1
+            _push(producer, [], wait=True)
+            checkpoint(Flooded(batches, start, time.perf_counter()))
+
+
+def together(flooded: Sequence[Flooded]) -> tuple[int, float]:
+    """Batches of all producers, and seconds from the first one's beginning to the last one's end."""
+    elapsed = max(one.end for one in flooded) - min(one.start for one in flooded)
+    return sum(one.batches for one in flooded), elapsed
+
+
+def _push(producer: Producer, batch: Sequence[Pair], *, wait: bool) -> None:
+    for metadata, data in batch:
+        producer.push(metadata, data)
+    if wait and not producer.flush().wait(timeout_ms=TIMEOUT_MS):
+        raise BrokenRun(f"{producer.topic.name}: not flushed within {TIMEOUT_MS} ms")
 
 
 def produce(checkpoint: Checkpoint, load: Load) -> None:
@@ -94,7 +168,7 @@ def idle(checkpoint: Checkpoint, load: Load) -> None:
         checkpoint(None)
 
 
-def open_topic(load: Load) -> TopicHandle:
+def open_topic(load: Load | Flood) -> TopicHandle:
     """The topic of a load, through a driver of its own."""
     return Driver(backend="mofka", options={"group_file": load.group_file}).open_topic(load.topic)
 

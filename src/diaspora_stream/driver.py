@@ -67,6 +67,16 @@ class Driver:
         """
         raise NotImplementedError
 
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic and all its events; who still reads or writes it gets an error.
+
+        Raises
+        ------
+        Exception
+            There is no topic of this name, or the backend cannot delete it.
+        """
+        raise NotImplementedError
+
     def open_topic(self, name: str) -> TopicHandle:
         """Return a new handle of a topic; `Exception` if there is none of this name."""
         raise NotImplementedError

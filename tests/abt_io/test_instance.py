@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from uring_here import needs_uring
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.errors import InstanceClosed
@@ -38,9 +39,12 @@ def pools() -> Iterator[Pools]:
     pools.close()
 
 
-@pytest.fixture(params=["__primary__", "io_pool"])
+@pytest.fixture(
+    params=[("__primary__", 0), ("io_pool", 0), pytest.param(("__primary__", 1), marks=needs_uring)]
+)
 def instance(pools: Pools, request: pytest.FixtureRequest) -> Iterator[Instance]:
-    instance = Instance("io", pools[request.param], AbtIoConfig())
+    pool, urings = request.param
+    instance = Instance("io", pools[pool], AbtIoConfig(num_urings=urings))
     yield instance
     instance.close()
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mochi.bedrock.client import Client
+
 BIN = Path(sys.executable).parent
 READY = re.compile(
     r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\] \[info\] Bedrock daemon now running at (\S+)$", re.M
@@ -131,6 +133,36 @@ def test_a_saved_configuration_starts_the_same_service(servers: Servers) -> None
     assert json.loads((servers.directory / "again.json").read_text()) == saved
 
 
+def test_a_query_shows_the_pools_and_xstreams_that_were_added(servers: Servers) -> None:
+    _, address = servers.start(SERVICE, "na+sm")
+    group = Client("na+sm").make_service_group_handle_from_flock(servers.directory / "mofka.json")
+    group[0].add_pool({"name": "io", "kind": "prio_wait"})
+    group[0].add_xstream({"name": "es", "scheduler": {"type": "randws", "pools": ["io", "__primary__"]}})
+    query = servers.run("bedrock-query", "na+sm", "-f", "mofka.json")
+    shown = json.loads(query.stdout)[address]["margo"]["argobots"]
+    assert shown["pools"][1:] == [{"access": "mpmc", "kind": "prio_wait", "name": "io"}]
+    assert shown["xstreams"][1:] == [
+        {"name": "es", "scheduler": {"pools": ["io", "__primary__"], "type": "randws"}}
+    ]
+
+
+def test_a_server_that_waits_for_another_can_be_interrupted(servers: Servers) -> None:
+    missing = {"name": "m", "type": "mofka", "config": {"topic": "t", "type": "memory"}} | {
+        "dependencies": {"master_database": "db@na+sm://nobody-listens-here"}
+    }
+    config = {"libraries": ["libmofka-bedrock-module.so"], "providers": [missing]}
+    (servers.directory / "config.json").write_text(json.dumps(config))
+    arguments = ["-m", "mochi.bedrock", "na+sm", "-c", "config.json", "-v", "debug"]
+    with subprocess.Popen(
+        [sys.executable, *arguments], cwd=servers.directory, stdout=subprocess.PIPE, stderr=-1, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert any("loaded libmofka" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=15)
+    assert (process.returncode, stderr) == (255, "error: interrupted before the server was ready\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_closes_everything_and_exits_with_success(servers: Servers, number: signal.Signals) -> None:
     process, _ = servers.start(SERVICE, "na+sm")
@@ -206,6 +238,18 @@ def test_the_token_of_the_group_file_is_needed(servers: Servers) -> None:
             'providers[0].dependencies.pool: no pool is named "io_pool"',
         ),
         (
+            {"margo": {"argobots": {"pools": [{"name": "a"}]}, "rpc_pool": "a"}},
+            'margo.rpc_pool: no xstream serves the pool "a", whose work would wait for ever; served: __primary__',
+        ),
+        (
+            {"margo": {"argobots": {"xstreams": [{"scheduler": {"pools": []}}]}}},
+            "margo.argobots.xstreams[0].scheduler.pools: expected",
+        ),
+        (
+            {"margo": {"argobots": {"xstreams": [{"scheduler": {"pools": [0]}, "cpubind": 4096}]}}},
+            "margo.argobots.xstreams[0].cpubind: core 4096 is none that this process may use",
+        ),
+        (
             SERVICE | {"providers": [{"__if__": "$MPI_COMM_WORLD.rank =="}]},
             "providers[0].__if__: line 1 column",
         ),
@@ -252,7 +296,7 @@ SCRIPT = """
 $names = [];
 foreach ($__config__.providers as $provider) { array_push($names, $provider.name); }
 print "asked for ", count($names);
-return {names: $names, mpi: $MPI_COMM_WORLD};
+return {names: $names, size: $MPI_COMM_WORLD.size};
 """
 
 
@@ -261,7 +305,7 @@ def test_a_condition_leaves_a_single_process_what_is_for_the_first(servers: Serv
     (servers.directory / "names.jx9").write_text(SCRIPT)
     query = servers.run("bedrock-query", "na+sm", "-a", address, "-j", "names.jx9")
     assert (query.returncode, query.stderr) == (0, "")
-    assert query.stdout == f'{{"{address}":{{"mpi":null,"names":["db0"]}}}}\n'
+    assert query.stdout == f'{{"{address}":{{"names":["db0"],"size":1}}}}\n'
     process.terminate()
     stdout, _ = process.communicate(timeout=10)
     assert re.fullmatch(r"\[.*\] \[info\] \[jx9\] asked for 1\n", stdout)

@@ -7,21 +7,28 @@ import importlib
 import json
 import os
 import queue
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.client import BedrockClient, ClientException
+from mochi.bedrock.client import Client as BedrockApi
 from mochi.bedrock.config import parse
+from mochi.bedrock.dependencies import resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
+from mochi.bedrock.peers import Alone, Peers
 from mochi.bedrock.server import Server
-from mochi.bedrock.spec import ProviderHandle
+from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
+from mochi.margo.engine import Engine
 from mochi.margo.errors import AddressError, ConfigError, Fault
 
 HERE = Path(__file__).parent
@@ -60,14 +67,28 @@ def database(name: str = "db", **fields: Any) -> dict[str, Any]:
     return {"name": name, "type": "yokan", "config": {"database": {"type": "map"}}} | fields
 
 
+class Told(Alone):
+    """A process that is told where others are."""
+
+    def __init__(self, rank: int, size: int, others: dict[int, str]) -> None:
+        super().__init__(rank, size)
+        self._others = others
+
+    def gather(self, item: Any) -> dict[int, Any]:
+        said = super().gather(item)
+        return said | {rank: [other, b""] for rank, other in self._others.items()} if item else said
+
+
 @contextmanager
-def serving(config: dict[str, Any], address: str | None = "na+sm") -> Iterator[Server]:
+def serving(
+    config: dict[str, Any], address: str | None = "na+sm", peers: Peers | None = None
+) -> Iterator[Server]:
     """Run a server in a thread of its own; a deployment that fails raises here."""
     started: queue.Queue[Server | Exception] = queue.Queue()
 
     def work() -> None:
         try:
-            server = Server(parse(config), address)
+            server = Server(parse(config), address, peers=peers)
             server.run(lambda: started.put(server))
         except Exception as error:
             started.put(error)
@@ -114,9 +135,122 @@ def test_the_expanded_configuration_is_that_of_the_original(tmp_path: Path, clie
         assert BedrockClient(client).config(server.address) == server.config()
 
 
+def expansion(pools: list[str], xstreams: dict[str, str], progress: str, rpc: str) -> dict[str, Any]:
+    """The margo section that the original shows, but for its address."""
+    return {
+        "argobots": {
+            "abt_mem_max_num_stacks": 8,
+            "abt_thread_stacksize": 2097152,
+            "lazy_stack_alloc": False,
+            "pools": [{"access": "mpmc", "kind": "fifo_wait", "name": name} for name in pools],
+            "profiling_dir": ".",
+            "xstreams": [
+                {"name": name, "scheduler": {"pools": [pool], "type": "basic_wait"}}
+                for name, pool in xstreams.items()
+            ],
+        },
+        "enable_abt_profiling": False,
+        "handle_cache_size": 256,
+        "mercury": {
+            "auto_sm": False,
+            "checksum_level": "none",
+            "input_eager_size": 4080,
+            "listening": True,
+            "log_level": "warning",
+            "log_subsys": "hg,na",
+            "max_contexts": 0,
+            "na_addr_format": "unspec",
+            "na_max_expected_size": 0,
+            "na_max_unexpected_size": 0,
+            "na_no_block": False,
+            "na_no_retry": False,
+            "na_request_mem_device": False,
+            "no_bulk_eager": False,
+            "no_loopback": False,
+            "output_eager_size": 4080,
+            "request_post_incr": 256,
+            "request_post_init": 256,
+            "stats": False,
+            "version": "2.4.1",
+        },
+        "plumber": {"bucket_policy": "package", "nic_policy": "roundrobin"},
+        "progress_pool": progress,
+        "progress_spindown_msec": 10,
+        "progress_timeout_ub_msec": 100,
+        "rpc_pool": rpc,
+        "version": "0.24.0",
+    }
+
+
+THREADS = {"use_progress_thread": True, "rpc_thread_count": 4}
+IO_POOL = {
+    "argobots": {
+        "pools": [
+            {"name": "__primary__", "kind": "fifo_wait", "access": "mpmc"},
+            {"name": "io_pool", "kind": "fifo_wait", "access": "mpmc"},
+        ],
+        "xstreams": [
+            {"name": "__primary__", "scheduler": {"type": "basic_wait", "pools": ["__primary__"]}},
+            {"name": "io_es_0", "scheduler": {"type": "basic_wait", "pools": ["io_pool"]}},
+            {"name": "io_es_1", "scheduler": {"type": "basic_wait", "pools": ["io_pool"]}},
+        ],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({}, expansion(["__primary__"], {"__primary__": "__primary__"}, "__primary__", "__primary__")),
+        (
+            THREADS,
+            expansion(
+                ["__primary__", "__pool_1__", "__pool_2__"],
+                {
+                    "__primary__": "__primary__",
+                    "__xstream_1__": "__pool_1__",
+                    **{f"__xstream_{number}__": "__pool_2__" for number in range(2, 6)},
+                },
+                "__pool_1__",
+                "__pool_2__",
+            ),
+        ),
+        (
+            THREADS | IO_POOL,
+            expansion(
+                ["__primary__", "io_pool", "__pool_2__", "__pool_3__"],
+                {
+                    "__primary__": "__primary__",
+                    "io_es_0": "io_pool",
+                    "io_es_1": "io_pool",
+                    "__xstream_3__": "__pool_2__",
+                    **{f"__xstream_{number}__": "__pool_3__" for number in range(4, 8)},
+                },
+                "__pool_2__",
+                "__pool_3__",
+            ),
+        ),
+    ],
+    ids=["empty", "threads", "full"],
+)
+def test_margo_is_shown_field_for_field_as_the_original_shows_it(
+    section: dict[str, Any], expected: dict[str, Any], client: Client
+) -> None:
+    with serving({"margo": section}) as server:
+        shown = BedrockClient(client).config(server.address)
+        assert shown["margo"]["mercury"].pop("address") == server.address
+        assert shown == {
+            "bedrock": {"pool": expected["rpc_pool"], "provider_id": 0},
+            "libraries": [],
+            "margo": expected,
+            "providers": [],
+        }
+
+
 def test_a_saved_configuration_deploys_the_same_server_again() -> None:
     address = f"na+sm://bedrock-test-{os.getpid()}"
-    pools = {"rpc_thread_count": 2, "argobots": {"pools": [{"name": "io"}]}}
+    stream = {"name": "io_es", "scheduler": {"pools": ["io"]}}
+    pools = {"rpc_thread_count": 2, "argobots": {"pools": [{"name": "io"}], "xstreams": [stream]}}
     config = deployment(
         database(tags=["x"]),
         probe("a", provider_id=7, dependencies={"pool": "io", "database": "db@local"}),
@@ -127,7 +261,7 @@ def test_a_saved_configuration_deploys_the_same_server_again() -> None:
     with serving(config, address) as server:
         saved = server.config()
     assert saved["providers"][1]["dependencies"] == {"pool": "io", "database": f"yokan:0@{address}"}
-    assert saved["providers"][2]["dependencies"] == {"peers": ["a", "a"], "xstream": "__xstream_1__"}
+    assert saved["providers"][2]["dependencies"] == {"peers": ["a", "a"], "xstream": "__primary__"}
     with serving(saved, None) as server:
         assert server.config() == saved
     with serving(saved, "na+sm") as server:
@@ -168,7 +302,7 @@ def test_dependencies_reach_the_module_as_what_they_mean() -> None:
     [
         ({"pol": "x"}, "pol", ["unknown field", '"pool"']),
         ({"pool": "__primry__"}, "pool", ['"__primary__"']),
-        ({"pool": 1}, "pool", ["0 to 0", "found 1"]),
+        ({"pool": 2}, "pool", ["0 to 1", "found 2"]),
         ({"pool": ["__primary__", "__rpc__"]}, "pool", ["expected one pool", "array of 2"]),
         ({"xstream": "x"}, "xstream", ["__primary__"]),
         ({"peer": 9}, "peer", ["expected a provider of type probe", "the number 9"]),
@@ -180,6 +314,9 @@ def test_dependencies_reach_the_module_as_what_they_mean() -> None:
         ({"peer": "aa@local"}, "peer", ['no provider "aa"', '"a"']),
         ({"peer": "a@na+sm://nobody-listens-here"}, "peer", ["cannot be found", "nobody-listens-here"]),
         ({"peer": "a@tpc://x"}, "peer", ["cannot be found", "'tpc'", "'tcp'"]),
+        ({"peer": "a@1"}, "peer", ['"a@1" names rank 1', "started alone, as rank 0"]),
+        ({"peer": "db@0"}, "peer", ["of type probe", "of type yokan"]),
+        ({"pool": "unserved"}, "pool", ['no xstream serves the pool "unserved"', "served: __primary__"]),
         ({}, "peer", ["missing", "needs a probe"]),
     ],
 )
@@ -192,6 +329,7 @@ def test_a_dependency_that_means_nothing_is_refused_at_its_field(
         probe("b", config={"needs_peer": True}, dependencies=dependencies),
         probe("c"),
         bedrock={"dependency_resolution_timeout": 0},
+        margo={"argobots": {"pools": [{"name": "__primary__"}, {"name": "unserved"}]}},
     )
     with pytest.raises(ConfigError) as caught, serving(config):
         pass
@@ -372,6 +510,207 @@ def test_a_deployment_waits_for_a_provider_of_another_server(monkeypatch: pytest
         late.join()
 
 
+def resolved(dependencies: dict[str, Any], world: World) -> dict[str, Any]:
+    """Dependencies on probes as they are shown, where every server has any probe."""
+    engine = Engine("na+sm")
+    try:
+        return resolve(
+            ProviderSpec(name="a", type="probe", dependencies=dependencies),
+            {"peer": ("probe", False), "peers": ("probe[]", False)},
+            "providers[0]",
+            engine=engine,
+            running={},
+            own_names=("local", engine.address),
+            world=world,
+            look_up=lambda what, address: ProviderHandle(address, 5, "probe"),
+        ).shown
+    finally:
+        engine.finalize()
+        engine.run()
+
+
+def test_digits_behind_an_at_are_the_rank_of_a_process_that_was_started_together() -> None:
+    addresses = [f"na+sm://bedrock-test-{os.getpid()}-{rank}" for rank in range(2)]
+    far = deployment(probe("far", provider_id=5))
+    near = deployment(
+        probe("own"), probe("a", dependencies={"peer": "probe:5@0", "peers": ["far@0", "own@1", "own@local"]})
+    )
+    told = Told(1, 3, {0: addresses[0]})
+    with serving(far, addresses[0]), serving(near, addresses[1], told) as server:
+        shown = server.config()["providers"][1]["dependencies"]
+        own = f"probe:1@{addresses[1]}"
+        assert shown == {"peer": f"probe:5@{addresses[0]}", "peers": [f"probe:5@{addresses[0]}", own, own]}
+        for rank, problem in ((2, "whose address is not known yet"), (3, "ranks are 0 to 2")):
+            with pytest.raises(ConfigError, match=f'"far@{rank}" names rank {rank}[,;] {problem}'):
+                server.start_provider(probe("b", dependencies={"peer": f"far@{rank}"}))
+
+
+@pytest.mark.parametrize(
+    ("value", "world", "problem"),
+    [
+        ("x@1", World(0, 1, ["na+sm://zero"]), "names rank 1; this server was started alone, as rank 0"),
+        ("x@2", World(0, 2, ["na+sm://zero", "na+sm://one"]), "names rank 2; ranks are 0 to 1"),
+        ("x@1", World(0, 2, ["na+sm://zero", "<uninitialized>"]), "names rank 1, whose address is not known"),
+        ("x@1", World(1, 2, ["na+sm://zero", "na+sm://one"]), 'no provider "x" comes before this one'),
+    ],
+)
+def test_a_rank_that_is_not_there_or_has_no_such_provider_is_refused(
+    value: str, world: World, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolved({"peer": value}, world)
+    assert caught.value.where == "providers[0].dependencies.peer"
+    assert problem in caught.value.problem
+
+
+def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
+    addresses = [f"na+sm://bedrock-test-{os.getpid()}-{rank}" for rank in range(2)]
+    with ExitStack() as stack, ThreadPoolExecutor(2) as threads:
+        starting = [
+            threads.submit(
+                lambda rank=rank: stack.enter_context(
+                    serving(
+                        deployment(
+                            probe("first"),
+                            probe("second", dependencies={"peer": f"first@{addresses[1 - rank]}"}),
+                        ),
+                        addresses[rank],
+                    )
+                )
+            )
+            for rank in range(2)
+        ]
+        servers = [start.result(30) for start in starting]
+        shown = [server.config()["providers"][1]["dependencies"]["peer"] for server in servers]
+        assert shown == [f"probe:1@{addresses[1]}", f"probe:1@{addresses[0]}"]
+
+
+def test_the_wait_for_a_dependency_ends_at_its_deadline() -> None:
+    """A server that accepts connections and says nothing is the worst case."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        host, port = silent.getsockname()
+        config = deployment(
+            probe("a", dependencies={"peer": f"x@ofi+tcp://{host}:{port}"}),
+            bedrock={"dependency_resolution_timeout": 0.3},
+        )
+        begin = time.monotonic()
+        with pytest.raises(ConfigError, match=r"cannot be found: .*does not greet"), serving(config):
+            pass
+        assert 0.3 <= time.monotonic() - begin < 5
+
+
+def test_a_server_goes_on_while_a_new_provider_waits_for_its_dependency(client: Client) -> None:
+    with (
+        serving(deployment(), f"na+sm://bedrock-test-{os.getpid()}") as other,
+        serving(deployment()) as server,
+    ):
+        asked = threading.Event()
+        found = other.lookup_provider
+
+        def look_up(spec: str) -> ProviderHandle | None:
+            asked.set()
+            return found(spec)
+
+        other.lookup_provider = look_up  # type: ignore[method-assign]
+        bedrock = BedrockClient(client)
+        spec = probe("a", dependencies={"peer": f"far@{other.address}"})
+        with ThreadPoolExecutor(1) as threads:
+            starting = threads.submit(bedrock.start_provider, server.address, spec)
+            assert asked.wait(10)
+            assert names(BedrockClient(Client(timeout=10)).config(server.address)) == []
+            assert not starting.done()
+            other.start_provider(probe("far"))
+            assert starting.result(10) == 1
+        assert names(server.config()) == ["a"]
+
+
+def test_pools_and_xstreams_are_added_and_removed_while_the_server_runs(client: Client) -> None:
+    with serving(deployment()) as server:
+        handle = BedrockApi(client).make_service_handle(server.address)
+        before = handle.config
+        handle.add_pool({"name": "io", "kind": "prio_wait"})
+        with pytest.raises(ClientException, match=r'no xstream serves the pool "io"'):
+            handle.add_provider(probe("a", dependencies={"pool": "io"}))
+        handle.add_xstream(json.dumps({"name": "es", "scheduler": {"type": "prio", "pools": ["io"]}}))
+        handle.add_provider(ProviderSpec(name="a", type="probe", dependencies={"pool": "io"}))
+        handle.add_provider(probe("b", dependencies={"xstream": "es"}))
+        spec = handle.spec
+        assert spec.margo.argobots.pools["io"] == PoolSpec(name="io", kind="prio_wait")
+        assert spec.margo.argobots.xstreams["es"].scheduler.pools == ["io"]
+        assert "a" in spec.providers
+        assert spec.to_dict() == handle.config
+        running: Any = server._running["a"].provider
+        where = running.dependencies["pool"].submit(lambda: threading.current_thread().name)
+        assert where.result(10) == "es"
+        for name, user in (("io", "xstream es, provider a"), ("__rpc__", "progress_pool, rpc_pool")):
+            with pytest.raises(ClientException, match=f"cannot be removed: it is needed by {user}"):
+                handle.remove_pool(name)
+        with pytest.raises(ClientException, match="needed by provider b, pool io of provider a"):
+            handle.remove_xstream("es")
+        handle.remove_provider("b")
+        with pytest.raises(
+            ClientException, match=r'"es" cannot be removed: it is needed by pool io of provider a'
+        ):
+            handle.remove_xstream("es")
+        handle.add_xstream(XstreamSpec(name="es2", scheduler=SchedulerSpec(pools=["io"])))
+        handle.remove_xstream("es")
+        handle.remove_provider("a")
+        handle.remove_xstream("es2")
+        handle.remove_pool("io")
+        assert handle.config == before
+        with pytest.raises(ClientException, match='no pool is named "oi"'):
+            handle.remove_pool("oi")
+        with pytest.raises(ClientException, match=r"pool\.kind: expected one of"):
+            handle.add_pool(PoolSpec(name="x", kind="lifo"))  # type: ignore[arg-type]
+
+
+def test_the_pool_of_bedrock_itself_stays(client: Client) -> None:
+    margo = {
+        "argobots": {"pools": [{"name": "b"}], "xstreams": [{"name": "x", "scheduler": {"pools": ["b"]}}]}
+    }
+    with serving({"margo": margo, "bedrock": {"pool": "b"}}) as server:
+        handle = BedrockApi(client).make_service_handle(server.address)
+        with pytest.raises(ClientException, match="needed by pool b of bedrock"):
+            handle.remove_xstream("x")
+        with pytest.raises(ClientException, match="needed by xstream x, bedrock"):
+            handle.remove_pool("b")
+
+
+def test_a_pool_of_bedrock_that_no_xstream_serves_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r'bedrock\.pool: no xstream serves the pool "b"'):
+        parse({"margo": {"argobots": {"pools": [{"name": "b"}]}}, "bedrock": {"pool": "b"}})
+
+
+def test_handles_of_a_group_ask_all_its_servers(tmp_path: Path) -> None:
+    file = tmp_path / "group.json"
+    flock = {
+        "name": "g",
+        "type": "flock",
+        "config": {"bootstrap": "self", "file": str(file), "group": {"type": "static"}},
+    }
+    config = {"libraries": ["libflock-bedrock-module.so"], "providers": [flock]}
+    with serving(config) as server, serving(deployment()) as other:
+        group = BedrockApi("na+sm").make_service_group_handle_from_flock(file)
+        assert (len(group), group.size, group[0].address) == (1, 1, server.address)
+        assert group.config == {server.address: server.config()}
+        assert group.spec[server.address].providers["g"].type == "flock"
+        assert group.query("return $__config__.providers[0].name;") == {server.address: "g"}
+        group.refresh()
+        assert [handle.address for handle in group] == [server.address]
+        api = BedrockApi(server.engine)
+        assert api.make_service_handle(server.address).config == server.config()
+        plain = BedrockApi("tcp").make_service_group_handle([other.address, server.address])
+        assert [handle.address for handle in plain] == [other.address, server.address]
+        with pytest.raises(ClientException):
+            _ = plain.config
+    with pytest.raises(ClientException, match=r"group\.json"):
+        group.refresh()
+    with pytest.raises(ClientException, match="'tpc'"):
+        BedrockApi("tpc")
+
+
 def test_an_address_of_no_known_form_is_not_waited_for(client: Client) -> None:
     with pytest.raises(AddressError, match="tpc"):
         BedrockClient(client).lookup("tpc://x", "a", timeout=600)
@@ -384,7 +723,8 @@ def test_a_script_is_run_over_the_expanded_configuration(margo: dict[str, Any], 
         address = server.address
         assert bedrock.query(address, "return $__config__;") == server.config()
         assert bedrock.query(address, "return $__config__.providers[0].tags[0];") == "x"
-        assert bedrock.query(address, "return $MPI_COMM_WORLD;") is None
+        world = {"rank": 0, "size": 1, "addresses": [address]}
+        assert bedrock.query(address, "return $MPI_COMM_WORLD;") == world
         bedrock.query(address, "$__config__.providers = []; return $__config__;")
         assert names(bedrock.config(address)) == ["a"]
 

@@ -79,6 +79,18 @@ class RecordingFiles(PosixFiles):
         self.called("sync", path)
         self.safe_names.update(name for name in self.safe if os.path.dirname(name) == path)
 
+    def rename(self, path: str, target: str) -> None:
+        self.called("rename", path)
+        super().rename(path, target)
+
+    def remove(self, path: str) -> None:
+        self.called("remove", path)
+        super().remove(path)
+
+    def remove_directory(self, path: str) -> None:
+        self.called("remove", path)
+        super().remove_directory(path)
+
     def power_cut(
         self, source: Path, target: Path, keep: Callable[[], bool], tear: Callable[[int], int]
     ) -> None:

@@ -4,9 +4,11 @@ import gc
 import os
 import signal
 import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from client_server import Server
 
 from diaspora_stream.api import Exception, Producer, TopicHandle
 
+STORM_WORKER = Path(__file__).with_name("storm_worker.py")
 Run = Callable[[Server, TopicHandle, str], "subprocess.Popen[str]"]
 
 
@@ -250,3 +253,28 @@ def test_ctrl_c_while_a_frame_is_queued_does_not_garble_the_next_one(server: Ser
     assert link.error is not None
     topic = server.topic()
     assert topic.producer().push(1).wait(5000) == 0
+
+
+def check_storm(server: Server, seed: int, rate: int, events: int) -> None:
+    topic = server.topic()
+    arguments = [str(server.group_file), topic.name, str(seed), str(rate), str(events)]
+    done = subprocess.run(
+        [sys.executable, STORM_WORKER, *arguments], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.stdout.startswith("strikes "), done.stderr
+
+
+@pytest.mark.parametrize("address", ["na+sm", "tcp://127.0.0.1"])
+def test_a_storm_of_ctrl_c_loses_nothing_and_keeps_the_order(start_server: Any, address: str) -> None:
+    server = start_server(address)
+    for seed in range(2):
+        check_storm(server, seed, 400, 4000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("address", ["na+sm", "tcp://127.0.0.1"])
+def test_a_hundred_storms_of_ctrl_c(start_server: Any, address: str) -> None:
+    server = start_server(address)
+    for seed in range(100):
+        check_storm(server, seed, 400 if seed % 3 else 2000, 10000)

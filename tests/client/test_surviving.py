@@ -16,7 +16,6 @@ from client_server import Server
 
 from diaspora_stream.api import AdaptiveBatchSize, Exception, TopicHandle
 from mochi.margo import address, transport
-from mochi.margo.errors import ConnectionLost
 from mochi.mofka.client.lane import MAX_BATCH_BYTES
 
 Program = Callable[..., "subprocess.Popen[str]"]
@@ -74,7 +73,7 @@ def test_bytes_on_their_way_stay_below_the_stated_bounds(start_server: Any, batc
 
 def test_a_killed_server_makes_pending_waits_and_later_calls_raise(start_server: Any) -> None:
     server = start_server()
-    topic = server.topic(timeout_ms=5000)
+    topic = server.topic(timeout_ms=1000)
     producer, consumer = topic.producer(batch_size=10), topic.consumer("c")
     producer.push(["stored"]).wait()
     event = consumer.pull().wait(5000)
@@ -92,7 +91,7 @@ def test_a_killed_server_makes_pending_waits_and_later_calls_raise(start_server:
         event.acknowledge()
     with pytest.raises(ConnectionError):
         producer.push(["late"]).wait()
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 12
     assert event.metadata == ["stored"]
 
 
@@ -178,27 +177,6 @@ def test_connections_cut_in_the_middle_cost_nothing_and_double_nothing(
         assert [future.wait() for future in futures] == list(range(count))
     assert proxy.connections >= 5
     assert metadata_of(topic, count) == list(range(count))
-
-
-def test_a_server_started_again_is_not_sent_again_what_the_first_may_have_stored(
-    start_server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = start_server()
-    topic = server.topic()
-    producer = topic.producer(batch_size=1)
-    producer.push(0).wait()
-    client = topic._service.client
-    connect = client._connect
-    monkeypatch.setattr(
-        client, "_connect", lambda where, timeout: (connect(where, timeout)[0], os.urandom(16))
-    )
-    server.stop()
-    future = producer.push(1)
-    client.link(server.address()).fail(ConnectionLost("cut by the test"))
-    server.go_on()
-    with pytest.raises(ConnectionError, match="started again"):
-        future.wait(10000)
-    assert producer.push(2).wait(10000) in (1, 2)
 
 
 def test_parent_and_forked_child_both_go_on_and_send_their_own_events_only(

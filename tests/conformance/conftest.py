@@ -20,3 +20,11 @@ def machine(tmp_path: Path) -> "Iterator[Machine]":
     machine = Machine(tmp_path)
     yield machine
     machine.close()
+
+
+@pytest.fixture
+def mofka(tmp_path: Path) -> Path:
+    """The directory that the document calls ``/tmp/mofka``."""
+    path = tmp_path / "mofka"
+    path.mkdir()
+    return path

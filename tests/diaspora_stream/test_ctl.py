@@ -97,6 +97,19 @@ def test_list_prints_sorted_names_and_json_when_verbose(
     assert capsys.readouterr().out == 'a {}\nb {"a":[2],"z":1}\n'
 
 
+def test_delete_takes_one_topic_and_says_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        run(f"topic create --name {name}")
+    capsys.readouterr()
+    assert run("topic delete --name a") == 0
+    assert "deleted topic a" in capsys.readouterr().err
+    assert list(json.loads(file.read_text())) == ["b"]
+    assert run("topic delete --name a") == 1
+    assert capsys.readouterr().err.startswith("Error: topic 'a' does not exist; known are 'b'")
+    assert run("topic delete") == 1
+    assert "--name must be given" in capsys.readouterr().err
+
+
 def test_create_logs_three_lines_to_standard_error(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("topic create --name t") == 0
     out, err = capsys.readouterr()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diaspora_stream.driver import Driver
-from diaspora_stream.errors import ConfigError, TopicExists
+from diaspora_stream.errors import ConfigError, TopicExists, TopicNotFound
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.plugins import Component
 from diaspora_stream.serializer import Serializer
@@ -45,6 +45,13 @@ class Topics(Driver):
             "partition_selector": _description(partition_selector),
             "serializer": _description(serializer),
         }
+        self._file.write_text(json.dumps(topics))
+
+    def delete_topic(self, name: str) -> None:
+        topics = self.list_topics()
+        if name not in topics:
+            raise TopicNotFound(name, tuple(topics))
+        del topics[name]
         self._file.write_text(json.dumps(topics))
 
     def list_topics(self) -> dict[str, dict[str, Any]]:

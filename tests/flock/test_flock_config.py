@@ -26,8 +26,8 @@ def test_an_expanded_configuration_loads_again() -> None:
 
 
 def test_an_array_of_bootstraps_is_echoed_as_given() -> None:
-    config = parse({**SEED, "bootstrap": ["self"]})
-    assert config.expand()["bootstrap"] == ["self"]
+    config = parse({**SEED, "bootstrap": ["join", "mpi"]})
+    assert config.expand()["bootstrap"] == ["join", "mpi"]
 
 
 def test_without_a_file_none_is_shown() -> None:
@@ -39,6 +39,9 @@ def test_ranks_without_mpi_are_echoed_with_a_warning(caplog: pytest.LogCaptureFi
         config = parse({**SEED, "mpi_ranks": [0, 1]})
     assert config.expand()["mpi_ranks"] == [0, 1]
     assert "mpi_ranks has no effect" in caplog.text
+    caplog.clear()
+    parse({**SEED, "bootstrap": ["join", "mpi"], "mpi_ranks": [0, 1]})
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -50,8 +53,8 @@ def test_ranks_without_mpi_are_echoed_with_a_warning(caplog: pytest.LogCaptureFi
         ({"bootstrap": []}, "config.bootstrap", "empty array"),
         ({"bootstrap": "slef"}, "config.bootstrap", "did you mean 'self'"),
         ({"bootstrap": "pmix"}, "config.bootstrap", "expected one of 'self'"),
-        ({"bootstrap": "mpi"}, "config.bootstrap", "'mpi' is not built in at this stage; 'self' is"),
-        ({"bootstrap": ["join", "self"]}, "config.bootstrap", "'join' is not built in"),
+        ({"bootstrap": ["join", "mip"]}, "config.bootstrap", "did you mean 'mpi'"),
+        ({"view": {"members": []}}, "config.view.members", "length >= 1"),
         ({"file": 3}, "config.file", "got `int`"),
         ({"mpi_ranks": ["a"]}, "config.mpi_ranks[0]", "got `str`"),
         ({"group": "static"}, "config.group", "got `str`"),

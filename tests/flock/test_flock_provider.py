@@ -63,7 +63,7 @@ def test_a_provider_shows_its_expanded_configuration(engine: Engine, tmp_path: P
 
 def test_a_wrong_configuration_leaves_nothing_behind(engine: Engine) -> None:
     with pytest.raises(ConfigError):
-        start(engine, None, bootstrap="mpi")
+        start(engine, None, bootstrap="view")
     assert engine.token is None
     start(engine, None)
 
@@ -74,7 +74,7 @@ def test_the_group_file_appears_when_the_server_is_ready(engine: Engine, tmp_pat
     assert not path.exists()
     provider.ready(engine)
     view = group_file.read(path)
-    assert view.members == (Member(engine.address, PROVIDER_ID),)
+    assert view.members == (Member(engine.address, PROVIDER_ID, 0),)
     assert view.token == engine.token
     assert {**view.metadata, "__token__": "secret"} == {
         "__config__": "{}",
@@ -161,3 +161,127 @@ def test_a_client_without_the_token_sees_nothing(engine: Engine, token: bytes | 
             FlockClient(client).view(engine.address, PROVIDER_ID)
     finally:
         client.close()
+
+
+def members_of(path: Path, *members: Member, **metadata: str) -> GroupView:
+    view = GroupView(members, metadata)
+    group_file.write(path, view)
+    return view
+
+
+def test_a_server_finds_itself_by_its_address_in_a_file_that_it_adds_a_token_to_and_leaves(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "mofka.json"
+    own, other = Member(engine.address, PROVIDER_ID), Member("na+sm://0-first", 1)
+    members_of(path, own, other)
+    provider = start(engine, path, bootstrap="file")
+    assert provider.form({0: provider.offer}) == (1, {0: other.address, 1: engine.address})
+    provider.ready(engine)
+    assert group_file.read(path).token == engine.token
+    assert group_file.read(path).members == (other, own)
+    with serving() as second:
+        members_of(path, Member(engine.address, 1, 1), Member(second.address, 1, 0), __token__="abcd")
+        late = start(second, path, bootstrap="file")
+        assert late.form({0: late.offer}) == (0, {0: second.address, 1: engine.address})
+        assert second.token == b"\xab\xcd"
+        late.close()
+    provider.close()
+    assert len(group_file.read(path).members) == 2
+
+
+def test_a_server_that_is_not_in_the_group_of_the_file_says_who_is(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "mofka.json"
+    members_of(path, Member("na+sm://other", 1))
+    with pytest.raises(ConfigError, match=r"is not a member .*which has na\+sm://other"):
+        start(engine, path, bootstrap="file")
+
+
+def test_a_group_may_stand_in_the_configuration(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "mofka.json"
+    listed = [{"address": address, "provider_id": PROVIDER_ID} for address in ("na+sm://x", engine.address)]
+    with pytest.raises(ConfigError, match=r"metadata\.__token__: missing"):
+        start(engine, path, bootstrap="view", view={"members": listed})
+    view = {"members": listed, "metadata": {"__token__": "00ff"}}
+    provider = start(engine, path, bootstrap=["join", "view"], view=view)
+    assert provider.form({0: provider.offer}) == (1, {0: "na+sm://x", 1: engine.address})
+    provider.ready(engine)
+    assert engine.token == b"\x00\xff"
+    assert group_file.read(path).ranks == {"na+sm://x": 0, engine.address: 1}
+    assert json.loads(json.dumps(provider.config))["view"] == view
+
+
+def test_the_last_member_that_lives_removes_the_group_file(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "mofka.json"
+    founder = start(engine, path)
+    founder.form({0: founder.offer})
+    founder.ready(engine)
+    with serving() as second:
+        newcomer = start(second, path, bootstrap="join")
+        assert second.token == engine.token
+        assert newcomer.form({0: newcomer.offer}) == (1, {0: engine.address, 1: second.address})
+        newcomer.ready(second)
+        assert founder.view.members == newcomer.view.members
+        founder.close()
+        assert {m.rank: m.ended for m in group_file.read(path).members} == {0: True, 1: False}
+        newcomer.close()
+    assert not path.exists()
+
+
+def test_a_member_that_was_killed_does_not_keep_the_file_from_being_removed(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "mofka.json"
+    founder = start(engine, path)
+    founder.form({0: founder.offer})
+    founder.ready(engine)
+    group_file.update(path, lambda view: view.with_member(Member("na+sm://killed", 1, 1)))
+    founder.close()
+    assert not path.exists()
+
+
+def meeting(rank: int, secret: bytes | None, engine: Engine, path: Path, **fields: Any) -> FlockProvider:
+    module = FlockModule()
+    module.meet(rank, 3, secret)
+    config = {"bootstrap": "mpi", "group": {"type": "static"}, "file": str(path), **fields}
+    return module.create(engine, "group_manager", PROVIDER_ID, config, [], {})
+
+
+def test_a_group_of_some_ranks_has_these_alone(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "mofka.json"
+    provider = meeting(2, b"secret", engine, path, mpi_ranks=[1, 2])
+    offers = {
+        rank: {"member": {"address": f"na+sm://{rank}", "provider_id": 1, "rank": rank}, "file": None}
+        for rank in range(2)
+    }
+    with pytest.raises(ConfigError, match="no process of rank 1 has this provider"):
+        provider.form({0: offers[0], 2: provider.offer})
+    assert provider.form({**offers, 2: provider.offer}) == (2, {1: "na+sm://1", 2: engine.address})
+    assert engine.token == b"secret"
+    provider.ready(engine)
+    assert not path.exists()  # rank 1 writes it
+    with serving() as other, pytest.raises(ConfigError, match=r"rank 0, which is not in \[1, 2\]"):
+        meeting(0, b"secret", other, path, mpi_ranks=[1, 2])
+
+
+def test_one_that_comes_back_takes_its_place_also_where_the_file_has_gone_meanwhile(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "mofka.json"
+    before = members_of(path, *(Member(f"na+sm://gone-{rank}", 1, rank) for rank in range(3)), __token__="aa")
+    provider = meeting(1, None, engine, path)
+    assert engine.token == before.token
+    assert provider.form({1: provider.offer})[1] == {
+        0: "na+sm://gone-0",
+        1: engine.address,
+        2: "na+sm://gone-2",
+    }
+    other = members_of(path, Member("na+sm://x", 1), __token__="bb")
+    with pytest.raises(GroupFileError, match="of another service by now"):
+        provider.ready(engine)
+    assert group_file.read(path) == other
+    path.unlink()
+    provider.ready(engine)
+    view = group_file.read(path)
+    assert view.token == before.token
+    assert view.ranks == {"na+sm://gone-0": 0, engine.address: 1, "na+sm://gone-2": 2}

@@ -1,7 +1,9 @@
 """The group file: the original's format, written in one step, and errors that say what would be right."""
 
+import fcntl
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,18 @@ def test_what_is_serialized_parses_to_the_same_members_in_order(view: GroupView)
 def test_the_order_of_the_file_is_kept_by_the_reader() -> None:
     view = group_file.parse(b'{"members":[{"address":"b","provider_id":1},{"address":"a","provider_id":1}]}')
     assert [member.address for member in view.members] == ["b", "a"]
+
+
+def test_a_rank_is_kept_and_shown_by_address_and_stands_for_the_place_where_there_is_none() -> None:
+    members = (Member("tcp://b:1", 1, 0), Member("tcp://a:1", 1, 1), Member("tcp://a:1", 2, 1))
+    content = group_file.serialize(GroupView(members))
+    assert content.startswith(b'{"members":[{"address":"tcp://a:1","provider_id":1,"rank":1},')
+    assert group_file.parse(content).ranks == {"tcp://a:1": 1, "tcp://b:1": 0}
+    members = (Member("tcp://a:1", 1), Member("tcp://a:1", 2), Member("tcp://b:1", 1))
+    assert group_file.parse(group_file.serialize(GroupView(members))).ranks == {
+        "tcp://a:1": 0,
+        "tcp://b:1": 1,
+    }
 
 
 def test_a_written_file_is_read_back_with_its_token(tmp_path: Path) -> None:
@@ -181,3 +195,30 @@ def test_a_token_that_is_not_hexadecimal_is_refused_without_showing_it(token: st
     with pytest.raises(GroupFileError, match="hexadecimal") as caught:
         group_file.parse(content)
     assert not token or token not in str(caught.value)
+
+
+def test_updates_of_many_processes_do_not_cut_each_other_in_two(tmp_path: Path) -> None:
+    path = tmp_path / "group.json"
+    group_file.write(path, GroupView((Member("na+sm://0", 1, 0),)))
+
+    def enter(rank: int) -> None:
+        group_file.update(path, lambda view: view.with_member(Member(f"na+sm://{rank}", 1, rank)))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(enter, range(1, 25)))
+    assert sorted(group_file.read(path).ranks.values()) == list(range(25))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_file, "LOCK_PATIENCE", 0.1)
+    path = tmp_path / "group.json"
+    group_file.write(path, GroupView((Member("na+sm://0", 1),)))
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(GroupFileError, match="keeps the group file locked"):
+            group_file.update(path, lambda view: view)
+    group_file.update(path, lambda view: None)
+    assert not path.exists()
+    with pytest.raises(GroupFileError, match="no such group file"):
+        group_file.update(path, lambda view: view)

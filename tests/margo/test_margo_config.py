@@ -246,6 +246,26 @@ def test_generated_names_avoid_names_that_are_taken() -> None:
             "margo.argobots.xstreams[0].scheduler.pools[0]",
             ["first pool", "found a"],
         ),
+        (
+            {
+                "argobots": {
+                    "pools": [{"name": "a", "access": "spsc"}],
+                    "xstreams": [{"name": n, "scheduler": {"pools": ["a"]}} for n in ("x", "y")],
+                }
+            },
+            "margo.argobots.pools[0].access",
+            ["spsc allows one xstream", "found x, y"],
+        ),
+        (
+            {"argobots": {"pools": [{"name": "a"}]}, "rpc_pool": "a"},
+            "margo.rpc_pool",
+            ['no xstream serves the pool "a"', "served: __primary__"],
+        ),
+        (
+            {"argobots": {"pools": [{"name": "a"}]}, "progress_pool": 0},
+            "margo.progress_pool",
+            ['no xstream serves the pool "a"'],
+        ),
         ({"progress_pool": "x"}, "margo.progress_pool", ['"x"', "__primary__"]),
         ({"rpc_pool": 1}, "margo.rpc_pool", ["0 to 0", "found 1"]),
         ({"rpc_pool": -1}, "margo.rpc_pool", ["found -1"]),
@@ -335,7 +355,10 @@ def sections(draw: st.DrawFn) -> dict[str, Any]:
         "monitoring": st.just({"config": {"statistics": {"precision": 3}}}),
     }
     section = draw(st.fixed_dictionaries({}, optional=options))
-    return section | {"argobots": {"pools": pools, "xstreams": draw(st.lists(stream, max_size=3))}}
+    serving = {"scheduler": {"pools": [*names, "__primary__"]}}
+    return section | {
+        "argobots": {"pools": pools, "xstreams": [serving, *draw(st.lists(stream, max_size=3))]}
+    }
 
 
 @given(sections())

@@ -1,17 +1,29 @@
 """Where work runs, in which order, and what does not hold up what."""
 
+import os
 import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
+from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine
-from mochi.margo.pools import Pools, Strand, Work
+from mochi.margo.errors import ConfigError, Fault, InUse
+from mochi.margo.pools import BOOSTED_TURNS, Pool, Pools, Strand, Work
 
 SECONDS = 20.0
+
+Serve = Callable[..., Engine]
+
+
+class Nothing(msgspec.Struct):
+    """Arguments of the RPCs here."""
 
 
 def threaded(xstreams: int, *pools: str) -> MargoConfig:
@@ -31,6 +43,30 @@ def threaded(xstreams: int, *pools: str) -> MargoConfig:
             }
         }
     )
+
+
+def one_xstream(scheduler: str, *pools: dict[str, Any]) -> MargoConfig:
+    """A configuration in which one xstream ``x`` serves all of `pools`, in their order."""
+    serving = {"name": "x", "scheduler": {"type": scheduler, "pools": [pool["name"] for pool in pools]}}
+    return MargoConfig.parse({"argobots": {"pools": list(pools), "xstreams": [serving]}})
+
+
+@contextmanager
+def held(pool: Pool) -> Iterator[None]:
+    """Keep the one xstream of a pool busy."""
+    busy, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        busy.set()
+        go.wait(SECONDS)
+
+    future = pool.submit(hold)
+    assert busy.wait(SECONDS)
+    try:
+        yield
+    finally:
+        go.set()
+        future.result(SECONDS)
 
 
 class Loop:
@@ -88,6 +124,198 @@ def test_four_xstreams_run_four_handlers_side_by_side(loop: Loop, request: Any) 
     for future in [pool.submit(meet) for _ in range(4)]:
         future.result(SECONDS)
     assert time.monotonic() - begin < 0.3
+
+
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [
+        ("fifo", Strand.TURN),
+        ("fifo_wait", Strand.TURN),
+        ("earliest_first", 2 * Strand.TURN),
+        ("prio_wait", (1 + BOOSTED_TURNS) * Strand.TURN),
+    ],
+)
+def test_the_kind_of_a_pool_says_when_a_strand_lets_others_go_first(
+    kind: str, before: int, loop: Loop, request: Any
+) -> None:
+    pool = make_pools(loop, one_xstream("basic_wait", {"name": "a", "kind": kind}), request)["a"]
+    strand = Strand(pool)
+    order: list[int | str] = []
+    older, all_pieces = Strand.TURN + 1, (3 + BOOSTED_TURNS) * Strand.TURN
+    with held(pool):
+        for number in range(older):
+            strand.spawn(lambda number=number: order.append(number))
+        pool.spawn(lambda: order.append("other"))
+        for number in range(older, all_pieces):
+            strand.spawn(lambda number=number: order.append(number))
+        done: Future[None] = Future()
+        strand.spawn(lambda: done.set_result(None))
+    done.result(SECONDS)
+    assert order == [*range(before), "other", *range(before, all_pieces)]
+
+
+def test_all_kinds_run_equals_in_the_order_of_their_arrival(loop: Loop, request: Any) -> None:
+    kinds = ("fifo", "fifo_wait", "prio_wait", "earliest_first")
+    pools = make_pools(
+        loop, one_xstream("basic_wait", *({"name": kind, "kind": kind} for kind in kinds)), request
+    )
+    for kind in kinds:
+        order: list[int] = []
+        with held(pools[kind]):
+            futures = [pools[kind].submit(lambda n=n, o=order: o.append(n)) for n in range(100)]
+        for future in futures:
+            future.result(SECONDS)
+        assert order == list(range(100))
+
+
+@pytest.mark.parametrize("scheduler", ["basic_wait", "default", "basic", "prio", "randws"])
+def test_an_xstream_drains_its_first_pool_first(scheduler: str, loop: Loop, request: Any) -> None:
+    names = ("a", "b", "c")
+    pools = make_pools(loop, one_xstream(scheduler, *({"name": name} for name in names)), request)
+    orders = set()
+    for _ in range(60):
+        order: list[str] = []
+        with held(pools["a"]):
+            futures = [pools[n].submit(lambda n=n, o=order: o.append(n)) for n in ("c", "b", "a", "a")]
+        for future in futures:
+            future.result(SECONDS)
+        orders.add("".join(order))
+    assert orders == ({"aabc", "aacb"} if scheduler == "randws" else {"aabc"})
+
+
+def test_a_handler_may_answer_later_and_from_another_thread(serve: Serve, client: Client) -> None:
+    def later(_: Nothing) -> Future[int]:
+        future: Future[int] = Future()
+        outcomes = [lambda: future.set_result(1), lambda: future.set_exception(Fault("late", "no"))]
+        calls.append(threading.Thread(target=outcomes[len(calls)]))
+        calls[-1].start()
+        return future
+
+    calls: list[threading.Thread] = []
+    engine = serve("na+sm", lambda engine: engine.define("later", 1, Nothing, later))
+    assert client.call(engine.address, "later", Nothing(), int, provider_id=1) == 1
+    with pytest.raises(Fault, match="no"):
+        client.call(engine.address, "later", Nothing(), int, provider_id=1)
+
+
+HANDLERS = {
+    "argobots": {"pools": [{"name": "a"}], "xstreams": [{"name": "x", "scheduler": {"pools": ["a"]}}]}
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "where"),
+    [
+        ({}, {"loop"}),
+        ({"rpc_thread_count": 2}, {"__xstream_1__", "__xstream_2__"}),
+        ({"use_progress_thread": True}, {"__primary__"}),
+        ({"use_progress_thread": True, "rpc_thread_count": 1}, {"__xstream_2__"}),
+        ({"use_progress_thread": True, "rpc_thread_count": -1}, {"loop"}),
+        (HANDLERS, {"loop"}),
+        (HANDLERS | {"rpc_pool": "a"}, {"x"}),
+        (HANDLERS | {"rpc_pool": "a", "progress_pool": "__rpc__"}, {"loop"}),
+        (HANDLERS | {"progress_pool": "a"}, {"__primary__"}),
+        (HANDLERS | {"progress_pool": "a", "rpc_pool": "__progress__"}, {"loop"}),
+    ],
+)
+def test_a_handler_without_a_pool_runs_on_an_xstream_of_the_rpc_pool(
+    section: dict[str, Any], where: set[str], serve: Serve, client: Client
+) -> None:
+    loops: list[int] = []
+
+    def name(_: Nothing) -> str:
+        return "loop" if threading.get_ident() in loops else threading.current_thread().name
+
+    engine = serve("na+sm", lambda engine: engine.define("name", 1, Nothing, name), section)
+    engine.call_soon(lambda: loops.append(threading.get_ident()))
+    assert {client.call(engine.address, "name", Nothing(), str, provider_id=1) for _ in range(5)} <= where
+
+
+def elapsed_of_four(serve: Serve, client: Client, section: dict[str, Any], trials: int) -> float:
+    """Seconds that four calls at the same time take whose handlers wait 100 ms each: the best of some trials."""
+    engine = serve(
+        "na+sm", lambda engine: engine.define("wait", 1, Nothing, lambda _: time.sleep(0.1)), section
+    )
+
+    def trial(threads: ThreadPoolExecutor) -> float:
+        begin = time.monotonic()
+        calls = [
+            threads.submit(client.call, engine.address, "wait", Nothing(), type(None), provider_id=1)
+            for _ in range(4)
+        ]
+        for call in calls:
+            call.result(SECONDS)
+        return time.monotonic() - begin
+
+    with ThreadPoolExecutor(4) as threads:
+        best = trial(threads)
+        for _ in range(trials - 1):
+            if best < 0.15:
+                break
+            best = min(best, trial(threads))
+    return best
+
+
+def test_four_handlers_that_wait_run_side_by_side_on_four_rpc_threads(serve: Serve, client: Client) -> None:
+    assert 0.1 <= elapsed_of_four(serve, client, {"rpc_thread_count": 4}, 10) < 0.15
+
+
+def test_handlers_that_wait_on_the_loop_wait_for_each_other(serve: Serve, client: Client) -> None:
+    assert elapsed_of_four(serve, client, {"rpc_thread_count": 0}, 1) >= 0.4
+
+
+def test_a_bound_xstream_runs_on_its_cores_and_no_others_do(serve: Serve, client: Client) -> None:
+    own = sorted(os.sched_getaffinity(0))
+    section = {
+        "rpc_pool": "a",
+        "argobots": {
+            "pools": [{"name": "__primary__"}, {"name": "a"}, {"name": "b"}, {"name": "c"}],
+            "xstreams": [
+                {"name": "__primary__", "scheduler": {"pools": ["__primary__"]}, "cpubind": own[0]},
+                {"scheduler": {"pools": ["a"]}, "cpubind": own[-1]},
+                {"scheduler": {"pools": ["b"]}, "affinity": own[:1], "cpubind": own[-1]},
+                {"scheduler": {"pools": ["c"]}},
+            ],
+        },
+    }
+
+    def cores(_: Nothing) -> list[int]:
+        return sorted(os.sched_getaffinity(0))
+
+    def define(engine: Engine) -> None:
+        for number, name in enumerate(("__primary__", "a", "b", "c")):
+            engine.define("cores", number, Nothing, cores, pool=engine.pool(name))
+
+    engine = serve("na+sm", define, section)
+    found = [
+        client.call(engine.address, "cores", Nothing(), list[int], provider_id=number) for number in range(4)
+    ]
+    assert found == [own[:1], own[-1:], own[:1], own]
+
+
+def test_the_thread_that_ran_a_bound_loop_is_free_afterwards() -> None:
+    own = os.sched_getaffinity(0)
+    core = max(own)
+    xstream = {"name": "__primary__", "scheduler": {"pools": [0]}, "cpubind": core}
+    engine = Engine(
+        "na+sm",
+        MargoConfig.parse({"argobots": {"pools": [{"name": "__primary__"}], "xstreams": [xstream]}}),
+    )
+    found: list[set[int]] = []
+    engine.call_soon(lambda: found.append(os.sched_getaffinity(0)))
+    engine.finalize()
+    engine.run()
+    assert found == [{core}]
+    assert os.sched_getaffinity(0) == own
+
+
+@pytest.mark.parametrize(("field", "value"), [("cpubind", 4096), ("affinity", [0, 4096])])
+def test_a_core_that_is_not_there_is_refused_at_its_field(field: str, value: Any) -> None:
+    section = {"argobots": {"xstreams": [{"scheduler": {"pools": ["__primary__"]}, field: value}]}}
+    with pytest.raises(ConfigError) as caught:
+        Engine("na+sm", MargoConfig.parse(section))
+    assert caught.value.where == f"margo.argobots.xstreams[0].{field}"
+    assert "core 4096" in caught.value.problem
 
 
 def test_a_blocked_handler_does_not_hold_up_another_pool(loop: Loop, request: Any) -> None:
@@ -197,3 +425,153 @@ def test_providers_close_while_xstreams_still_run() -> None:
     engine.finalize(3)
     assert engine.run() == 3
     assert names == ["io_0"]
+
+
+def test_work_waits_in_a_pool_until_it_gets_an_xstream(loop: Loop, request: Any) -> None:
+    config = MargoConfig.parse(None).with_pool({"name": "late"})
+    pools = make_pools(loop, config, request)
+    futures = [pools["late"].submit(lambda: threading.current_thread().name) for _ in range(3)]
+    config = config.with_xstream({"name": "es", "scheduler": {"pools": ["late"]}})
+    pools.add_xstream(config.xstreams[-1])
+    assert {future.result(SECONDS) for future in futures} == {"es"}
+
+
+def test_a_strand_keeps_its_order_while_its_pool_gets_and_loses_an_xstream(
+    serve: Serve, client: Client
+) -> None:
+    order: list[int] = []
+    done: Future[None] = Future()
+
+    def define(engine: Engine) -> None:
+        strand = Strand(engine.default_pool)
+
+        def piece(number: int) -> None:
+            order.append(number)
+            if number == 2999:
+                done.set_result(None)
+
+        def feed(begin: int) -> None:
+            for number in range(begin, begin + 10):
+                strand.spawn(lambda number=number: piece(number))
+            if begin + 10 < 3000:
+                engine.loop.call_soon(feed, begin + 10)
+
+        engine.call_soon(lambda: feed(0))
+
+    engine = serve("na+sm", define)
+    while not done.done():
+        engine.add_xstream({"name": "helper", "scheduler": {"pools": ["__primary__"]}})
+        engine.remove_xstream("helper")
+    done.result(SECONDS)
+    assert order == list(range(3000))
+    assert engine.default_pool.inline
+
+
+def test_no_work_is_lost_while_xstreams_come_and_go(loop: Loop, request: Any) -> None:
+    config = threaded(1, "io")
+    pools = make_pools(loop, config, request)
+    futures: list[Future[int]] = []
+
+    def submit() -> None:
+        futures.extend(pools["io"].submit(lambda n=n: n) for n in range(2000))
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    extra = config.with_xstream({"name": "extra", "scheduler": {"pools": ["io"]}}).xstreams[-1]
+    while thread.is_alive():
+        pools.add_xstream(extra)
+        pools.remove_xstream("extra")
+    thread.join()
+    assert [future.result(SECONDS) for future in futures] == list(range(2000))
+
+
+def test_a_removed_xstream_ends_after_the_work_that_it_is_at(loop: Loop, request: Any) -> None:
+    pools = make_pools(loop, threaded(2, "io"), request)
+    go = threading.Event()
+    started = [threading.Event(), threading.Event()]
+
+    def hold(number: int) -> str:
+        started[number].set()
+        go.wait(SECONDS)
+        return threading.current_thread().name
+
+    futures = [pools["io"].submit(lambda number=number: hold(number)) for number in range(2)]
+    assert all(event.wait(SECONDS) for event in started)
+    pools.remove_xstream("io_0")
+    go.set()
+    assert {future.result(SECONDS) for future in futures} == {"io_0", "io_1"}
+    assert {
+        pools["io"].submit(lambda: threading.current_thread().name).result(SECONDS) for _ in range(20)
+    } == {"io_1"}
+
+
+def test_pools_and_xstreams_change_while_an_engine_serves(serve: Serve) -> None:
+    engine = serve("na+sm", lambda _: None, {"rpc_thread_count": 1})
+    before = engine.expanded_config()
+    engine.add_pool({"name": "late", "kind": "prio_wait"})
+    engine.add_pool({})
+    engine.add_xstream({"name": "es", "scheduler": {"type": "prio", "pools": ["late", 3, "__rpc__"]}})
+    shown = engine.expanded_config()["argobots"]
+    assert shown["pools"][2:] == [
+        {"access": "mpmc", "kind": "prio_wait", "name": "late"},
+        {"access": "mpmc", "kind": "fifo_wait", "name": "__pool_3__"},
+    ]
+    assert shown["xstreams"][2:] == [
+        {"name": "es", "scheduler": {"pools": ["late", "__pool_3__", "__pool_1__"], "type": "prio"}}
+    ]
+    assert engine.pool("late").submit(lambda: threading.current_thread().name).result(SECONDS) == "es"
+    with pytest.raises(InUse, match='pool "late" cannot be removed: it is needed by xstream es'):
+        engine.remove_pool("late")
+    engine.remove_xstream("es")
+    engine.remove_pool("late")
+    engine.remove_pool("__pool_3__")
+    assert engine.expanded_config() == before
+    for name, user in (("__primary__", "progress_pool"), ("__rpc__", "rpc_pool")):
+        with pytest.raises(InUse, match=user):
+            engine.remove_pool(name)
+    for name, user in (("__primary__", "the network loop"), ("__xstream_1__", "rpc_pool __pool_1__")):
+        with pytest.raises(InUse, match=user):
+            engine.remove_xstream(name)
+    for remove in (engine.remove_pool, engine.remove_xstream):
+        with pytest.raises(ConfigError, match='"__primary__"'):
+            remove("__primry__")
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "words"),
+    [
+        ({"name": "__primary__"}, "pool.name", "earlier pool"),
+        ({"name": "a", "kind": "fifo_weit"}, "pool.kind", "fifo_wait"),
+        ({"nam": "a"}, "pool.nam", '"name"'),
+        ({"name": "__primary__", "scheduler": {"pools": [0]}}, "xstream.name", "earlier xstream"),
+        (
+            {"name": "x", "scheduler": {"pools": ["__primry__"]}},
+            "xstream.scheduler.pools[0]",
+            '"__primary__"',
+        ),
+        (
+            {"name": "x", "scheduler": {"pools": ["alone"]}},
+            "xstream.scheduler.pools",
+            "mpsc allows one xstream",
+        ),
+        ({"name": "x", "scheduler": {"pools": [1]}, "cpubind": 4096}, "xstream.cpubind", "core 4096"),
+    ],
+)
+def test_a_bad_pool_or_xstream_is_refused_at_its_field_and_changes_nothing(
+    value: dict[str, Any], where: str, words: str
+) -> None:
+    section = {
+        "argobots": {
+            "pools": [{"name": "alone", "access": "mpsc"}],
+            "xstreams": [{"scheduler": {"pools": ["alone"]}}],
+        }
+    }
+    engine = Engine("na+sm", MargoConfig.parse(section))
+    before = engine.expanded_config()
+    with pytest.raises(ConfigError) as caught:
+        (engine.add_xstream if where.startswith("xstream") else engine.add_pool)(value)
+    assert caught.value.where == where
+    assert words in caught.value.problem
+    assert engine.expanded_config() == before
+    engine.finalize()
+    engine.run()

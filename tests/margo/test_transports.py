@@ -1102,8 +1102,8 @@ def test_a_client_that_is_dropped_leaves_no_thread_and_no_descriptor(serve: Serv
     assert call(client, engine, "echo", 1) == 1
     assert len(client_threads()) == threads + 1
     del client
-    gc.collect()
-    assert until(lambda: len(client_threads()) == threads)
+    # The background thread may hold it for a moment, when a collection finds nothing.
+    assert until(lambda: gc.collect() >= 0 and len(client_threads()) == threads)
     assert until(lambda: descriptors() == before)
 
 

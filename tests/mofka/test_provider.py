@@ -1,5 +1,6 @@
 """The provider of a partition, over real connections, with messages made by hand."""
 
+import errno
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from mochi.margo import rpc
 from mochi.margo.errors import ConnectionLost, Fault
 from mochi.margo.wire import Segment
 from mochi.mofka import provider
+from mochi.mofka.chunks import ChunkStore
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.memory import MemoryPartition
@@ -21,6 +23,7 @@ from mochi.mofka.protocol import (
     GRANT,
     LEND,
     REMEMBERED_BATCHES,
+    REMOVE,
     REQUEST_DATA,
     SEND_BATCH,
     SUBSCRIBE,
@@ -31,6 +34,8 @@ from mochi.mofka.protocol import (
     Grant,
     Lend,
     Lent,
+    Remove,
+    Removed,
     RequestData,
     SendBatch,
     Subscribe,
@@ -575,6 +580,51 @@ def test_a_provider_that_closes_tells_its_consumers_and_refuses_the_rest(
     assert "served no more" in str(stream.error)
     with pytest.raises(Fault, match="no provider"):
         peer.store(numbered(0, 1))
+
+
+def test_a_partition_that_is_removed_tells_everybody_and_is_gone_once_it_is_closed(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], tmp_path: Path
+) -> None:
+    served = serve(fields={})
+    peer = connect(served)
+    peer.store(numbered(0, 5))
+    stream, _, _ = peer.subscribe()
+    failures = iter([OSError(errno.EIO, "cannot")])
+    found: list[int] = []
+
+    def remove() -> list[str]:
+        for failure in failures:
+            raise failure
+        with ChunkStore.open(tmp_path / f"topic-{UUID}") as store:
+            found.append(store.event_count)
+        return ["/kept"]
+
+    served.provider._remove_stored = remove
+    with pytest.raises(Fault, match="cannot") as raised:
+        peer.ask(REMOVE, Remove(ANYWHEN, False), Removed)
+    assert raised.value.code == "storage"
+    assert peer.ask(REMOVE, Remove(ANYWHEN, False), Removed).kept == ["/kept"]
+    assert found == [5]
+    peer.wait(lambda: stream.error is not None)
+    with pytest.raises(Fault) as store_error:
+        peer.store(numbered(5, 1), 1)
+    for error in (stream.error, store_error.value):
+        assert isinstance(error, Fault)
+        assert (error.code, error.message) == ("deleted", "topic 'topic' was deleted")
+
+
+def test_a_partition_with_events_is_not_removed_as_unused(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve()
+    peer = connect(served)
+    peer.store(numbered(0, 1))
+    served.provider._remove_stored = lambda: pytest.fail("removed")
+    assert peer.ask(REMOVE, Remove(ANYWHEN, True), Removed).kept == []
+    assert peer.store(numbered(1, 1), 1).first == 1
+    with pytest.raises(Fault, match="serves partition"):
+        peer.ask(REMOVE, Remove(Where(b"x" * 16, 0), False), Removed)
+    assert peer.store(numbered(2, 1), 2).first == 2
 
 
 def test_requests_that_reach_a_closed_provider_are_refused(

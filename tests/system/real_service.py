@@ -4,9 +4,11 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,14 @@ def config(*, margo: dict[str, Any] | None = None, io_pool: str = "__primary__")
     }
 
 
+def spread(**group_manager: Any) -> dict[str, Any]:
+    """Return the configuration of a service of several servers, the first of which has the topics."""
+    settings = config()
+    settings["providers"][0]["config"] |= {"bootstrap": "mpi", **group_manager}
+    settings["providers"][1]["__if__"] = "$MPI_COMM_WORLD.rank == 0"
+    return settings
+
+
 class Process:
     """A process whose lines of output are kept as they come."""
 
@@ -80,15 +90,18 @@ class Process:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def expect(self, pattern: str | re.Pattern[str], timeout: float = 30) -> re.Match[str]:
-        """Wait for a line that matches; the process must not end before."""
+    def expect(self, pattern: str | re.Pattern[str], timeout: float = 30, nth: int = 0) -> re.Match[str]:
+        """Wait for a line that matches, after `nth` others that do; the process must not end before."""
         seen = 0
+        skipped = 0
 
         def found() -> re.Match[str] | bool:
-            nonlocal seen
+            nonlocal seen, skipped
             while seen < len(self.lines):
                 if match := re.search(pattern, self.lines[seen]):
-                    return match
+                    if skipped == nth:
+                        return match
+                    skipped += 1
                 seen += 1
             return self._ended
 
@@ -134,6 +147,42 @@ class Server(Process):
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+class Service(Process):
+    """Several bedrock processes that are one service, and ready; of ``bedrock -n``, or of mpirun."""
+
+    def __init__(self, directory: Path, text: str, *command: str, count: int) -> None:
+        directory.mkdir(exist_ok=True)
+        (directory / "config.json").write_text(text)
+        super().__init__(*command, directory=directory)
+        self.directory = directory
+        self.group_file = directory / "mofka.json"
+        self.addresses: list[str] = []
+        try:
+            for number in range(count):
+                self.addresses.append(self.expect(READY, nth=number)[1])
+        except BaseException:
+            self.kill()
+            raise
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        self.pids = [int(pid) for pid in children]
+        """Of the servers that were started with this command, by rank."""
+
+    def members(self) -> list[dict[str, Any]]:
+        """Return the members of the group file, by rank."""
+        members: list[dict[str, Any]] = json.loads(self.group_file.read_text())["members"]
+        return sorted(members, key=lambda member: member["rank"])
+
+    def kill(self) -> None:
+        for pid in self.pids if hasattr(self, "pids") else ():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.signal(signal.SIGTERM)
+        try:
+            self.end(10)
+        except subprocess.TimeoutExpired:
+            super().kill()
+
+
 class Machine:
     """Starts servers, drivers and workers for a test, and ends them all."""
 
@@ -153,12 +202,36 @@ class Machine:
         self._processes.append(server)
         return server
 
-    def driver(self, server: Server) -> Driver:
-        driver = Driver(backend="mofka", options={"group_file": str(server.group_file)})
+    def servers(self, count: int, text: str, *arguments: str, name: str = "service") -> Service:
+        """Start ``bedrock -n``, with a configuration in ``config.json``."""
+        command = [str(BIN / "bedrock"), "-n", str(count), *arguments, "-c", "config.json"]
+        return self.service(count, text, *command, name=name)
+
+    def service(self, count: int, text: str, *command: str, name: str = "service") -> Service:
+        """Start a service of several servers by any command."""
+        service = Service(self.directory / name, text, *command, count=count)
+        self._processes.append(service)
+        return service
+
+    def again(self, service: Service, rank: int, *arguments: str) -> Server:
+        """Start a server of a service again, alone."""
+        size = str(len(service.addresses))
+        text = (service.directory / "config.json").read_text()
+        flags = ("--rank", str(rank), "--size", size, "-c", "config.json")
+        return self.bedrock(text, *arguments, *flags, name=service.directory.name)
+
+    def driver(self, server: Server | Service, **options: Any) -> Driver:
+        driver = Driver(backend="mofka", options={"group_file": str(server.group_file), **options})
         self._drivers.append(driver)
         return driver
 
-    def worker(self, server: Server, *arguments: object) -> Process:
+    def start(self, *command: str | Path) -> Process:
+        """Start any process, which is killed at the end."""
+        process = Process(*command, directory=self.directory)
+        self._processes.append(process)
+        return process
+
+    def worker(self, server: Server | Service, *arguments: object) -> Process:
         """Start a process of `stream_worker`."""
         worker = Process(
             sys.executable, WORKER, server.group_file, *map(str, arguments), directory=self.directory
@@ -167,7 +240,7 @@ class Machine:
         return worker
 
     def run(
-        self, server: Server, command: str | list[str], **environment: str
+        self, server: Server | Service, command: str | list[str], **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the server's directory, by a shell if it is a text, to its end."""
         return subprocess.run(
@@ -181,8 +254,12 @@ class Machine:
             check=False,
         )
 
-    def close(self) -> None:
+    def kill_all(self) -> None:
+        """Kill -9 of all processes."""
         for process in self._processes:
             process.kill()
+
+    def close(self) -> None:
+        self.kill_all()
         for driver in self._drivers:
             driver.close()

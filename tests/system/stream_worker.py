@@ -33,12 +33,13 @@ def produce(topic: TopicHandle, name: str, count: int) -> None:
 
 
 def consume(topic: TopicHandle, name: str, count: int) -> None:
-    """Pull `count` events, check each of them, and print a summary."""
+    """Pull `count` events, check each of them, and print a summary, after a line that says when it begins."""
     uuids = [partition["uuid"] for partition in topic.partitions]
     ids: dict[int, list[int]] = {index: [] for index in range(len(uuids))}
     numbers: dict[str, int] = {}
     wrong: list[Any] = []
     with topic.consumer(name) as consumer:
+        print("open", flush=True)
         for _ in range(count):
             event = consumer.pull().wait(20000)
             if event is None or event.event_id is None:

@@ -88,7 +88,7 @@ def directory_of(topic: TopicHandle, index: int, path: Path) -> Path:
 @pytest.mark.parametrize("sync", [True, False])
 def test_every_acknowledged_event_is_in_the_directory_of_its_partition(machine: Machine, sync: bool) -> None:
     server = machine.serve()
-    driver = machine.driver(server)
+    driver = machine.driver(server, timeout_ms=1000)
     driver.create_topic("topic", options=options(machine.directory, 2, sync=sync))
     topic = driver.open_topic("topic")
     acknowledged = push_until_killed(topic, server, 0.3, event_with_data)
@@ -98,7 +98,7 @@ def test_every_acknowledged_event_is_in_the_directory_of_its_partition(machine: 
 
 def test_a_new_server_attaches_the_directory_of_a_killed_one_and_serves_all_of_it(machine: Machine) -> None:
     server = machine.serve()
-    driver = machine.driver(server)
+    driver = machine.driver(server, timeout_ms=1000)
     driver.create_topic("topic", options=options(machine.directory))
     topic = driver.open_topic("topic")
     acknowledged = push_until_killed(topic, server, 0.2, event_with_data)
@@ -123,7 +123,7 @@ def test_a_new_server_attaches_the_directory_of_a_killed_one_and_serves_all_of_i
 @pytest.mark.parametrize("address", ["na+sm", "tcp://127.0.0.1"])
 def test_whoever_waits_for_a_server_that_dies_is_told_promptly(machine: Machine, address: str) -> None:
     server = machine.serve(address=address)
-    driver = machine.driver(server)
+    driver = machine.driver(server, timeout_ms=1000)
     driver.create_topic("topic", options={"num_partitions": 1})
     topic = driver.open_topic("topic")
     consumer = topic.consumer("c")
@@ -150,7 +150,7 @@ def test_whoever_waits_for_a_server_that_dies_is_told_promptly(machine: Machine,
     for thread in threads:
         thread.join(20)
     assert sorted(told) == ["flush", "pull", "push"]
-    assert max(told.values()) - killed < 5
+    assert max(told.values()) - killed < 8
     with pytest.raises(DiasporaError):
         driver.open_topic("topic")
 
@@ -163,7 +163,7 @@ def test_a_partition_survives_one_crash_after_another(machine: Machine) -> None:
     count = 0
     for life in range(20):
         server = machine.serve(name=f"life-{life}")
-        driver = machine.driver(server)
+        driver = machine.driver(server, timeout_ms=1000)
         driver.create_topic("topic", options=attached)
         topic = driver.open_topic("topic")
         with topic.consumer("check") as consumer:

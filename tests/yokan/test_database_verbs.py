@@ -26,6 +26,12 @@ def test_what_was_put_is_got_and_what_was_not_is_none(fruit: Database) -> None:
     assert fruit.get_multi([b"cherry", b"plum", b"banana"]) == [b"4444", None, b""]
 
 
+def test_a_synced_database_has_what_it_had(fruit: Database) -> None:
+    pairs = fruit.list_keyvals()
+    fruit.sync()
+    assert fruit.list_keyvals() == pairs
+
+
 def test_lengths_and_existence_tell_empty_from_absent(fruit: Database) -> None:
     assert fruit.length_multi([b"banana", b"cherry", b"plum"]) == [0, 4, None]
     assert fruit.length(b"apple") == 1

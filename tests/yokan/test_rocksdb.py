@@ -16,6 +16,16 @@ from mochi.yokan.rocksdb import RocksdbBackend
 
 WHERE = "config.database.config"
 
+SYNCED_WITHOUT_A_LOG = """
+import os, sys
+from mochi.yokan.rocksdb import RocksdbBackend
+backend = RocksdbBackend({"path": sys.argv[1], "write_options": {"disableWAL": True}}, "config")
+backend.write({b"key": b"value"})
+backend.sync()
+backend.write({b"later": b"value"})
+os._exit(9)
+"""
+
 IN_ANOTHER_PROCESS = """
 import os, sys
 from mochi.margo.errors import ConfigError
@@ -30,8 +40,8 @@ os._exit(9)
 """
 
 
-def run_in_another_process(path: str) -> str:
-    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, path]
+def run_in_another_process(path: str, program: str = IN_ANOTHER_PROCESS) -> str:
+    command = [sys.executable, "-c", program, path]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30).stdout
 
 
@@ -157,6 +167,13 @@ def test_without_its_log_a_database_keeps_what_was_there_when_it_was_closed(path
     backend.close()
     backend = RocksdbBackend({"path": path}, WHERE)
     assert backend.get(b"key") == b"value"
+    backend.close()
+
+
+def test_without_its_log_a_database_keeps_what_was_synced_when_its_process_dies(path: str) -> None:
+    run_in_another_process(path, SYNCED_WITHOUT_A_LOG)
+    backend = RocksdbBackend({"path": path}, WHERE)
+    assert (backend.get(b"key"), backend.get(b"later")) == (b"value", None)
     backend.close()
 
 

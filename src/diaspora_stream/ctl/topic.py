@@ -1,4 +1,4 @@
-"""The commands `diaspora-ctl topic create` and `diaspora-ctl topic list`."""
+"""The commands `diaspora-ctl topic create`, `delete` and `list`."""
 
 import logging
 from collections.abc import Callable
@@ -42,6 +42,11 @@ CREATE = Syntax(
         *_COMMON,
     ),
     ("driver", "topic", "validator", "serializer", "partition-selector"),
+)
+
+DELETE = Syntax(
+    (*_DRIVER, Flag("name", "name of the topic", "NAME", required=True), *_COMMON),
+    ("driver",),
 )
 
 LIST = Syntax(
@@ -94,6 +99,14 @@ def create(arguments: Arguments) -> None:
             name, options=options, validator=validator, partition_selector=selector, serializer=serializer
         )
     _log.info("created topic %s", name)
+
+
+def delete(arguments: Arguments) -> None:
+    """Delete a topic and all its events."""
+    name = arguments.flags["name"]
+    with _driver(arguments) as driver:
+        driver.delete_topic(name)
+    _log.info("deleted topic %s", name)
 
 
 def list_topics(arguments: Arguments) -> None:

@@ -36,9 +36,9 @@ class AbtIoConfig(msgspec.Struct, frozen=True):
     Attributes
     ----------
     num_urings : int
-        Number of io_uring instances; they are not built in yet, and threads do the work instead.
+        Number of io_urings; with 0, plain system calls do the work. See `calls.open_calls`.
     liburing_flags : list of str
-        Flags of the io_uring instances.
+        Flags of each io_uring and of its requests.
     null_io_read, null_io_write : bool
         Reads, writes and syncs return at once without touching the file, for benchmarks.
     trace_io : bool
@@ -94,11 +94,6 @@ def parse(config: Mapping[str, Any], environment: Mapping[str, str] = os.environ
                 f"config.liburing_flags[{position}]",
                 f"unknown flag {flag!r}; {_expected(flag, LIBURING_FLAGS)}",
             )
-    if parsed.num_urings:
-        _log.warning(
-            "abt_io: config.num_urings is %d, but io_uring is not built in yet: threads are used instead",
-            parsed.num_urings,
-        )
     return parsed
 
 

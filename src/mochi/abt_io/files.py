@@ -13,9 +13,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 
+from mochi.abt_io.calls import Calls, SystemCalls
 from mochi.abt_io.config import AbtIoConfig
 
 Buffer = bytes | bytearray | memoryview
@@ -32,12 +33,15 @@ class Files:
         Name of the provider, for the trace.
     config : AbtIoConfig
         Checked configuration.
+    calls : Calls, optional
+        How files are read, written and synced.
     """
 
-    def __init__(self, name: str, config: AbtIoConfig) -> None:
+    def __init__(self, name: str, config: AbtIoConfig, calls: Calls | None = None) -> None:
         self._name = name
         self._start = time.monotonic()
         self.config = config
+        self.calls = calls or SystemCalls()
 
     def make_directories(self, path: str) -> None:
         """Make a directory (mode 0755) and its missing parents, each of them synced in the one above it."""
@@ -92,6 +96,17 @@ class Files:
             raise
         return file
 
+    def sync_all(self, files: Sequence["File"]) -> None:
+        """Return when all that was written to the files is on disk, as `File.sync`; at once where that can be."""
+        with ExitStack() as operations:
+            for file in files:
+                operations.enter_context(self.operation("fdatasync", file.path))
+            if not self.config.null_io_write:
+                for file, error in zip(files, self.calls.sync([file.fd for file in files]), strict=True):
+                    if error is not None:
+                        error.filename = file.path
+                        raise error
+
     @contextmanager
     def operation(self, kind: str, path: str, offset: int = 0, length: int = 0) -> Iterator[None]:
         """Give an `OSError` of the body the file's path, and trace the body if the configuration asks for it.
@@ -136,7 +151,7 @@ class File:
         left = sum(map(len, pending))
         with self._files.operation("write", self.path, offset, left):
             while left and not self._files.config.null_io_write:
-                written = os.pwritev(self.fd, list(islice(pending, _IOV_MAX)), offset)
+                written = self._files.calls.write(self.fd, list(islice(pending, _IOV_MAX)), offset)
                 if not written:
                     raise OSError(errno.EIO, f"nothing could be written at byte {offset}")
                 offset += written
@@ -151,7 +166,7 @@ class File:
         """Fill `target` with the bytes from `offset` on; a file that ends before is an error (EIO)."""
         with self._files.operation("read", self.path, offset, len(target)):
             while target and not self._files.config.null_io_read:
-                count = os.preadv(self.fd, [target], offset)
+                count = self._files.calls.read(self.fd, target, offset)
                 if not count:
                     raise OSError(errno.EIO, f"the file ends at byte {offset}, {len(target)} bytes too early")
                 offset += count
@@ -159,9 +174,7 @@ class File:
 
     def sync(self) -> None:
         """Return when all that was written is on disk; after a failure it is lost, for all one can know."""
-        with self._files.operation("fdatasync", self.path):
-            if not self._files.config.null_io_write:
-                os.fdatasync(self.fd)
+        self._files.sync_all([self])
 
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes, or extend it with zeros."""

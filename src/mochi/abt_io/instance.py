@@ -1,7 +1,8 @@
 """An abt_io provider: where storage runs its operations, so that a slow disk never blocks the event loop.
 
 Operations run on the pool that the provider depends on. A pool whose xstream drives the loop must not wait
-for a disk: there, private threads take its place.
+for a disk: there, private threads take its place. With io_urings an operation waits for them in the same
+place; the loop has no part in it.
 """
 
 import os
@@ -11,6 +12,7 @@ from threading import RLock
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from mochi.abt_io.calls import open_calls
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.errors import InstanceClosed
 from mochi.abt_io.files import Files
@@ -45,7 +47,7 @@ class Instance:
         self._pool = pool
         self._config = config
         self._closed = False
-        self.files = Files(name, config)
+        self.files = Files(name, config, open_calls(name, config))
         self._start()
         _instances.add(self)
 
@@ -91,6 +93,7 @@ class Instance:
         wait(under_way)
         if isinstance(self._executor, IoThreads):
             self._executor.close()
+        self.files.calls.close()
 
     def _start(self) -> None:
         self._lock = RLock()
@@ -104,6 +107,7 @@ _instances: WeakSet[Instance] = WeakSet()
 def _restart_in_child() -> None:
     for instance in _instances:
         instance._start()
+        instance.files.calls.restart_in_child()
 
 
 os.register_at_fork(after_in_child=_restart_in_child)

@@ -7,20 +7,25 @@ A command that fails says why in one line on standard error for each thing that 
 import importlib
 import json
 import logging
+import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from mochi.bedrock.client import BedrockClient
-from mochi.bedrock.config import ServerConfig, parse
+from mochi.bedrock.client import BedrockClient, ask_all
+from mochi.bedrock.config import parse
+from mochi.bedrock.mpi import launched, meet
+from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.server import Server
 from mochi.bedrock.sources import from_json, from_jx9, from_toml
+from mochi.bedrock.spec import World
+from mochi.bedrock.supervisor import supervise
 from mochi.margo.address import protocol as protocol_of
 from mochi.margo.client import Client
 from mochi.margo.errors import ConfigError, MargoError
@@ -81,7 +86,8 @@ class LineFormatter(logging.Formatter):
 def _log_to(stream: TextIO, level: str) -> None:
     handler = logging.StreamHandler(stream)
     number = LEVELS[level]
-    handler.setFormatter(LineFormatter(colored=stream.isatty(), with_traceback=number <= logging.DEBUG))
+    is_terminal = stream.isatty() and launched() is None  # mpirun gives its processes terminals that are none
+    handler.setFormatter(LineFormatter(colored=is_terminal, with_traceback=number <= logging.DEBUG))
     logging.basicConfig(level=number, handlers=[handler], force=True)
     logging.raiseExceptions = False
 
@@ -118,6 +124,11 @@ _version = click.version_option(package_name="mofka", message="%(version)s")
 @click.option("-j", "--jx9", is_flag=True, help="The configuration is what a Jx9 script returns.")
 @click.option("--jx9-context", metavar="X=1,Y=2", help="Variables for the script, their values in JSON.")
 @click.option("-o", "--output-config", metavar="FILE", help="Write the expanded configuration there.")
+@click.option("-n", "--processes", type=click.IntRange(1), metavar="N", help="Start N servers on this node.")
+@click.option("--rank", type=click.IntRange(0), metavar="K", help="Start server K of --size again, alone.")
+@click.option(
+    "--size", type=click.IntRange(1), metavar="N", help="Number of servers of the service, with --rank."
+)
 @_level_option("info")
 @_version
 def bedrock(
@@ -128,11 +139,15 @@ def bedrock(
     jx9: bool,
     jx9_context: str | None,
     output_config: str | None,
+    processes: int | None,
+    rank: int | None,
+    size: int | None,
     verbose: str,
 ) -> None:
     """Start a server at ADDRESS: a protocol such as na+sm or tcp, or a full address.
 
-    Without ADDRESS, the configuration says where to listen, in margo.mercury.address.
+    Without ADDRESS, the configuration says where to listen, in margo.mercury.address. Under mpirun, or with -n, several
+    servers become one service.
     """
     _log_to(sys.stdout, verbose)
     if path is not None and stdin:
@@ -141,19 +156,77 @@ def bedrock(
         _fail("--jx9 and --toml exclude each other")
     if jx9_context is not None and not jx9:
         _fail("--jx9-context needs --jx9")
+    if (rank is None) != (size is None):
+        _fail("--rank and --size need each other")
+    if rank is not None and size is not None and rank >= size:
+        _fail(f"--rank {rank} is not one of 0 to {size - 1}, the ranks of --size {size}")
+    if rank is not None and processes is not None:
+        _fail("-n starts all servers, --rank one of them")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    _allow_open_files()
+    read = cache(partial(_read, path, stdin))
+    with _failing():
         context = _context(jx9_context or "")
-        decode = from_toml if toml else partial(from_jx9, context=context) if jx9 else from_json
-        server = Server(_read_config(path, stdin, decode), address or None)
-        status = _serve(server, output_config)
+
+    def serve(peers: Peers) -> int:
+        text, source = read()
+        world = World.unknown(peers.rank, peers.size)
+        if toml:
+            document = from_toml(text, source)
+        elif jx9:
+            document = from_jx9(text, source, context, world)
+        else:
+            document = from_json(text, source)
+        server = Server(parse(document, world), address or None, peers=peers)
+        return _serve(server, output_config)
+
+    if processes is not None:
+        with _failing():
+            read()
+        sys.exit(0 if supervise(processes, partial(_among, serve)) else FAILURE)
+    with _failing():
+        peers: Peers = Alone() if rank is None or size is None else Returning(rank, size)
+        if rank is None and (launch := launched()) is not None:
+            peers = meet(*launch, lambda: read()[0]) or peers
+    sys.exit(_among(serve, peers))
+
+
+def _among(serve: Callable[[Peers], int], peers: Peers) -> int:
+    """Be one of several servers: if one of them fails, the others are told."""
+    with _failing(peers):
+        return serve(peers)
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def _failing(peers: Peers | None = None) -> Iterator[None]:
+    """End the program where something goes wrong, with one line; have the other processes end as well."""
+    try:
+        yield
+        return
     except KeyboardInterrupt:
-        _fail("interrupted before the server was ready")
+        _complain("interrupted before the server was ready")
+        if peers is not None:
+            peers.abandon()
+        sys.exit(FAILURE)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
+        problem = f"{error.filename}: {error.strerror}"
     except MargoError as error:
-        _fail(error)
-    sys.exit(status)
+        problem = str(error)
+    _complain(problem)
+    if peers is not None:
+        peers.fail(problem)
+        peers.close()
+    sys.exit(FAILURE)
+
+
+def _allow_open_files() -> None:
+    """Have as many connections and files as the system allows this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warning("no more than %d files and connections can be open at a time: %s", soft, error)
 
 
 def _context(text: str) -> dict[str, Any]:
@@ -167,13 +240,14 @@ def _context(text: str) -> dict[str, Any]:
     return context
 
 
-def _read_config(path: str | None, stdin: bool, decode: Callable[[bytes, str], Any]) -> ServerConfig:
+def _read(path: str | None, stdin: bool) -> tuple[bytes, str]:
+    """Return the text of the configuration, and what to call it."""
     if stdin:
-        return parse(decode(sys.stdin.buffer.read(), "standard input"))
+        return sys.stdin.buffer.read(), "standard input"
     if path is None:
-        return parse({})
+        return b"{}", "configuration"
     with open(path, "rb") as file:
-        return parse(decode(file.read(), path))
+        return file.read(), path
 
 
 def _serve(server: Server, output_config: str | None) -> int:
@@ -183,13 +257,18 @@ def _serve(server: Server, output_config: str | None) -> int:
 
     def announce() -> None:
         if output_config is not None:
-            with open(output_config, "w") as file:
+            with open(_of_rank(output_config, server.world), "w") as file:
                 json.dump(server.config(), file, separators=(",", ":"))
         log.info("Bedrock daemon now running at %s", server.address)
 
     # On the loop, which must run already when its signal handlers are set: what comes before is lost.
     server.engine.call_soon(watch_signals)
     return server.run(announce)
+
+
+def _of_rank(path: str, world: World) -> str:
+    """Return a path of its own for each of several processes: ``name.<rank>.json``."""
+    return path if world.size == 1 else str(Path(path).with_suffix(f".{world.rank}{Path(path).suffix}"))
 
 
 def _service_options(function: F) -> F:
@@ -208,11 +287,17 @@ def _service_options(function: F) -> F:
 
 
 def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file: str | None) -> list[str]:
-    """Return the distinct addresses that a command names, and give the client the service's token."""
+    """Return the distinct addresses that a command names, and give the client the service's token.
+
+    Servers that have ended in good order, as a group file tells, are not among them.
+    """
     found = dict.fromkeys(addresses)
     if flock_file is not None:
         view = importlib.import_module("mochi.flock.group_file").read(flock_file)
         for member in view.members:
+            if member.ended:
+                log.info("%s has ended", member.address)
+                continue
             found[member.address] = None
             if view.token is not None:
                 client.set_token(member.address, view.token)
@@ -222,15 +307,12 @@ def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file
 
 
 def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[str, R], bool]:
-    """Ask all servers at the same time; return the answers, and whether all answered."""
-    answers: dict[str, R] = {}
-    with ThreadPoolExecutor(max_workers=32) as threads:
-        pending = {address: threads.submit(question, address) for address in addresses}
-    for address, future in pending.items():
-        try:
-            answers[address] = future.result()
-        except MargoError as error:
-            _complain(f"{address}: {error}")
+    """Ask all servers, and complain of those that do not answer; return the answers, and whether all did."""
+    outcomes = ask_all(addresses, question)
+    for address, outcome in outcomes.items():
+        if isinstance(outcome, MargoError):
+            _complain(f"{address}: {outcome}")
+    answers = {a: outcome for a, outcome in outcomes.items() if not isinstance(outcome, MargoError)}
     return answers, len(answers) == len(addresses)
 
 

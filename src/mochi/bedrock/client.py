@@ -1,26 +1,45 @@
-"""Asking servers about themselves, and changing them while they run."""
+"""Asking servers about themselves, and changing them while they run.
 
+`BedrockClient` speaks to any server. `Client` makes handles, which scripts use: the same, bound to one server or to a
+group of them.
+"""
+
+import importlib
+import json
+import os
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from msgspec import Struct
 
 from mochi.bedrock import rpc
-from mochi.bedrock.spec import ProviderHandle
+from mochi.bedrock.spec import PoolSpec, ProcSpec, ProviderHandle, ProviderSpec, XstreamSpec
 from mochi.margo.address import parse
-from mochi.margo.client import Client
-from mochi.margo.errors import AddressError, Fault
+from mochi.margo.client import Client as MargoClient
+from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, Fault, MargoError
 
-__all__ = ["BedrockClient"]
+if TYPE_CHECKING:
+    from mochi.margo.engine import Engine  # not for clients to load
+
+__all__ = ["BedrockClient", "Client", "ClientException", "ServiceGroupHandle", "ServiceHandle", "ask_all"]
+
+R = TypeVar("R")
+
+ClientException = MargoError
+"""What every method here raises, under the name that it has in scripts."""
 
 RETRY_INTERVAL = 0.05
 """Seconds between two look-ups of a provider that is not there yet."""
 
 
 class BedrockClient:
-    """Talks to the bedrock of any number of servers; as thread- and fork-safe as the `Client` under it.
+    """Talks to the bedrock of any number of servers; as thread- and fork-safe as the margo client under it.
 
     Parameters
     ----------
-    client : Client
+    client : mochi.margo.client.Client
         Connections to use; it holds the tokens, and the time-out of each call.
     provider_id : int
         Provider id of bedrock at the servers.
@@ -30,7 +49,7 @@ class BedrockClient:
     Every method raises a `MargoError` where the server cannot be reached or does not answer.
     """
 
-    def __init__(self, client: Client, *, provider_id: int = 0) -> None:
+    def __init__(self, client: MargoClient, *, provider_id: int = 0) -> None:
         self._client = client
         self._provider_id = provider_id
 
@@ -63,9 +82,7 @@ class BedrockClient:
 
     def load_module(self, address: str, library: str) -> None:
         """Load a library; `Fault` ``config`` where it cannot be loaded."""
-        self._client.call(
-            address, rpc.LOAD_MODULE, rpc.LoadModule(library), type(None), provider_id=self._provider_id
-        )
+        self._change(address, rpc.LOAD_MODULE, rpc.LoadModule(library))
 
     def start_provider(self, address: str, spec: dict[str, Any]) -> int:
         """Start a provider and return its id.
@@ -86,27 +103,42 @@ class BedrockClient:
 
     def stop_provider(self, address: str, name: str) -> None:
         """Stop the provider of this name; `Fault` ``config`` if there is none, or another depends on it."""
-        self._client.call(
-            address, rpc.STOP_PROVIDER, rpc.StopProvider(name), type(None), provider_id=self._provider_id
-        )
+        self._change(address, rpc.STOP_PROVIDER, rpc.StopProvider(name))
 
-    def lookup(self, address: str, spec: str, *, timeout: float = 0.0) -> ProviderHandle:
+    def add_pool(self, address: str, spec: dict[str, Any]) -> None:
+        """Add a pool, such as ``argobots.pools`` holds; `Fault` ``config`` if it is wrong."""
+        self._change(address, rpc.ADD_POOL, rpc.Add(spec))
+
+    def remove_pool(self, address: str, name: str) -> None:
+        """Remove a pool; `Fault` ``config`` names those who need it."""
+        self._change(address, rpc.REMOVE_POOL, rpc.Remove(name))
+
+    def add_xstream(self, address: str, spec: dict[str, Any]) -> None:
+        """Start an xstream, such as ``argobots.xstreams`` holds; `Fault` ``config`` if it is wrong."""
+        self._change(address, rpc.ADD_XSTREAM, rpc.Add(spec))
+
+    def remove_xstream(self, address: str, name: str) -> None:
+        """Have an xstream end after the work that it is at; `Fault` ``config`` names those who need it."""
+        self._change(address, rpc.REMOVE_XSTREAM, rpc.Remove(name))
+
+    def lookup(self, address: str, spec: str, *, timeout: float | None = None) -> ProviderHandle:
         """Find a provider by ``name`` or ``type:id``.
 
         Parameters
         ----------
-        timeout : float
-            Seconds to wait for the server and the provider to be there; 0 asks once.
+        timeout : float, optional
+            Seconds that the whole look-up may take, during which the server and the provider may still appear. Without
+            it, the server is asked once.
 
         Raises
         ------
         Fault
             Code ``not_found``: the server has no such provider.
-        AddressError
-            Nobody answers, or the address has no known form, which is not waited for.
+        AddressError, ConnectionLost, DeadlineExceeded
+            Nobody answers. An address of no known form is not waited for.
         """
         parse(address)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + (timeout or 0.0)
         while True:
             try:
                 return self._client.call(
@@ -115,14 +147,235 @@ class BedrockClient:
                     rpc.LookupProvider(spec),
                     ProviderHandle,
                     provider_id=self._provider_id,
-                    timeout=max(deadline - time.monotonic(), RETRY_INTERVAL) if timeout else None,
+                    timeout=None if timeout is None else max(deadline - time.monotonic(), RETRY_INTERVAL),
                 )
-            except (AddressError, Fault) as error:
-                is_absent = isinstance(error, AddressError) or error.code == "not_found"
+            except (AddressError, ConnectionLost, Fault) as error:
+                is_absent = not isinstance(error, Fault) or error.code == "not_found"
                 if not is_absent or time.monotonic() + RETRY_INTERVAL > deadline:
                     raise
             time.sleep(RETRY_INTERVAL)
 
+    def _change(self, address: str, name: str, args: Struct) -> None:
+        self._client.call(address, name, args, type(None), provider_id=self._provider_id)
+
     def shutdown(self, address: str) -> None:
         """Tell a server to stop; returns once it has agreed, not once it has stopped."""
         self._client.call(address, rpc.SHUTDOWN, rpc.Nothing(), type(None), provider_id=rpc.ENGINE_ID)
+
+
+class Client:
+    """Makes handles of servers.
+
+    Parameters
+    ----------
+    arg : str, Engine or mochi.margo.client.Client
+        A protocol such as ``na+sm``; or an engine of this process, whose token is then used with all servers; or
+        connections that are there, with their tokens.
+
+    Notes
+    -----
+    Handles may be used from any thread, but not from the one that drives the engine they talk to. Each call takes as
+    long as the margo client allows, 30 s by default.
+    """
+
+    def __init__(self, arg: "str | Engine | MargoClient") -> None:
+        self._token: bytes | None = None
+        if isinstance(arg, MargoClient):
+            self.margo = arg
+            return
+        self.margo = MargoClient()
+        if isinstance(arg, str):
+            parse(arg)
+        else:
+            self._token = arg.token
+
+    def make_service_handle(self, address: str, provider_id: int = 0) -> "ServiceHandle":
+        """Return a handle of the server at `address`; nothing is sent yet."""
+        parse(address)
+        if self._token is not None:
+            self.margo.set_token(address, self._token)
+        return ServiceHandle(self, address, provider_id)
+
+    def make_service_group_handle(
+        self, addresses: str | Iterable[str], provider_id: int = 0
+    ) -> "ServiceGroupHandle":
+        """Return a handle of the servers at `addresses`, or of one; nothing is sent yet."""
+        members = (addresses,) if isinstance(addresses, str) else tuple(addresses)
+        return ServiceGroupHandle(self, lambda: members, provider_id)
+
+    def make_service_group_handle_from_flock(
+        self, file: str | os.PathLike[str], provider_id: int = 0
+    ) -> "ServiceGroupHandle":
+        """Return a handle of the members in a group file, whose token is used with them.
+
+        Raises
+        ------
+        MargoError
+            The file is missing, or no group file; also from `ServiceGroupHandle.refresh`, which reads it again.
+        """
+        group_file = importlib.import_module("mochi.flock.group_file")
+
+        def members() -> tuple[str, ...]:
+            view = group_file.read(file)
+            addresses = tuple(dict.fromkeys(member.address for member in view.members))
+            for address in addresses:
+                if view.token is not None:
+                    self.margo.set_token(address, view.token)
+            return addresses
+
+        return ServiceGroupHandle(self, members, provider_id)
+
+
+class ServiceHandle:
+    """One server.
+
+    Attributes
+    ----------
+    client : Client
+    address : str
+    provider_id : int
+        Provider id of its bedrock.
+
+    Notes
+    -----
+    Whatever describes something is given as JSON text, as decoded JSON, or as a spec of `mochi.bedrock.spec`. Methods
+    raise `ClientException`; a `Fault` where it is the server that refuses.
+    """
+
+    def __init__(self, client: Client, address: str, provider_id: int) -> None:
+        self.client = client
+        self.address = address
+        self.provider_id = provider_id
+        self._bedrock = BedrockClient(client.margo, provider_id=provider_id)
+
+    def __repr__(self) -> str:
+        return f"<ServiceHandle {self.address!r}, provider {self.provider_id}>"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The expanded configuration, asked for now."""
+        return self._bedrock.config(self.address)
+
+    @property
+    def spec(self) -> ProcSpec:
+        """The expanded configuration as objects, asked for now."""
+        return ProcSpec.from_dict(self.config)
+
+    def query(self, script: str) -> Any:
+        """Return what a Jx9 script returns, see `BedrockClient.query`."""
+        return self._bedrock.query(self.address, script)
+
+    def load_module(self, library: str) -> None:
+        """Load a library."""
+        self._bedrock.load_module(self.address, library)
+
+    def add_pool(self, config: str | dict[str, Any] | PoolSpec) -> None:
+        """Add a pool."""
+        self._bedrock.add_pool(self.address, _document(config))
+
+    def remove_pool(self, name: str) -> None:
+        """Remove a pool that nothing uses."""
+        self._bedrock.remove_pool(self.address, name)
+
+    def add_xstream(self, config: str | dict[str, Any] | XstreamSpec) -> None:
+        """Start an xstream."""
+        self._bedrock.add_xstream(self.address, _document(config))
+
+    def remove_xstream(self, name: str) -> None:
+        """Have an xstream end that nothing needs."""
+        self._bedrock.remove_xstream(self.address, name)
+
+    def add_provider(self, description: str | dict[str, Any] | ProviderSpec) -> int:
+        """Start a provider and return its id."""
+        return self._bedrock.start_provider(self.address, _document(description))
+
+    def remove_provider(self, name: str) -> None:
+        """Stop a provider that no other depends on."""
+        self._bedrock.stop_provider(self.address, name)
+
+    def lookup(self, spec: str, *, timeout: float | None = None) -> ProviderHandle:
+        """Find a provider by ``name`` or ``type:id``, see `BedrockClient.lookup`."""
+        return self._bedrock.lookup(self.address, spec, timeout=timeout)
+
+    def shutdown(self) -> None:
+        """Tell the server to stop."""
+        self._bedrock.shutdown(self.address)
+
+
+class ServiceGroupHandle(Sequence[ServiceHandle]):
+    """Several servers, in the order given or of the group file."""
+
+    def __init__(self, client: Client, members: Callable[[], Iterable[str]], provider_id: int) -> None:
+        self.client = client
+        self.provider_id = provider_id
+        self._members = members
+        self.refresh()
+
+    def __repr__(self) -> str:
+        return f"<ServiceGroupHandle of {len(self)} servers>"
+
+    def refresh(self) -> None:
+        """Read the members again."""
+        self._handles = [self.client.make_service_handle(a, self.provider_id) for a in self._members()]
+
+    @property
+    def size(self) -> int:
+        """Number of servers."""
+        return len(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    @overload
+    def __getitem__(self, index: int) -> ServiceHandle: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ServiceHandle]: ...
+    def __getitem__(self, index: int | slice) -> ServiceHandle | list[ServiceHandle]:
+        return self._handles[index]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The expanded configurations by address, asked for now; the first server that does not answer raises."""
+        return self._ask(lambda handle: handle.config)
+
+    @property
+    def spec(self) -> dict[str, ProcSpec]:
+        """The expanded configurations as objects, by address."""
+        return {address: ProcSpec.from_dict(config) for address, config in self.config.items()}
+
+    def query(self, script: str) -> dict[str, Any]:
+        """Return what a Jx9 script returns at each server, by address."""
+        return self._ask(lambda handle: handle.query(script))
+
+    def _ask(self, question: Callable[[ServiceHandle], Any]) -> dict[str, Any]:
+        handles = {handle.address: handle for handle in self._handles}
+        answers = ask_all(handles, lambda address: question(handles[address]))
+        for answer in answers.values():
+            if isinstance(answer, MargoError):
+                raise answer
+        return answers
+
+
+def ask_all(addresses: Iterable[str], question: Callable[[str], R]) -> dict[str, R | MargoError]:
+    """Ask all servers at the same time; return what each answers, or its error, in the order of the addresses."""
+    with ThreadPoolExecutor(max_workers=32) as threads:
+        pending = {address: threads.submit(_outcome, question, address) for address in addresses}
+    return {address: future.result() for address, future in pending.items()}
+
+
+def _outcome(question: Callable[[str], R], address: str) -> R | MargoError:
+    try:
+        return question(address)
+    except MargoError as error:
+        return error
+
+
+def _document(value: "str | dict[str, Any] | PoolSpec | XstreamSpec | ProviderSpec") -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigError("description", f"not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise ConfigError("description", f"expected an object; found {type(value).__name__}")
+    return value if isinstance(value, dict) else value.to_dict()

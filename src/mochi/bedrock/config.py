@@ -114,7 +114,9 @@ def _checked(document: dict[str, Any]) -> ServerConfig:
     return ServerConfig(
         margo=margo,
         address=None if address is None else convert(address, str, "margo.mercury.address"),
-        pool=margo.rpc_pool if bedrock.pool is UNSET else margo.pool_name(bedrock.pool, "bedrock.pool"),
+        pool=margo.rpc_pool
+        if bedrock.pool is UNSET
+        else margo.served_pool_name(bedrock.pool, "bedrock.pool"),
         provider_id=bedrock.provider_id,
         dependency_resolution_timeout=bedrock.dependency_resolution_timeout,
         libraries=tuple(dict.fromkeys(convert(libraries, list[str], "libraries"))),

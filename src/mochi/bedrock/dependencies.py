@@ -1,9 +1,9 @@
 """What a provider's ``dependencies`` mean: names in JSON to pools, providers and handles.
 
 A value is a name or an index for a pool or an xstream. For a provider it is ``name`` or ``type:id``, of this
-server, and must come before the one that depends on it; or one of these with ``@address``, of any server,
-``@local`` being this one. The type is checked in every case, and a handle means a provider that was seen to
-exist.
+server, and must come before the one that depends on it; or one of these with ``@`` and the server: ``local`` for this
+one, an address, or digits for the rank of a process that was started with this one. The type is checked in every case,
+and a handle means a provider that was seen to exist.
 """
 
 import difflib
@@ -13,12 +13,12 @@ from typing import Any
 from msgspec import Struct
 
 from mochi.bedrock.modules import Provider
-from mochi.bedrock.spec import DependencyValue, ProviderHandle, ProviderSpec
+from mochi.bedrock.spec import UNKNOWN, DependencyValue, ProviderHandle, ProviderSpec, World
 from mochi.margo.config import unknown_field
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, MargoError
 
-__all__ = ["Dependencies", "Running", "find", "nearest", "resolve"]
+__all__ = ["Dependencies", "Running", "find", "is_remote", "nearest", "resolve"]
 
 
 class Dependencies(Struct):
@@ -28,8 +28,10 @@ class Dependencies(Struct):
     """As the module gets them."""
     shown: dict[str, str | list[str]] = {}
     """As an expanded configuration shows them."""
-    needed: set[str] = set()
-    """Names of the providers of this server among them."""
+    providers: "dict[str, Provider]" = {}
+    """The providers of this server among them, by name."""
+    pools: set[str] = set()
+    xstreams: set[str] = set()
 
 
 class Running(Struct):
@@ -69,6 +71,7 @@ def resolve(
     engine: Engine,
     running: Mapping[str, Running],
     own_names: Collection[str | None],
+    world: World,
     look_up: Callable[[str, str], ProviderHandle],
 ) -> Dependencies:
     """Resolve all dependencies of a provider.
@@ -83,6 +86,8 @@ def resolve(
         The providers of this server so far, by name.
     own_names : collection of str
         What may stand behind ``@`` and means this server.
+    world : World
+        The processes that were started together.
     look_up : callable
         Given ``name`` or ``type:id`` and an address, asks that server.
 
@@ -94,14 +99,18 @@ def resolve(
 
     def resolve_one(value: str | int, kind: str, path: str) -> tuple[Any, str]:
         if kind == "pool":
-            name = engine.config.pool_name(value, path)
+            name = engine.config.served_pool_name(value, path)
+            dependencies.pools.add(name)
             return engine.pool(name), name
         if kind == "xstream":
             name = engine.config.xstream_name(value, path)
+            dependencies.xstreams.add(name)
             return name, name
         if isinstance(value, int):
             raise ConfigError(path, f"expected a provider of type {kind}; found the number {value}")
         what, at, address = value.partition("@")
+        if address.isdecimal():
+            address = _ranked(value, int(address), world, path)
         if at and address not in own_names:
             try:
                 handle = look_up(what, address)
@@ -113,7 +122,7 @@ def resolve(
         if local is None:
             raise ConfigError(path, f'no provider "{what}" comes before this one{nearest(what, running)}')
         check_type(value, local.spec.type, kind, path)
-        dependencies.needed.add(local.spec.name)
+        dependencies.providers[local.spec.name] = local.provider
         if not at:
             return local.provider, local.spec.name
         handle = ProviderHandle(engine.address, local.spec.provider_id, kind)
@@ -145,6 +154,25 @@ def check_type(value: str, found: str, expected: str, path: str) -> None:
     """Refuse a provider of another type than the one declared."""
     if found != expected:
         raise ConfigError(path, f'expected a provider of type {expected}; found "{value}", of type {found}')
+
+
+def is_remote(value: DependencyValue) -> bool:
+    """Whether a dependency may mean a provider of another server, which is asked for it."""
+    return any(isinstance(item, str) and "@" in item for item in _items(value))
+
+
+def _ranked(value: str, rank: int, world: World, path: str) -> str:
+    """What a rank behind ``@`` stands for: an address, or ``local``."""
+    if rank == world.rank:
+        return "local"
+    if world.size == 1:
+        raise ConfigError(path, f'"{value}" names rank {rank}; this server was started alone, as rank 0')
+    if rank >= world.size:
+        raise ConfigError(path, f'"{value}" names rank {rank}; ranks are 0 to {world.size - 1}')
+    address = world.addresses[rank]
+    if address == UNKNOWN:
+        raise ConfigError(path, f'"{value}" names rank {rank}, whose address is not known yet')
+    return address
 
 
 def _items(value: DependencyValue) -> list[str | int]:

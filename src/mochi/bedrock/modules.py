@@ -7,13 +7,14 @@ import this package.
 
 import difflib
 import logging
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
 from mochi.bedrock.errors import ModuleError
 from mochi.margo.engine import Engine
 
-__all__ = ["Deployed", "Module", "Provider", "Publishes", "Restores", "library_of", "load"]
+__all__ = ["Deployed", "Forms", "Meets", "Module", "Provider", "Publishes", "Restores", "library_of", "load"]
 
 GROUP = "mochi.bedrock.modules"
 
@@ -35,11 +36,52 @@ class Provider(Protocol):
 
 
 @runtime_checkable
+class Meets(Protocol):
+    """A module that has to know of the processes that its own was started with."""
+
+    def meet(self, rank: int, size: int, secret: bytes | None) -> None:
+        """Called before any provider is made, unless the process was started alone, and again once they part.
+
+        Parameters
+        ----------
+        rank, size : int
+            Ordinal of this process, and number of processes.
+        secret : bytes or None
+            Random, known to all of them; None where they cannot be heard: this process was started again.
+        """
+
+
+@runtime_checkable
+class Forms(Protocol):
+    """A provider that forms a group with those of its name in the other processes."""
+
+    @property
+    def offer(self) -> Any:
+        """What the others are told, plain data."""
+
+    def form(self, offers: Mapping[int, Any]) -> tuple[int, dict[int, str]]:
+        """Form the group. Called once, when all providers exist, in all processes. May block.
+
+        Parameters
+        ----------
+        offers : Mapping
+            By the ranks of their processes, the own one included.
+
+        Returns
+        -------
+        int
+            Ordinal of this server in the group.
+        dict
+            Addresses of the servers of the group, by ordinal.
+        """
+
+
+@runtime_checkable
 class Publishes(Protocol):
     """A provider that has something to say to the world once its server is complete."""
 
     def ready(self, engine: Engine) -> None:
-        """Called once, when all providers of the server exist; it answers RPCs already. May block."""
+        """Called once, when all servers that were started together are complete. May block."""
 
 
 class Deployed(Protocol):
@@ -53,8 +95,15 @@ class Deployed(Protocol):
     def rank(self) -> int:
         """Its ordinal in its service: the same one when it is started again."""
 
+    @property
+    def dependency_resolution_timeout(self) -> float:
+        """Seconds to wait for a provider of another server."""
+
     def config(self) -> dict[str, Any]:
         """Its configuration, expanded."""
+
+    def provider(self, name: str) -> Provider:
+        """Return a provider of this server."""
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id."""

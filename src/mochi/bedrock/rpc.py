@@ -17,6 +17,10 @@ QUERY_CONFIG: Final = "bedrock_query_config"
 LOAD_MODULE: Final = "bedrock_load_module"
 START_PROVIDER: Final = "bedrock_start_provider"
 STOP_PROVIDER: Final = "bedrock_stop_provider"
+ADD_POOL: Final = "bedrock_add_pool"
+REMOVE_POOL: Final = "bedrock_remove_pool"
+ADD_XSTREAM: Final = "bedrock_add_xstream"
+REMOVE_XSTREAM: Final = "bedrock_remove_xstream"
 LOOKUP_PROVIDER: Final = "bedrock_lookup_provider"
 SHUTDOWN: Final = "__shutdown__"
 
@@ -51,6 +55,18 @@ class StartProvider(Struct):
 
 class StopProvider(Struct):
     """Stop the provider of this name; the answer is null."""
+
+    name: str
+
+
+class Add(Struct):
+    """Add a pool, or an xstream, from an entry such as ``argobots`` holds; the answer is null."""
+
+    spec: dict[str, Any]
+
+
+class Remove(Struct):
+    """Remove the pool, or the xstream, of this name; the answer is null."""
 
     name: str
 

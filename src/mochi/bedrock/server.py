@@ -7,15 +7,22 @@ Invariants:
 - `Server.config` describes what runs now, and deploys the same server again.
 
 Deployment happens in the constructor, before anything is served. `Server.run` then completes the server in a thread
-of its own, while RPCs are answered already, so that the servers of a service can ask each other: modules take back
-what an earlier run has left, and then the providers say to the world that they are there. Later changes come by RPC,
-one at a time, in the pool that the ``bedrock`` section names.
+of its own, while RPCs are answered already, so that the servers of a service can ask each other: providers form their
+groups, modules take back what an earlier run has left, and then the providers say to the world that they are there.
+Later changes come by RPC, one at a time, in the pool that the ``bedrock`` section names.
+
+The servers of a service keep step by the rounds of `mochi.bedrock.peers`, of which each makes the same four: where it
+listens; what its providers offer; that it is complete; that it has told the world.
 """
 
 import difflib
 import logging
+import secrets
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,9 +31,10 @@ from mochi.bedrock import modules, rpc
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
-from mochi.bedrock.dependencies import Running, find, nearest, resolve
+from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
-from mochi.bedrock.modules import Module, Publishes, Restores
+from mochi.bedrock.modules import Forms, Meets, Module, Provider, Publishes, Restores
+from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
@@ -35,6 +43,8 @@ from mochi.margo.errors import ConfigError, Fault, MargoError
 __all__ = ["Server"]
 
 R = TypeVar("R")
+
+SECRET_SIZE = 32
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +58,13 @@ class Server:
         From `mochi.bedrock.config.parse`.
     address : str, optional
         Where to listen; wins over the address in `config`.
-    world : World, optional
-        The processes started together; none where this one is alone.
+    peers : Peers, optional
+        The processes started together; without it, this one is alone.
 
     Attributes
     ----------
-    world : World or None
+    world : World
+        The same as conditions and scripts see them, with their addresses.
 
     Raises
     ------
@@ -67,14 +78,16 @@ class Server:
     """
 
     def __init__(
-        self, config: ServerConfig, address: str | None = None, *, world: World | None = None
+        self, config: ServerConfig, address: str | None = None, *, peers: Peers | None = None
     ) -> None:
         address = address or config.address
         if address is None:
             raise ConfigError(
                 "margo.mercury.address", "missing, and no other address is given; try na+sm or tcp"
             )
-        self.world = world
+        self._peers = peers or Alone()
+        self.world = World.unknown(self._peers.rank, self._peers.size)
+        self._secret: bytes | None = None
         self._settings = config
         self._closed = False
         self._libraries: list[str] = []
@@ -100,7 +113,17 @@ class Server:
     @property
     def rank(self) -> int:
         """Ordinal of this server in its service."""
-        return 0 if self.world is None else self.world.rank
+        return self.world.rank
+
+    @property
+    def dependency_resolution_timeout(self) -> float:
+        """Seconds to wait for a provider of another server."""
+        return self._settings.dependency_resolution_timeout
+
+    def provider(self, name: str) -> Provider:
+        """Return the provider of this name; `BedrockError` if there is none."""
+        with self._changing:
+            return self._named(name).provider
 
     def config(self) -> dict[str, Any]:
         """Return the expanded configuration: plain JSON, keys sorted at every level."""
@@ -184,12 +207,14 @@ class Server:
             self._libraries.append(library)
             if module is not None:
                 self._modules[module.type] = module
+                self._introduce(module)
                 log.debug("loaded %s, which brings the type %s", library, module.type)
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id.
 
-        A dependency of another server must be there now: nothing waits while this server has others to serve.
+        A dependency of another server is waited for, up to ``dependency_resolution_timeout``, while everything else
+        goes on.
 
         Raises
         ------
@@ -198,14 +223,25 @@ class Server:
         DeploymentError
             Its component cannot start it.
         """
+        parsed = parse_provider(spec, where)
+        dependencies = self._resolve(parsed, where)
         with self._changing:
             if self._closed:
                 raise BedrockError(f"the server at {self.address} has ended")
+            for name, provider in dependencies.providers.items():
+                if name not in self._running or self._running[name].provider is not provider:
+                    raise BedrockError(f'provider "{name}" was stopped meanwhile')
+            for pool in dependencies.pools:
+                self.engine.config.served_pool_name(pool, f"{where}.dependencies")
+            for xstream in dependencies.xstreams:
+                self.engine.config.xstream_name(xstream, f"{where}.dependencies")
             ids = {self._settings.provider_id: "bedrock itself"}
             ids.update((running.spec.provider_id, name) for name, running in self._running.items())
-            (numbered,) = assign_ids([parse_provider(spec, where)], ids, self._running, where)
-            running = self._start(numbered, where, 0.0)
+            (numbered,) = assign_ids([parsed], ids, self._running, where)
+            running = self._start(numbered, dependencies, where)
             try:
+                if isinstance(running.provider, Forms):
+                    self._form(running, {self._peers.rank: running.provider.offer}, where)
                 self._publish(running, where)
             except BaseException:
                 self._stop(running)
@@ -221,13 +257,43 @@ class Server:
             There is none, or another provider depends on it.
         """
         with self._changing:
-            running = self._running.get(name)
-            if running is None:
-                raise BedrockError(f'no provider is named "{name}"{nearest(name, self._running)}')
-            users = [user for user, other in self._running.items() if name in other.dependencies.needed]
+            running = self._named(name)
+            users = [user for user, other in self._running.items() if name in other.dependencies.providers]
             if users:
                 raise BedrockError(f'provider "{name}" is needed by {", ".join(users)}')
             self._stop(running)
+
+    def add_pool(self, spec: Any, where: str = "pool") -> None:
+        """Add a pool from an entry such as ``argobots.pools`` holds; `ConfigError` if it is wrong."""
+        with self._changing:
+            self.engine.add_pool(spec, where)
+
+    def remove_pool(self, name: str) -> None:
+        """Remove a pool; `InUse` says who needs it, `ConfigError` that there is none."""
+        with self._changing:
+            self.engine.remove_pool(name, self._pool_users().get(self.engine.config.pool_name(name), ()))
+
+    def add_xstream(self, spec: Any, where: str = "xstream") -> None:
+        """Start an xstream from an entry such as ``argobots.xstreams`` holds; `ConfigError` if it is wrong."""
+        with self._changing:
+            self.engine.add_xstream(spec, where)
+
+    def remove_xstream(self, name: str) -> None:
+        """Have an xstream end after its work; `InUse` says who needs it, `ConfigError` that there is none."""
+        with self._changing:
+            users = [
+                f"provider {user}"
+                for user, running in self._running.items()
+                if self.engine.config.xstream_name(name) in running.dependencies.xstreams
+            ]
+            self.engine.remove_xstream(name, users, self._pool_users())
+
+    def _pool_users(self) -> dict[str, list[str]]:
+        users = {self._settings.pool: ["bedrock"]}
+        for name, running in self._running.items():
+            for pool in running.dependencies.pools:
+                users.setdefault(pool, []).append(f"provider {name}")
+        return users
 
     def lookup_provider(self, spec: str) -> ProviderHandle | None:
         """Find a provider of this server by ``name`` or ``type:id``; None if there is none."""
@@ -236,24 +302,76 @@ class Server:
             return None
         return ProviderHandle(self.address, running.spec.provider_id, running.spec.type)
 
+    def _named(self, name: str) -> Running:
+        running = self._running.get(name)
+        if running is None:
+            raise BedrockError(f'no provider is named "{name}"{nearest(name, self._running)}')
+        return running
+
     def _deploy(self) -> None:
         self._define()
+        said = self._peers.gather([self.address, secrets.token_bytes(SECRET_SIZE)])
+        self.world = self.world.having({rank: address for rank, (address, _) in said.items()})
+        self._secret = None if isinstance(self._peers, Returning) else min(said.items())[1][1]
         for library in self._settings.libraries:
             self.load_module(library)
         paths = {spec.name: f"providers[{index}]" for index, spec in enumerate(self._settings.providers)}
         for spec in self._settings.providers:
             self._module(spec, paths[spec.name])
         for spec in self._settings.providers:
-            self._start(spec, paths[spec.name], self._settings.dependency_resolution_timeout)
+            self._start(spec, self._deployed(spec, paths[spec.name]), paths[spec.name])
 
     def _complete(self) -> None:
+        configured = {
+            f"providers[{index}]": self._running[spec.name]
+            for index, spec in enumerate(self._settings.providers)
+            if spec.name in self._running
+        }
+        offers = self._peers.gather(
+            {
+                running.spec.name: running.provider.offer
+                for running in configured.values()
+                if isinstance(running.provider, Forms)
+            }
+        )
+        for where, running in configured.items():
+            name = running.spec.name
+            self._form(running, {rank: said[name] for rank, said in offers.items() if name in said}, where)
         for module in list(self._modules.values()):
             if isinstance(module, Restores):
                 module.restore(self)
-        for index, spec in enumerate(self._settings.providers):
-            running = self._running.get(spec.name)
-            if running is not None:
-                self._publish(running, f"providers[{index}]")
+        self._peers.gather(None)
+        for where, running in configured.items():
+            self._publish(running, where)
+        self._peers.gather(None)
+        with self._changing:
+            self._secret = None
+            for module in self._modules.values():
+                self._introduce(module)
+        self._peers.close()
+
+    def _introduce(self, module: Module) -> None:
+        if isinstance(module, Meets) and type(self._peers) is not Alone:
+            module.meet(self._peers.rank, self._peers.size, self._secret)
+
+    def _form(self, running: Running, offers: dict[int, Any], where: str) -> None:
+        if not isinstance(running.provider, Forms):
+            return
+        try:
+            rank, addresses = running.provider.form(offers)
+        except Exception as error:
+            raise _in_context(error, where, running.spec.name) from error
+        self.world = msgspec.structs.replace(self.world.having(addresses), rank=rank)
+
+    def _deployed(self, spec: ProviderSpec, where: str) -> Dependencies:
+        """Resolve dependencies before `run`; other servers, which may wait for this one, are answered meanwhile."""
+        if not any(map(is_remote, spec.dependencies.values())):
+            return self._resolve(spec, where)
+        resolved = _in_thread(lambda: self._resolve(spec, where))
+        self.engine.run_until(resolved)
+        if not resolved.done():
+            raise BedrockError("told to stop before it was complete")
+        return resolved.result()
 
     def _define(self) -> None:
         pool = self.engine.pool(self._settings.pool)
@@ -276,8 +394,14 @@ class Server:
             except Jx9Error as error:
                 raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
 
-        def start(args: rpc.StartProvider) -> int:
-            return _faulting(lambda: self.start_provider(args.spec))
+        def start(args: rpc.StartProvider) -> int | Future[int]:
+            def change() -> int:
+                return _faulting(lambda: self.start_provider(args.spec))
+
+            dependencies = args.spec.get("dependencies")
+            if isinstance(dependencies, dict) and any(map(is_remote, dependencies.values())):
+                return _in_thread(change)  # it waits for others, and this pool may be the loop's
+            return change()
 
         def stop(args: rpc.StopProvider) -> None:
             _faulting(lambda: self.stop_provider(args.name))
@@ -285,29 +409,51 @@ class Server:
         def load(args: rpc.LoadModule) -> None:
             _faulting(lambda: self.load_module(args.library))
 
+        def adding(add: Callable[[Any], None]) -> Callable[[rpc.Add], None]:
+            return lambda args: _faulting(lambda: add(args.spec))
+
+        def removing(remove: Callable[[str], None]) -> Callable[[rpc.Remove], None]:
+            return lambda args: _faulting(lambda: remove(args.name))
+
         self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
         self.engine.define(rpc.QUERY_CONFIG, own, rpc.QueryConfig, query, pool=pool)
         self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
         self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
         self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)
+        self.engine.define(rpc.ADD_POOL, own, rpc.Add, adding(self.add_pool), pool=pool)
+        self.engine.define(rpc.REMOVE_POOL, own, rpc.Remove, removing(self.remove_pool), pool=pool)
+        self.engine.define(rpc.ADD_XSTREAM, own, rpc.Add, adding(self.add_xstream), pool=pool)
+        self.engine.define(rpc.REMOVE_XSTREAM, own, rpc.Remove, removing(self.remove_xstream), pool=pool)
         self.engine.define(rpc.LOOKUP_PROVIDER, own, rpc.LookupProvider, lookup, pool=pool)
         self.engine.define(rpc.SHUTDOWN, rpc.ENGINE_ID, rpc.Nothing, lambda _: self.finalize(), pool=pool)
 
-    def _start(self, spec: ProviderSpec, where: str, wait: float) -> Running:
+    def _resolve(self, spec: ProviderSpec, where: str) -> Dependencies:
         module = self._module(spec, where)
         try:
             declared = module.dependencies(spec.config)
         except Exception as error:
             raise _in_context(error, where, spec.name) from error
-        dependencies = resolve(
+        deadline = time.monotonic() + self._settings.dependency_resolution_timeout
+        return resolve(
             spec,
             declared,
             where,
             engine=self.engine,
             running=self._running,
             own_names=("local", self.address, self._settings.address),
-            look_up=lambda what, address: BedrockClient(self._client).lookup(address, what, timeout=wait),
+            world=self.world,
+            look_up=partial(self._look_up, deadline),
         )
+
+    def _look_up(self, deadline: float, what: str, address: str) -> ProviderHandle:
+        if self.engine.token is not None:
+            self._client.set_token(address, self.engine.token)
+        return BedrockClient(self._client).lookup(
+            address, what, timeout=max(deadline - time.monotonic(), 0.0)
+        )
+
+    def _start(self, spec: ProviderSpec, dependencies: Dependencies, where: str) -> Running:
+        module = self._module(spec, where)
         try:
             provider = module.create(
                 self.engine, spec.name, spec.provider_id, spec.config, spec.tags, dependencies.resolved
@@ -367,6 +513,20 @@ def _in_context(error: Exception, where: str, name: str) -> MargoError:
         return ConfigError(f"{where}.{error.where}", error.problem)
     problem = str(error) if isinstance(error, MargoError) else f"{type(error).__name__}: {error}"
     return DeploymentError(where, f'provider "{name}" cannot start: {problem}')
+
+
+def _in_thread(work: Callable[[], R]) -> Future[R]:
+    """Start `work` in a thread of its own, which does not keep the process from ending."""
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _faulting(change: Callable[[], R]) -> R:

@@ -1,4 +1,5 @@
 """Flock: who the members of a service are.
 
-`group_file` reads and writes the group file, `client` asks a member for its view, `provider` is a member.
+`group_file` reads and writes the group file, `bootstrap` finds a way to a group, `client` asks a member for its view,
+`provider` is a member.
 """

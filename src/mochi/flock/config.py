@@ -1,8 +1,7 @@
 """Configuration of a flock provider: what may be written, and its expanded form.
 
 The expanded form shows `bootstrap`, which the original leaves out, so that an expanded configuration loads
-again. Built in are the bootstrap ``self`` and the group ``static``. The original's other names are known, and
-refused as such.
+again. Built in are all bootstraps, and the group ``static``. The original's other names are known, and refused as such.
 """
 
 import difflib
@@ -13,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from mochi.flock.errors import ConfigError
+from mochi.flock.group_file import GroupView
 
 BOOTSTRAPS: Final = ("self", "mpi", "join", "file", "view")
 GROUPS: Final = ("static", "centralized", "swim")
@@ -43,6 +43,8 @@ class FlockConfig(msgspec.Struct, frozen=True):
         Group file to write, relative to the working directory of the process.
     mpi_ranks : list of int, optional
         Ranks of MPI_COMM_WORLD to which an ``mpi`` group is restricted.
+    view : GroupView, optional
+        The group of the bootstrap ``view``.
     """
 
     bootstrap: str | list[str]
@@ -50,6 +52,7 @@ class FlockConfig(msgspec.Struct, frozen=True):
     gateway: Component = Component("default")
     file: str | None = None
     mpi_ranks: list[int] | None = None
+    view: GroupView | None = None
 
     def expand(self) -> dict[str, Any]:
         """Return the configuration as a query shows it; `parse` of it gives this configuration again."""
@@ -79,7 +82,7 @@ def parse(config: dict[str, Any]) -> FlockConfig:
             "config.bootstrap", "found an empty array; expected one or more of " + _list(BOOTSTRAPS)
         )
     for way in ways:
-        _check_type("config.bootstrap", way, BOOTSTRAPS)
+        _check_known("config.bootstrap", way, BOOTSTRAPS)
     for name, known in (("group", GROUPS), ("gateway", GATEWAYS)):
         component: Component = getattr(parsed, name)
         _check_type(f"config.{name}.type", component.type, known)
@@ -87,7 +90,7 @@ def parse(config: dict[str, Any]) -> FlockConfig:
             raise ConfigError(
                 f"config.{name}.config.{field}", f"{name} type {component.type!r} has no such field"
             )
-    if parsed.mpi_ranks is not None:
+    if parsed.mpi_ranks is not None and "mpi" not in ways:
         _log.warning("flock: config.mpi_ranks has no effect on the bootstrap %r", parsed.bootstrap)
     return parsed
 
@@ -100,10 +103,14 @@ def _check_fields(config: dict[str, Any], struct: type[msgspec.Struct], where: s
             )
 
 
-def _check_type(where: str, name: str, known: tuple[str, ...]) -> None:
-    """Accept the first of `known`, the one that is built in, and tell later ones from unknown ones."""
+def _check_known(where: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise ConfigError(where, f"{name!r} is unknown; {_expected(name, known)}")
+
+
+def _check_type(where: str, name: str, known: tuple[str, ...]) -> None:
+    """Accept the first of `known`, the one that is built in, and tell later ones from unknown ones."""
+    _check_known(where, name, known)
     if name != known[0]:
         raise ConfigError(where, f"{name!r} is not built in at this stage; {known[0]!r} is")
 

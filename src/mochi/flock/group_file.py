@@ -1,19 +1,25 @@
 """The group file: who the members of a service are, and the token that proves a caller may talk to them.
 
 The file is the original's: one line of JSON without a newline, members sorted by address and then provider
-id, metadata sorted by key. Three rules are ours:
+id, metadata sorted by key. Four rules are ours:
 
 1. It holds the token of the service (metadata key ``__token__``, hexadecimal), so it has mode 0600 from its
    first byte on: who may read the file may use the service.
 2. It appears whole or not at all, and outlives a crash of the machine once `write` has returned.
 3. A view that travels over the network has no token in it.
+4. A member may have two keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
+   again at another address, and ``ended``, if it has ended in good order.
 
-`parse` and `serialize` are pure; `read` and `write` add the file around them.
+`parse` and `serialize` are pure; `read`, `write` and `update` add the file around them.
 """
 
+import fcntl
 import os
 import re
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Final
 
 import msgspec
@@ -22,16 +28,21 @@ from mochi.flock.errors import GroupFileError
 
 TOKEN_KEY: Final = "__token__"
 
+LOCK_PATIENCE: Final = 10.0
+"""Seconds that an update waits for others to be done with theirs."""
+
 _SHAPE: Final = (
     '{"members": [{"address": "<text>", "provider_id": <0 to 65535>}, ...], "metadata": {"<text>": "<text>"}}'
 )
 
 
-class Member(msgspec.Struct, frozen=True, order=True):
-    """One flock provider of a group; members order as in a group file."""
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One flock provider of a group."""
 
     address: Annotated[str, msgspec.Meta(min_length=1)]
     provider_id: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    ended: bool = False
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -49,6 +60,32 @@ class GroupView(msgspec.Struct, frozen=True):
         text = self.metadata.get(TOKEN_KEY)
         return None if text is None else bytes.fromhex(text)
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ordinal of each server, by address: where none is recorded, its place in the file."""
+        ranks: dict[str, int] = {}
+        for member in self.members:
+            ranks.setdefault(member.address, len(ranks) if member.rank is None else member.rank)
+        return ranks
+
+    def ranked(self) -> "GroupView":
+        """Return the view with an ordinal for each member."""
+        members = (
+            msgspec.structs.replace(member, rank=self.ranks[member.address]) for member in self.members
+        )
+        return GroupView(tuple(members), self.metadata)
+
+    def with_member(self, member: Member) -> "GroupView":
+        """Return the view with a member in place of the one of its rank, or of its address."""
+        others = [
+            other for other in self.members if other.rank != member.rank and other.address != member.address
+        ]
+        return GroupView((*others, member), self.metadata)
+
+    def with_token(self, token: bytes) -> "GroupView":
+        """Return the view with the shared secret of its service."""
+        return GroupView(self.members, {**self.metadata, TOKEN_KEY: token.hex()})
+
     def without_token(self) -> "GroupView":
         """Return the view that may leave the process."""
         return GroupView(self.members, {key: text for key, text in self.metadata.items() if key != TOKEN_KEY})
@@ -56,7 +93,8 @@ class GroupView(msgspec.Struct, frozen=True):
 
 def serialize(view: GroupView) -> bytes:
     """Encode a view as the content of a group file."""
-    return msgspec.json.encode(GroupView(tuple(sorted(view.members)), view.metadata), order="sorted")
+    members = sorted(view.members, key=lambda member: (member.address, member.provider_id))
+    return msgspec.json.encode(GroupView(tuple(members), view.metadata), order="sorted")
 
 
 def parse(content: bytes, path: str = "<group view>") -> GroupView:
@@ -140,6 +178,64 @@ def write(path: str | os.PathLike[str], view: GroupView) -> None:
         _sync_directory(directory)
     except OSError as error:
         raise GroupFileError(name, f"the group file cannot be written: {error.strerror}") from error
+
+
+def update(path: str | os.PathLike[str], change: Callable[[GroupView], GroupView | None]) -> None:
+    """Change a group file in one step, which no other `update` cuts in two; where the change is None, remove it.
+
+    Processes on several nodes keep each other out if their file system has locks.
+
+    Raises
+    ------
+    GroupFileError
+        The file is missing, holds no group, cannot be written, or is being updated for more than `LOCK_PATIENCE`.
+    """
+    name = os.fspath(path)
+    with _locked(name):
+        before = read(name)
+        after = change(before)
+        if after is None:
+            try:
+                os.unlink(name)
+            except OSError as error:
+                raise GroupFileError(name, f"the group file cannot be removed: {error.strerror}") from error
+        elif after != before:
+            write(name, after)
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Hold the lock of the file that is at `name` now; without one where there is no file, or are no locks."""
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fd = os.open(name, os.O_RDWR)
+        except OSError:
+            yield
+            return
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_held = _is_at(fd, name)
+            except BlockingIOError:
+                is_held = False
+            except OSError:
+                is_held = True
+            if is_held:
+                yield
+                return
+        finally:
+            os.close(fd)
+        if time.monotonic() > deadline:
+            raise GroupFileError(name, "another process keeps the group file locked")
+        time.sleep(0.01)
+
+
+def _is_at(fd: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(name))
+    except FileNotFoundError:
+        return False
 
 
 def _sync_directory(directory: str) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mochi.flock import config as flock_config
+from mochi.flock.bootstrap import Place
 from mochi.flock.provider import FlockProvider
 from mochi.margo.engine import Engine
 
@@ -11,6 +12,13 @@ class FlockModule:
     """Module of the provider type ``flock``."""
 
     type = "flock"
+
+    def __init__(self) -> None:
+        self._place: Place | None = None
+
+    def meet(self, rank: int, size: int, secret: bytes | None) -> None:
+        """Take note of the processes that this one was started with; see `mochi.bedrock.modules.Meets`."""
+        self._place = Place(rank, size, secret)
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
         """Return name -> (kind, required) of what a provider depends on."""
@@ -29,7 +37,8 @@ class FlockModule:
 
         Raises
         ------
-        ConfigError
-            `config` is not a flock configuration, or asks for what is not built in.
+        FlockError
+            `config` is not a flock configuration, or leads to no group.
         """
-        return FlockProvider(engine, provider_id, flock_config.parse(config), dependencies.get("pool"))
+        parsed = flock_config.parse(config)
+        return FlockProvider(engine, provider_id, parsed, dependencies.get("pool"), self._place)

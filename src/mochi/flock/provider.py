@@ -1,31 +1,32 @@
-"""A member of a group: builds the first view, answers for it, and publishes it in the group file.
+"""A member of a group: answers for its view, and keeps the group file in step with what becomes of it.
 
-A service has one token, made by the first flock provider of the process; from then on the engine refuses
-callers who do not know it. The group file is written once the whole server is ready, so that whoever finds it
-can use the service, and is removed on the way out unless another service has replaced it.
+The token of the service is known before the server lets anybody in; from then on the engine refuses callers who do not
+hold it. The group file is written once all servers that were started together are complete, so that whoever finds it
+can use the service. A member that ends marks itself there; the last one alive removes the file, unless another service
+has replaced it.
 """
 
 import logging
 import os
-import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from mochi.flock import group_file, rpc
+from mochi.flock.bootstrap import CALL_TIMEOUT, Offer, Place, bootstrap, new_token
+from mochi.flock.client import talking_to
 from mochi.flock.config import FlockConfig
-from mochi.flock.errors import GroupFileError
+from mochi.flock.errors import FlockError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo.engine import Engine
 from mochi.margo.pools import Pool
-
-_TOKEN_BYTES = 32
 
 _log = logging.getLogger(__name__)
 
 
 class FlockProvider:
-    """The sole member of a static group.
+    """A member of a group.
 
     Parameters
     ----------
@@ -37,30 +38,79 @@ class FlockProvider:
         Checked configuration.
     pool : Pool, optional
         Where views are handed out; the engine's RPC pool when None.
+    place : Place, optional
+        Place of the process among those of its service; None if it was started alone.
+
+    Raises
+    ------
+    FlockError
+        No bootstrap leads to a group.
     """
 
     def __init__(
-        self, engine: Engine, provider_id: int, config: FlockConfig, pool: Pool | None = None
+        self,
+        engine: Engine,
+        provider_id: int,
+        config: FlockConfig,
+        pool: Pool | None = None,
+        place: Place | None = None,
     ) -> None:
         self._engine = engine
         self._provider_id = provider_id
         self._config = config
         self._file = None if config.file is None else os.path.abspath(config.file)
+        self._is_published = False
+        me = Member(engine.address, provider_id, 0 if place is None else place.rank)
+        self._bootstrap = bootstrap(me, config, self._file, place)
+        token = self._bootstrap.token or engine.token or new_token()
+        if engine.token not in (None, token):
+            raise FlockError("the server is a member of another service already, which has another token")
+        engine.token = self._token = token
+        self._view = self._view_of((self._bootstrap.me,))
         engine.define(rpc.GET_VIEW, provider_id, rpc.GetView, self._get_view, pool=pool)
-        engine.token = engine.token or secrets.token_bytes(_TOKEN_BYTES)
-        self._view = GroupView(
-            (Member(engine.address, provider_id),),
-            {
-                "__config__": msgspec.json.encode(config.group.config, order="sorted").decode(),
-                "__type__": config.group.type,
-                group_file.TOKEN_KEY: engine.token.hex(),
-            },
-        )
+        engine.define(rpc.ANNOUNCE, provider_id, rpc.Announce, self._take_note, pool=pool)
+
+    @property
+    def view(self) -> GroupView:
+        """The current view of the group, with its token."""
+        return self._view
 
     @property
     def config(self) -> dict[str, Any]:
         """Expanded configuration."""
         return self._config.expand()
+
+    @property
+    def offer(self) -> dict[str, Any]:
+        """What the providers of this name in the other processes should know: an `Offer`, as plain data."""
+        return dict(msgspec.to_builtins(Offer(self._bootstrap.me, self._file)))
+
+    def form(self, offers: Mapping[int, Any]) -> tuple[int, dict[int, str]]:
+        """Form the group.
+
+        Parameters
+        ----------
+        offers : mapping
+            What each process offers that has a provider of this name, its own offer included, by rank.
+
+        Returns
+        -------
+        int
+            Ordinal of this member.
+        dict
+            Address of each member by ordinal.
+
+        Raises
+        ------
+        FlockError
+            There is no such group.
+        """
+        members = self._bootstrap.form(
+            {rank: msgspec.convert(offer, Offer) for rank, offer in offers.items()}
+        )
+        self._view = self._view_of(members)
+        ranks = self._view.ranks
+        return ranks[self._bootstrap.me.address], {rank: address for address, rank in ranks.items()}
 
     def ready(self, engine: Engine) -> None:
         """Publish the group file, if the configuration names one.
@@ -70,21 +120,41 @@ class FlockProvider:
         GroupFileError
             The file cannot be written.
         """
-        if self._file is not None:
-            group_file.write(self._file, self._view)
+        self._bootstrap.publish(self._view)
+        self._is_published = self._file is not None and not self._bootstrap.keeps_file
 
     def close(self) -> None:
-        """Leave the server, and remove the group file if it is still the one of this service. Idempotent."""
+        """Leave the server, and the group file if it is still the one of this service. Idempotent."""
         self._engine.undefine(self._provider_id)
-        if self._file is None:
+        if not self._is_published:
             return
+        self._is_published = False
         try:
-            if group_file.read(self._file) == self._view:
-                os.unlink(self._file)
-        except GroupFileError:
-            pass
-        except OSError as error:
-            _log.warning("flock: the group file %s cannot be removed: %s", self._file, error.strerror)
+            group_file.update(str(self._file), self._without_me)
+        except GroupFileError as error:
+            _log.debug("flock: %s", error)
+
+    def _without_me(self, view: GroupView) -> GroupView | None:
+        me = self._bootstrap.me
+        if view.token != self._token or not any(m.address == me.address for m in view.members):
+            return view
+        others = [member for member in view.members if member.address != me.address and not member.ended]
+        with talking_to(view, CALL_TIMEOUT) as client:
+            if not any(map(client.is_alive, others)):
+                return None
+        return view.with_member(msgspec.structs.replace(me, ended=True))
+
+    def _view_of(self, members: tuple[Member, ...]) -> GroupView:
+        config = self._config.group.config
+        metadata = {
+            "__config__": msgspec.json.encode(config, order="sorted").decode(),
+            "__type__": self._config.group.type,
+        }
+        return GroupView(members, metadata).with_token(self._token)
 
     def _get_view(self, request: rpc.GetView) -> GroupView:
         return self._view.without_token()
+
+    def _take_note(self, request: rpc.Announce) -> None:
+        self._view = self._view.with_member(request.member)
+        _log.info("flock: %s is a member, with rank %s", request.member.address, request.member.rank)

@@ -11,6 +11,8 @@ Invariants
 2. Receivers' methods run on any thread, one at a time for each link, and never block.
 3. An exception that strikes while bytes are received or sent (Ctrl-C in the middle of it) costs the link: what was
    pending is told, and may be sent again on a new link. No link is left half changed, or claimed.
+   The background thread alone fails links, see `mochi.margo.link`; and who sleeps is woken without a lock, which
+   Ctrl-C in `threading.Condition` could leave held.
 4. In a forked child every link is lost and every lock is new; the parent's sockets are closed, not used. Receivers
    are not told: their locks may be held by threads that the child does not have.
 """
@@ -23,6 +25,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import msgspec
@@ -34,7 +37,7 @@ from mochi.margo.errors import (
     DeadlineExceeded,
     ProtocolError,
 )
-from mochi.margo.link import Link, PendingCall
+from mochi.margo.link import Claim, Link, PendingCall
 from mochi.margo.wire import (
     Frame,
     FrameReader,
@@ -76,9 +79,9 @@ class Client:
         self._links: dict[str, Link] = {}
         self._by_descriptor: dict[int, Link] = {}
         self._connecting: dict[str, threading.Lock] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
         self._changing = threading.Lock()
-        self._changed = threading.Condition()
-        self._waiting = 0
+        self._sleeping: set[SimpleQueue[None]] = set()
         self._background: _Background | None = None
 
     def after_fork_in_child(self) -> None:
@@ -103,15 +106,28 @@ class Client:
         AuthenticationError
             The server and this client do not hold the same token.
         """
-        link = self._links.get(address)
-        if link is not None and link.error is None:
+        link = self.living_link(address)
+        if link is not None:
             return link
+        began = time.monotonic()
         with self._connecting.setdefault(address, threading.Lock()):
-            link = self._links.get(address)
-            if link is None or link.error is not None:
+            link = self.living_link(address)
+            if link is None:
+                when, why = self._refused.get(address, (0.0, ""))
+                if when > began:  # another thread found out meanwhile
+                    raise AddressError(why)
                 limit = self.timeout if timeout is None else min(timeout, self.timeout)
-                link = self._adopt(address, *self._connect(address, limit))
+                try:
+                    link = self._adopt(address, *self._connect(address, limit))
+                except AddressError as error:
+                    self._refused[address] = (time.monotonic(), str(error))
+                    raise
         return link
+
+    def living_link(self, address: str) -> Link | None:
+        """Return the link to `address` if there is one; never blocks."""
+        link = self._links.get(address)
+        return None if link is None or link.is_lost else link
 
     def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:
         with self._changing:
@@ -217,32 +233,39 @@ class Client:
         while not is_done():
             if time.monotonic() >= deadline:
                 return False
-            wanted = [link for link in links() if link.error is None]
-            token = object()
+            wanted = list(links())
+            claim = Claim()
             try:
                 try:
-                    drives = bool(wanted) and all(link.claim(token) for link in wanted)
+                    drives = bool(wanted) and all(not link.is_lost and link.claim(claim) for link in wanted)
                     if drives:
                         self._drive(wanted, is_done, deadline)
                 finally:
                     for link in wanted:
-                        link.release(token)
+                        link.release(claim)
             except BaseException:
                 # Ctrl-C may strike anywhere, also in the finally clause above.
                 for link in wanted:
-                    link.release(token)
+                    link.release(claim)
+                self.notify()
                 raise
             if drives:
                 self.notify()
-                continue
-            with self._changed:
-                self._waiting += 1
-                try:
-                    if not is_done():
-                        self._changed.wait(min(max(deadline - time.monotonic(), 0), LONGEST_SLEEP))
-                finally:
-                    self._waiting -= 1
+            else:
+                self._sleep(is_done, deadline)
         return True
+
+    def _sleep(self, is_done: Callable[[], bool], deadline: float) -> None:
+        """Sleep until a `notify`, or the deadline."""
+        alarm: SimpleQueue[None] = SimpleQueue()
+        self._sleeping.add(alarm)
+        try:
+            if not is_done():
+                alarm.get(timeout=min(max(deadline - time.monotonic(), 0), LONGEST_SLEEP))
+        except Empty:
+            pass
+        finally:
+            self._sleeping.discard(alarm)
 
     def _drive(self, links: Sequence[Link], is_done: Callable[[], bool], deadline: float) -> None:
         """Read claimed links until `is_done`, the deadline, or the loss of one of them."""
@@ -252,7 +275,7 @@ class Client:
         poll = select.poll()
         while not is_done():
             for descriptor, link in by_descriptor.items():
-                if link.error is not None:
+                if link.is_lost:
                     return
                 poll.register(descriptor, select.POLLIN | (select.POLLOUT if link.has_queued else 0))
             left = deadline - time.monotonic()
@@ -274,24 +297,25 @@ class Client:
 
     def _read(self, link: Link) -> bool:
         """Read a link, unless another thread does; return whether."""
-        token = object()
+        claim = Claim()
         try:
             try:
-                if not link.claim(token):
+                if not link.claim(claim):
                     return False
                 link.read()
             finally:
-                link.release(token)
+                link.release(claim)
         except BaseException:
-            link.release(token)
+            link.release(claim)
             raise
         return True
 
     def notify(self) -> None:
         """Let threads that wait look again whether they are done."""
-        if self._waiting:
-            with self._changed:
-                self._changed.notify_all()
+        if self._sleeping:
+            for alarm in list(self._sleeping):
+                alarm.put(None)
+                self._sleeping.discard(alarm)
 
     def handle(self, ready: Sequence[tuple[int, int]]) -> None:
         """Read what nobody else reads, and send on what sockets did not take; for the background thread."""
@@ -303,6 +327,8 @@ class Client:
                 link.flush()
             if events & ~select.EPOLLOUT:
                 self._read(link)
+            if link.is_lost:
+                link.fail()
         self.notify()
 
     def close(self) -> None:

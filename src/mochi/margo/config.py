@@ -5,6 +5,8 @@ be, by name, and which pools run the network loop and the RPC handlers. Invarian
 
 - a pool ``__primary__`` exists, and an xstream ``__primary__`` whose first pool it is;
 - names are unique; every xstream's pools, ``progress_pool`` and ``rpc_pool`` are names of ``pools``;
+- an xstream serves ``progress_pool``, one serves ``rpc_pool``, and no more than one serves a pool whose access
+  promises a single consumer;
 - ``MargoConfig.parse(config.expand(address)) == config``.
 
 The rules, the generated names and the shape of the expansion are those of margo 0.24's JSON configuration,
@@ -15,7 +17,7 @@ once generated) are accepted wherever a pool is named.
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -36,8 +38,12 @@ EAGER_SIZE = 4080
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*\Z")]
 Count = Annotated[int, Meta(ge=0)]
 PoolRef = str | int
+PoolKind = Literal["fifo_wait", "fifo", "prio_wait", "earliest_first"]
+PoolAccess = Literal["mpmc", "private", "spsc", "mpsc", "spmc"]
+SchedulerType = Literal["basic_wait", "default", "basic", "prio", "randws"]
 
 _OBSOLETE = ("enable_profiling", "enable_diagnostics", "profile_sparkline_timeslice_msec")
+_SINGLE_CONSUMER = ("private", "spsc", "mpsc")
 _OUTPUT_ONLY = {
     "mercury": ("address", "listening", "version", "input_eager_size", "output_eager_size"),
     "argobots": ("lazy_stack_alloc", "version"),
@@ -108,14 +114,15 @@ def convert(value: Any, kind: type[T], where: str) -> T:
 
 
 class PoolSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """A queue of work. The kind and the access are Argobots' words; they do not change what a pool does."""
+    """A queue of work; `mochi.margo.pools` says what the kinds mean.
+
+    The access, in Argobots' words, is a promise about who uses the pool: ``private``, ``spsc`` and ``mpsc`` allow one
+    xstream to serve it. Any thread may put work into any pool.
+    """
 
     name: Name = ""
-    kind: Literal["fifo_wait", "fifo", "prio_wait", "earliest_first"] = "fifo_wait"
-    access: Literal["mpmc", "private", "spsc", "mpsc", "spmc"] = "mpmc"
-
-
-SchedulerType = Literal["basic_wait", "default", "basic", "prio", "randws"]
+    kind: PoolKind = "fifo_wait"
+    access: PoolAccess = "mpmc"
 
 
 class XstreamSpec(Struct, frozen=True):
@@ -128,6 +135,11 @@ class XstreamSpec(Struct, frozen=True):
     """Core to run on, -1 for any."""
     affinity: tuple[int, ...] = ()
     """Cores to run on, empty for any."""
+
+    @property
+    def cores(self) -> tuple[int, ...]:
+        """Cores to run on, empty for any; ``affinity`` wins over ``cpubind``."""
+        return self.affinity or ((self.cpubind,) if self.cpubind >= 0 else ())
 
     def expand(self) -> dict[str, Any]:
         """JSON form; ``cpubind`` and ``affinity`` are shown when they are set."""
@@ -285,6 +297,10 @@ class MargoConfig(_Options, frozen=True, kw_only=True):
         pools, progress, rpc, threads = _place_pools(section, where)
         aliases = {"__progress__": progress, "__rpc__": rpc}
         xstreams = _place_xstreams(section, [pool.name for pool in pools], aliases, threads, where)
+        for index, pool in enumerate(pools):
+            _check_access(pool, xstreams, f"{where}.argobots.pools[{index}].access")
+        for field, name in (("progress_pool", progress), ("rpc_pool", rpc)):
+            _check_served(name, xstreams, f"{where}.{field}")
         _warn_of_odd_pools(pools, xstreams, progress)
         kept = (*_Options.__struct_fields__, "argobots")
         fields: dict[str, Any] = {name: getattr(section, name) for name in kept}
@@ -303,6 +319,71 @@ class MargoConfig(_Options, frozen=True, kw_only=True):
         """
         aliases = {"__progress__": self.progress_pool, "__rpc__": self.rpc_pool}
         return _resolve(ref, [pool.name for pool in self.pools], aliases, where, "pool")
+
+    def served_pool_name(self, ref: PoolRef, where: str = "pool") -> str:
+        """Name of the pool that `ref` means, which something is about to depend on.
+
+        Raises
+        ------
+        ConfigError
+            There is no such pool, or no xstream serves it, so that work would wait in it for ever.
+        """
+        name = self.pool_name(ref, where)
+        _check_served(name, self.xstreams, where)
+        return name
+
+    @property
+    def progress_xstream(self) -> XstreamSpec:
+        """The xstream whose thread drives the event loop: the first one that serves the progress pool first."""
+        serving = [xstream for xstream in self.xstreams if self.progress_pool in xstream.pools]
+        return next((xstream for xstream in serving if xstream.pools[0] == self.progress_pool), serving[0])
+
+    def with_pool(self, value: Any, where: str = "pool") -> "MargoConfig":
+        """Return this configuration with one more pool, such as ``argobots.pools`` holds.
+
+        Raises
+        ------
+        ConfigError
+            It is none, or its name is taken.
+        """
+        names = [pool.name for pool in self.pools]
+        spec = convert(value, PoolSpec, where)
+        if spec.name in names:
+            raise ConfigError(f"{where}.name", f'"{spec.name}" is the name of an earlier pool')
+        spec = msgspec.structs.replace(spec, name=spec.name or _next_name("pool", names))
+        return msgspec.structs.replace(self, pools=(*self.pools, spec))
+
+    def with_xstream(self, value: Any, where: str = "xstream") -> "MargoConfig":
+        """Return this configuration with one more xstream, such as ``argobots.xstreams`` holds.
+
+        Raises
+        ------
+        ConfigError
+            It is none, its name is taken, or it serves a pool that is not there or allows no further xstream.
+        """
+        names = [xstream.name for xstream in self.xstreams]
+        given = convert(value, _Xstream, where)
+        if given.name in names:
+            raise ConfigError(f"{where}.name", f'"{given.name}" is the name of an earlier xstream')
+        path = f"{where}.scheduler.pools"
+        spec = _placed(
+            given,
+            given.name or _next_name("xstream", names),
+            lambda ref, index: self.pool_name(ref, f"{path}[{index}]"),
+        )
+        xstreams = (*self.xstreams, spec)
+        for pool in self.pools:
+            if pool.name in spec.pools:
+                _check_access(pool, xstreams, path)
+        return msgspec.structs.replace(self, xstreams=xstreams)
+
+    def without_pool(self, name: str) -> "MargoConfig":
+        """Return this configuration without a pool that it has, and that nothing in it names."""
+        return msgspec.structs.replace(self, pools=tuple(p for p in self.pools if p.name != name))
+
+    def without_xstream(self, name: str) -> "MargoConfig":
+        """Return this configuration without an xstream that it has, and does not need."""
+        return msgspec.structs.replace(self, xstreams=tuple(x for x in self.xstreams if x.name != name))
 
     def xstream_name(self, ref: str | int, where: str = "xstream") -> str:
         """Name of the xstream that `ref`, a name or an index, means.
@@ -418,14 +499,15 @@ def _place_xstreams(
     xstreams: list[XstreamSpec] = []
     for index, (name, xstream) in enumerate(zip(names, given, strict=True)):
         path = f"{where}.argobots.xstreams[{index}].scheduler.pools"
-        served = tuple(
-            _resolve(ref, pools, aliases, f"{path}[{i}]", "pool")
-            for i, ref in enumerate(xstream.scheduler.pools)
-        )
-        if name == PRIMARY and served[0] != PRIMARY:
-            problem = f"the first pool of the xstream {PRIMARY} must be {PRIMARY}; found {served[0]}"
+
+        def resolve(ref: PoolRef, i: int, path: str = path) -> str:
+            return _resolve(ref, pools, aliases, f"{path}[{i}]", "pool")
+
+        spec = _placed(xstream, name, resolve)
+        if name == PRIMARY and spec.pools[0] != PRIMARY:
+            problem = f"the first pool of the xstream {PRIMARY} must be {PRIMARY}; found {spec.pools[0]}"
             raise ConfigError(f"{path}[0]", problem)
-        xstreams.append(XstreamSpec(name, xstream.scheduler.type, served, xstream.cpubind, xstream.affinity))
+        xstreams.append(spec)
     if PRIMARY not in names:
         names.append(PRIMARY)
         xstreams.append(XstreamSpec(PRIMARY, "basic_wait", (PRIMARY,)))
@@ -434,6 +516,30 @@ def _place_xstreams(
             names.append(_next_name("xstream", names))
             xstreams.append(XstreamSpec(names[-1], "basic_wait", (pool,)))
     return tuple(xstreams)
+
+
+def _placed(xstream: _Xstream, name: str, resolve: Callable[[PoolRef, int], str]) -> XstreamSpec:
+    pools = tuple(resolve(ref, index) for index, ref in enumerate(xstream.scheduler.pools))
+    return XstreamSpec(name, xstream.scheduler.type, pools, xstream.cpubind, xstream.affinity)
+
+
+def _check_access(pool: PoolSpec, xstreams: Iterable[XstreamSpec], where: str) -> None:
+    serving = [xstream.name for xstream in xstreams if pool.name in xstream.pools]
+    if pool.access in _SINGLE_CONSUMER and len(serving) > 1:
+        problem = (
+            f"{pool.access} allows one xstream to serve the pool {pool.name}; found {', '.join(serving)}"
+        )
+        raise ConfigError(where, problem)
+
+
+def _check_served(name: str, xstreams: Iterable[XstreamSpec], where: str) -> None:
+    served = dict.fromkeys(pool for xstream in xstreams for pool in xstream.pools)
+    if name not in served:
+        served_ones = ", ".join(served)
+        problem = (
+            f'no xstream serves the pool "{name}", whose work would wait for ever; served: {served_ones}'
+        )
+        raise ConfigError(where, problem)
 
 
 def _resolve(

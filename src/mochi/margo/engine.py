@@ -9,10 +9,12 @@ token, loses its connection and nothing else.
 import asyncio
 import errno
 import logging
+import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -20,10 +22,10 @@ import msgspec
 import uvloop
 
 from mochi.margo import rpc, transport
-from mochi.margo.config import MargoConfig
+from mochi.margo.config import PRIMARY, MargoConfig
 from mochi.margo.connection import Connection, Definition, Handler, Request
-from mochi.margo.errors import Fault, ProtocolError
-from mochi.margo.pools import Pool, Pools, Strand
+from mochi.margo.errors import Fault, InUse, ProtocolError
+from mochi.margo.pools import Pool, Pools, Strand, check_cores, pin
 from mochi.margo.wire import (
     Allocate,
     Frame,
@@ -51,6 +53,14 @@ def _no_bulk(frame: Frame) -> Sequence[memoryview]:
     return ()
 
 
+def _answer(request: Request, done: Future[Any]) -> None:
+    error = done.exception()
+    if error is not None:
+        request.fail(error)
+    else:
+        request.reply(rpc.pack(done.result()))
+
+
 class Engine:
     """Serves RPCs at an address.
 
@@ -60,6 +70,11 @@ class Engine:
         Where to listen, see `mochi.margo.address`; bound at once.
     config : MargoConfig, optional
         Pools, xstreams and the rest of the ``margo`` section.
+
+    Raises
+    ------
+    ConfigError
+        An xstream is bound to a core that this process may not use.
 
     Attributes
     ----------
@@ -81,6 +96,7 @@ class Engine:
 
     def __init__(self, address: str, config: MargoConfig | None = None) -> None:
         self.config = MargoConfig.parse(None) if config is None else config
+        check_cores(self.config.xstreams, "margo.argobots.xstreams[{}]")
         self._listener, self.address = transport.listen(address)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.token: bytes | None = None
@@ -102,6 +118,98 @@ class Engine:
     def pool(self, ref: str | int) -> Pool:
         """Return the pool of this name, alias or index; `ConfigError` if there is none."""
         return self.pools[self.config.pool_name(ref)]
+
+    def add_pool(self, value: Any, where: str = "pool") -> None:
+        """Add a pool, such as ``argobots.pools`` holds; an xstream may serve it from then on.
+
+        Raises
+        ------
+        ConfigError
+            It is none, or its name is taken.
+
+        Notes
+        -----
+        Changes of pools and xstreams may come from any thread, one at a time.
+        """
+        config = self.config.with_pool(value, where)
+        self.pools.add(config.pools[-1])
+        self.config = config
+
+    def remove_pool(self, name: str, users: Iterable[str] = ()) -> None:
+        """Remove a pool.
+
+        Parameters
+        ----------
+        users : iterable of str
+            Who needs it, beside this engine.
+
+        Raises
+        ------
+        ConfigError
+            There is no such pool.
+        InUse
+            Somebody needs it.
+        """
+        name = self.config.pool_name(name)
+        needed_by = [field for field in ("progress_pool", "rpc_pool") if getattr(self.config, field) == name]
+        needed_by += [f"xstream {x.name}" for x in self.config.xstreams if name in x.pools]
+        needed_by += users
+        if self.pools[name].has_work:
+            needed_by.append("work that waits in it")
+        if needed_by or name == PRIMARY:
+            raise InUse("pool", name, needed_by or ["margo"])
+        self.config = self.config.without_pool(name)
+        self.pools.remove(name)
+
+    def add_xstream(self, value: Any, where: str = "xstream") -> None:
+        """Start an xstream, such as ``argobots.xstreams`` holds.
+
+        Raises
+        ------
+        ConfigError
+            It is none, or its name is taken, or it serves a pool that is not there or allows no further xstream, or is
+            bound to a core that this process may not use.
+        """
+        config = self.config.with_xstream(value, where)
+        check_cores(config.xstreams[-1:], where)
+        self.pools.add_xstream(config.xstreams[-1])
+        self.config = config
+
+    def remove_xstream(
+        self, name: str, users: Iterable[str] = (), pool_users: Mapping[str, Iterable[str]] = {}
+    ) -> None:
+        """Have an xstream end, after the work that it is at.
+
+        Parameters
+        ----------
+        users : iterable of str
+            Who needs it, beside this engine.
+        pool_users : Mapping
+            Who needs which pool to keep a thread of its own.
+
+        Raises
+        ------
+        ConfigError
+            There is no such xstream.
+        InUse
+            Somebody needs it, or it is the last one of a pool that somebody needs.
+        """
+        name = self.config.xstream_name(name)
+        left = self.config.without_xstream(name)
+        needed_by = [*(["the network loop"] if name == self.pools.loop.name else []), *users]
+        served = {pool for x in left.xstreams for pool in x.pools}
+        threaded = {pool for x in left.xstreams if x.name != self.pools.loop.name for pool in x.pools}
+        for pool in dict.fromkeys(next(x for x in self.config.xstreams if x.name == name).pools):
+            if pool not in threaded:
+                needed_by += [f"pool {pool} of {user}" for user in pool_users.get(pool, ())]
+            if pool not in served and self.config.rpc_pool == pool:
+                needed_by.append(f"rpc_pool {pool}")
+            if pool not in served and self.pools[pool].has_work:
+                needed_by.append(f"work that waits in pool {pool}")
+        if needed_by or name == PRIMARY:
+            raise InUse("xstream", name, needed_by or ["margo"])
+        self.config = left
+        self.pools.remove_xstream(name)
 
     def expanded_config(self) -> dict[str, Any]:
         """Return the ``margo`` section with all that was filled in."""
@@ -138,11 +246,16 @@ class Engine:
         name: str,
         provider_id: int,
         args: type[A],
-        handler: Callable[[A], R],
+        handler: Callable[[A], R | Future[R]],
         *,
         pool: Pool | None = None,
     ) -> None:
         """Define an RPC by a plain function from a struct to a result; both travel as MessagePack.
+
+        Parameters
+        ----------
+        handler : callable
+            Its result may also be a future, for an answer that comes later.
 
         Raises
         ------
@@ -156,7 +269,11 @@ class Engine:
                 arguments = rpc.unpack(request.frame.message, args)
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
-            request.reply(rpc.pack(handler(arguments)))
+            result = handler(arguments)
+            if isinstance(result, Future):
+                result.add_done_callback(lambda done: _answer(request, done))
+            else:
+                request.reply(rpc.pack(result))
 
         def spawn(work: Callable[[], None]) -> None:
             if where.inline:
@@ -209,6 +326,10 @@ class Engine:
         """Serve until `finalize`; return its status. Belongs to the thread that becomes the loop's."""
         self._thread = threading.get_ident()
         asyncio.set_event_loop(self.loop)
+        before = os.sched_getaffinity(0)
+        cores = self.pools.loop.cores
+        if cores:
+            pin(cores)
         try:
             if not self._finalizing:
                 self.loop.run_forever()
@@ -217,7 +338,21 @@ class Engine:
             self._wait_until_none(lambda connection: connection.has_outstanding)
         finally:
             self._close()
+            if cores:
+                pin(before)
         return self._status
+
+    def run_until(self, done: Future[Any]) -> None:
+        """Serve until `done` is done or `finalize` is called, before `run` and in its thread."""
+        is_waiting = True
+
+        def stop() -> None:
+            if is_waiting:
+                self.loop.stop()
+
+        done.add_done_callback(lambda _: self.call_soon(stop))
+        self.loop.run_forever()
+        is_waiting = False
 
     def _close(self) -> None:
         self._stop_listening()

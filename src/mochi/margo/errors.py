@@ -4,7 +4,7 @@
 with the same code, message and details. All others are raised where they are found.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -27,6 +27,24 @@ class ConfigError(MargoError):
         super().__init__(f"{where}: {problem}")
         self.where = where
         self.problem = problem
+
+
+class InUse(MargoError):
+    """A pool or an xstream that cannot be removed.
+
+    Attributes
+    ----------
+    what, name : str
+        ``pool`` or ``xstream``, and its name.
+    users : tuple of str
+        Who needs it.
+    """
+
+    def __init__(self, what: str, name: str, users: Iterable[str]) -> None:
+        self.what = what
+        self.name = name
+        self.users = tuple(users)
+        super().__init__(f'{what} "{name}" cannot be removed: it is needed by {", ".join(self.users)}')
 
 
 class AddressError(MargoError):

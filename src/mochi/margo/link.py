@@ -2,6 +2,15 @@
 
 Anybody sends on a link from their own thread, without blocking: what the socket does not take at once is sent on by
 the client's background thread. Reading is done by the one thread that has claimed it, see `mochi.margo.client`.
+
+Invariants
+----------
+1. Who finds that a link is of no more use marks it lost and shuts its socket down. The background thread finds that,
+   fails the link, and tells the receivers: there Ctrl-C does not strike in the middle of it.
+2. Ctrl-C strikes at calls and at jumps, before a Python function's first statement and after a C function's last.
+   Marking a link lost and shutting it down, noting an interest and telling the poller, are each a store followed by
+   one call of a C function: done both or neither.
+3. A claim lasts no longer than its token: one that was left behind by Ctrl-C is taken over.
 """
 
 import itertools
@@ -10,6 +19,7 @@ import os
 import select
 import socket
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -82,6 +92,12 @@ class PendingCall:
         return self.frame is not None or self.error is not None
 
 
+class Claim:
+    """A token of who reads a link; lives as long as the call that reads."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Link:
     """One connection to a server; made by `Client.link`.
 
@@ -90,8 +106,10 @@ class Link:
     address : str
     instance : bytes
         Tells the server's start: another value at the same address is a server that was started again.
+    is_lost : bool
+        Whether the link is of no more use.
     error : MargoError or None
-        Why the link is lost, or None while it lives.
+        Why the link is lost, once its receivers are being told.
     """
 
     def __init__(
@@ -100,11 +118,13 @@ class Link:
         self.client = client
         self.address = address
         self.instance = instance
+        self.is_lost = False
         self.error: MargoError | None = None
+        self._reason: MargoError | None = None
         self.peer = peer
         self.descriptor = peer.fileno()
         self._offered: deque[int] = deque()
-        self._claims: dict[str, object] = {}
+        self._claims: dict[str, weakref.ref[Claim]] = {}
         self._sending = threading.Lock()
         self._reader = FrameReader(self._allocate, Limits())
         self._queue = SendQueue()
@@ -183,66 +203,69 @@ class Link:
 
     def cancel(self, call: int) -> None:
         """Tell the server that nobody waits for a call any more."""
-        if self._receivers.pop(call, None) is not None and self.error is None:
+        if self._receivers.pop(call, None) is not None and not self.is_lost:
             self._send([encode(Kind.CANCEL, call=call)], 0)
 
     def _send(self, buffers: Sequence[Buffer], call: int) -> None:
         with self._sending:
-            if self.error is not None:
+            if self.is_lost:
                 self._receivers.pop(call, None)
-                raise ConnectionLost(f"the connection to {self.address} is lost: {self.error}")
-            try:
-                self._queue.put(buffers)
-            except BaseException:  # half a frame is queued
-                self._break()
-                raise
-            self._pump()
+                raise ConnectionLost(f"the connection to {self.address} is lost: {self._why()}")
+            self._transmit(buffers)
 
-    def _pump(self) -> None:
-        """Send what the socket takes; the caller holds `_sending`.
-
-        What breaks the sending shuts the connection down, and the reading side finds that and fails the link: here a
-        receiver cannot be told, because the caller may hold its lock.
-        """
+    def _transmit(self, buffers: Sequence[Buffer]) -> None:
+        """Queue `buffers`, and send what the socket takes; the caller holds `_sending`."""
         try:
+            self._queue.put(buffers)
             self._queue.pump(self.peer.sendmsg)
+            self._update_interest()
         except BaseException as error:
-            self._break()
+            self.is_lost = True
+            try:  # noqa: SIM105, see invariant 2
+                self.peer.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
             if not isinstance(error, OSError):
                 raise
-        self._update_interest()
 
-    def _break(self) -> None:
-        self._queue.clear()
-        self._shut_down()
-
-    def _shut_down(self) -> None:
-        with suppress(OSError):
-            self.peer.shutdown(socket.SHUT_RDWR)
+    def _why(self) -> MargoError:
+        return (
+            self.error
+            or self._reason
+            or ConnectionLost(f"the connection to {self.address} was given up in the middle of a message")
+        )
 
     def _update_interest(self) -> None:
         interest = (0 if self._driven else select.EPOLLIN) | (select.EPOLLOUT if self._queue else 0)
         if interest != self._interest and self.error is None:
-            self._poller.modify(self.descriptor, interest)
             self._interest = interest
+            self._poller.modify(self.descriptor, interest)
 
     def flush(self) -> None:
         """Send on what is queued; never blocks."""
         if self._queue:
             with self._sending:
-                if self.error is None:
-                    self._pump()
+                if not self.is_lost:
+                    self._transmit(())
 
-    def claim(self, token: object) -> bool:
+    def claim(self, token: Claim) -> bool:
         """Let the holder of `token` alone read, unless another does."""
-        return self._claims.setdefault("reader", token) is token
+        holder = self._claims.setdefault("reader", weakref.ref(token))
+        if holder() is None:
+            with self._sending:
+                if self._claims.get("reader") is holder:
+                    self._claims["reader"] = weakref.ref(token)
+        return self._is_claimed_by(token)
 
-    def release(self, token: object) -> None:
+    def _is_claimed_by(self, token: Claim) -> bool:
+        holder = self._claims.get("reader")
+        return holder is not None and holder() is token
+
+    def release(self, token: Claim) -> None:
         """Let others read, if the link was claimed with `token`; may be repeated."""
-        if self._claims.get("reader") is not token:
+        if not self._is_claimed_by(token):
             return
-        if self._driven:
-            self.set_driven(False)
+        self.set_driven(False)
         self._claims.pop("reader", None)
         if self.error is not None:
             self.peer.close()
@@ -260,22 +283,28 @@ class Link:
 
     def read(self) -> None:
         """Receive what is there, and hand it to its receivers; the caller has claimed the link. Never blocks."""
-        if self.error is not None:
+        if self.is_lost:
             return
         try:
             self._read()
-        except MargoError as error:
-            self.fail(error)
-        except OSError as error:
-            self.fail(ConnectionLost(f"the connection to {self.address} broke: {error.strerror or error}"))
         except Exception as error:
-            log.exception("a receiver failed")
-            self.fail(ConnectionLost(f"the connection to {self.address} was given up: {error!r}"))
+            if not isinstance(error, MargoError | OSError):
+                log.exception("a receiver failed")
+            self.lose(_loss(error, self.address))
         except BaseException:
-            self.fail(
-                ConnectionLost(f"the connection to {self.address} was given up in the middle of a message")
-            )
+            self.is_lost = True
+            try:  # noqa: SIM105, see invariant 2
+                self.peer.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
             raise
+
+    def lose(self, error: MargoError) -> None:
+        """Have the background thread fail the link, with `error`."""
+        self._reason = error
+        self.is_lost = True
+        with suppress(OSError):
+            self.peer.shutdown(socket.SHUT_RDWR)
 
     def _read(self) -> None:
         reader = self._reader
@@ -296,6 +325,8 @@ class Link:
             if not count:
                 raise ConnectionLost(f"the server at {self.address} closed the connection")
             for frame in reader.received(count):
+                if self.is_lost:
+                    return
                 self._dispatch(frame)
             if count < len(buffers[0]):
                 return
@@ -353,15 +384,23 @@ class Link:
             raise ProtocolError(f"the server at {self.address} lent a buffer without its descriptor")
         return bulk.map_lent(self._offered.popleft())
 
-    def fail(self, error: MargoError) -> None:
-        """Give the link up, and tell everybody who expects something of it. Any thread."""
+    def fail(self, error: MargoError | None = None) -> None:
+        """Give the link up, and tell everybody who expects something of it. Any thread.
+
+        Parameters
+        ----------
+        error : MargoError, optional
+            Why, if the link does not know.
+        """
         with self._sending:
             if self.error is not None:
                 return
-            self.error = error
+            self.is_lost = True
+            self.error = error = error or self._why()
             with suppress(OSError, ValueError):  # the poller may be closed
                 self._poller.unregister(self.descriptor)
-            self._shut_down()
+            with suppress(OSError):
+                self.peer.shutdown(socket.SHUT_RDWR)
             self._queue.clear()
         # Whoever has claimed the link may be about to poll its descriptor, which must not be another's by then.
         if not self._claims:
@@ -378,6 +417,7 @@ class Link:
 
     def abandon(self) -> None:
         """Give the link up in a forked child, without a word to the server or to anybody here."""
+        self.is_lost = True
         self.error = ConnectionLost(f"the connection to {self.address} belongs to the parent process")
         self._sending = threading.Lock()
         self._claims = {}
@@ -385,3 +425,13 @@ class Link:
         self.peer.close()
         while self._offered:
             os.close(self._offered.popleft())
+
+
+def _loss(error: Exception, address: str) -> MargoError:
+    """Return what to tell of a link that broke with `error`; without its traceback, which would keep frames alive."""
+    if isinstance(error, OSError) and not isinstance(error, MargoError):
+        return ConnectionLost(f"the connection to {address} broke: {error.strerror or error}")
+    if not isinstance(error, MargoError):
+        return ConnectionLost(f"the connection to {address} was given up: {error!r}")
+    error.__context__ = None
+    return error.with_traceback(None)

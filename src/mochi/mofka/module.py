@@ -2,17 +2,23 @@
 
 import difflib
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
+from mochi.bedrock.modules import Deployed
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
-from mochi.margo.errors import ConfigError
-from mochi.mofka.partition.config import DefaultFields
+from mochi.margo.errors import ConfigError, Fault
+from mochi.mofka.chunks import PosixFiles, remove_partition
+from mochi.mofka.partition.config import DefaultFields, directory_of
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.memory import MemoryPartition
+from mochi.mofka.partition.unopened import UnopenedPartition
 from mochi.mofka.provider import PartitionProvider, ProviderConfig
+from mochi.mofka.restoring import Restoration
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +32,16 @@ class MofkaModule:
 
     type = "mofka"
 
+    def __init__(self) -> None:
+        self._unopened: dict[str, Fault] = {}
+
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
         """What a provider may depend on; a `default` partition needs an abt_io provider."""
+        is_opened = config.get("uuid") not in self._unopened
         return {
             "pool": ("pool", False),
             "master_database": ("yokan", False),
-            "io_controller": ("abt_io", config.get("type") == "default"),
+            "io_controller": ("abt_io", config.get("type") == "default" and is_opened),
         }
 
     def create(
@@ -53,7 +63,11 @@ class MofkaModule:
             if section.pop(key, None) is not None:
                 log.warning("config.partition.%s is obsolete and has no effect", key)
         partition: Partition
-        if fields.type == "default":
+        remove: Callable[[], list[str]] = list
+        unavailable = self._unopened.pop(fields.uuid, None)
+        if unavailable is not None:
+            partition = UnopenedPartition(section, unavailable)
+        elif fields.type == "default":
             partition = DefaultPartition(
                 fields.topic, fields.uuid, DefaultFields.parse(section), dependencies["io_controller"]
             )
@@ -65,6 +79,9 @@ class MofkaModule:
             raise ConfigError(
                 "config.type", f"unknown partition type {fields.type!r}, known are {', '.join(TYPES)}{hint}"
             )
+        path = section.get("path")
+        if fields.type == "default" and isinstance(path, str):
+            remove = partial(remove_partition, PosixFiles(), directory_of(fields.topic, fields.uuid, path))
         return PartitionProvider(
             engine,
             provider_id,
@@ -72,8 +89,14 @@ class MofkaModule:
             kind=fields.type,
             uuid=fields.uuid,
             partition=partition,
+            remove=remove,
+            unavailable=unavailable,
             pool=dependencies.get("pool"),
         )
+
+    def restore(self, server: Deployed) -> None:
+        """Take back the partitions of an earlier run, see `mochi.mofka.restoring`."""
+        Restoration(server, self._unopened).run()
 
 
 def _check_uuid(text: str) -> None:

@@ -22,6 +22,7 @@ GRANT = "mofka_consumer_grant"
 UNSUBSCRIBE = "mofka_consumer_remove_consumer"
 REQUEST_DATA = "mofka_consumer_request_data"
 ACKNOWLEDGE = "mofka_consumer_ack_event"
+REMOVE = "mofka_remove_partition"
 
 SIZE = np.dtype("<u4")
 MAX_EVENT_BYTES = 2**32 - 1
@@ -156,6 +157,25 @@ class Acknowledge(msgspec.Struct, array_like=True):
     where: Where
     consumer: ConsumerName
     event_id: Number
+
+
+class Remove(msgspec.Struct, array_like=True):
+    """Asks for the end of a partition whose topic is deleted, and of all that is stored of it.
+
+    Attributes
+    ----------
+    unused_only : bool
+        Whether to leave it alone if it has events: the creation of its topic was not finished.
+    """
+
+    where: Where
+    unused_only: bool
+
+
+class Removed(msgspec.Struct, array_like=True):
+    """The partition is gone; `kept` are paths of what is not the partition's own, and stays."""
+
+    kept: list[str]
 
 
 class Done(msgspec.Struct, array_like=True):

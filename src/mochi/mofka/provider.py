@@ -32,6 +32,7 @@ from mochi.mofka.protocol import (
     LEND,
     MAX_BATCH_EVENTS,
     MAX_REQUESTED_BYTES,
+    REMOVE,
     REQUEST_DATA,
     SEND_BATCH,
     SIZE,
@@ -44,6 +45,8 @@ from mochi.mofka.protocol import (
     Grant,
     Lend,
     Lent,
+    Remove,
+    Removed,
     RequestData,
     SendBatch,
     Subscribe,
@@ -127,6 +130,10 @@ class PartitionProvider:
         The partition's, as text.
     partition : Partition
         Where the events are kept; closed with the provider.
+    remove : callable
+        Removes what is stored of the partition, once that is closed; returns paths of what stays. May block.
+    unavailable : Fault, optional
+        Why the partition could not be opened; all who ask for it are told.
     pool : Pool, optional
         Where handlers run; the engine's RPC pool where none is given.
 
@@ -144,6 +151,8 @@ class PartitionProvider:
         kind: str,
         uuid: str,
         partition: Partition,
+        remove: Callable[[], list[str]] = list,
+        unavailable: Fault | None = None,
         pool: Pool | None = None,
     ) -> None:
         self.topic = topic
@@ -152,6 +161,7 @@ class PartitionProvider:
         self._engine = engine
         self._provider_id = provider_id
         self._partition = partition
+        self._remove_stored = remove
         self._where = Where(UUID(uuid).bytes, partition.epoch)
         self._lock = threading.RLock()
         self._sequencer = Sequencer(partition.remembered())
@@ -159,7 +169,7 @@ class PartitionProvider:
         self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
         self._leases = itertools.count(1)
         self._known: set[Connection] = set()
-        self._closed: Fault | None = None
+        self._closed = unavailable
         self._failed = False
         self._register(SEND_BATCH, self._send_batch, SendBatch, pool, allocate=self._allocate)
         self._register(LEND, self._lend, Lend, pool)
@@ -168,6 +178,7 @@ class PartitionProvider:
         self._register(UNSUBSCRIBE, self._unsubscribe, Unsubscribe, pool)
         self._register(REQUEST_DATA, self._request_data, RequestData, pool)
         self._register(ACKNOWLEDGE, self._acknowledge, Acknowledge, pool)
+        self._register(REMOVE, self._remove, Remove, pool)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -191,12 +202,14 @@ class PartitionProvider:
         with self._lock:
             if self._closed is not None:
                 return
-            closed = self._closed = Fault(
-                "closed", f"partition {self.uuid} of topic {self.topic!r} is served no more"
-            )
-            for feed in list(self._feeds.values()):
-                self._end(feed, closed)
+            self._end_service("closed", f"partition {self.uuid} of topic {self.topic!r} is served no more")
         self._partition.close()
+
+    def _end_service(self, code: str, problem: str) -> None:
+        """Tell all who ask from now on, and all consumers, that there is nothing more, and why."""
+        self._closed = Fault(code, problem)
+        for feed in list(self._feeds.values()):
+            self._end(feed, self._closed)
 
     def _register(
         self,
@@ -212,7 +225,7 @@ class PartitionProvider:
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
             with self._lock:
-                if self._closed is not None:
+                if self._closed is not None and name != REMOVE:
                     raise self._closed
                 handler(request, message)
 
@@ -255,6 +268,8 @@ class PartitionProvider:
                 del self._lent[key]
 
     def _allocate(self, frame: Frame) -> Sequence[memoryview]:
+        if self._closed is not None:
+            raise self._closed
         sizes, metadata, data = _segments(frame)
         if sizes.length > 2 * SIZE.itemsize * MAX_BATCH_EVENTS:
             raise Fault("bad_request", f"a batch has at most {MAX_BATCH_EVENTS} events")
@@ -437,6 +452,28 @@ class PartitionProvider:
                 request.fail(error)
 
         self._partition.acknowledge(asked.consumer, asked.event_id + 1, done)
+
+    def _remove(self, request: Request, asked: Remove) -> None:
+        self._check(asked.where)
+        if asked.unused_only and (self._partition.count or self._partition.error is not None):
+            request.reply(rpc.pack(Removed([])))
+            return
+        self._end_service("deleted", f"topic {self.topic!r} was deleted")
+
+        def remove() -> None:
+            try:
+                self._partition.close()
+            except Exception as error:
+                log.warning("topic %r, partition %s: closing it: %s", self.topic, self.uuid, error)
+            try:
+                kept = self._remove_stored()
+            except Exception as error:
+                log.error("topic %r, partition %s cannot be removed: %s", self.topic, self.uuid, error)
+                request.fail(Fault("storage", str(error)))
+            else:
+                request.reply(rpc.pack(Removed(kept)))
+
+        threading.Thread(target=remove, name="mofka-remove", daemon=True).start()
 
 
 def _segments(frame: Frame) -> tuple[Segment, Segment, Segment]:

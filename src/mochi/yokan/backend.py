@@ -36,5 +36,9 @@ class Backend(ABC):
         """Number of keys."""
 
     @abstractmethod
+    def sync(self) -> None:
+        """Return when all that was written would survive a crash of the machine, where the backend can do that."""
+
+    @abstractmethod
     def close(self) -> None:
         """Release what the backend holds; idempotent."""

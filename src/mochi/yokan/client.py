@@ -59,6 +59,9 @@ class DatabaseHandle(Database):
     def count(self) -> int:
         return self._call("yk_count", Nothing(), int)
 
+    def sync(self) -> None:
+        self._call("yk_sync", Nothing(), NoneType)
+
     def put_multi(self, pairs: Sequence[tuple[bytes, bytes]], mode: int = Mode.DEFAULT) -> None:
         self._call("yk_put", Pairs(list(pairs), int(mode)), NoneType)
 

@@ -26,6 +26,10 @@ class Database(ABC):
         """Number of keys, those of collections and documents included."""
 
     @abstractmethod
+    def sync(self) -> None:
+        """Return when all changes so far would survive a crash of the machine; a `map` never does."""
+
+    @abstractmethod
     def put_multi(self, pairs: Sequence[tuple[bytes, bytes]], mode: int = Mode.DEFAULT) -> None:
         """Put all pairs, later ones over earlier ones of the same key. Modes: APPEND, NEW_ONLY, EXIST_ONLY.
 

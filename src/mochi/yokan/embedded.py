@@ -59,6 +59,10 @@ class EmbeddedDatabase(Database):
         with self._lock:
             return self.backend.count()
 
+    def sync(self) -> None:
+        with self._lock:
+            self.backend.sync()
+
     def put_multi(self, pairs: Sequence[tuple[bytes, bytes]], mode: int = Mode.DEFAULT) -> None:
         check_mode("put", mode, Mode.APPEND | Mode.NEW_ONLY | Mode.EXIST_ONLY)
         append, new_only, exist_only = (

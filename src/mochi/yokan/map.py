@@ -84,6 +84,9 @@ class MapBackend(Backend):
     def count(self) -> int:
         return len(self._values)
 
+    def sync(self) -> None:
+        """Do nothing: what is in memory is gone with the process."""
+
     def close(self) -> None:
         self._values.clear()
         self._keys.clear()

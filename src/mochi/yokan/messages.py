@@ -9,7 +9,7 @@ __all__ = ["Documents", "Ids", "Keys", "Listing", "ListingDocuments", "Name", "N
 
 
 class Nothing(Struct, frozen=True, array_like=True):
-    """``yk_count``."""
+    """``yk_count``, ``yk_sync``."""
 
 
 class Pairs(Struct, frozen=True, array_like=True):

@@ -54,6 +54,7 @@ class YokanProvider:
 
         define, id = engine.define, provider_id
         define("yk_count", id, Nothing, lambda _: db.count(), pool=pool)
+        define("yk_sync", id, Nothing, lambda _: db.sync(), pool=pool)
         define("yk_put", id, Pairs, lambda a: db.put_multi(a.pairs, a.mode), pool=pool)
         define("yk_get", id, Keys, lambda a: db.get_multi(a.keys, a.mode), pool=pool)
         define("yk_length", id, Keys, lambda a: db.length_multi(a.keys), pool=pool)

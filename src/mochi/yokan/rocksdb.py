@@ -46,7 +46,8 @@ class WriteTuning(Struct, frozen=True, forbid_unknown_fields=True):
     """``write_options``. Several keys always go in one write batch, whatever `use_write_batch` says."""
 
     sync: bool = False
-    """Every write is on disk before it is answered; without, it survives a crash of the process alone."""
+    """Every write is on disk before it is answered; without, until the next `Database.sync`, it survives a crash of
+    the process alone."""
     disable_wal: bool = field(default=False, name="disableWAL")
     ignore_missing_column_families: bool = False
     no_slowdown: bool = False
@@ -230,6 +231,13 @@ class RocksdbBackend(Backend):
         """Number of keys; reads them all."""
         with _storage("count"):
             return sum(1 for _ in cast(Iterator[bytes], self._db.keys()))
+
+    def sync(self) -> None:
+        with _storage("sync"):
+            if self._config.write_options.disable_wal:
+                self._db.flush()
+            else:
+                self._db.flush_wal(sync=True)
 
     def close(self) -> None:
         if not self._closed:

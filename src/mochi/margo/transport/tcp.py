@@ -9,14 +9,22 @@ from mochi.margo.address import TcpAddress
 from mochi.margo.errors import AddressError
 
 _SIOCGIFADDR = 0x8915
-_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+_LIVENESS = (
+    (socket.TCP_KEEPIDLE, 10),
+    (socket.TCP_KEEPINTVL, 5),
+    (socket.TCP_KEEPCNT, 4),
+    (socket.TCP_USER_TIMEOUT, 30_000),
+)
 
 
 def tune(peer: socket.socket) -> None:
-    """Send small frames at once, and notice within a minute that a peer's host has vanished."""
+    """Send small frames at once, and notice within half a minute that a peer's host has vanished.
+
+    Keep-alive notices it where nothing is on its way, the user time-out where something is.
+    """
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEPALIVE:
+    for option, value in _LIVENESS:
         peer.setsockopt(socket.IPPROTO_TCP, option, value)
 
 

@@ -20,6 +20,7 @@ from mochi.mofka.chunks.errors import (
 from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
 from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
+from mochi.mofka.chunks.removal import remove_partition
 from mochi.mofka.chunks.store import ChunkStore, ChunkView, view
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "PosixFiles",
     "Remembered",
     "StorageError",
+    "remove_partition",
     "view",
 ]

@@ -66,6 +66,7 @@ class ChunkFiles:
     def __init__(self, layer: FileLayer, directory: str, number: int) -> None:
         self.number = number
         self._layer = layer
+        self._directory = directory
         with ExitStack() as opened:
             self._files: dict[str, File] = {}
             for kind in layout.ALL_KINDS:
@@ -97,9 +98,8 @@ class ChunkFiles:
 
     def sync(self, kinds: Iterable[str] = layout.ALL_KINDS) -> None:
         """Return when what was written to the files of these kinds is on disk."""
-        for kind in kinds:
-            with syncing(self._files[kind].path):
-                self._files[kind].sync()
+        with syncing(self._directory):
+            self._layer.sync_all([self._files[kind] for kind in kinds])
 
     def cut(self, chunk: Chunk) -> None:
         """Cut the files to the end of `chunk`."""

@@ -60,6 +60,9 @@ class FileLayer(Protocol):
     def size(self, path: str) -> int:
         """Give the length of a file in bytes."""
 
+    def sync_all(self, files: Sequence[File]) -> None:
+        """Return when all that was written to several files is on disk, as after `File.sync` of each."""
+
     def open(self, path: str, *, writable: bool) -> File:
         """Open a file for reading; or for both reading and writing, and then make it if it is missing."""
 
@@ -93,6 +96,29 @@ class PosixFiles:
     def size(self, path: str) -> int:
         with _reporting("examine", path):
             return os.stat(path).st_size
+
+    def sync_all(self, files: Sequence[File]) -> None:
+        for file in files:
+            file.sync()
+
+    def is_directory(self, path: str) -> bool:
+        with _reporting("examine", path):
+            return os.path.isdir(path)
+
+    def rename(self, path: str, target: str) -> None:
+        with _reporting("rename", path):
+            os.rename(path, target)
+
+    def remove(self, path: str) -> None:
+        with _reporting("remove", path):
+            os.unlink(path)
+
+    def remove_directory(self, path: str) -> None:
+        with _reporting("remove", path):
+            if os.path.islink(path):
+                os.unlink(path)
+            else:
+                os.rmdir(path)
 
     def open(self, path: str, *, writable: bool) -> File:
         with _reporting("open", path):
@@ -173,7 +199,8 @@ def syncing(path: str) -> Iterator[None]:
     try:
         yield
     except (StorageError, OSError) as error:
-        raise SyncFailed(str(error), path=path, operation="sync", errno=error.errno) from error
+        where = (error.path if isinstance(error, StorageError) else error.filename) or path
+        raise SyncFailed(str(error), path=where, operation="sync", errno=error.errno) from error
 
 
 @contextmanager

@@ -9,11 +9,14 @@ Invariants
 1. An event is in a batch that arrived, in `_ready`, in a future, or with the application. A future that is dropped
    gives its event back, to the front.
 2. Futures get events in the order of the pulls: while `_waiting` has a living future, no pull takes an event past it.
+   Nor does a failure of a partition overtake the events before it, and it is handed out once.
 3. A batch's credit goes back when its last event is handed out. Not more than `MAX_CREDIT` bytes, and one batch for
    each partition, are here ahead of the application, also when a feed was subscribed again; beside these, the data
    that a selector asked for, `LOAD_BYTES` at a time or that of one event.
 4. Ctrl-C strikes at calls and at jumps. An event passes from one place to the next by statements without a call
    between them (``+=`` and ``del`` on a deque, a ``for`` over `_taking`), so that it is never in none, nor in two.
+   A traceback that somebody keeps must not keep the future of a wait that was interrupted, which would get the next
+   event: the frames below hold its weak reference alone.
 """
 
 import logging
@@ -21,14 +24,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
-from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, Consumer, DataAllocator, DataSelector, FutureEvent
 from diaspora_stream.data_descriptor import DataDescriptor
-from diaspora_stream.errors import DiasporaError
+from diaspora_stream.errors import DiasporaError, TimeoutExpired
 from diaspora_stream.event import Event
 from diaspora_stream.future import Completed, seconds
 from diaspora_stream.thread_pool import ThreadPool
@@ -36,7 +37,14 @@ from diaspora_stream.topic import WHOLE
 from mochi.margo.errors import MargoError
 from mochi.margo.link import Link
 from mochi.mofka.client.batch import byte_view
-from mochi.mofka.client.event import FailedEvent, LoadedEvent, MofkaEvent, NoMoreEvents, ReceivedBatch
+from mochi.mofka.client.event import (
+    FailedEvent,
+    FailedFeed,
+    LoadedEvent,
+    MofkaEvent,
+    NoMoreEvents,
+    ReceivedBatch,
+)
 from mochi.mofka.client.feed import Feed
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error, deadline_after
 
@@ -66,10 +74,14 @@ class PulledEvent(FutureEvent):
         """Wait for the event, at most `timeout_ms` milliseconds; zero and negative wait for ever."""
         event = self.event
         if event is None:
-            event = self._consumer.wait_for(self, seconds(timeout_ms))
+            try:
+                event = self._consumer.wait_for(weakref.ref(self), seconds(timeout_ms))
+            except BaseException:
+                del self
+                raise
             if event is None:
                 return None
-        if event.__class__ is FailedEvent:
+        if event.__class__ is FailedEvent or event.__class__ is FailedFeed:
             self._taken = True
             raise event.error
         self._taken = True
@@ -83,8 +95,11 @@ class PulledEvent(FutureEvent):
         return Completed(self.event is not None)
 
     def __del__(self) -> None:
-        if self.event is not None and not self._taken:
-            self._consumer.give_back(self.event)
+        try:
+            if self.event is not None and not self._taken:
+                self._consumer.give_back(self.event)
+        except AttributeError:  # Ctrl-C struck while it was made
+            pass
 
 
 class MofkaConsumer(Consumer):
@@ -128,13 +143,12 @@ class MofkaConsumer(Consumer):
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self.arrived: deque[ReceivedBatch] = deque()
-        self._ready: deque[Event] = deque()
+        self.arrived: deque[ReceivedBatch | FailedFeed] = deque()
+        self._ready: deque[Any] = deque()
         self._taking = iter(self._ready.popleft, None)
         self._current: ReceivedBatch | None = None
         self._opened = 0
         self._loader: int | None = None
-        self._error: DiasporaError | None = None
         self._active = {id(feed) for feed in self._feeds}
         self._closed = False
         self._stale = False
@@ -149,14 +163,33 @@ class MofkaConsumer(Consumer):
             feed.reset()
 
     def _subscribe_all(self) -> None:
-        client, timeout = self.service.client, self.service.timeout
+        """Subscribe to all partitions; goes on without those that are not found, if any is.
+
+        Raises
+        ------
+        DiasporaError
+            A partition refuses, or none is found within the time-out.
+        """
         for feed in self._feeds:
-            if feed.link is None and feed.begin_subscribing():
-                try:
-                    feed.subscribe(lambda address: client.link(address, timeout))
-                except MargoError as error:
-                    raise as_diaspora_error(error, f"topic {self.topic.name!r}, {feed.partition}") from error
-        self._stale = False
+            feed.subscribe()
+        timeout = 2 * self.service.timeout
+        is_done = self.service.client.wait(self._has_subscribed, tuple, deadline_after(timeout))
+        for failed in self.arrived:
+            if isinstance(failed, FailedFeed):
+                raise failed.error
+        if not is_done:
+            raise TimeoutExpired(f"{self!r}: the partitions have not answered within {timeout:g} s")
+
+    def _has_subscribed(self) -> bool:
+        links = [feed.link for feed in self._feeds]
+        return (
+            any(isinstance(batch, FailedFeed) for batch in list(self.arrived))
+            or None not in links
+            or (
+                links.count(None) < len(links)
+                and all(feed.link is not None or feed.is_missing for feed in self._feeds)
+            )
+        )
 
     def pull(self) -> PulledEvent:
         """Return a future of the next event. Costs about half a microsecond when one is ready."""
@@ -190,44 +223,31 @@ class MofkaConsumer(Consumer):
                 return
             yield following
 
-    def wait_for(self, future: PulledEvent, timeout: float | None) -> Event | None:
-        """Wait until `future` has its event; None when the time is over."""
+    def wait_for(self, place: "weakref.ref[PulledEvent]", timeout: float | None) -> Any:
+        """Wait until the future at `place` has its event; None when the time is over."""
         deadline = deadline_after(timeout)
         if self._stale:
-            with self._lock:
-                self._subscribe_all()
+            self._stale = False
+            for feed in self._feeds:
+                feed.subscribe()
+        self.service.dispatch()
         while True:
             if self._loader == threading.get_ident():
                 raise DiasporaError(f"a data selector or allocator of {self!r} cannot wait for its events")
             self.fulfil()
-            if future.event is not None:
-                return future.event
+            if (event := _event_at(place)) is not None:
+                return event
             if self._closed:
                 raise DiasporaError(f"{self!r} is closed")
-            self._raise_error()
-            if not self.service.client.wait(lambda: self._has_news(future), self._links, deadline):
+            if not self.service.client.wait(lambda: self._has_news(place), self._links, deadline):
                 return None
 
-    def _raise_error(self) -> None:
-        """Raise what a feed has failed with, once; those who wait on have it tried again."""
-        if self._error is None:
-            return
-        with self._lock:
-            error = self._error
-            if error is None or self.arrived:
-                return
-            self._error = None
-        for feed in self._feeds:
-            if feed.link is None:
-                self._resubscribe_later(feed)
-        raise error
-
-    def _has_news(self, future: PulledEvent) -> bool:
-        if future.event is not None or self._closed:
+    def _has_news(self, place: "weakref.ref[PulledEvent]") -> bool:
+        if _event_at(place) is not None or self._closed:
             return True
         if self._loader is not None:
             return False
-        if self.arrived or self._ready or self._error is not None or not self._active:
+        if self.arrived or self._ready or not self._active:
             return True
         batch = self._current
         return batch is not None and self._opened < batch.count
@@ -249,18 +269,25 @@ class MofkaConsumer(Consumer):
         try:
             with self._lock:
                 while self._waiting:
-                    future = self._waiting[0]()
-                    if future is None or future.event is not None:
+                    place = self._waiting[0]
+                    if not _is_vacant(place):
                         del self._waiting[0]
-                        continue
-                    if not self._ready and not self._open_next():
+                    elif self._ready or self._open_next():
+                        self._fill(place)
+                    else:
                         break
-                    with suppress(IndexError):
-                        for event in self._taking:
-                            future.event = event
-                            break
         finally:
             self.service.client.notify()
+
+    def _fill(self, place: "weakref.ref[PulledEvent]") -> None:
+        future = place()
+        if future is not None:
+            try:
+                for event in self._taking:
+                    future.event = event
+                    break
+            except IndexError:
+                pass
 
     def _open_next(self) -> bool:
         """Make the next events ready, of a batch or of a part of one; the caller holds the lock. False without any."""
@@ -273,8 +300,15 @@ class MofkaConsumer(Consumer):
                 if not self._active:
                     self._ready.append(NoMoreEvents())
                 return not self._active
+            following = self.arrived[0]
+            if isinstance(following, FailedFeed):
+                following.feed.subscribe()
+                ready = self._ready
+                ready += (following,)
+                del self.arrived[0]
+                return True
             self._opened = 0
-            batch = self._current = self.arrived[0]
+            batch = self._current = following
             del self.arrived[0]
         events: Iterable[Event]
         if batch.data is not None or self.data_selector is None:
@@ -314,10 +348,9 @@ class MofkaConsumer(Consumer):
                     events.append(FailedEvent(batch, index, error))
                 index += 1
             if wanted:
-                batch.feed.load(wanted, targets)
-        except MargoError as error:
-            failure = as_diaspora_error(error, f"data of {batch.feed.partition}")
-            return [FailedEvent(batch, self._opened + place, failure) for place in range(len(events))]
+                batch.feed.load(wanted, targets, batch.epoch)
+        except DiasporaError as error:
+            return [FailedEvent(batch, self._opened + place, error) for place in range(len(events))]
         finally:
             self._loader = None
         return events
@@ -361,31 +394,16 @@ class MofkaConsumer(Consumer):
         """Take note that a partition will send no more."""
         self._active.discard(id(feed))
 
-    def feed_failed(self, feed: Feed, error: Exception) -> None:
-        """Take note that a feed cannot go on; the next wait that finds no event raises."""
-        self._error = as_diaspora_error(error, f"topic {self.topic.name!r}, {feed.partition}")
-        self.service.client.notify()
+    def wants(self, feed: Feed) -> bool:
+        """Tell whether more events of `feed` are of use."""
+        return not self._closed and id(feed) in self._active
 
-    def feed_lost(self, feed: Feed, error: MargoError) -> None:
-        """Take note that a connection is lost; subscribes again, from the first event not received."""
-        if not self._closed:
-            log.info("topic %r, %s: %s; connecting again", self.topic.name, feed.partition, error)
-            self._resubscribe_later(feed)
+    def feed_failed(self, failed: FailedFeed) -> None:
+        """Have a failure handed out after the events that have arrived."""
+        arrived = self.arrived
+        arrived += (failed,)
 
-    def _resubscribe_later(self, feed: Feed) -> None:
-        if feed.begin_subscribing():
-            self.service.in_background(partial(self._resubscribe, feed))
-
-    def _resubscribe(self, feed: Feed) -> None:
-        try:
-            feed.subscribe(self.service.reconnect)
-        except MargoError as error:
-            self.feed_failed(feed, error)
-        if self._closed or id(feed) not in self._active:
-            self._unsubscribe(feed)
-        self.service.client.notify()
-
-    def give_back(self, event: Event) -> None:
+    def give_back(self, event: Any) -> None:
         """Take the event of a future that was dropped; it is the next one handed out."""
         self._ready.appendleft(event)
         if self._waiting:
@@ -425,9 +443,17 @@ class MofkaConsumer(Consumer):
 
     def __del__(self) -> None:
         for feed in getattr(self, "_feeds", ()):
-            link = feed.link
-            if link is not None and link.error is None:
-                self.service.in_background(partial(feed.drop, link))
+            self.service.in_background(feed.drop)
+
+
+def _event_at(place: "weakref.ref[PulledEvent]") -> Any:
+    future = place()
+    return None if future is None else future.event
+
+
+def _is_vacant(place: "weakref.ref[PulledEvent]") -> bool:
+    future = place()
+    return future is not None and future.event is None
 
 
 def _writable(buffer: Any) -> memoryview:

@@ -1,30 +1,33 @@
 """The ``mofka`` driver: finds the master database of a service, creates and opens topics."""
 
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
+from msgspec.structs import replace
+
 from diaspora_stream.driver import Driver
-from diaspora_stream.errors import ConfigError, ConnectionFailed, DiasporaError, TopicNotFound
+from diaspora_stream.errors import ConfigError, DiasporaError, TopicNotFound
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.serializer import DefaultSerializer, Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
 from mochi.bedrock.client import BedrockClient
-from mochi.flock import group_file
+from mochi.bedrock.spec import AUTOMATIC
 from mochi.flock.errors import FlockError
-from mochi.margo.errors import AuthenticationError, MargoError
+from mochi.margo.errors import ConfigError as MargoConfigError
+from mochi.margo.errors import Fault, MargoError
+from mochi.mofka.client.group import Group
 from mochi.mofka.client.options import TopicOptions, check_name, parse_driver, parse_topic
-from mochi.mofka.client.registry import Registry, TopicRecord
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error
 from mochi.mofka.client.topic import MofkaTopic
-from mochi.yokan.client import DatabaseHandle
+from mochi.mofka.deletion import remove_partitions
+from mochi.mofka.hosting import completed, provider_entry
+from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
+from mochi.yokan.errors import KeyNotFound
 
 log = logging.getLogger(__name__)
-
-MASTER_TAG = "mofka:master"
-PARTITION_TAG = "mofka:partition"
 
 
 class MofkaDriver(Driver):
@@ -42,20 +45,16 @@ class MofkaDriver(Driver):
 
     def _open(self, options: Any) -> None:
         parsed = parse_driver(options)
-        try:
-            view = group_file.read(parsed.group_file)
-        except FlockError as error:
-            raise ConfigError("options.group_file", str(error)) from error
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
-        self._servers = list(dict.fromkeys(member.address for member in view.members))
-        if view.token is not None:
-            for address in self._servers:
-                self._service.client.set_token(address, view.token)
+        try:
+            self._group = Group(self._service.client, parsed.group_file)
+        except FlockError as error:
+            raise ConfigError("options.group_file", str(error)) from error
+        self._service.follow(self._group)
         self._bedrock = BedrockClient(self._service.client)
         self._thread_pool = ThreadPool(0)
-        self._master_address, self._master_id = self._find_master()
-        self._registry = Registry(DatabaseHandle(self._service.client, self._master_address, self._master_id))
+        self._group.master()
 
     def __repr__(self) -> str:
         return f"<MofkaDriver {self._group_file!r}, {self.num_servers} servers>"
@@ -73,26 +72,13 @@ class MofkaDriver(Driver):
     def start_progress_thread(self) -> None:
         """Do nothing: progress is made by those who wait, and by a thread of its own when nobody does."""
 
-    def _find_master(self) -> tuple[str, int]:
-        failures: list[str] = []
-        for address in self._servers:
-            try:
-                providers = self._bedrock.config(address)["providers"]
-            except AuthenticationError as error:
-                raise DiasporaError(f"group file {self._group_file}: {error}") from error
-            except MargoError as error:
-                failures.append(str(error))
-                continue
-            for provider in providers:
-                if provider["type"] == "yokan" and MASTER_TAG in provider["tags"]:
-                    return address, provider["provider_id"]
-        if failures:
-            raise ConnectionFailed(
-                f"group file {self._group_file}: {'; '.join(failures)}; is the service running, and the file its own?"
-            )
-        raise DiasporaError(
-            f"no server of the group in {self._group_file} has a yokan provider with the tag {MASTER_TAG!r}"
-        )
+    @property
+    def _servers(self) -> list[str]:
+        return list(self._group.ranks)
+
+    @property
+    def _registry(self) -> Registry:
+        return self._group.registry()
 
     def _providers(self, address: str) -> list[dict[str, Any]]:
         try:
@@ -141,62 +127,46 @@ class MofkaDriver(Driver):
             raise as_diaspora_error(error, f"creating topic {name!r}") from error
 
     def _create(self, name: str, wanted: TopicOptions, descriptions: list[dict[str, Any]]) -> None:
-        self._registry.reserve(name)
-        partitions: list[PartitionInfo] = []
+        planned = [
+            self._plan(self._servers[index % len(self._servers)], uuid, wanted)
+            for index, uuid in enumerate(wanted.uuids)
+        ]
+        self._registry.reserve(name, planned)
+        providers = cache(self._providers)
         try:
-            for index, uuid in enumerate(wanted.uuids):
-                address = self._servers[index % len(self._servers)]
-                partitions.append(
-                    self._start_partition(
-                        name, index, address, uuid, wanted.type, wanted.partition, wanted.dependencies
-                    )
-                )
-            self._registry.commit(name, descriptions, partitions)
+            self._registry.update(name, [self._start(name, partition, providers) for partition in planned])
+            self._registry.publish(name, descriptions)
         except BaseException:
-            self._roll_back(name, partitions)
+            self._roll_back(name, planned)
             raise
 
-    def _roll_back(self, name: str, partitions: list[PartitionInfo]) -> None:
+    def _roll_back(self, name: str, planned: list[PartitionRecord]) -> None:
         try:
-            for partition in partitions:
-                self._bedrock.stop_provider(partition.address, _provider_name(name, partition.uuid))
-            self._registry.release(name)
+            left = remove_partitions(self._registry, self._service.client, name, planned)
+            self._registry.forget(name, [])
         except MargoError as error:
-            log.error("topic %r could not be created, and what was made of it not be undone: %s", name, error)
+            left = {"its record": error}
+        for what, reason in left.items():
+            log.error("topic %r could not be created, and %s not be undone: %s", name, what, reason)
 
-    def _start_partition(
-        self,
-        topic: str,
-        index: int,
-        address: str,
-        uuid: str,
-        kind: str,
-        partition: dict[str, Any],
-        dependencies: Mapping[str, list[str]],
-    ) -> PartitionInfo:
-        needs: dict[str, Any] = {
-            name: values[0] if len(values) == 1 else values for name, values in dependencies.items()
-        }
-        if kind == "default" and "io_controller" not in needs:
-            needs["io_controller"] = self._default_io_controller(address)
-        needs["master_database"] = f"yokan:{self._master_id}@{self._master_address}"
-        spec = {
-            "name": _provider_name(topic, uuid),
-            "type": "mofka",
-            "tags": [PARTITION_TAG],
-            "config": {"topic": topic, "type": kind, "uuid": uuid, "partition": partition},
-            "dependencies": needs,
-        }
-        return PartitionInfo(index, address, self._bedrock.start_provider(address, spec), uuid)
-
-    def _default_io_controller(self, address: str) -> str:
-        for provider in self._providers(address):
-            if provider["type"] == "abt_io":
-                return str(provider["name"])
-        raise ConfigError(
-            "options.dependencies.io_controller",
-            f"a partition of type 'default' needs an abt_io provider, and the server at {address} has none",
+    def _plan(self, address: str, uuid: str, wanted: TopicOptions) -> PartitionRecord:
+        rank = self._group.ranks[address]
+        return PartitionRecord(
+            address, AUTOMATIC, uuid, rank, wanted.type, wanted.partition, wanted.dependencies
         )
+
+    def _start(
+        self, topic: str, partition: PartitionRecord, providers: Callable[[str], list[dict[str, Any]]]
+    ) -> PartitionRecord:
+        """Start a partition at its server; return its record."""
+        address = partition.address
+        try:
+            needs = completed(partition, lambda: providers(address))
+        except MargoConfigError as error:
+            raise ConfigError(f"options.{error.where}", f"{error.problem} ({address})") from error
+        master_address, master_id = self._group.master()
+        entry = provider_entry(topic, needs, f"yokan:{master_id}@{master_address}")
+        return replace(partition, provider_id=self._bedrock.start_provider(address, entry))
 
     def add_memory_partition(self, topic_name: str, server_rank: int, pool_name: str = "") -> None:
         """Add a partition that keeps its events in memory, see `add_custom_partition`."""
@@ -255,21 +225,14 @@ class MofkaDriver(Driver):
                 "dependencies": dependencies,
             }
         )
-        index = len(self._load(topic_name).partitions)
+        self._load(topic_name)
         try:
-            partition = self._start_partition(
-                topic_name,
-                index,
-                self._servers[server_rank],
-                wanted.uuids[0],
-                wanted.type,
-                wanted.partition,
-                wanted.dependencies,
-            )
+            planned = self._plan(self._servers[server_rank], wanted.uuids[0], wanted)
+            partition = self._start(topic_name, planned, self._providers)
             try:
                 self._registry.add_partition(topic_name, partition)
             except BaseException:
-                self._bedrock.stop_provider(partition.address, _provider_name(topic_name, partition.uuid))
+                remove_partitions(self._registry, self._service.client, topic_name, [partition])
                 raise
         except MargoError as error:
             raise as_diaspora_error(error, f"adding a partition to topic {topic_name!r}") from error
@@ -289,12 +252,43 @@ class MofkaDriver(Driver):
         return MofkaTopic(
             self._service,
             name,
-            record.partitions,
+            [
+                PartitionInfo(index, partition.address, partition.provider_id, partition.uuid)
+                for index, partition in enumerate(record.partitions)
+            ],
             Validator.from_metadata(**record.validator),
             PartitionSelector.from_metadata(**record.selector),
             Serializer.from_metadata(**record.serializer),
             self._thread_pool,
         )
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic, see `diaspora_stream.driver.Driver.delete_topic`.
+
+        What is left of a topic whose creation or deletion was interrupted is removed as well. A partition whose server
+        does not answer is removed when that starts again; a warning names it.
+
+        Raises
+        ------
+        TopicNotFound
+            There is nothing of this name.
+        DiasporaError
+            The topic is gone, and a server cannot remove what is stored of a partition.
+        """
+        try:
+            self._registry.withdraw(name)
+            partitions = self._registry.partitions(name)
+            left = remove_partitions(self._registry, self._service.client, name, partitions)
+            self._registry.forget(name, [])
+        except KeyNotFound:
+            raise TopicNotFound(name, tuple(self.list_topics())) from None
+        except MargoError as error:
+            raise as_diaspora_error(error, f"deleting topic {name!r}") from error
+        for uuid, reason in left.items():
+            problem = f"topic {name!r} is deleted, but what is stored of partition {uuid} not yet: {reason}"
+            if isinstance(reason, Fault):
+                raise DiasporaError(f"{problem}; delete it again, or start that server again")
+            log.warning("%s; it is removed when that server starts again", problem)
 
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
@@ -314,7 +308,10 @@ class MofkaDriver(Driver):
                         "name": name,
                         "num_partitions": len(record.partitions),
                         "partition_selector": record.selector,
-                        "partitions": [partition.as_dict() for partition in record.partitions],
+                        "partitions": [
+                            {"address": each.address, "provider_id": each.provider_id, "uuid": each.uuid}
+                            for each in record.partitions
+                        ],
                         "serializer": record.serializer,
                         "validator": record.validator,
                     }
@@ -332,10 +329,3 @@ class MofkaDriver(Driver):
 def _named(**dependencies: str) -> dict[str, str]:
     """Return the dependencies that are named."""
     return {kind: name for kind, name in dependencies.items() if name}
-
-
-def _provider_name(topic: str, uuid: str) -> str:
-    """Return the name of a partition's provider; what may not be in a name is replaced."""
-    return re.sub(
-        r"[^a-zA-Z0-9_]", "_", f"{'' if re.match('[a-zA-Z_]', topic) else '_'}{topic}_partition_{uuid[:8]}"
-    )

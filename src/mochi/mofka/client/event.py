@@ -30,8 +30,10 @@ class ReceivedBatch:
     Parameters
     ----------
     feed : object
-        Where they came from: has `partition` (a dict), `acknowledge(event_id)`, `deserialize` (None for the default
-        serializer) and `give_back(batch)`.
+        Where they came from: has `partition` (a dict), `acknowledge(event_id, epoch)`, `deserialize` (None for the
+        default serializer) and `give_back(batch)`.
+    epoch : int
+        The partition's when it sent them.
     data : memoryview or None
         All data, where it came with the batch.
 
@@ -45,8 +47,10 @@ class ReceivedBatch:
         "data",
         "data_offsets",
         "data_sizes",
+        "epoch",
         "feed",
         "first",
+        "is_held",
         "metadata",
         "metadata_offsets",
         "size",
@@ -55,6 +59,7 @@ class ReceivedBatch:
     def __init__(
         self,
         feed: Any,
+        epoch: int,
         first: int,
         metadata_sizes: NDArray[np.uint32],
         metadata: memoryview,
@@ -62,7 +67,9 @@ class ReceivedBatch:
         data: memoryview | None,
     ) -> None:
         self.feed = feed
+        self.epoch = epoch
         self.first = first
+        self.is_held = True
         self.count = len(metadata_sizes)
         self.metadata_offsets = _offsets(metadata_sizes)
         self.metadata = metadata
@@ -125,7 +132,8 @@ class MofkaEvent(msgspec.Struct, Event, gc=False, eq=False):
 
     def acknowledge(self) -> None:
         """Move the consumer's cursor behind this event, see `diaspora_stream.event.Event.acknowledge`."""
-        self.batch.feed.acknowledge(self.batch.first + self.index)
+        batch = self.batch
+        batch.feed.acknowledge(batch.first + self.index, batch.epoch)
 
     def __repr__(self) -> str:
         return f"<Event {self.event_id} of partition {self.batch.feed.partition.uuid}>"
@@ -145,6 +153,13 @@ class LoadedEvent(MofkaEvent, gc=True, eq=False):
 class FailedEvent(MofkaEvent, gc=True, eq=False):
     """Stands in the place of an event whose selector, allocator or loading failed."""
 
+    error: Exception
+
+
+class FailedFeed(msgspec.Struct, eq=False):
+    """Stands among the batches of a consumer where a partition has failed; has no event."""
+
+    feed: Any
     error: Exception
 
 

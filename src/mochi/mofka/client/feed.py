@@ -2,6 +2,16 @@
 
 The server sends batches ahead, as far as credit reaches. A feed receives them into pooled memory and puts them into
 the consumer's `arrived`; what receives frames never takes the consumer's lock, which is held while data is loaded.
+
+Invariants
+----------
+1. Events arrive in order, each once: `next` is the first that has not, and what another subscription than the last
+   one brings is passed over.
+2. Subscribing is done by one thread at a time, of its own, where Ctrl-C does not strike. A partition that does not
+   answer is looked for until the service's time-out; then a failure takes its place in `arrived`, and the search
+   goes on when that is handed out.
+3. After a change of epoch the feed goes on from the consumer's cursor; events of before stay good, and are
+   acknowledged in their own epoch.
 """
 
 import logging
@@ -11,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from mochi.margo import rpc
@@ -18,8 +29,8 @@ from mochi.margo.bulk import BufferPool, BufferPoolConfig
 from mochi.margo.errors import ConnectionLost, DeadlineExceeded, MargoError
 from mochi.margo.link import Link, PendingCall
 from mochi.margo.wire import Frame, Kind
-from mochi.mofka.client.event import ReceivedBatch
-from mochi.mofka.client.service import PartitionInfo, as_diaspora_error, deadline_after
+from mochi.mofka.client.event import FailedFeed, ReceivedBatch
+from mochi.mofka.client.service import EpochChanged, PartitionInfo, Search, deadline_after, is_away, refusal
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
@@ -27,7 +38,6 @@ from mochi.mofka.protocol import (
     SUBSCRIBE,
     UNSUBSCRIBE,
     Acknowledge,
-    Done,
     Events,
     Grant,
     RequestData,
@@ -51,8 +61,46 @@ _POOL = BufferPool(BufferPoolConfig(first_size=256 << 10, num_tiers=5))
 """Memory of received batches: 256 KiB to 64 MiB a buffer, reused once no event of the batch is held any more."""
 
 
+class _Subscription:
+    """Receives the notices of one subscription, over one link."""
+
+    __slots__ = ("feed", "link", "stream")
+
+    def __init__(self, feed: "Feed", link: Link) -> None:
+        self.feed = feed
+        self.link = link
+        self.stream = link.open_stream(self)
+
+    def allocate(self, frame: Frame) -> Sequence[memoryview]:
+        return [_POOL.lease(segment.length) for segment in frame.segments]
+
+    def receive(self, frame: Frame) -> None:
+        if frame.kind is Kind.FAULT:
+            self.feed.ended(self, rpc.unpack_fault(frame.message))
+        else:
+            self.feed.received(self, frame)
+
+    def lost(self, error: MargoError) -> None:
+        self.feed.ended(self, error)
+
+
+class _Answer(PendingCall):
+    """Receives the answer to one subscription, before the first events."""
+
+    __slots__ = ("_subscription",)
+
+    def __init__(self, subscription: _Subscription) -> None:
+        super().__init__()
+        self._subscription = subscription
+
+    def receive(self, frame: Frame) -> None:
+        if frame.kind is Kind.RESPONSE:
+            self._subscription.feed.begun(self._subscription, rpc.unpack(frame.message, Subscribed))
+        super().receive(frame)
+
+
 class Feed:
-    """What one partition sends to one consumer; the receiver of its notices, and of the answer to its request.
+    """What one partition sends to one consumer.
 
     Attributes
     ----------
@@ -64,10 +112,11 @@ class Feed:
         self, consumer: "MofkaConsumer", topic: "MofkaTopic", partition: PartitionInfo, credit: int
     ) -> None:
         self._consumer = weakref.ref(consumer)
-        self.partition = partition
+        self._service = consumer.service
+        self.partition = consumer.service.current(partition)
+        self._topic = topic.name
         serializer = topic.serializer
         self.deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
-        self._service = consumer.service
         self._name = consumer.name
         self._batch_size = 0 if consumer.batch_size == ADAPTIVE_BATCH_SIZE else consumer.batch_size
         self._batches = max(consumer.max_num_batches, MIN_BATCHES)
@@ -78,58 +127,114 @@ class Feed:
     def reset(self) -> None:
         """Begin anew in a forked child, from the acknowledged events on."""
         self.next: int | None = None
-        self.link: Link | None = None
         self._epoch = 0
-        self._stream = 0
+        self._subscription: _Subscription | None = None
+        self._is_subscribed = False
+        self._is_searching = False
+        self._search: Search | None = None
+        self._cause: MargoError | None = None
         self._lock = threading.Lock()
-        self._is_subscribing = False
         self._held_batches = 0
         self._held_bytes = 0
 
-    def begin_subscribing(self) -> bool:
-        """Have the next `subscribe` be the caller's; False if it is another thread's already."""
-        with self._lock:
-            was, self._is_subscribing = self._is_subscribing, True
-        return not was
+    @property
+    def link(self) -> Link | None:
+        """The link that events come over; None while the partition is looked for."""
+        subscription = self._subscription
+        return subscription.link if subscription is not None and self._is_subscribed else None
 
-    def subscribe(self, connect: Callable[[str], Link]) -> None:
-        """Ask the partition for events, after `begin_subscribing`; `MargoError` if it does not answer."""
-        link: Link | None = None
+    @property
+    def is_missing(self) -> bool:
+        """Whether the partition is looked for, and was not found at once."""
+        search = self._search
+        return search is not None and search.failures > 0
+
+    def subscribe(self) -> None:
+        """Ask for events, in a thread of its own, unless that is under way or done."""
+        with self._lock:
+            if not self._is_searching and not self._is_subscribed:
+                self._is_searching = True
+                self._service.jobs.put(self._subscribe)
+        self._service.dispatch()
+
+    def _subscribe(self) -> None:
+        """Look for the partition until it sends events; or tell the consumer why it does not."""
+        search = self._search = Search(self._service, self._topic)
+        cause, self._cause = self._cause, None
+        failure: DiasporaError | None = None
+        while failure is None and self._is_wanted() and not self._has_begun():
+            try:
+                self._ask(*search.connect(self.partition, cause))
+                cause = self._cause
+            except MargoError as error:
+                cause = error.with_traceback(None)
+            except DiasporaError as error:
+                failure = error
+            if cause is not None and (search.is_over or not is_away(cause)):
+                failure = self._failure(cause)
+        self._search = None
+        if failure is not None:
+            self._is_searching = False
+            consumer = self._consumer()
+            if consumer is not None:
+                consumer.feed_failed(FailedFeed(self, failure))
+        elif not self._is_wanted():
+            self._is_searching = False
+            with suppress(MargoError):
+                self.unsubscribe()
+        self._service.client.notify()
+
+    def _has_begun(self) -> bool:
+        with self._lock:
+            if self._subscription is None:
+                return False
+            self._is_subscribed = True
+            self._is_searching = False
+            return True
+
+    def _failure(self, error: MargoError) -> DiasporaError:
+        """Return what to tell of a partition that has failed; one in another epoch is read from the cursor next."""
+        failure = refusal(error, f"topic {self._topic!r}", self.partition, self._epoch)
+        if isinstance(failure, EpochChanged):
+            self.next, self._epoch = None, 0
+        return failure
+
+    def _is_wanted(self) -> bool:
+        consumer = self._consumer()
+        return consumer is not None and consumer.wants(self)
+
+    def _ask(self, partition: PartitionInfo, link: Link) -> None:
+        """Subscribe over `link`; `MargoError` if the partition refuses."""
+        subscription = _Subscription(self, link)
+        answer = _Answer(subscription)
         timeout = self._service.timeout
+        with self._lock:
+            asked = Subscribe(
+                self._where(self._epoch),
+                self._name,
+                subscription.stream,
+                self._batch_size,
+                max(self._batches - self._held_batches, 0),
+                max(self._credit - self._held_bytes, 0),
+                self._with_data,
+                self.next,
+            )
+            self.partition = partition
+            self._subscription = subscription
         try:
-            link = connect(self.partition.address)
-            stream = link.open_stream(self)
-            answer = PendingCall()
-            with self._lock:
-                asked = Subscribe(
-                    self._where(),
-                    self._name,
-                    stream,
-                    self._batch_size,
-                    max(self._batches - self._held_batches, 0),
-                    max(self._credit - self._held_bytes, 0),
-                    self._with_data,
-                    self.next,
-                )
-                self._stream = stream
-                self.link = link
-                call = link.request(
-                    SUBSCRIBE, self.partition.provider_id, rpc.pack(asked), answer, timeout=timeout
-                )
+            call = link.request(SUBSCRIBE, partition.provider_id, rpc.pack(asked), answer, timeout=timeout)
             self._await(link, call, answer, SUBSCRIBE)
-            assert answer.frame is not None
-            self._epoch = rpc.unpack(answer.frame.message, Subscribed).epoch
-            with self._lock:
-                if self.link is not link:
-                    raise ConnectionLost(f"the connection to {self.partition.address} is lost")
-                self._is_subscribing = False
-        except BaseException:
-            with self._lock:
-                self._is_subscribing = False
-                self.link = None
-            if link is not None:
-                link.close_stream(self._stream)
+        except MargoError:
+            self._subscription = None
+            link.close_stream(subscription.stream)
             raise
+
+    def begun(self, subscription: _Subscription, answer: Subscribed) -> None:
+        """Take note of where a subscription begins."""
+        with self._lock:
+            if subscription is self._subscription:
+                self._epoch = answer.epoch
+                self.next = answer.first
 
     def _await(self, link: Link, call: int, answer: PendingCall, name: str) -> None:
         timeout = self._service.timeout
@@ -141,22 +246,26 @@ class Feed:
 
     def unsubscribe(self) -> None:
         """Ask the partition to send no more."""
-        link, self.link = self.link, None
-        if link is None or link.error is not None:
+        subscription, self._subscription = self._subscription, None
+        self._is_subscribed = False
+        if subscription is None or subscription.link.is_lost:
             return
-        link.close_stream(self._stream)
+        link = subscription.link
+        link.close_stream(subscription.stream)
         answer = PendingCall()
-        message = rpc.pack(Unsubscribe(self._stream))
+        message = rpc.pack(Unsubscribe(subscription.stream))
         call = link.request(UNSUBSCRIBE, self.partition.provider_id, message, answer)
         self._await(link, call, answer, UNSUBSCRIBE)
 
-    def drop(self, link: Link) -> None:
+    def drop(self) -> None:
         """Have the partition send no more, without waiting for the answer; for a consumer that is gone."""
-        link.close_stream(self._stream)
-        try:
-            link.request(UNSUBSCRIBE, self.partition.provider_id, rpc.pack(Unsubscribe(self._stream)), None)
-        except ConnectionLost:
-            log.debug("nothing to unsubscribe from at %s", self.partition)
+        subscription = self._subscription
+        if subscription is not None:
+            link = subscription.link
+            link.close_stream(subscription.stream)
+            with suppress(ConnectionLost):
+                message = rpc.pack(Unsubscribe(subscription.stream))
+                link.request(UNSUBSCRIBE, self.partition.provider_id, message, None)
 
     def nudge(self) -> None:
         """Have the server answer, which wakes the thread that reads the connection; stream 0 is never in use."""
@@ -166,19 +275,13 @@ class Feed:
                 message = rpc.pack(Unsubscribe(0))
                 link.request(UNSUBSCRIBE, self.partition.provider_id, message, PendingCall())
 
-    def _where(self) -> Where:
-        return Where(self.partition.key, self._epoch)
+    def _where(self, epoch: int) -> Where:
+        return Where(self.partition.key, epoch)
 
-    def allocate(self, frame: Frame) -> Sequence[memoryview]:
-        return [_POOL.lease(segment.length) for segment in frame.segments]
-
-    def receive(self, frame: Frame) -> None:
+    def received(self, subscription: _Subscription, frame: Frame) -> None:
+        """Take a batch."""
         consumer = self._consumer()
         if consumer is None:
-            return
-        if frame.kind is Kind.FAULT:
-            self.link = None
-            consumer.feed_failed(self, rpc.unpack_fault(frame.message))
             return
         events = rpc.unpack(frame.message, Events)
         if not events.count:
@@ -187,59 +290,87 @@ class Feed:
         sizes, metadata, *data = (view for view in frame.bulk if view is not None)
         metadata_sizes, data_sizes = split_sizes(sizes, events.count)
         batch = ReceivedBatch(
-            self, events.first, metadata_sizes, metadata, data_sizes, data[0] if data else None
+            self, self._epoch, events.first, metadata_sizes, metadata, data_sizes, data[0] if data else None
         )
         arrived = consumer.arrived
         with self._lock:
-            arrived += (batch,)
-            self.next = events.first + events.count
-            self._held_batches += 1
-            self._held_bytes += batch.size
+            if subscription is self._subscription:
+                arrived += (batch,)
+                self.next = events.first + events.count
+                self._held_batches += 1
+                self._held_bytes += batch.size
 
-    def lost(self, error: MargoError) -> None:
+    def ended(self, subscription: _Subscription, error: MargoError) -> None:
+        """Take note that a subscription brings no more; asks again, from the first event not received."""
         with self._lock:
-            had_link = self.link is not None
-            self.link = None
+            if subscription is not self._subscription:
+                return
+            self._cause = error
+            self._subscription = None
+            self._is_subscribed = False
+            if self._is_searching:
+                return
         consumer = self._consumer()
-        if consumer is not None and had_link and not self._is_subscribing:
-            consumer.feed_lost(self, error)
+        if consumer is None or not consumer.wants(self):
+            return
+        if is_away(error):
+            log.info("topic %r, %s: %s; looking for it", self._topic, self.partition, error)
+            self.subscribe()
+        else:
+            consumer.feed_failed(FailedFeed(self, self._failure(error)))
 
     def give_back(self, batch: ReceivedBatch) -> None:
-        """Return a batch's credit to the server; on a lost connection it counts for the next subscription."""
+        """Return a batch's credit to the server; on a lost connection it counts for the next subscription.
+
+        What Ctrl-C interrupts may be done again, and at worst grants a batch too many.
+        """
         with self._lock:
-            self._held_batches -= 1
-            self._held_bytes -= batch.size
-            link, stream = self.link, self._stream
-        if link is None:
+            if batch.is_held:
+                batch.is_held = False
+                self._held_batches -= 1
+                self._held_bytes -= batch.size
+            subscription = self._subscription
+        if subscription is None:
             return
+        message = rpc.pack(Grant(subscription.stream, 1, batch.size))
         try:
-            link.request(GRANT, self.partition.provider_id, rpc.pack(Grant(stream, 1, batch.size)), None)
+            subscription.link.request(GRANT, self.partition.provider_id, message, None)
         except ConnectionLost:
             log.debug("no credit to give back to %s", self.partition)
 
-    def acknowledge(self, event_id: int) -> None:
-        """Move the consumer's cursor behind an event; blocks for the answer."""
-        try:
-            self._service.client.call(
-                self.partition.address,
-                ACKNOWLEDGE,
-                Acknowledge(self._where(), self._name, event_id),
-                Done,
-                provider_id=self.partition.provider_id,
-            )
-        except MargoError as error:
-            raise as_diaspora_error(error, f"acknowledging event {event_id} of {self.partition}") from error
+    def acknowledge(self, event_id: int, epoch: int) -> None:
+        """Move the consumer's cursor behind an event of `epoch`; blocks for the answer."""
+        message = rpc.pack(Acknowledge(self._where(epoch), self._name, event_id))
+        what = f"acknowledging event {event_id} of topic {self._topic!r}"
+        self._request(ACKNOWLEDGE, message, PendingCall, what, epoch)
 
-    def load(self, wanted: list[tuple[int, list[tuple[int, int]]]], targets: list[memoryview]) -> None:
-        """Load pieces of events' data into `targets`, one after another; `MargoError` if it cannot be had."""
+    def load(
+        self, wanted: list[tuple[int, list[tuple[int, int]]]], targets: list[memoryview], epoch: int
+    ) -> None:
+        """Load pieces of events' data into `targets`, one after another; `DiasporaError` if it cannot be had."""
+        message = rpc.pack(RequestData(self._where(epoch), wanted))
+        what = f"data of topic {self._topic!r}"
+        self._request(REQUEST_DATA, message, lambda: _DataReceiver(targets), what, epoch)
+
+    def _request(
+        self, name: str, message: bytes, receiver: Callable[[], PendingCall], what: str, epoch: int
+    ) -> None:
+        """Make a request that may be repeated; where the partition is away, looks for it within the time-out."""
         service = self._service
-        link = service.client.link(self.partition.address)
-        receiver = _DataReceiver(targets)
-        message = rpc.pack(RequestData(self._where(), wanted))
-        call = link.request(
-            REQUEST_DATA, self.partition.provider_id, message, receiver, timeout=service.timeout
-        )
-        self._await(link, call, receiver, REQUEST_DATA)
+        search = Search(service, self._topic)
+        partition = self.partition
+        cause: MargoError | None = None
+        while True:
+            try:
+                partition, link = search.connect(partition, cause)
+                answer = receiver()
+                call = link.request(name, partition.provider_id, message, answer, timeout=service.timeout)
+                self._await(link, call, answer, name)
+                return
+            except MargoError as error:
+                if search.is_over or service.is_closed or not is_away(error):
+                    raise refusal(error, what, partition, epoch) from error
+                cause = error
 
 
 class _DataReceiver(PendingCall):

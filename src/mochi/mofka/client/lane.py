@@ -8,12 +8,15 @@ Invariants
 1. `in_flight` holds the sealed batches that are not settled, in the order of their sequence numbers; at most
    `window` of them. Together with the open batch that bounds a lane's memory: a batch has at most
    `MAX_BATCH_BYTES`, or one event.
-2. A lost connection settles nothing. The batches in flight are sent again on a new one, under the same numbers; the
-   partition tells repetitions from new ones. Where that does not work, or the server was started again and has
-   forgotten the numbers, all that is pending fails, and the lane goes on under a new identity.
+2. A lost connection settles nothing, nor does a partition that is not there for a while. Recovery looks for the
+   partition, and sends the batches in flight again, under the same numbers; the partition tells repetitions from new
+   ones, also after its server was started again. Where it is not found in time, or has forgotten the numbers or the
+   events, all that is pending fails, and the lane goes on under a new identity.
 3. An event is in the open batch, in flight, or settled. Only the holder of `lock` moves it.
 4. Ctrl-C may strike at any call. A batch is open until it is laid out, and laying it out may be begun again; from
-   then on, what was interrupted is taken up by recovery, which sends again all that is not settled.
+   then on, what was interrupted is taken up by recovery, which sends again all that is not settled. Recovery runs in
+   a thread of its own, where Ctrl-C does not strike, and is begun by a store and one call of a C function.
+5. A refusal counts only if it answers the last attempt to send: what was refused before will be sent again, or was.
 """
 
 import logging
@@ -29,11 +32,11 @@ from diaspora_stream.errors import DiasporaError, TimeoutExpired
 from diaspora_stream.future import FutureUint
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from mochi.margo import rpc
-from mochi.margo.errors import ConnectionLost, MargoError
+from mochi.margo.errors import MargoError
 from mochi.margo.link import Link
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
 from mochi.mofka.client.batch import FIELDS, Batch
-from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error, deadline_after
+from mochi.mofka.client.service import PartitionInfo, Search, Service, deadline_after, is_away, refusal
 from mochi.mofka.protocol import (
     LEND,
     MAX_EVENT_BYTES,
@@ -110,19 +113,20 @@ class LaneOptions(msgspec.Struct):
 class _AckReceiver:
     """Takes the answer to one batch."""
 
-    __slots__ = ("batch", "lane", "link")
+    __slots__ = ("attempt", "batch", "lane", "link")
 
-    def __init__(self, lane: "Lane", batch: Batch, link: Link) -> None:
+    def __init__(self, lane: "Lane", batch: Batch, link: Link, attempt: int) -> None:
         self.lane = lane
         self.batch = batch
         self.link = link
+        self.attempt = attempt
 
     def allocate(self, frame: Frame) -> Sequence[memoryview]:
         return allocate_private(frame)
 
     def receive(self, frame: Frame) -> None:
         if frame.kind is Kind.FAULT:
-            self.lane.refused(self.batch, rpc.unpack_fault(frame.message))
+            self.lane.refused(self.batch, rpc.unpack_fault(frame.message), self.attempt)
         else:
             self.lane.stored(self.batch, rpc.unpack(frame.message, BatchStored))
 
@@ -144,7 +148,7 @@ class Lane:
 
     def __init__(self, service: Service, options: LaneOptions, partition: PartitionInfo) -> None:
         self.options = options
-        self.partition = partition
+        self.partition = service.current(partition)
         self._service = service
         adaptive = options.batch_size == ADAPTIVE_BATCH_SIZE
         self._adaptive = adaptive
@@ -168,7 +172,10 @@ class Lane:
         self._sequence = 0
         self._epoch = 0
         self._link: Link | None = None
-        self._instance = b""
+        self._attempt = 0
+        self._search: Search | None = None
+        self._cause: MargoError | None = None
+        self._failure: DiasporaError | None = None
         self._lent: _LentBuffer | None = None
         self._may_lend = True
         self._recovering = False
@@ -215,6 +222,7 @@ class Lane:
                 f"{MAX_EVENT_BYTES - 8}"
             )
         deadline = deadline_after(self._service.timeout)
+        failure = self._failure
         while True:
             with self.lock:
                 if self._makes_room(size):
@@ -227,8 +235,13 @@ class Lane:
                     break
             if self.options.when_full == "raise":
                 raise DiasporaError(self._no_room("now"))
-            if not self._service.client.wait(self._may_have_room, self.links, deadline):
+            self._service.dispatch()
+            if not self._service.client.wait(
+                lambda: self._may_have_room() or self._failure is not failure, self.links, deadline
+            ):
                 raise TimeoutExpired(self._no_room(f"within {self._service.timeout:g} s"))
+            if self._failure is not None and self._failure is not failure:
+                raise self._failure.with_traceback(None)
         self._drain()
 
     def _no_room(self, when: str) -> str:
@@ -281,8 +294,11 @@ class Lane:
             self._sequence += 1
             self.small = self._small
             self._send(batch)
-        except BaseException as error:
-            self._start_recovery(error)
+        except BaseException:
+            if not self._recovering:
+                self._recovering = True
+                self._service.jobs.put(self._recover)
+            self._service.dispatch()
             raise
 
     def _send(self, batch: Batch) -> None:
@@ -290,7 +306,11 @@ class Lane:
         try:
             link = self._link
             if link is None:
-                link = self._use(self._service.client.link(self.partition.address))
+                link = self._service.client.living_link(self.partition.address)
+                if link is None:
+                    self._start_recovery(None)
+                    return
+                self._use(link)
             lent = self._place(link, batch) if batch.data_bytes >= LEND_FROM else None
             bulk: list[Sequence[Buffer]] = [(batch.sizes,), (batch.metadata,)]
             if lent is None:
@@ -302,25 +322,23 @@ class Lane:
                 batch.count,
                 batch.created,
             )
-            receiver = _AckReceiver(self, batch, link)
+            receiver = _AckReceiver(self, batch, link, self._attempt)
             link.request(
                 SEND_BATCH, self.partition.provider_id, rpc.pack(message), receiver, bulk=bulk, lent=lent
             )
         except MargoError as error:
             self._start_recovery(error)
 
-    def _use(self, link: Link) -> Link:
+    def _use(self, link: Link) -> None:
         self._link = link
-        self._instance = link.instance
         self._lent, self._may_lend = None, link.lends
-        return link
 
     def _place(self, link: Link, batch: Batch) -> Segment | None:
         """Copy a batch's data into the lent buffer; None where there is none, or no room in it."""
         lent = self._lent
         if lent is None and self._may_lend:
             self._may_lend = False
-            _Lender(self, link).ask()
+            _Lender(self, link, self._attempt).ask()
         if lent is None:
             return None
         offset = lent.take(batch.data_bytes)
@@ -334,10 +352,10 @@ class Lane:
         batch.lent = (lent.lease, offset)
         return Segment(batch.data_bytes, lent.lease, offset)
 
-    def lend(self, link: Link, lent: Lent, view: memoryview) -> None:
+    def lend(self, link: Link, attempt: int, lent: Lent, view: memoryview) -> None:
         """Take the buffer that the server lends to one connection."""
         with self.lock:
-            if self._link is link:
+            if self._link is link and self._attempt == attempt:
                 self._lent = _LentBuffer(lent.lease, view)
 
     def _release(self, batch: Batch) -> None:
@@ -351,6 +369,7 @@ class Lane:
             if batch.is_done():
                 return
             self._epoch = answer.epoch
+            self._search = None
             self._release(batch)
             batch.settle(answer.first, None)
             self.in_flight.remove(batch)
@@ -361,20 +380,30 @@ class Lane:
             if self.small < 0 and not self._is_full():
                 self.small = self._small
 
-    def refused(self, batch: Batch, error: MargoError) -> None:
+    def refused(self, batch: Batch, error: MargoError, attempt: int) -> None:
         """Take note that the partition did not store a batch: nothing after it may be stored behind a gap."""
         with self.lock:
-            if not batch.is_done():
+            if batch.is_done() or attempt != self._attempt or self._recovering:
+                return
+            if is_away(error):
+                self._start_recovery(error)
+            else:
                 self._fail(error)
 
-    def fail(self, error: MargoError) -> None:
+    def fail(self, error: MargoError | DiasporaError) -> None:
         """Fail all that is pending, and go on under a new identity."""
         with self.lock:
             self._fail(error)
         self._service.client.notify()
 
-    def _fail(self, error: MargoError) -> None:
-        reason = as_diaspora_error(error, f"topic {self.options.topic!r}, {self.partition}")
+    def _fail(self, error: MargoError | DiasporaError) -> None:
+        where = f"topic {self.options.topic!r}"
+        if isinstance(error, DiasporaError):
+            reason = error.with_traceback(None)
+        else:
+            reason = refusal(error, where, self.partition, self._epoch)
+        self._failure = reason
+        self._search = None
         self._identity = secrets.token_bytes(16)
         self._sequence = 0
         self._epoch = 0
@@ -399,33 +428,37 @@ class Lane:
             else:
                 self._link = self._lent = None
 
-    def _start_recovery(self, error: BaseException) -> None:
+    def _start_recovery(self, error: MargoError | None) -> None:
         self._link = None
         self._lent = None
-        if not self._recovering:
-            self._recovering = True
-            log.info("topic %r, %s: %r; connecting again", self.options.topic, self.partition, error)
-            self._service.in_background(self._recover)
+        if self._recovering:
+            return
+        self._cause = error
+        self._recovering = True
+        self._service.jobs.put(self._recover)
+        self._service.dispatch()
+        if error is not None:
+            log.info("topic %r, %s: %s; looking for it", self.options.topic, self.partition, error)
 
     def _recover(self) -> None:
-        """Connect again, and send again what was not acknowledged."""
+        """Look for the partition, and send again what was not acknowledged."""
+        with self.lock:
+            self._link = self._lent = None
+            cause, self._cause = self._cause, None
+            search = self._search = self._search or Search(self._service, self.options.topic)
         try:
-            link = self._service.reconnect(self.partition.address)
-        except MargoError as error:
+            partition, link = search.connect(self.partition, cause)
+        except (MargoError, DiasporaError) as error:
             self.fail(error)
-            return
-        if self.in_flight and link.instance != self._instance:
-            where = self.partition.address
-            self.fail(
-                ConnectionLost(
-                    f"the server at {where} was started again, and may or may not have stored them"
-                )
-            )
             return
         with self.lock:
             self._recovering = False
+            self._attempt += 1
+            self.partition = partition
             self._use(link)
             self.in_flight = deque(batch for batch in self.in_flight if not batch.is_done())
+            if not self.in_flight:
+                self._search = None
             for batch in list(self.in_flight):
                 batch.lent = None
                 self._send(batch)
@@ -456,6 +489,7 @@ class Lane:
             if batch is self.open:
                 batch.due = True
                 self._send_due()
+        self._service.dispatch()
         return self._service.client.wait(batch.is_done, self.links, deadline)
 
     def finish(self, deadline: float) -> int:
@@ -472,9 +506,10 @@ class Lane:
 class _Lender:
     """Asks for a buffer to be lent; until it comes, batches go in line."""
 
-    def __init__(self, lane: Lane, link: Link) -> None:
+    def __init__(self, lane: Lane, link: Link, attempt: int) -> None:
         self.lane = lane
         self.link = link
+        self.attempt = attempt
 
     def ask(self) -> None:
         message = rpc.pack(Lend(Where(self.lane.partition.key, 0)))
@@ -485,7 +520,7 @@ class _Lender:
 
     def receive(self, frame: Frame) -> None:
         if frame.kind is Kind.RESPONSE:
-            self.lane.lend(self.link, rpc.unpack(frame.message, Lent), self.link.map_lent())
+            self.lane.lend(self.link, self.attempt, rpc.unpack(frame.message, Lent), self.link.map_lent())
 
     def lost(self, error: MargoError) -> None:
         """Go on without."""

@@ -138,8 +138,9 @@ class MofkaProducer(Producer):
         self.stop()
         try:
             if not self.flush().wait(self._service.timeout * 1000):
+                missing = ", ".join(str(lane.partition) for lane in self._lanes if lane.has_pending)
                 raise TimeoutExpired(
-                    f"{self!r}: not all events are stored within {self._service.timeout:g} s"
+                    f"{self!r}: not all events are stored within {self._service.timeout:g} s; waiting for {missing}"
                 )
         finally:
             self._service.let_go(self._lanes)

@@ -1,9 +1,14 @@
 """What producers and consumers of one driver share: the margo client, time-outs, and what happens at the end.
 
+A server that does not answer is looked for, see `Search`: at its address, and where the master database says that the
+partition is now. What looks for it, or else may block, runs in threads of its own, which jobs are handed to by one call
+of a C function: Ctrl-C finds a job handed over, or not yet.
+
 Events that are pending when the interpreter exits are flushed, for `EXIT_FLUSH` seconds at most, and a message tells
 of those that could not be. In a forked child, producers and consumers begin anew.
 """
 
+import _thread
 import atexit
 import os
 import sys
@@ -12,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -19,16 +25,28 @@ import msgspec
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError, TimeoutExpired
 from mochi.margo.client import Client
-from mochi.margo.errors import AuthenticationError, ConnectionLost, DeadlineExceeded, Fault, MargoError
+from mochi.margo.errors import (
+    AddressError,
+    AuthenticationError,
+    ConnectionLost,
+    DeadlineExceeded,
+    Fault,
+    MargoError,
+    ProtocolError,
+)
 from mochi.margo.link import Link
-
-RECONNECT_GRACE = 1.0
-"""Seconds during which a lost connection is tried again, before what is pending on it fails."""
 
 EXIT_FLUSH = 10.0
 """Seconds that the interpreter's exit waits for pending events."""
 
-_RETRY_PAUSE = 0.1
+FIRST_PAUSE = 0.02
+LONGEST_PAUSE = 1.0
+"""Seconds between two looks for a partition; twice as many each time."""
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds after which a server that does not even greet is passed over, where there is something else to try."""
+
+_AWAY = ("no_provider", "no_rpc", "wrong_partition", "closed")
 
 
 class PartitionInfo(msgspec.Struct, frozen=True):
@@ -50,6 +68,40 @@ class PartitionInfo(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"partition {self.index} ({self.uuid}, provider {self.provider_id} at {self.address})"
+
+
+class EpochChanged(DiasporaError):
+    """A partition came back without its events, or with others.
+
+    Attributes
+    ----------
+    partition : PartitionInfo
+    old, new : int
+        The epochs: the one that the client knew, and the partition's own.
+    """
+
+    def __init__(self, what: str, partition: PartitionInfo, old: int, new: int) -> None:
+        super().__init__(what, partition, old, new)
+        self.what = what
+        self.partition = partition
+        self.old = old
+        self.new = new
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what}: {self.partition} came back without its events, in epoch {self.new} where epoch {self.old} "
+            f"was known"
+        )
+
+
+class Directory(Protocol):
+    """Knows where partitions are."""
+
+    def locate(self, topic: str, partition: PartitionInfo) -> PartitionInfo:
+        """Return where a partition is now; `DiasporaError` if there is no such partition any more."""
+
+    def reset(self) -> None:
+        """Begin anew in a forked child."""
 
 
 class Member(Protocol):
@@ -94,6 +146,20 @@ def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
     return ConnectionFailed(f"{what}: {error}")
 
 
+def refusal(fault: MargoError, what: str, partition: PartitionInfo, epoch: int) -> DiasporaError:
+    """Return the error that tells an application of a partition's `fault`, where `epoch` was known."""
+    if isinstance(fault, Fault) and fault.code == "wrong_epoch":
+        return EpochChanged(what, partition, epoch, fault.details.get("epoch", 0))
+    return as_diaspora_error(fault, f"{what}, {partition}")
+
+
+def is_away(error: MargoError) -> bool:
+    """Tell whether `error` says that a partition is not there, or not yet."""
+    if isinstance(error, Fault):
+        return error.code in _AWAY
+    return isinstance(error, AddressError | AuthenticationError | ConnectionLost | ProtocolError)
+
+
 def deadline_after(timeout: float | None) -> float:
     """Return the deadline of a wait of `timeout` seconds; None waits for ever."""
     return float("inf") if timeout is None else time.monotonic() + timeout
@@ -112,11 +178,44 @@ class Service:
     def __init__(self, timeout: float) -> None:
         self.client = Client(timeout=timeout)
         self.timeout = timeout
+        self.is_closed = False
+        self._begin()
+        self._directory: Directory | None = None
+        self._whereabouts: dict[str, PartitionInfo] = {}
         self._exiting = False
         self._lanes: set[Pending] = set()
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
         self._resettable: weakref.WeakSet[Resettable] = weakref.WeakSet()
         _services.add(self)
+
+    def _begin(self) -> None:
+        self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._is_dispatching = False
+        self._open = threading.Lock()
+        self._open.acquire()
+        weakref.finalize(self, self.jobs.put, None).atexit = False
+
+    def follow(self, directory: Directory) -> None:
+        """Ask `directory` for partitions that are not where they were."""
+        self._directory = directory
+
+    def current(self, partition: PartitionInfo) -> PartitionInfo:
+        """Return where a partition was seen last."""
+        return self._whereabouts.get(partition.uuid, partition)
+
+    def locate(self, topic: str, partition: PartitionInfo) -> PartitionInfo:
+        """Return where a partition is now, see `Directory.locate`."""
+        if self._directory is None:
+            return partition
+        found = self._directory.locate(topic, partition)
+        self._whereabouts[partition.uuid] = found
+        return found
+
+    def rest(self, pause: float) -> None:
+        """Sleep for `pause` seconds; `ConnectionLost` if the driver is closed meanwhile."""
+        if self._open.acquire(timeout=pause):
+            self._open.release()
+            raise ConnectionLost("the driver was closed")
 
     def adopt(self, lanes: Iterable[Pending]) -> None:
         """Look after `lanes`: what they have pending is not lost when their producer is, or the interpreter exits."""
@@ -152,32 +251,30 @@ class Service:
 
     def after_fork_in_child(self) -> None:
         """Have every lane and consumer begin anew."""
+        self._begin()
+        if self._directory is not None:
+            self._directory.reset()
         for member in list(self._resettable):
             member.reset()
-
-    def reconnect(self, address: str) -> Link:
-        """Connect to `address` again, trying for `RECONNECT_GRACE` seconds; `MargoError` if it does not work."""
-        deadline = time.monotonic() + RECONNECT_GRACE
-        while True:
-            try:
-                return self.client.link(address, RECONNECT_GRACE)
-            except MargoError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_RETRY_PAUSE)
 
     def in_background(self, work: Callable[[], object]) -> None:
         """Run `work` in a thread of its own: it may block, which no receiver of frames may.
 
         Does nothing once the interpreter exits: no thread starts then, and what there would be to do is moot.
         """
-        if self._exiting:
-            return
-        threading.Thread(target=work, name="mofka-recovery", daemon=True).start()
+        self.jobs.put(work)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """See to it that jobs are begun; whoever waits for what a job does calls this."""
+        if not self._is_dispatching and not self._exiting:
+            self._is_dispatching = True
+            _thread.start_new_thread(_dispatch, (self.jobs,))  # `Thread.start` is not proof against Ctrl-C
 
     def end(self) -> None:
         """Start nothing more: the interpreter exits."""
         self._exiting = True
+        self.jobs.put(None)
 
     def close(self) -> int:
         """Stop producers and consumers, flush in time, close the client; return how many events are lost."""
@@ -187,8 +284,83 @@ class Service:
         lost = self._finish(lanes, self.timeout)
         for lane in lanes:
             lane.fail(ConnectionLost("the driver was closed"))
+        if not self.is_closed:
+            self.is_closed = True
+            self._open.release()
         self.client.close()
         return lost
+
+
+class Search:
+    """Looks for one partition, from the first failure to the first success; belongs to one thread at a time.
+
+    Attributes
+    ----------
+    failures : int
+        How often nobody was found.
+    """
+
+    def __init__(self, service: Service, topic: str) -> None:
+        self.failures = 0
+        self._service = service
+        self._topic = topic
+        self._deadline = time.monotonic() + service.timeout
+        self._pause = FIRST_PAUSE
+        self._has_begun = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time-out of the service has passed since the search began."""
+        return time.monotonic() >= self._deadline
+
+    def connect(self, partition: PartitionInfo, cause: MargoError | None) -> tuple[PartitionInfo, Link]:
+        """Return where the partition is, and a link to there; blocks until somebody answers.
+
+        Parameters
+        ----------
+        cause : MargoError or None
+            Why it is looked for: a connection that is lost or was never there is tried at once, a partition that is
+            not there, and whatever failed before, after a pause that grows.
+
+        Raises
+        ------
+        MargoError
+            Nobody answered within the service's time-out.
+        DiasporaError
+            The service does not know the partition any more.
+        """
+        again, self._has_begun = self._has_begun, True
+        error = cause if again or isinstance(cause, Fault) else None
+        while True:
+            if error is not None:
+                if self._service.is_closed:
+                    raise error
+                self.failures += 1
+                self._service.client.notify()
+                found = self._service.locate(self._topic, partition)
+                if found == partition:
+                    self._rest(error)
+                partition = found
+            try:
+                timeout = min(self._left(), CONNECT_TIMEOUT)
+                return partition, self._service.client.link(partition.address, timeout)
+            except MargoError as failure:
+                error = failure
+
+    def _left(self) -> float:
+        return max(self._deadline - time.monotonic(), 1e-3)
+
+    def _rest(self, error: MargoError) -> None:
+        if self.is_over:
+            raise error
+        pause, self._pause = min(self._pause, self._left()), min(2 * self._pause, LONGEST_PAUSE)
+        self._service.rest(pause)
+
+
+def _dispatch(jobs: "SimpleQueue[Callable[[], object] | None]") -> None:
+    while (job := jobs.get()) is not None:
+        threading.Thread(target=job, name="mofka-recovery", daemon=True).start()
+        del job
 
 
 _services: "weakref.WeakSet[Service]" = weakref.WeakSet()

@@ -1,5 +1,6 @@
 """Fields of a partition's configuration: the table of the user guide, with its defaults and bounds."""
 
+import os
 from typing import Annotated, Any
 
 import msgspec
@@ -62,6 +63,11 @@ class Consumers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     desc_buffer_pool: DescriptorPool = DescriptorPool()
     metadata_buffer_pool: MetadataPool = MetadataPool()
+
+
+def directory_of(topic: str, uuid: str, path: str) -> str:
+    """Return the directory of a `default` partition whose `path` this is."""
+    return os.path.join(path, f"{topic}-{uuid}")
 
 
 class DefaultFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

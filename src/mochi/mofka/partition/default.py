@@ -6,7 +6,6 @@ goes to consumers is read into pools of its own. Nothing is kept in memory per e
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -23,7 +22,7 @@ from mochi.mofka.chunks.errors import DamagedEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
-from mochi.mofka.partition.config import DefaultFields, PoolFields
+from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
 from mochi.mofka.partition.contract import EventPieces, Slice
 from mochi.mofka.partition.cursors import Cursors
 from mochi.mofka.protocol import SIZE
@@ -86,7 +85,7 @@ class DefaultPartition:
     def __init__(self, topic: str, uuid: str, fields: DefaultFields, io: IoInstance) -> None:
         self._fields = fields
         self._io = io
-        directory = self._directory = os.path.join(fields.path, f"{topic}-{uuid}")
+        directory = self._directory = directory_of(topic, uuid, fields.path)
         chunks = ChunkConfig(
             max_chunk_size=fields.max_chunk_size,
             max_events_per_chunk=fields.max_events_per_chunk,

@@ -1,0 +1,86 @@
+"""How a partition becomes a provider of its server: by the driver when it is made, by the server when it is restored.
+
+No I/O: what is needed to know of a server is its expanded configuration.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from mochi.margo.errors import ConfigError
+from mochi.mofka.registry import PartitionRecord
+
+MASTER_TAG = "mofka:master"
+PARTITION_TAG = "mofka:partition"
+
+Providers = Iterable[Mapping[str, Any]]
+"""The ``providers`` of an expanded configuration."""
+
+
+def master_among(providers: Providers) -> Mapping[str, Any] | None:
+    """Return the master database among the providers of a server, or None."""
+    for provider in providers:
+        if provider["type"] == "yokan" and MASTER_TAG in provider["tags"]:
+            return provider
+    return None
+
+
+def partitions_among(providers: Providers) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return the providers of partitions among those of a server, by topic and uuid."""
+    return {
+        (provider["config"]["topic"], provider["config"]["uuid"]): provider
+        for provider in providers
+        if provider["type"] == "mofka"
+    }
+
+
+def completed(partition: PartitionRecord, providers: Callable[[], Providers]) -> PartitionRecord:
+    """Return a partition with all that it depends on.
+
+    A `default` one that names no abt_io provider gets the first of its server, which is asked for its `providers` only
+    then; `ConfigError` if there is none.
+    """
+    if partition.type != "default" or "io_controller" in partition.dependencies:
+        return partition
+    for provider in providers():
+        if provider["type"] == "abt_io":
+            dependencies = {**partition.dependencies, "io_controller": [provider["name"]]}
+            return replace(partition, dependencies=dependencies)
+    raise ConfigError(
+        "dependencies.io_controller",
+        "a partition of type 'default' needs an abt_io provider, and its server has none",
+    )
+
+
+def provider_entry(topic: str, partition: PartitionRecord, master: str) -> dict[str, Any]:
+    """Return the entry, such as ``providers`` of a configuration holds, that starts a partition.
+
+    Parameters
+    ----------
+    master : str
+        The master database, as ``yokan:<id>@<address>``.
+    """
+    needs: dict[str, Any] = {
+        name: values[0] if len(values) == 1 else values for name, values in partition.dependencies.items()
+    }
+    return {
+        "name": _provider_name(topic, partition.uuid),
+        "type": "mofka",
+        "tags": [PARTITION_TAG],
+        "config": {
+            "topic": topic,
+            "type": partition.type,
+            "uuid": partition.uuid,
+            "partition": partition.partition,
+        },
+        "dependencies": {**needs, "master_database": master},
+    }
+
+
+def _provider_name(topic: str, uuid: str) -> str:
+    """Return the name of a partition's provider; what may not be in a name is replaced."""
+    return re.sub(
+        r"[^a-zA-Z0-9_]", "_", f"{'' if re.match('[a-zA-Z_]', topic) else '_'}{topic}_partition_{uuid[:8]}"
+    )

@@ -1,0 +1,72 @@
+"""What stands for a partition that could not be opened when its server started: it is shown, and says why."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from mochi.margo.errors import Fault
+from mochi.margo.wire import Buffer
+from mochi.mofka.chunks.batch import Batch
+from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.partition.contract import EventPieces, Slice
+
+
+class UnopenedPartition:
+    """A partition without events, which takes none.
+
+    Parameters
+    ----------
+    config : dict
+        The ``partition`` section, as it was given.
+    error : Fault
+        Why it could not be opened.
+    """
+
+    count = 0
+    epoch = 0
+    lent_size = 0
+    damaged: Sequence[str] = ()
+    keeps_buffers = False
+
+    def __init__(self, config: dict[str, Any], error: Fault) -> None:
+        self.config = config
+        self.error = error
+
+    def remembered(self) -> Iterable[Remembered]:
+        """Know no producers."""
+        return ()
+
+    def cursor(self, consumer: str) -> int:
+        """Have no cursors."""
+        return 0
+
+    def acknowledge(self, consumer: str, next_id: int, done: Callable[[BaseException | None], None]) -> None:
+        """Say why."""
+        done(self.error)
+
+    def receive(self, sizes: int, metadata: int, data: int) -> NoReturn:
+        """Raise why."""
+        raise self.error
+
+    def append(self, batch: Batch, done: Callable[[int | BaseException], None]) -> None:
+        """Say why."""
+        done(self.error)
+
+    def read(
+        self,
+        first: int,
+        max_events: int,
+        max_bytes: int,
+        with_data: bool,
+        done: Callable[[Slice | BaseException], None],
+    ) -> None:
+        """Say why."""
+        done(self.error)
+
+    def read_data(
+        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
+    ) -> None:
+        """Say why."""
+        done(self.error)
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,200 @@
+"""What a server does for the partitions of its service when it starts again.
+
+It finds the master database, takes back the partitions that are recorded for its ordinal, at its new address, and
+finishes what was cut short: creations, and deletions while it was down. A partition that cannot be opened keeps its
+record, and has a stand-in that says why to all who ask for it; the others are served.
+
+A service without a master database, or with one that remembers nothing, restores nothing.
+"""
+
+import logging
+import os
+import time
+from collections.abc import MutableMapping
+from contextlib import suppress
+from typing import cast
+
+import msgspec
+from msgspec.structs import replace
+
+from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.modules import Deployed
+from mochi.flock.provider import FlockProvider
+from mochi.margo.client import Client
+from mochi.margo.errors import ConfigError, Fault, MargoError
+from mochi.mofka.chunks import ChunkStore, PosixFiles, StorageError, remove_partition
+from mochi.mofka.deletion import remove_partitions, warn_of_kept
+from mochi.mofka.hosting import completed, master_among, partitions_among, provider_entry
+from mochi.mofka.partition.config import directory_of
+from mochi.mofka.registry import PartitionRecord, Registry
+from mochi.yokan.client import DatabaseHandle
+from mochi.yokan.database import Database
+from mochi.yokan.errors import KeyNotFound
+from mochi.yokan.provider import YokanProvider
+
+log = logging.getLogger(__name__)
+
+RETRY_INTERVAL = 0.1
+"""Seconds between two rounds of asking the other servers for the master database."""
+
+
+class Restoration:
+    """Restores the partitions of one server.
+
+    Parameters
+    ----------
+    unopened : mapping
+        Where the module looks up, by uuid, why a partition that it is to make can only be a stand-in.
+    """
+
+    def __init__(self, server: Deployed, unopened: MutableMapping[str, Fault]) -> None:
+        self._server = server
+        self._unopened = unopened
+        self._providers = server.config()["providers"]
+        self._running = partitions_among(self._providers)
+        self._client = Client()
+
+    def run(self) -> None:
+        """Do it; blocks until the master database is found, for the time-out of dependencies at most.
+
+        Raises
+        ------
+        MargoError
+            A server that may have the master database does not answer, or that fails.
+        """
+        try:
+            found = self._find_master()
+            if found is not None:
+                self._restore(*found)
+        finally:
+            self._client.close()
+
+    def _find_master(self) -> tuple[Database, str] | None:
+        """Return the master database, and what it is called as a dependency; one of this server is preferred."""
+        own = master_among(self._providers)
+        if own is not None:
+            provider = cast(YokanProvider, self._server.provider(own["name"]))
+            return provider.database, f"yokan:{own['provider_id']}@{self._server.address}"
+        deadline = time.monotonic() + self._server.dependency_resolution_timeout
+        while True:
+            failures: list[MargoError] = []
+            for address in self._meet_others():
+                try:
+                    master = master_among(BedrockClient(self._client).config(address)["providers"])
+                except MargoError as error:
+                    failures.append(error)
+                    continue
+                if master is not None:
+                    number = master["provider_id"]
+                    return DatabaseHandle(self._client, address, number), f"yokan:{number}@{address}"
+            if not failures:
+                return None
+            if time.monotonic() > deadline:
+                raise MargoError(
+                    f"the master database, which knows the partitions of this server, is not found: {failures[0]}"
+                )
+            time.sleep(RETRY_INTERVAL)
+
+    def _meet_others(self) -> list[str]:
+        """Be ready to call the other servers of the group, which may move meanwhile; return their addresses."""
+        for provider in self._providers:
+            if provider["type"] == "flock":
+                view = cast(FlockProvider, self._server.provider(provider["name"])).view
+                others = [address for address in view.ranks if address != self._server.address]
+                if view.token is not None:
+                    for address in others:
+                        self._client.set_token(address, view.token)
+                return others
+        return []
+
+    def _restore(self, database: Database, master: str) -> None:
+        registry = Registry(database)
+        is_master_here = not isinstance(database, DatabaseHandle)
+        served, topics = 0, 0
+        for topic in registry.names():
+            try:
+                count = self._take_back(registry, topic, master)
+                served, topics = served + count, topics + bool(count)
+            except KeyNotFound:
+                log.info("topic %r was deleted meanwhile", topic)
+            except msgspec.MsgspecError as error:
+                log.error("topic %r: its record cannot be read: %s", topic, error)
+        if served:
+            log.info("serves %d partitions of %d topics again", served, topics)
+        for topic in registry.leftovers():
+            with suppress(KeyNotFound):
+                self._finish(registry, topic, is_master_here)
+
+    def _take_back(self, registry: Registry, topic: str, master: str) -> int:
+        served: list[PartitionRecord] = []
+        for partition in registry.partitions(topic):
+            if (topic, partition.uuid) in self._running:
+                provider_id: int | None = self._running[topic, partition.uuid]["provider_id"]
+            elif partition.rank == self._server.rank:
+                provider_id = self._start(topic, partition, master)
+            else:
+                continue
+            if provider_id is not None:
+                served.append(replace(partition, address=self._server.address, provider_id=provider_id))
+        if served:
+            registry.update(topic, served)
+        return len(served)
+
+    def _start(self, topic: str, partition: PartitionRecord, master: str) -> int | None:
+        """Start a partition, or else what stands for it; return its provider id."""
+        where = f"topic {topic!r}, partition {partition.uuid}"
+        try:
+            directory = _directory_of(topic, partition)
+            if directory is not None and not os.path.isdir(directory):
+                raise ConfigError("config.partition.path", f"the directory {directory} is missing")
+            entry = provider_entry(topic, completed(partition, lambda: self._providers), master)
+            return self._server.start_provider(entry, "partition")
+        except MargoError as error:
+            log.error("%s: cannot be opened, and is not served: %s", where, error)
+            reason = f"{where} could not be opened when its server started: {error}"
+        self._unopened[partition.uuid] = Fault("unavailable", reason)
+        try:
+            entry = provider_entry(topic, partition, master)
+            return self._server.start_provider({**entry, "dependencies": {}}, "partition")
+        except MargoError as error:
+            log.error("%s: nothing can stand for it either: %s", where, error)
+            return None
+        finally:
+            self._unopened.pop(partition.uuid, None)
+
+    def _finish(self, registry: Registry, topic: str, is_master_here: bool) -> None:
+        """Remove what is left of a topic here, and elsewhere if the others have no cause to do it by themselves."""
+        elsewhere = []
+        for partition in registry.partitions(topic):
+            if partition.rank != self._server.rank:
+                elsewhere.append(partition)
+                continue
+            try:
+                _remove(topic, partition)
+            except StorageError as error:
+                log.error("topic %r, partition %s cannot be removed: %s", topic, partition.uuid, error)
+            else:
+                registry.forget(topic, [partition.uuid])
+        if is_master_here:
+            self._meet_others()
+            for uuid, reason in remove_partitions(registry, self._client, topic, elsewhere).items():
+                log.warning("topic %r, partition %s is still to be removed: %s", topic, uuid, reason)
+            registry.forget(topic, [])
+        log.info("topic %r: removed what an interrupted creation or deletion has left", topic)
+
+
+def _directory_of(topic: str, partition: PartitionRecord) -> str | None:
+    path = partition.partition.get("path")
+    return None if partition.type != "default" or path is None else directory_of(topic, partition.uuid, path)
+
+
+def _remove(topic: str, partition: PartitionRecord) -> None:
+    directory = _directory_of(topic, partition)
+    if directory is None:
+        return
+    if not partition.deleted and os.path.isdir(directory):
+        with ChunkStore.open(directory) as store:
+            if store.event_count:
+                warn_of_kept(topic, partition, [directory])
+                return
+    warn_of_kept(topic, partition, remove_partition(PosixFiles(), directory))

@@ -1,0 +1,36 @@
+"""Which system calls a configuration gets, and what is said where io_uring is missing."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from mochi.abt_io.calls import SystemCalls, open_calls
+from mochi.abt_io.config import AbtIoConfig
+from mochi.abt_io.files import Files
+
+
+def test_without_urings_the_calls_are_plain_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert type(open_calls("io", AbtIoConfig(liburing_flags=["IOSQE_ASYNC"]))) is SystemCalls
+    assert caplog.records == []
+
+
+def test_without_the_library_one_warning_names_the_extra_and_plain_calls_do_the_work(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    for module in ("mochi.abt_io.uring", "mochi.abt_io.ring"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "liburing", None)
+    config = AbtIoConfig(num_urings=1)
+    with caplog.at_level(logging.WARNING):
+        calls = open_calls("io", config)
+    (record,) = caplog.records
+    assert "abt_io provider 'io': config.num_urings is 1, but there is no io_uring here" in record.message
+    assert "pip install 'mofka[uring]'" in record.message
+    assert type(calls) is SystemCalls
+    file = Files("io", config, calls).open(str(tmp_path / "a"), writable=True)
+    file.write([b"x"], 0)
+    file.sync()
+    file.close()
+    assert (tmp_path / "a").read_bytes() == b"x"
