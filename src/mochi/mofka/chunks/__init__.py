@@ -23,12 +23,13 @@ from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
 from mochi.mofka.chunks.removal import remove_partition
 from mochi.mofka.chunks.retention import Retention
-from mochi.mofka.chunks.store import ChunkStore
+from mochi.mofka.chunks.store import ChunkStore, ChunkView, view
 
 __all__ = [
     "Batch",
     "ChunkConfig",
     "ChunkStore",
+    "ChunkView",
     "CorruptPartition",
     "DamagedEvents",
     "EventRange",
@@ -45,4 +46,5 @@ __all__ = [
     "Retention",
     "StorageError",
     "remove_partition",
+    "view",
 ]

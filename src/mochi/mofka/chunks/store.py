@@ -11,19 +11,161 @@ from types import TracebackType
 from typing import Self
 
 from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.catalog import Catalog
+from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
 from mochi.mofka.chunks.layout import LOCK_NAME
-from mochi.mofka.chunks.ledger import Ledger, Remembered
+from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
-from mochi.mofka.chunks.recovery import recover
+from mochi.mofka.chunks.recovery import Recovery, recover, survey
 from mochi.mofka.chunks.trim import Trimmer
 from mochi.mofka.chunks.writer import ChunkWriter
 
 
-class ChunkStore:
+class ChunkView:
+    """A partition's directory, to be read; made by `view`.
+
+    Attributes
+    ----------
+    damaged : sequence of str
+        What was found to be lost, or had to be made again, when the directory was opened.
+    epoch : int
+        Positive number of 62 bits, drawn when the directory was opened first, and the same for as long as its
+        journal lasts.
+    """
+
+    def __init__(
+        self, recovery: Recovery, catalog: Catalog, reader: ChunkReader, resources: ExitStack
+    ) -> None:
+        self.damaged = recovery.damaged
+        self.epoch = (recovery.head.key >> 2) + 1
+        self._ledger = recovery.ledger
+        self._catalog = catalog
+        self._reader = reader
+        self._resources = resources
+
+    @property
+    def event_count(self) -> int:
+        """Number of events stored, and the id of the next one."""
+        return self._catalog.event_count
+
+    @property
+    def first_id(self) -> int:
+        """Id of the first event that there still is; `event_count` if there is none."""
+        return self._catalog.first_id
+
+    @property
+    def chunks(self) -> Sequence[Chunk]:
+        """The chunks as they are now, the last of them perhaps without events."""
+        return self._catalog.chunks
+
+    @property
+    def cursors(self) -> Mapping[str, int]:
+        """The id of the next event by the name of its consumer, as far as stored; a view that changes."""
+        return self._ledger.cursors
+
+    def producers(self) -> list[Remembered]:
+        """Give the producers whose recent batches are remembered; from the appending thread."""
+        return self._ledger.producers()
+
+    def read_range(
+        self,
+        first: int,
+        max_events: int,
+        max_bytes: int,
+        *,
+        with_data: bool,
+        allocate_metadata: Allocate = fresh_memory,
+        allocate_data: Allocate = fresh_memory,
+    ) -> EventRange:
+        """Read consecutive events: at least one, and not always as many as there are.
+
+        Parameters
+        ----------
+        first : int
+            Id of the first event.
+        max_events : int
+            Number of events not to exceed; a range also ends with its chunk, and after 16384 events.
+        max_bytes : int
+            Bytes of metadata, and of data if wanted, not to exceed unless the first event alone does.
+        with_data : bool
+            Whether to read the data as well.
+        allocate_metadata, allocate_data : callable
+            Give the memory to read into: writable, contiguous, of exactly the number of bytes asked for.
+
+        Raises
+        ------
+        OutOfRange
+            If there is no event `first` (yet).
+        ExpiredEvents
+            If event `first` was dropped, perhaps meanwhile.
+        CorruptPartition
+            If the index refers to bytes that the chunk does not have.
+        StorageError
+            If the operating system refuses a call, or the store is closed.
+
+        Notes
+        -----
+        One system call each for index, metadata and data.
+        """
+        return self._reader.read_range(
+            first,
+            max_events,
+            max_bytes,
+            with_data=with_data,
+            allocate_metadata=allocate_metadata,
+            allocate_data=allocate_data,
+        )
+
+    def read_data(
+        self, requests: Sequence[DataRequest], allocate_data: Allocate = fresh_memory
+    ) -> list[memoryview]:
+        """Read pieces of the data of events, and nothing else of it.
+
+        Parameters
+        ----------
+        requests : sequence of (event id, sequence of (offset, length))
+            Pieces wanted of each event, in bytes of its data; in any order, and repeated if you like.
+        allocate_data : callable
+            Gives the memory to read into: writable, contiguous, of exactly the number of bytes asked for.
+
+        Returns
+        -------
+        list of memoryview
+            For each request its pieces back to back; all lie one after the other in the memory allocated.
+
+        Raises
+        ------
+        OutOfRange
+            If an event does not exist, or a piece is not within its data; nothing was allocated then.
+        ExpiredEvents
+            If an event was dropped, perhaps meanwhile.
+        CorruptPartition, StorageError
+            As in `read_range`.
+
+        Notes ----- One system call for each run of pieces that touch in the file, and one for each run of
+        consecutive ids.
+        """
+        return self._reader.read_data(requests, allocate_data)
+
+    def close(self) -> None:
+        """Let go of the files; a second call does nothing."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ChunkStore(ChunkView):
     """A partition's directory, locked and recovered; made by `open`.
 
     It writes what the original's `default` partition reads, and reads what that writes. Its own files (lock,
@@ -36,36 +178,23 @@ class ChunkStore:
         As given to `open`.
     quarantined : sequence of str
         Files that hold what was cut off when the directory was opened; see `mochi.mofka.chunks.recovery`.
-    damaged : sequence of str
-        What was found to be lost, or had to be made again, when the directory was opened.
-    epoch : int
-        Positive number of 62 bits, drawn when the directory was opened first, and the same for as long as its
-        journal lasts.
     """
 
     def __init__(
         self,
         config: ChunkConfig,
-        quarantined: Sequence[str],
-        damaged: Sequence[str],
-        epoch: int,
-        ledger: Ledger,
+        recovery: Recovery,
         catalog: Catalog,
         reader: ChunkReader,
         writer: ChunkWriter,
         trimmer: Trimmer,
         resources: ExitStack,
     ) -> None:
+        super().__init__(recovery, catalog, reader, resources)
         self.config = config
-        self.quarantined = quarantined
-        self.damaged = damaged
-        self.epoch = epoch
-        self._ledger = ledger
-        self._catalog = catalog
-        self._reader = reader
+        self.quarantined = recovery.quarantined
         self._writer = writer
         self._trimmer = trimmer
-        self._resources = resources
 
     @classmethod
     def open(
@@ -109,42 +238,13 @@ class ChunkStore:
                 closing(ChunkWriter(files, path, config, catalog, recovery.ledger, recovery.head))
             )
             reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
-            return cls(
-                config,
-                recovery.quarantined,
-                recovery.damaged,
-                (recovery.head.key >> 2) + 1,
-                recovery.ledger,
-                catalog,
-                reader,
-                writer,
-                Trimmer(files, path, config.retention, catalog, cache, writer.release),
-                resources.pop_all(),
-            )
-
-    @property
-    def event_count(self) -> int:
-        """Number of events stored, and the id of the next one."""
-        return self._catalog.event_count
-
-    @property
-    def first_id(self) -> int:
-        """Id of the first event that there still is; `event_count` if there is none."""
-        return self._catalog.first_id
+            trimmer = Trimmer(files, path, config.retention, catalog, cache, writer.release)
+            return cls(config, recovery, catalog, reader, writer, trimmer, resources.pop_all())
 
     @property
     def error(self) -> BaseException | None:
         """Why no more events are taken, or None."""
         return self._writer.error
-
-    @property
-    def cursors(self) -> Mapping[str, int]:
-        """The id of the next event by the name of its consumer, as far as stored; a view that changes."""
-        return self._ledger.cursors
-
-    def producers(self) -> list[Remembered]:
-        """Give the producers whose recent batches are remembered; from the appending thread."""
-        return self._ledger.producers()
 
     def append(self, batches: Sequence[Batch], cursors: Mapping[str, int] | None = None) -> list[int]:
         """Store batches and cursors in one commit: all of them, or none that a reader of this store sees.
@@ -185,86 +285,6 @@ class ChunkStore:
         """
         return self._writer.append(batches, cursors or {})
 
-    def read_range(
-        self,
-        first: int,
-        max_events: int,
-        max_bytes: int,
-        *,
-        with_data: bool,
-        allocate_metadata: Allocate = fresh_memory,
-        allocate_data: Allocate = fresh_memory,
-    ) -> EventRange:
-        """Read consecutive events: at least one, and not always as many as there are.
-
-        Parameters
-        ----------
-        first : int
-            Id of the first event.
-        max_events : int
-            Number of events not to exceed; a range also ends with its chunk, and after 16384 events.
-        max_bytes : int
-            Bytes of metadata, and of data if wanted, not to exceed unless the first event alone does.
-        with_data : bool
-            Whether to read the data as well.
-        allocate_metadata, allocate_data : callable
-            Give the memory to read into: writable, contiguous, of exactly the number of bytes asked for.
-
-        Raises
-        ------
-        OutOfRange
-            If there is no event `first` (yet).
-        ExpiredEvents
-            If event `first` was dropped by `trim`, perhaps meanwhile.
-        CorruptPartition
-            If the index refers to bytes that the chunk does not have.
-        StorageError
-            If the operating system refuses a call, or the store is closed.
-
-        Notes
-        -----
-        One system call each for index, metadata and data.
-        """
-        return self._reader.read_range(
-            first,
-            max_events,
-            max_bytes,
-            with_data=with_data,
-            allocate_metadata=allocate_metadata,
-            allocate_data=allocate_data,
-        )
-
-    def read_data(
-        self, requests: Sequence[DataRequest], allocate_data: Allocate = fresh_memory
-    ) -> list[memoryview]:
-        """Read pieces of the data of events, and nothing else of it.
-
-        Parameters
-        ----------
-        requests : sequence of (event id, sequence of (offset, length))
-            Pieces wanted of each event, in bytes of its data; in any order, and repeated if you like.
-        allocate_data : callable
-            Gives the memory to read into: writable, contiguous, of exactly the number of bytes asked for.
-
-        Returns
-        -------
-        list of memoryview
-            For each request its pieces back to back; all lie one after the other in the memory allocated.
-
-        Raises
-        ------
-        OutOfRange
-            If an event does not exist, or a piece is not within its data; nothing was allocated then.
-        ExpiredEvents
-            If an event was dropped by `trim`, perhaps meanwhile.
-        CorruptPartition, StorageError
-            As in `read_range`.
-
-        Notes ----- One system call for each run of pieces that touch in the file, and one for each run of
-        consecutive ids.
-        """
-        return self._reader.read_data(requests, allocate_data)
-
     def trim(self) -> int:
         """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.trim.Trimmer.run`."""
         return self._trimmer.run()
@@ -288,13 +308,23 @@ class ChunkStore:
         """
         self._resources.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+def view(directory: str | os.PathLike[str], files: FileLayer | None = None) -> ChunkView:
+    """Open a partition's directory to read the events that its chunk files hold; nothing is changed, ever.
+
+    No lock is taken: a store may have the directory open, and what it appends later is not seen. After a crash the
+    journal is not replayed; see `mochi.mofka.chunks.recovery.survey`.
+
+    Raises
+    ------
+    CorruptPartition, StorageError
+        As `ChunkStore.open` does.
+    """
+    path = os.fspath(directory)
+    files = files or PosixFiles()
+    recovery = survey(files, path)
+    catalog = Catalog(recovery.chunks)
+    with ExitStack() as resources:
+        cache = resources.enter_context(closing(FdCache(files, ChunkConfig().fd_cache_capacity)))
+        reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
+        return ChunkView(recovery, catalog, reader, resources.pop_all())
