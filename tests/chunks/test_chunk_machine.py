@@ -185,6 +185,7 @@ class Storage(RuleBasedStateMachine):
                 assert first_ids == (firsts[len(firsts) - len(first_ids) :] if lost else firsts[-64:])
             else:
                 assert lost or not firsts
+                firsts.clear()  # forgotten for good
         assert not known
         if lost:
             self.current = [self.new_identity() for _ in self.current]
