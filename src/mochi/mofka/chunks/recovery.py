@@ -118,6 +118,14 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     return Recovery(chunks, quarantined, head, ledger, found.damaged)
 
 
+def make_again(files: FileLayer, directory: str, chunk: Chunk, kind: str) -> bool:
+    """Make the index or descriptors of a chunk again, whatever they are; the caller holds the lock.
+
+    What was there moves to quarantine. Nothing is changed, and the result is false, unless seals tell of all events.
+    """
+    return _Directory(files, directory).restore(chunk, kind)
+
+
 class _Directory:
     """What is in a directory, before anything is made of it."""
 
