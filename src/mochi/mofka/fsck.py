@@ -64,10 +64,14 @@ class Outcome:
 
 def partitions_in(files: PosixFiles, path: str) -> list[str]:
     """Give the directories of partitions that a path means: itself, or those named ``<topic>-<uuid>`` in it."""
-    if is_partition(files.list_directory(path)) or any(owner_of(path)):
+    if is_partition(files, path):
         return [path]
     entries = (os.path.join(path, name) for name in sorted(files.list_directory(path)))
-    return [entry for entry in entries if any(owner_of(entry)) and files.is_directory(entry)]
+    return [
+        entry
+        for entry in entries
+        if any(owner_of(entry)) and files.is_directory(entry) and is_partition(files, entry)
+    ]
 
 
 def examine(
@@ -86,13 +90,15 @@ def examine(
             outcome.error = f"cannot repair {directory}: {report.locked}"
         elif mend and report.repairable:
             outcome.repaired = [finding for finding in report.findings if finding.repair]
-            outcome.written = report.changes
+            outcome.written = sorted({*report.changes, *(finding.file for finding in outcome.repaired)})
             say(f"{directory}: repairing")
             for finding in outcome.repaired:
                 say(f"  {finding.file}: {finding.repair}")
-            say(f"  made or written: {', '.join(report.changes)}")
+            say(f"  made or written: {', '.join(outcome.written)}")
             repair(files, directory, report)
             outcome.report = check(files, directory, progress)
+        elif mend:
+            say(f"{directory}: there is nothing that a repair can do")
     except (StorageError, OSError) as error:
         outcome.error = str(error)
     return outcome
@@ -176,6 +182,7 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
             {"identity": each.identity.hex(), "next": each.next, "first_ids": list(each.first_ids)}
             for each in outcome.report.producers
         ]
+    plain["written"] = outcome.written
     plain["repaired"] = [asdict(finding) for finding in outcome.repaired]
     return plain
 
@@ -193,7 +200,7 @@ def _show(out: Console, outcome: Outcome, verbose: bool) -> None:
             label, style = _MEANINGS[finding.effect]
             out.print(f"  {label:11} {_sentence(finding)}", style=style)
             if finding.repair and not report.locked:
-                out.print(f"  {'':11} a repair, or a server that opens it, {finding.repair}")
+                out.print(f"  {'':11} repair: {finding.repair}")
         if len(report.findings) > len(shown):
             out.print(f"  {'':11} and {len(report.findings) - len(shown)} more; -v shows all")
     if outcome.error:
@@ -208,7 +215,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     events = f"{report.count}"
     if report.count:
         last = report.first + report.count - 1
-        events += f", {report.first} to {last}: {report.verified} verified"
+        events = f"{report.first} to {last} ({report.count}): {report.verified} verified"
         if report.unverified:
             events += f", {report.unverified} without a checksum"
         if report.lost:
@@ -256,9 +263,7 @@ def _show_details(out: Console, report: Report) -> None:
                 str(chunk.lost),
                 decimal(chunk.metadata_bytes),
                 decimal(chunk.data_bytes),
-                datetime.fromtimestamp(chunk.time / 1e9, UTC).isoformat(" ", "seconds")
-                if chunk.time
-                else "-",
+                datetime.fromtimestamp(chunk.time / 1e9, UTC).strftime("%F %H:%M") if chunk.time else "-",
             )
             for chunk in report.chunks
         ),
@@ -281,7 +286,7 @@ def _show_table(out: Console, header: Sequence[str], rows: Iterable[Sequence[str
     """Print a table; where nobody looks, as fields that tabulators part."""
     if not out.is_terminal:
         for row in (header, *rows):
-            out.print("\t".join(("", *row)))
+            click.echo("\t".join(("", *row)))
         return
     table = Table(*header)
     for row in rows:
@@ -309,5 +314,5 @@ def _verdict(outcome: Outcome) -> str:
     if report.sound:
         return "sound" if not report.findings else "sound, once what a crash has left over is dealt with"
     if report.lost:
-        return f"damaged: {report.lost} events are refused, all others are served"
-    return "damaged"
+        return f"damaged: of {report.count} events {report.lost} cannot be read"
+    return "damaged, but all events can be read"

@@ -8,7 +8,7 @@ again. It makes up nothing: what is lost stays so.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
@@ -26,12 +26,14 @@ from mochi.mofka.chunks.overlay import Cut, Overlay
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover
 
 _HEADS_SIZE = 8192
-_QUARANTINE = "quarantine-"
 _OWN_NAMES = (layout.LOCK_NAME, layout.JOURNAL_NAME, layout.ROSTER_NAME, *layout.LEDGER_NAMES)
 
 
-def is_partition(names: Iterable[str]) -> bool:
-    """Tell whether a directory with files of these names is a partition's."""
+def is_partition(files: FileLayer, directory: str) -> bool:
+    """Tell whether a directory is a partition's: by its files, or, if there are none, by its name."""
+    names = files.list_directory(directory)
+    if not names:
+        return any(layout.owner_of(directory))
     return any(layout.parse_file_name(name) or name in _OWN_NAMES for name in names)
 
 
@@ -68,7 +70,7 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
         names = files.list_directory(directory)
         report = Report(directory, foreign=not any(map(_is_ours, names)))
         for name in sorted(names):
-            if name.startswith(_QUARANTINE):
+            if name.startswith(layout.QUARANTINE_PREFIX):
                 report.quarantine[name] = files.size(os.path.join(directory, name))
             elif name not in _OWN_NAMES and not layout.parse_file_name(name):
                 report.others.append(name)

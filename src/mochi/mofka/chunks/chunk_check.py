@@ -22,7 +22,7 @@ from mochi.mofka.chunks.findings import ChunkReport, Effect, Finding
 from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Stream, key_of, sums_of
 
 PIECE = 4 << 20
-FROM_SEALS = "makes it again from the seals; what is there moves to quarantine"
+FROM_SEALS = "makes it again from the seals, and keeps what is there in quarantine"
 _EVENTS = 16384
 
 Progress = Callable[[int], object]

@@ -201,7 +201,12 @@ class PosixFile:
 
 def _locked(fd: int, path: str, error: OSError) -> PartitionLocked:
     """Give the error for a lock that somebody holds."""
-    holder = os.pread(fd, 256, 0).decode(errors="replace").strip()
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 256, 0).decode(errors="replace").strip()
+    else:
+        holder = "whoever checks it just now"
     return PartitionLocked(
         f"{path} is locked by {holder}; one store at a time may have the directory open",
         path=path,

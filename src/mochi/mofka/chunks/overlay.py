@@ -1,10 +1,11 @@
 """A file layer that keeps to itself whatever is changed: files below it are only ever read.
 
 What recovery would do to a directory is found by letting it: over an overlay it does all of it, on a disk that stays as
-it is. Bytes written are kept in unnamed temporary files, so memory does not grow with them.
+it is. Bytes written are kept in unnamed temporary files, so memory does not grow with them; those of quarantine files,
+which nobody reads, are not kept, for they may be many.
 
 Invariants: nothing below is made, written, cut or locked; reading gives what it would give if the changes had been made
-below. For one thread at a time.
+below, or is refused. For one thread at a time.
 """
 
 import errno
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.files import Buffer, File, FileLayer, PosixFile
+from mochi.mofka.chunks.layout import QUARANTINE_PREFIX
 
 
 class Cut(NamedTuple):
@@ -104,6 +106,7 @@ class _Content:
     def __init__(self, size: int, resources: ExitStack) -> None:
         self.size = size
         self.changed = False
+        self.kept = True
         self._from_below = size
         self._written: list[tuple[int, int]] = []
         self._store: File | None = None
@@ -124,6 +127,12 @@ class _Content:
         )
         self._written = sorted([*apart, merged])
         self.size = max(self.size, stop)
+        self.changed = True
+
+    def extend(self, size: int) -> None:
+        """Take note of bytes that are written, and not kept."""
+        self.size = max(self.size, size)
+        self.kept = False
         self.changed = True
 
     def truncate(self, size: int) -> None:
@@ -158,7 +167,9 @@ class _OverlayFile:
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
-            if view:
+            if os.path.basename(self.path).startswith(QUARANTINE_PREFIX):
+                self._content.extend(offset + len(view))
+            elif view:
                 self._content.write(view, offset)
             offset += len(view)
 
@@ -166,6 +177,8 @@ class _OverlayFile:
         if (missing := offset + len(target) - self._content.size) > 0:
             problem = f"the file ends at byte {self._content.size}, {missing} bytes too early"
             raise StorageError.refused("read", self.path, OSError(errno.EIO, problem))
+        if not self._content.kept:
+            raise StorageError(f"what {self.path} has was not kept", path=self.path, operation="read")
         self._content.read(self._below, target, offset)
 
     def sync(self) -> None:
