@@ -93,6 +93,11 @@ class Head:
     owner: bytes
     base: Chunk
 
+    @property
+    def epoch(self) -> int:
+        """The partition's epoch: a positive number of 62 bits, the same for as long as the journal lasts."""
+        return (self.key >> 2) + 1
+
 
 class Journal:
     """A journal, open to be written, by one thread at a time; made with `head` as its last one, if it has any."""
