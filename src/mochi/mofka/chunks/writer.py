@@ -123,6 +123,17 @@ class ChunkWriter:
             self.error = error
             raise
 
+    def release(self, number: int) -> None:
+        """See to it that the journal does not need the chunks before `number`; a light one never does."""
+        self._check()
+        journal = self._journal
+        if journal is not None and self._mode == Mode.FULL and journal.head.base.number < number:
+            try:
+                self._checkpoint(self._mode)
+            except BaseException as error:
+                self._failed(error)
+                raise
+
     def close(self) -> None:
         """Put all events on disk, unless writing has failed, and close the files; once is enough."""
         with ExitStack() as closed:
