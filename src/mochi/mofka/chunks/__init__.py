@@ -2,8 +2,8 @@
 
 Pure storage: no RPC, no asyncio, no threads of its own; numpy, xxhash and the standard library alone. `layout`
 is the format, `files` the only way to the operating system, `writer` and `reader` the two directions, `journal`
-what makes a commit whole and durable by one sync, `recovery` what happens after a crash, and `ChunkStore` the
-face of them all.
+what makes a commit whole and durable by one sync, `recovery` what happens after a crash, `check` how all of it is
+looked through offline, and `ChunkStore` the face of them all.
 """
 
 from mochi.mofka.chunks.batch import Batch

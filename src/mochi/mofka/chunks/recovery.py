@@ -123,6 +123,14 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     return Recovery(chunks, quarantined, head, ledger, found.damaged)
 
 
+def make_again(files: FileLayer, directory: str, chunk: Chunk, kind: str) -> bool:
+    """Make the index or descriptors of a chunk again, whatever they are; the caller holds the lock.
+
+    What was there moves to quarantine. Nothing is changed, and the result is false, unless seals tell of all events.
+    """
+    return _Directory(files, directory).restore(chunk, kind)
+
+
 def survey(files: FileLayer, directory: str) -> Recovery:
     """Find the events that the chunk files of a partition hold, and change nothing; no lock is needed.
 
@@ -274,7 +282,10 @@ class _Directory:
         path = os.path.join(self.path, layout.file_name(chunk.number, kind))
         with closing(self.files.open(path, writable=True)) as file:
             if size := self.files.size(path):
-                aside = _unused(f"quarantine-{chunk.number:06d}-{kind}", self.files.list_directory(self.path))
+                aside = _unused(
+                    f"{layout.QUARANTINE_PREFIX}{chunk.number:06d}-{kind}",
+                    self.files.list_directory(self.path),
+                )
                 _move_tail(self.files, self.path, file, range(size), aside)
             for seal in seals:
                 data_offsets = layout.offsets(seal.data.sizes, seal.data.start)
@@ -457,7 +468,7 @@ def _cut(files: FileLayer, directory: str, chunks: Sequence[Chunk], names: Seque
                 path = os.path.join(directory, name)
                 with closing(files.open(path, writable=True)) as file:
                     if (size := files.size(path)) > end:
-                        aside = _unused(f"quarantine-{chunk.number:06d}-{kind}", names)
+                        aside = _unused(f"{layout.QUARANTINE_PREFIX}{chunk.number:06d}-{kind}", names)
                         _move_tail(files, directory, file, range(end, size), aside)
                         quarantined.append(aside)
                     file.sync()

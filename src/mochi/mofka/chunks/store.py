@@ -39,7 +39,7 @@ class ChunkView:
         self, recovery: Recovery, catalog: Catalog, reader: ChunkReader, resources: ExitStack
     ) -> None:
         self.damaged = recovery.damaged
-        self.epoch = (recovery.head.key >> 2) + 1
+        self.epoch = recovery.head.epoch
         self._ledger = recovery.ledger
         self._catalog = catalog
         self._reader = reader

@@ -3,7 +3,7 @@
 Each call of `append` is one commit, of batches and of cursors. With `sync` its parts, one for each chunk that
 it touches, go to the journal, and are durable with that; then they are written to the chunk files, which are
 put on disk when their chunk is full, when the journal is, and at the end. Large data is written and synced in
-its place first, and only its checksum is in the journal. Without `sync` the journal is a light one, which keeps
+its place first, and only its seal is in the journal. Without `sync` the journal is a light one, which keeps
 the ledger alone, and is not synced.
 
 Invariants: batches are stored whole and in one chunk; a chunk is durable before the next one begins, whatever
