@@ -26,7 +26,7 @@ from mochi.mofka.chunks.overlay import Cut, Overlay
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover
 
 _HEADS_SIZE = 8192
-_OWN_NAMES = (layout.LOCK_NAME, layout.JOURNAL_NAME, layout.ROSTER_NAME, *layout.LEDGER_NAMES)
+_OWN_PREFIX = "mofka."
 
 
 def is_partition(files: FileLayer, directory: str) -> bool:
@@ -34,12 +34,12 @@ def is_partition(files: FileLayer, directory: str) -> bool:
     names = files.list_directory(directory)
     if not names:
         return any(layout.owner_of(directory))
-    return any(layout.parse_file_name(name) or name in _OWN_NAMES for name in names)
+    return any(layout.parse_file_name(name) or name.startswith(_OWN_PREFIX) for name in names)
 
 
 def _is_ours(name: str) -> bool:
     """Tell whether the original has no files of this name."""
-    return name in _OWN_NAMES or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
+    return name.startswith(_OWN_PREFIX) or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
 
 
 def size_of(files: FileLayer, directory: str) -> int:
@@ -72,7 +72,7 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
         for name in sorted(names):
             if name.startswith(layout.QUARANTINE_PREFIX):
                 report.quarantine[name] = files.size(os.path.join(directory, name))
-            elif name not in _OWN_NAMES and not layout.parse_file_name(name):
+            elif not name.startswith(_OWN_PREFIX) and not layout.parse_file_name(name):
                 report.others.append(name)
         overlay = resources.enter_context(closing(Overlay(files)))
         if layout.LOCK_NAME in names:
@@ -165,6 +165,8 @@ def _report_recovery(
         number, kind = layout.parse_file_name(name) or (0, "")
         if name in layout.LEDGER_NAMES:
             report.findings.append(Finding(Effect.LOST, name, problem))
+        elif number not in ends:
+            report.findings.append(Finding(Effect.DOUBTFUL, name, problem))
         elif kind in (layout.IDX, layout.DESC) and name in map(os.path.basename, overlay.changed):
             chunk = ends[number]
             remade.add(name)
@@ -189,6 +191,10 @@ def _report_recovery(
                 repair="begins a new one, with another epoch",
             )
         )
+    report.findings += [
+        Finding(Effect.PENDING, os.path.basename(path), "is of a chunk that was dropped", repair="removes it")
+        for path in overlay.removed
+    ]
     copies = {}
     tails = []
     for cut in overlay.cuts:
