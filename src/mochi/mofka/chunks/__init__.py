@@ -11,6 +11,7 @@ from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import (
     CorruptPartition,
     DamagedEvents,
+    ExpiredEvents,
     InvalidBatch,
     OutOfRange,
     PartitionLocked,
@@ -21,6 +22,7 @@ from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
 from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
 from mochi.mofka.chunks.removal import remove_partition
+from mochi.mofka.chunks.retention import Retention
 from mochi.mofka.chunks.store import ChunkStore, ChunkView, view
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "CorruptPartition",
     "DamagedEvents",
     "EventRange",
+    "ExpiredEvents",
     "File",
     "FileLayer",
     "InvalidBatch",
@@ -40,6 +43,7 @@ __all__ = [
     "PartitionPoisoned",
     "PosixFiles",
     "Remembered",
+    "Retention",
     "StorageError",
     "remove_partition",
     "view",

@@ -63,6 +63,12 @@ class FileLayer(Protocol):
     def sync_all(self, files: Sequence[File]) -> None:
         """Return when all that was written to several files is on disk, as after `File.sync` of each."""
 
+    def rename(self, path: str, target: str) -> None:
+        """Give a file another name; a file that has it already is no more."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+
     def open(self, path: str, *, writable: bool) -> File:
         """Open a file for reading; or for both reading and writing, and then make it if it is missing."""
 

@@ -6,6 +6,7 @@ events pushed one by one do not cost an object each; every byte is merged at mos
 
 import secrets
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,7 +19,8 @@ from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.ledger import Remembered
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.chunks.retention import KEEP_ALL, Retention
+from mochi.mofka.partition.contract import EventPieces, Slice, expired
 from mochi.mofka.partition.cursors import Cursors
 
 MERGED_EVENTS = 512
@@ -54,6 +56,7 @@ class _Block(msgspec.Struct):
     metadata: memoryview
     data_sizes: NDArray[np.uint32]
     data: memoryview
+    time: float
 
     @property
     def count(self) -> int:
@@ -82,25 +85,32 @@ def _merge(left: _Block, right: _Block) -> _Block:
         _one((left.metadata, right.metadata)),
         np.concatenate((left.data_sizes, right.data_sizes)),
         _one((left.data, right.data)),
+        right.time,
     )
 
 
 class MemoryPartition:
-    """Keeps events in memory. Calls must not overlap, see `mochi.mofka.partition.contract`."""
+    """Keeps events in memory. Calls must not overlap, see `mochi.mofka.partition.contract`.
+
+    A retention drops the oldest batches, those that were merged together; the newest stays whatever its bytes.
+    """
 
     error = None
     damaged: Sequence[str] = ()
     keeps_buffers = True
     lent_size = 64 << 20
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], retention: Retention = KEEP_ALL) -> None:
         self.config = config
+        self._retention = retention
+        self.first = 0
         self.count = 0
         self.epoch = secrets.randbits(62) + 1
         self._cursors = Cursors({})
         self._arena = _Arena()
         self._blocks: list[_Block] = []
         self._firsts: list[int] = []
+        self._bytes = 0
 
     def remembered(self) -> Iterable[Remembered]:
         """Tell of no producer: a memory partition begins anew."""
@@ -122,7 +132,15 @@ class MemoryPartition:
     def append(self, batch: Batch, done: Callable[[int | BaseException], None]) -> None:
         """Store a batch; costs some microseconds, and no copy."""
         first = self.count
-        block = _Block(first, batch.metadata_sizes, _one(batch.metadata), batch.data_sizes, _one(batch.data))
+        block = _Block(
+            first,
+            batch.metadata_sizes,
+            _one(batch.metadata),
+            batch.data_sizes,
+            _one(batch.data),
+            time.monotonic(),
+        )
+        self._bytes += block.bytes
         while self._blocks:
             last = self._blocks[-1]
             if (
@@ -137,7 +155,31 @@ class MemoryPartition:
         self._blocks.append(block)
         self._firsts.append(block.first)
         self.count = first + batch.count
+        if self._retention:
+            self.expire()
         done(first)
+
+    def expires_in(self) -> float | None:
+        """Tell in how many seconds the oldest block is too old."""
+        if self._retention.max_age is None or not self._blocks:
+            return None
+        return self._blocks[0].time + self._retention.max_age - time.monotonic()
+
+    def expire(self) -> None:
+        """Drop the blocks that are too many, or too old."""
+        most, age = self._retention.max_bytes, self._retention.max_age
+        oldest = 0.0 if age is None else time.monotonic() - age
+        size, end = self._bytes, 0
+        for block in self._blocks:
+            is_too_much = most is not None and size > most and block is not self._blocks[-1]
+            if not is_too_much and (age is None or block.time > oldest):
+                break
+            size -= block.bytes
+            end += 1
+        if end:
+            self._bytes = size
+            del self._blocks[:end], self._firsts[:end]
+            self.first = self._firsts[0] if self._firsts else self.count
 
     def read(
         self,
@@ -148,6 +190,9 @@ class MemoryPartition:
         done: Callable[[Slice | BaseException], None],
     ) -> None:
         """Hand out the buffers of whole batches where they fit, and parts of them where not. No copy."""
+        if first < self.first:
+            done(expired(first, self.first))
+            return
         parts: list[_Block] = []
         left, room = min(max_events, self.count - first), max_bytes
         at = bisect_right(self._firsts, first) - 1
@@ -182,6 +227,9 @@ class MemoryPartition:
         for event_id, wanted in events:
             if not 0 <= event_id < self.count:
                 done(Fault("out_of_range", f"there is no event {event_id}, the partition has {self.count}"))
+                return
+            if event_id < self.first:
+                done(expired(event_id, self.first))
                 return
             at = bisect_right(self._firsts, event_id) - 1
             if at != current:
@@ -222,4 +270,5 @@ def _part(
         block.metadata[int(metadata[skip]) : int(metadata[end])],
         block.data_sizes[skip:end],
         block.data[int(data[skip]) : int(data[end])],
+        block.time,
     )
