@@ -21,6 +21,7 @@ from mochi.mofka.chunks import (
     File,
     Origin,
     PosixFiles,
+    Retention,
     StorageError,
 )
 from mochi.mofka.chunks.check import check, repair
@@ -554,3 +555,39 @@ def test_bytes_that_the_disk_does_not_give_cost_their_events(directory: Path, tm
     assert {effect for effect, _, _ in found(report)} == {"lost"}
     assert 70 in found(report)[0][2]
     assert report.count == 300
+
+
+def trimmed(tmp_path: Path) -> Path:
+    """Make the ten events again, and drop the first chunk of them."""
+    directory = made(tmp_path / "trimmed" / f"topic-{UUID}")
+    with ChunkStore.open(
+        directory, ChunkConfig(max_events_per_chunk=4, retention=Retention(max_bytes=1800))
+    ) as store:
+        assert store.trim() == 1
+    return directory
+
+
+def test_a_partition_whose_oldest_chunks_were_dropped_is_sound(directory: Path, tmp_path: Path) -> None:
+    left = directory / "chunk-000000.meta"
+    directory = trimmed(tmp_path)
+    report = checked(directory)
+    assert not report.findings
+    assert (report.first, report.count, report.verified, report.chunks[0].number) == (4, 6, 6, 1)
+    shutil.copy(left, directory)
+    (directory / "chunk-000000.data").write_bytes(b"something else")
+    report = checked(directory)
+    assert found(report) == [("doubtful", "chunk-000000.data", []), ("pending", "chunk-000000.meta", [])]
+    repair(FILES, str(directory), report)
+    assert not (directory / "chunk-000000.meta").exists()
+    assert found(checked(directory)) == [("doubtful", "chunk-000000.data", [])]
+    flipped(directory / "mofka.trimmed", 120)
+    assert [finding.effect for finding in checked(directory).findings] == [Effect.REFUSED]
+
+
+def test_chunks_that_are_dropped_during_a_check_are_left_out(directory: Path) -> None:
+    config = ChunkConfig(max_events_per_chunk=4, retention=Retention(max_bytes=1800))
+    with ChunkStore.open(directory, config) as store:
+        report = check(FILES, str(directory), lambda size: store.trim())
+        assert not report.findings
+        assert (report.first, report.count, report.verified) in ((0, 10, 10), (4, 6, 6))
+        assert checked(directory).first == 4

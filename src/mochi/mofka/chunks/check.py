@@ -24,6 +24,7 @@ from mochi.mofka.chunks.findings import Effect, Finding, Report
 from mochi.mofka.chunks.journal import Head, Mode, read_head
 from mochi.mofka.chunks.overlay import Cut, Overlay
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover
+from mochi.mofka.chunks.trim import read_first
 
 _HEADS_SIZE = 8192
 _OWN_PREFIX = "mofka."
@@ -90,14 +91,19 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
             return report
         _describe(report, head, recovery)
         if not report.locked:
-            report.changes = [os.path.basename(path) for path in overlay.changed]
+            report.changes = sorted(map(os.path.basename, {*overlay.changed, *overlay.removed}))
             _report_recovery(report, overlay, files, head, recovery)
         for chunk in recovery.chunks:
             if head is not None and head.base.number == chunk.number:
                 chunk = replace(chunk, seals_end=max(chunk.seals_end, head.base.seals_end))
             with closing(ChunkCheck(overlay, directory, chunk, recovery.head.owner, progress)) as checked:
-                report.chunks.append(checked.run())
-                report.findings += checked.findings
+                chunk_report = checked.run()
+            if report.locked and checked.findings and _is_dropped(files, directory, chunk):
+                continue
+            report.chunks.append(chunk_report)
+            report.findings += checked.findings
+        report.first = report.chunks[0].first if report.chunks else recovery.chunks[-1].end_id
+        report.count = recovery.chunks[-1].end_id - report.first
         report.verified = sum(chunk.verified for chunk in report.chunks)
         report.unverified = sum(chunk.unverified for chunk in report.chunks)
         report.lost = sum(chunk.lost for chunk in report.chunks)
@@ -107,7 +113,8 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
 def repair(files: PosixFiles, directory: str, report: Report) -> Recovery:
     """Do what a check has found that can be done: make the directory what a server that opens it would.
 
-    It may be interrupted and run again. Nothing is deleted: what is in the way moves to `quarantine-*` files.
+    It may be interrupted and run again. Nothing is deleted but chunks that the retention has dropped: what is in the way
+    moves to `quarantine-*` files.
 
     Parameters
     ----------
@@ -137,12 +144,15 @@ def repair(files: PosixFiles, directory: str, report: Report) -> Recovery:
         return recovery
 
 
+def _is_dropped(files: FileLayer, directory: str, chunk: Chunk) -> bool:
+    """Tell whether the retention has dropped a chunk meanwhile."""
+    return chunk.number < read_first(files, directory, files.list_directory(directory)).number
+
+
 def _describe(report: Report, head: Head | None, recovery: Recovery) -> None:
     """Tell what was found of a partition as a whole."""
     report.closed = head is None or head.mode == Mode.CLOSED
     report.epoch = 0 if head is None else head.epoch
-    report.first = recovery.chunks[0].first_id
-    report.count = recovery.chunks[-1].end_id - report.first
     report.producers = recovery.ledger.producers()
     report.cursors = dict(recovery.ledger.cursors)
 
