@@ -225,7 +225,10 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     size = sum(chunk.metadata_bytes + chunk.data_bytes for chunk in filled)
     yield "chunks", f"{len(filled)} with events, {decimal(size)} of metadata and data"
     if report.first:
-        yield "retention", f"events before {report.first} have expired"
+        yield (
+            "retention",
+            f"events before {report.first} have expired; the original must not open it any more",
+        )
     if report.foreign:
         yield "written by", "the original, or by nobody yet: there are no journal and no checksums"
     if report.locked:

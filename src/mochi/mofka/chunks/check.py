@@ -113,8 +113,8 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
 def repair(files: PosixFiles, directory: str, report: Report) -> Recovery:
     """Do what a check has found that can be done: make the directory what a server that opens it would.
 
-    It may be interrupted and run again. Nothing is deleted but chunks that the retention has dropped: what is in the way
-    moves to `quarantine-*` files.
+    It may be interrupted and run again. Nothing is deleted but chunks that the retention has dropped: what is
+    in the way moves to `quarantine-*` files.
 
     Parameters
     ----------
