@@ -329,10 +329,14 @@ def test_a_directory_in_use_is_checked_as_far_as_its_last_checkpoint(directory: 
     with ChunkStore.open(directory, FOUR) as store:
         store.append([batch_of(numbered(10, 20))])
         flipped(directory / "chunk-000001.data", 3)
+        (directory / "chunk-000000.idx").unlink()
         report = checked(directory)
         assert f"process {os.getpid()}" in report.locked
         assert report.count >= 10
-        assert found(report) == [("lost", "chunk-000001.data", [4, 5])]
+        assert found(report) == [
+            ("repairable", "chunk-000000.idx", [0, 1, 2, 3]),
+            ("lost", "chunk-000001.data", [4, 5]),
+        ]
         with pytest.raises(StorageError, match="is locked by"):
             repair(FILES, str(directory), report)
 

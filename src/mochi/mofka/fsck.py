@@ -281,7 +281,10 @@ def _show_details(out: Console, report: Report) -> None:
         _show_table(
             out,
             ("consumer", "next event"),
-            ((name, str(following)) for name, following in sorted(report.cursors.items())),
+            (
+                (name.encode("utf-8", "backslashreplace").decode(), str(following))
+                for name, following in sorted(report.cursors.items())
+            ),
         )
 
 

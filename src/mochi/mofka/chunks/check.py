@@ -46,7 +46,7 @@ def _is_ours(name: str) -> bool:
 def size_of(files: FileLayer, directory: str) -> int:
     """Give how many bytes `check` has to read, about."""
     names = [name for name in files.list_directory(directory) if layout.parse_file_name(name)]
-    return sum(files.size(os.path.join(directory, name)) for name in names)
+    return sum(size_of_file(files, os.path.join(directory, name)) for name in names)
 
 
 def check(files: PosixFiles, directory: str, progress: Progress = lambda size: None) -> Report:
@@ -90,9 +90,12 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
             report.findings.append(Finding(Effect.REFUSED, os.path.basename(error.path), str(error)))
             return report
         _describe(report, head, recovery)
+        remade = _report_damaged(report, overlay, head, recovery)
         if not report.locked:
             report.changes = sorted(map(os.path.basename, {*overlay.changed, *overlay.removed}))
-            _report_recovery(report, overlay, files, head, recovery)
+            if head is not None and head.mode != Mode.CLOSED:
+                _report_open_journal(report, head, recovery)
+            _report_moved(report, overlay, files, head, recovery, remade)
         for chunk in recovery.chunks:
             if head is not None and head.base.number == chunk.number:
                 chunk = replace(chunk, seals_end=max(chunk.seals_end, head.base.seals_end))
@@ -164,17 +167,18 @@ def _told(directory: str, recovery: Recovery) -> Iterator[tuple[str, str]]:
         yield name, problem
 
 
-def _report_recovery(
-    report: Report, overlay: Overlay, files: FileLayer, head: Head | None, recovery: Recovery
-) -> None:
-    """Report what recovery would do; what it finds lost of events is found again when all is read."""
-    directory = report.directory
+def _report_damaged(report: Report, overlay: Overlay, head: Head | None, recovery: Recovery) -> set[str]:
+    """Report what recovery calls damaged, and give the files that it makes again.
+
+    What it finds lost of events is found again when all is read.
+    """
     ends = {chunk.number: chunk for chunk in recovery.chunks}
     remade = set()
-    for name, problem in _told(directory, recovery):
+    for name, problem in _told(report.directory, recovery):
         number, kind = layout.parse_file_name(name) or (0, "")
         if name in layout.LEDGER_NAMES:
-            report.findings.append(Finding(Effect.LOST, name, problem))
+            if not report.locked:  # else it may have been replaced meanwhile
+                report.findings.append(Finding(Effect.LOST, name, problem))
         elif number not in ends:
             report.findings.append(Finding(Effect.DOUBTFUL, name, problem))
         elif kind in (layout.IDX, layout.DESC) and name in map(os.path.basename, overlay.changed):
@@ -190,9 +194,7 @@ def _report_recovery(
                     repair=FROM_SEALS,
                 )
             )
-    if head is not None and head.mode != Mode.CLOSED:
-        _report_open_journal(report, head, recovery)
-    elif head is None and any(chunk.seals_end for chunk in recovery.chunks):
+    if head is None and any(chunk.seals_end for chunk in recovery.chunks):
         report.findings.append(
             Finding(
                 Effect.LOST,
@@ -201,6 +203,19 @@ def _report_recovery(
                 repair="begins a new one, with another epoch",
             )
         )
+    return remade
+
+
+def _report_moved(
+    report: Report,
+    overlay: Overlay,
+    files: FileLayer,
+    head: Head | None,
+    recovery: Recovery,
+    remade: set[str],
+) -> None:
+    """Report what recovery cuts off or removes."""
+    ends = {chunk.number: chunk for chunk in recovery.chunks}
     report.findings += [
         Finding(Effect.PENDING, os.path.basename(path), "is of a chunk that was dropped", repair="removes it")
         for path in overlay.removed
