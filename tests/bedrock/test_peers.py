@@ -1,5 +1,7 @@
 """Rounds of processes that start together: what each hears, and how one that fails ends them for all."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -120,22 +122,42 @@ def test_a_process_alone_hears_itself_under_its_rank() -> None:
     assert Returning(2, 4).gather("x") == {2: "x"}
 
 
-def test_children_exchange_words_and_their_failures_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
+def test_children_exchange_words_and_their_failures_are_reported(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     def serve(me: Peers) -> int:
         said = me.gather(me.rank * 10)
-        print(me.rank, said[2], flush=True)
+        os.write(1, f"{me.rank} {said[2]}\n".encode())
         if me.rank == 1:
             me.fail("broken")
             return 3
         try:
             me.gather(None)
         except PeerError as error:
-            print(error, flush=True)
+            os.write(1, f"{error}\n".encode())
         return 0
 
     assert not supervise(3, serve)
     lines = sorted(capfd.readouterr().out.splitlines())
     assert lines == ["0 20", "1 20", "2 20", *["rank 1 did not start: broken"] * 2]
+    assert caplog.text == ""
+
+
+def test_a_child_that_dies_after_the_start_is_told_of_and_the_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def serve(me: Peers) -> int:
+        me.gather(None)
+        me.close()
+        if me.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.5)  # longer than the other lives
+        return 0
+
+    assert not supervise(2, serve)
+    assert [record.message for record in caplog.records] == [
+        "the server of rank 1 was killed by SIGKILL; the others go on"
+    ]
 
 
 def test_a_child_that_is_stuck_is_waited_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:

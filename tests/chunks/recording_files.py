@@ -35,6 +35,27 @@ class RecordingFiles(PosixFiles):
         self.safe: dict[str, bytes] = {}
         self.unsafe: dict[str, list[Change]] = {}
         self.safe_names: set[str] = set()
+        self._open: set[File] = set()
+
+    def end_process(self) -> None:
+        """Close all files that are open, as the end of a process does."""
+        for file in list(self._open):
+            file.close()
+
+    def _tracked(self, file: File) -> File:
+        close = file.close
+
+        def once() -> None:
+            if file in self._open:
+                self._open.remove(file)
+                close()
+
+        self._open.add(file)
+        file.close = once  # type: ignore[method-assign]
+        return file
+
+    def lock(self, path: str) -> File:
+        return self._tracked(super().lock(path))
 
     def called(self, operation: str, path: str) -> None:
         self.calls.append((operation, os.path.basename(path)))
@@ -43,10 +64,10 @@ class RecordingFiles(PosixFiles):
 
     def open(self, path: str, *, writable: bool) -> File:
         if not writable:
-            return super().open(path, writable=False)
+            return self._tracked(super().open(path, writable=False))
         self.called("open", path)
         existed = os.path.exists(path)
-        file = super().open(path, writable=True)
+        file = self._tracked(super().open(path, writable=True))
         if path not in self.safe:
             self.safe[path] = Path(path).read_bytes()
             self.unsafe[path] = []

@@ -11,11 +11,13 @@ from chunk_events import Event, batch_of, chunk_files, numbered
 from mochi.mofka.chunks import (
     ChunkConfig,
     ChunkStore,
+    ChunkView,
     CorruptPartition,
     DamagedEvents,
     File,
     PosixFiles,
     StorageError,
+    view,
 )
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
@@ -35,7 +37,7 @@ def directory(tmp_path: Path) -> Path:
     return made(tmp_path / f"topic-{UUID}")
 
 
-def served(store: ChunkStore) -> dict[int, Event]:
+def served(store: ChunkView) -> dict[int, Event]:
     """Read all events that can be read, one by one, by id."""
     found = {}
     refused: list[tuple[int, range]] = []
@@ -213,3 +215,25 @@ def test_a_chunk_file_that_is_a_directory_is_a_clear_error(directory: Path) -> N
     (directory / "chunk-000002.data").mkdir()
     with pytest.raises(StorageError, match=r"chunk-000002.data: Is a directory"):
         ChunkStore.open(directory)
+
+
+def test_a_view_reads_beside_a_writer_and_changes_nothing(directory: Path) -> None:
+    with ChunkStore.open(directory, FOUR) as store:
+        store.append([batch_of(numbered(10, 1))])
+        os.truncate(directory / "chunk-000000.idx", 50)
+        os.truncate(directory / "chunk-000001.data", 60)
+        with (directory / "chunk-000002.desc").open("ab") as file:
+            file.write(b"torn")
+        before = {path.name: path.read_bytes() for path in directory.iterdir()}
+        with view(directory) as seen:
+            assert seen.event_count == 11
+            assert served(seen) == {n: numbered(n, 1)[0] for n in range(11) if n not in range(4, 8)}
+            assert [chunk.count for chunk in seen.chunks] == [4, 4, 3]
+            assert len(seen.damaged) == 2
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_a_view_of_what_is_no_directory_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot list .*: No such file"):
+        view(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

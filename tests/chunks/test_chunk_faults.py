@@ -122,6 +122,7 @@ def power_cut(files: RecordingFiles, base: Path, data: st.DataObject) -> None:
         lambda: data.draw(st.booleans()),
         lambda size: data.draw(st.integers(0, size)),
     )
+    files.end_process()
 
 
 @settings(max_examples=80, deadline=None)

@@ -178,6 +178,27 @@ def test_a_full_disk_fails_batches_until_there_is_space_again(
     assert stored_in(opener.directory) == numbered(0, 10)
 
 
+def test_a_batch_that_came_while_one_before_it_found_no_space_is_not_stored_behind_the_gap(
+    opener: Opener,
+) -> None:
+    files = BreakableFiles()
+    partition, _ = opener.open(files)
+    later: Future[int | BaseException] = Future()
+    first: Future[int | BaseException] = Future()
+
+    def failed(outcome: int | BaseException) -> None:
+        files.broken.clear()
+        partition.append(batch_of(numbered(5, 5), Origin(b"p" * 16, 1)), later.set_result)
+        first.set_result(outcome)
+
+    files.broken["write"] = errno.ENOSPC
+    partition.append(batch_of(numbered(0, 5), Origin(b"p" * 16, 0)), failed)
+    assert isinstance(first.result(10), Fault)
+    assert isinstance(later.result(10), Fault)
+    assert append(partition, batch_of(numbered(0, 5), Origin(b"q" * 16, 0))) == 0
+    assert [known.identity for known in partition.remembered()] == [b"q" * 16]
+
+
 @pytest.mark.usefixtures("nothing_kept")
 def test_a_failed_read_is_told_and_the_next_one_succeeds(opener: Opener) -> None:
     files = BreakableFiles()

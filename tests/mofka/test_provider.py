@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from partition_io import BreakableFiles, Event, GatedIo
 from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, bulk_of
@@ -394,6 +395,42 @@ def test_a_producer_that_sends_again_after_a_restart_gets_the_ids_it_had(
     assert subscribed == Subscribed(5, stored[0].epoch)
     peer.wait(lambda: len(stream.events) == 7)
     assert stream.events == [event for batch in batches for event in batch][5:]
+
+
+def test_a_feed_stops_before_damaged_events_with_their_range_and_goes_on_behind_them(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], tmp_path: Path
+) -> None:
+    served = serve(fields={})
+    batches = [numbered(3 * n, 3) for n in range(3)]
+    peer = connect(served)
+    for sequence, batch in enumerate(batches):
+        peer.store(batch, sequence)
+    served.close()
+    with (tmp_path / f"topic-{UUID}" / "chunk-000000.data").open("r+b") as file:
+        file.seek(sum(len(data) for _, data in batches[0]) + 1)
+        file.write(b"!")
+    peer = connect(serve(fields={}))
+    stream, _, _ = peer.subscribe()
+    peer.wait(lambda: stream.error is not None)
+    assert stream.events == batches[0]
+    assert isinstance(stream.error, Fault)
+    assert (stream.error.code, stream.error.details) == ("damaged", {"first": 3, "count": 3})
+    behind, _, _ = peer.subscribe(start=6)
+    peer.wait(lambda: len(behind.events) == 3)
+    assert behind.events == batches[2]
+
+
+def test_what_a_directory_lost_is_in_the_configuration_which_loads_again(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], tmp_path: Path
+) -> None:
+    served = serve(fields={})
+    connect(served).store(numbered(0, 3))
+    assert "damaged" not in served.provider.config
+    served.close()
+    (tmp_path / f"topic-{UUID}" / "chunk-000000.data").unlink()
+    config = serve(fields={}).provider.config
+    assert "chunk-000000.data is missing" in config["damaged"][0]
+    assert msgspec.convert(config, provider.ProviderConfig).damaged == config["damaged"]
 
 
 def test_a_consumer_too_many_is_refused_and_those_known_go_on(

@@ -233,6 +233,7 @@ def run(machine: Machine, settings: dict[str, Any] | str, *arguments: str) -> tu
         check=False,
     )
     assert "now running" not in done.stdout
+    assert "go on" not in done.stdout
     assert not (machine.directory / "mofka.json").exists()
     return done.returncode, done.stderr.splitlines()
 

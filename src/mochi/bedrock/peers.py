@@ -100,6 +100,7 @@ class Peers(ABC):
 
     def abandon(self) -> None:
         """Go in the middle of a start, without waiting for anybody; the others learn of it. Idempotent."""
+        self._over = True
         self.close()
 
     @abstractmethod

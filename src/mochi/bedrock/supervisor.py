@@ -27,6 +27,9 @@ __all__ = ["Rounds", "supervise"]
 _LONGEST = 1 << 20
 """Bytes of a message between a supervisor and a server."""
 
+_COMPLETE = b"\xc0"
+"""What a server says once it is complete and makes no more rounds; no word is like it."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 
@@ -92,6 +95,13 @@ class SupervisedPeers(Peers):
         if not answer:
             raise PeerError(None, "the supervisor is gone")
         return msgspec.msgpack.decode(answer, type=list[bytes])
+
+    def close(self) -> None:
+        """Go separate ways; tell the supervisor if it is after a complete start."""
+        if not self._over:
+            with suppress(OSError):
+                self._channel.send(_COMPLETE)
+        super().close()
 
     def _leave(self) -> None:
         self._channel.close()
@@ -175,15 +185,17 @@ def _watch(
     is_well = True
     while servers:
         answers: list[tuple[int, bytes]] = []
-        for key, _ in selector.select():
+        # Last words are heard before the end is.
+        for key, _ in sorted(selector.select(), key=lambda event: event[0].fileobj == event[0].data.end):
             server: _Server = key.data
             if key.fileobj is server.channel:
                 word = _received(server.channel)
-                if word:
+                if word == _COMPLETE:
+                    starting.discard(server.rank)
+                elif word:
                     answers += rounds.say(server.rank, word)
                 else:
                     selector.unregister(server.channel)
-                    starting.discard(server.rank)
                 continue
             selector.unregister(server.end)
             problem = server.wait()

@@ -21,12 +21,13 @@ from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
 from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
 from mochi.mofka.chunks.removal import remove_partition
-from mochi.mofka.chunks.store import ChunkStore
+from mochi.mofka.chunks.store import ChunkStore, ChunkView, view
 
 __all__ = [
     "Batch",
     "ChunkConfig",
     "ChunkStore",
+    "ChunkView",
     "CorruptPartition",
     "DamagedEvents",
     "EventRange",
@@ -41,4 +42,5 @@ __all__ = [
     "Remembered",
     "StorageError",
     "remove_partition",
+    "view",
 ]

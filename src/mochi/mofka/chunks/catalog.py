@@ -85,6 +85,11 @@ class Catalog:
         return self._chunks[0].first_id
 
     @property
+    def chunks(self) -> Sequence[Chunk]:
+        """All chunks, as they are now."""
+        return tuple(self._chunks)
+
+    @property
     def last(self) -> Chunk:
         """The chunk that is being written."""
         return self._chunks[-1]

@@ -142,9 +142,10 @@ class ChunkReader:
         wanted = max(1, min(max_events, most, _MAX_EVENTS_PER_RANGE))
         spans: list[_Span] = []
         room = max_bytes
+        position = first
         while wanted > 0 and (room > 0 or not spans):
             try:
-                span = self._span(chunk, first + sum(each.count for each in spans), wanted)
+                span = self._span(chunk, position, wanted)
             except DamagedEvents:
                 if spans:
                     break
@@ -160,6 +161,7 @@ class ChunkReader:
                 break
             spans.append(span)
             wanted -= span.count
+            position += span.count
             room -= int(taken[-1])
         try:
             metadata = self._content(spans, layout.META, allocate_metadata)
@@ -288,13 +290,20 @@ class ChunkReader:
         """Read the metadata or data of events, back to back; one read for each run of bytes that touch."""
         sizes = [int(span.stream(kind).sizes.sum(dtype=np.uint64)) for span in spans]
         content = allocate(sum(sizes)).cast("B")
-        position = 0
+        position = there = 0
         blocks: dict[tuple[int, int], memoryview] = {}
-        for span, size in zip(spans, sizes, strict=True):
+        for number, (span, size) in enumerate(zip(spans, sizes, strict=True)):
             target = content[position : position + size]
             stream = span.stream(kind)
             if span.seal is not None:
-                self._read_sealed(span, span.seal, kind, int(stream.offsets[0]), target, blocks)
+                start = int(stream.offsets[0])
+                if position >= there:
+                    there = position + self._read_ahead(
+                        spans[number:], sizes[number:], kind, start, content[position:]
+                    )
+                self._read_sealed(
+                    span, span.seal, kind, start, target, blocks, there=position + size <= there
+                )
             else:
                 ends = stream.offsets + stream.sizes
                 breaks = [0, *(np.flatnonzero(stream.offsets[1:] != ends[:-1]) + 1).tolist(), span.count]
@@ -306,6 +315,23 @@ class ChunkReader:
             position += size
         return content
 
+    def _read_ahead(
+        self, spans: Sequence[_Span], sizes: Sequence[int], kind: str, start: int, target: memoryview
+    ) -> int:
+        """Read the bytes of several sealed spans that touch at once; 0 if there is one alone, or not all is there."""
+        end, count = start, 0
+        for span, size in zip(spans, sizes, strict=True):
+            if span.seal is None or int(span.stream(kind).offsets[0]) != end:
+                break
+            end, count = end + size, count + 1
+        if count < 2:
+            return 0
+        try:
+            self._read(spans[0].chunk, kind, start, target[: end - start])
+        except StorageError:
+            return 0  # the spans are tried one by one, to tell which are lost
+        return end - start
+
     def _read_sealed(
         self,
         span: _Span,
@@ -314,8 +340,10 @@ class ChunkReader:
         start: int,
         target: memoryview,
         blocks: dict[tuple[int, int], memoryview],
+        *,
+        there: bool = False,
     ) -> None:
-        """Read bytes of a seal's events, and verify each block that they touch.
+        """Read bytes of a seal's events, unless they are `there`, and verify each block that they touch.
 
         Blocks that are not wanted whole are read whole; `blocks` holds the last of them, for the next piece.
         """
@@ -329,8 +357,7 @@ class ChunkReader:
             (stream.start + block * BLOCK, min(stream.start + (block + 1) * BLOCK, stream_stop))
             for block in touched
         ]
-        at_once = any(start <= begin and end <= stop for begin, end in bounds)
-        if at_once:
+        if not there and any(start <= begin and end <= stop for begin, end in bounds):
             self._read_span(span, kind, start, target)
         for block, (begin, end) in zip(touched, bounds, strict=True):
             inside = start <= begin and end <= stop

@@ -118,10 +118,30 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     return Recovery(chunks, quarantined, head, ledger, found.damaged)
 
 
+def survey(files: FileLayer, directory: str) -> Recovery:
+    """Find the events that the chunk files of a partition hold, and change nothing; no lock is needed.
+
+    The records of a full journal that a crash left, or that a writer is at, are not looked at: what they have and
+    the chunk files have not is not found.
+
+    Raises
+    ------
+    CorruptPartition, StorageError
+        As `recover` does.
+    """
+    found = _Directory(files, directory, read_only=True)
+    head = found.head or Head(0, 0, Mode.CLOSED, found.owner, Chunk(0, 0))
+    ledger, _ = read_ledger(files, directory, found.names, head) or (Ledger(), 0)
+    chunks, tail = _by_index(found)
+    chunks = [found.with_seals(chunk) if chunk.number >= tail else chunk for chunk in chunks]
+    return Recovery(chunks or [Chunk(0, 0)], [], head, ledger, found.damaged)
+
+
 class _Directory:
     """What is in a directory, before anything is made of it."""
 
-    def __init__(self, files: FileLayer, path: str) -> None:
+    def __init__(self, files: FileLayer, path: str, *, read_only: bool = False) -> None:
+        self.read_only = read_only
         self.files = files
         self.path = path
         self.names = files.list_directory(path)
@@ -225,7 +245,7 @@ class _Directory:
     def restore(self, chunk: Chunk, kind: str) -> bool:
         """Make the index or descriptors of a chunk again, if its seals tell of all events; keep what was there."""
         seals = self.seals(chunk.number)
-        if not _covers(seals, chunk.count):
+        if self.read_only or not _covers(seals, chunk.count):
             return False
         path = os.path.join(self.path, layout.file_name(chunk.number, kind))
         with closing(self.files.open(path, writable=True)) as file:

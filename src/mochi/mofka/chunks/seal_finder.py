@@ -29,6 +29,7 @@ class SealFinder:
         self._owner = owner
         self._lock = Lock()
         self._held: deque[tuple[int, Seal, int]] = deque()
+        self._events = 0
         self._ahead = (-1, 0, memoryview(b""))
 
     def key(self, chunk: int) -> int:
@@ -42,17 +43,14 @@ class SealFinder:
         the chunk's seals else.
         """
         with self._lock:
-            after = None
             for held_chunk, seal, stop in self._held:
-                if held_chunk == chunk.number:
-                    if seal.first <= number < seal.end:
-                        return seal, seal.end
-                    if seal.end == number:
-                        after = stop
-            if after is not None and after < chunk.seals_end:
-                found = self._load(chunk, after)
-                if found is not None and found.first == number:
-                    return found, found.end
+                if held_chunk == chunk.number and seal.first <= number < seal.end:
+                    return seal, seal.end
+                if held_chunk == chunk.number and seal.end == number and stop < chunk.seals_end:
+                    found = self._load(chunk, stop)
+                    if found is not None and found.first == number:
+                        return found, found.end
+                    break
             return self._search(chunk, number)
 
     def _search(self, chunk: Chunk, number: int) -> tuple[Seal | None, int]:
@@ -85,10 +83,9 @@ class SealFinder:
             size *= 8
         seal, taken = found
         self._held.appendleft((chunk.number, seal, start + taken))
-        while len(self._held) > 1 and (
-            len(self._held) > _MAX_SEALS or sum(held.count for _, held, _ in self._held) > _MAX_HELD
-        ):
-            self._held.pop()
+        self._events += seal.count
+        while len(self._held) > 1 and (len(self._held) > _MAX_SEALS or self._events > _MAX_HELD):
+            self._events -= self._held.pop()[1].count
         return seal
 
     def _read(self, chunk: Chunk, start: int, size: int) -> memoryview:

@@ -11,30 +11,22 @@ from types import TracebackType
 from typing import Self
 
 from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.catalog import Catalog
+from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
 from mochi.mofka.chunks.layout import LOCK_NAME
-from mochi.mofka.chunks.ledger import Ledger, Remembered
+from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
-from mochi.mofka.chunks.recovery import recover
+from mochi.mofka.chunks.recovery import Recovery, recover, survey
 from mochi.mofka.chunks.writer import ChunkWriter
 
 
-class ChunkStore:
-    """A partition's directory, locked and recovered; made by `open`.
-
-    It writes what the original's `default` partition reads, and reads what that writes. Its own files (lock,
-    journal, ledgers, quarantine) have names that the original passes over. After a crash with `sync`, a store is
-    to open the directory before the original does: only then do the chunk files hold all that was acknowledged.
+class ChunkView:
+    """A partition's directory, to be read; made by `view`.
 
     Attributes
     ----------
-    config : ChunkConfig
-        As given to `open`.
-    quarantined : sequence of str
-        Files that hold what was cut off when the directory was opened; see `mochi.mofka.chunks.recovery`.
     damaged : sequence of str
         What was found to be lost, or had to be made again, when the directory was opened.
     epoch : int
@@ -43,80 +35,14 @@ class ChunkStore:
     """
 
     def __init__(
-        self,
-        config: ChunkConfig,
-        quarantined: Sequence[str],
-        damaged: Sequence[str],
-        epoch: int,
-        ledger: Ledger,
-        catalog: Catalog,
-        reader: ChunkReader,
-        writer: ChunkWriter,
-        resources: ExitStack,
+        self, recovery: Recovery, catalog: Catalog, reader: ChunkReader, resources: ExitStack
     ) -> None:
-        self.config = config
-        self.quarantined = quarantined
-        self.damaged = damaged
-        self.epoch = epoch
-        self._ledger = ledger
+        self.damaged = recovery.damaged
+        self.epoch = (recovery.head.key >> 2) + 1
+        self._ledger = recovery.ledger
         self._catalog = catalog
         self._reader = reader
-        self._writer = writer
         self._resources = resources
-
-    @classmethod
-    def open(
-        cls,
-        directory: str | os.PathLike[str],
-        config: ChunkConfig | None = None,
-        files: FileLayer | None = None,
-    ) -> Self:
-        """Open a partition's directory, made with its parents if missing, at its last whole commit.
-
-        Without a journal that a crash left, that is the last whole event.
-
-        Parameters
-        ----------
-        directory : path
-            The partition's own directory.
-        config : ChunkConfig, optional
-            Defaults to the original's defaults. It may differ from one time to the next.
-        files : FileLayer, optional
-            Defaults to `PosixFiles`.
-
-        Raises
-        ------
-        PartitionLocked
-            If another store, of any process, has the directory open.
-        CorruptPartition
-            If files are missing or damaged as no crash leaves them; nothing is changed then.
-        StorageError
-            If the operating system refuses a call.
-        """
-        path = os.fspath(directory)
-        config = config or ChunkConfig()
-        files = files or PosixFiles()
-        with ExitStack() as resources:
-            files.make_directories(path)
-            resources.enter_context(closing(files.lock(os.path.join(path, LOCK_NAME))))
-            recovery = recover(files, path)
-            catalog = Catalog(recovery.chunks)
-            cache = resources.enter_context(closing(FdCache(files, config.fd_cache_capacity)))
-            writer = resources.enter_context(
-                closing(ChunkWriter(files, path, config, catalog, recovery.ledger, recovery.head))
-            )
-            reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
-            return cls(
-                config,
-                recovery.quarantined,
-                recovery.damaged,
-                (recovery.head.key >> 2) + 1,
-                recovery.ledger,
-                catalog,
-                reader,
-                writer,
-                resources.pop_all(),
-            )
 
     @property
     def event_count(self) -> int:
@@ -124,9 +50,9 @@ class ChunkStore:
         return self._catalog.event_count
 
     @property
-    def error(self) -> BaseException | None:
-        """Why no more events are taken, or None."""
-        return self._writer.error
+    def chunks(self) -> Sequence[Chunk]:
+        """The chunks as they are now, the last of them perhaps without events."""
+        return self._catalog.chunks
 
     @property
     def cursors(self) -> Mapping[str, int]:
@@ -136,45 +62,6 @@ class ChunkStore:
     def producers(self) -> list[Remembered]:
         """Give the producers whose recent batches are remembered; from the appending thread."""
         return self._ledger.producers()
-
-    def append(self, batches: Sequence[Batch], cursors: Mapping[str, int] | None = None) -> list[int]:
-        """Store batches and cursors in one commit: all of them, or none that a reader of this store sees.
-
-        With `sync` they are on disk when it returns, and after a crash all of them are there or none; without,
-        they survive the end of the process. Cursors only move forward. The origins of batches are remembered
-        with them, as `producers` tells. A batch
-        that would carry a file of the chunk past `max_chunk_size`, or the chunk past `max_events_per_chunk`,
-        begins the next chunk, unless the chunk is empty. A chunk is on disk before the next begins, with or
-        without `sync`.
-
-        Parameters
-        ----------
-        batches : sequence of Batch
-            May be empty.
-        cursors : mapping of str to int, optional
-            Id of the next event by the name of its consumer.
-
-        Returns
-        -------
-        list of int
-            Id of the first event of each batch.
-
-        Raises
-        ------
-        StorageError
-            If a write or sync fails. No id is used up. Where there was no space (ENOSPC, EDQUOT) for a write,
-            what was written is taken back, and a later call may succeed. After any other failure no events are
-            taken; reading goes on. Whether the events are there when the directory is opened again is not known.
-        PartitionPoisoned
-            If that happened before, or the store is closed.
-
-        Notes
-        -----
-        Beside the system calls, about 40 µs for 1000 events, and 5 writes (4 without data) for each chunk
-        touched, however many the batches. With `sync` one sync for each chunk; two from 1 MiB of data on.
-        Every 32 MiB or so the four files are synced, which may take tens of ms.
-        """
-        return self._writer.append(batches, cursors or {})
 
     def read_range(
         self,
@@ -252,6 +139,139 @@ class ChunkStore:
         """
         return self._reader.read_data(requests, allocate_data)
 
+    def close(self) -> None:
+        """Let go of the files; a second call does nothing."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ChunkStore(ChunkView):
+    """A partition's directory, locked and recovered; made by `open`.
+
+    It writes what the original's `default` partition reads, and reads what that writes. Its own files (lock,
+    journal, ledgers, quarantine) have names that the original passes over. After a crash with `sync`, a store is
+    to open the directory before the original does: only then do the chunk files hold all that was acknowledged.
+
+    Attributes
+    ----------
+    config : ChunkConfig
+        As given to `open`.
+    quarantined : sequence of str
+        Files that hold what was cut off when the directory was opened; see `mochi.mofka.chunks.recovery`.
+    """
+
+    def __init__(
+        self,
+        config: ChunkConfig,
+        recovery: Recovery,
+        catalog: Catalog,
+        reader: ChunkReader,
+        writer: ChunkWriter,
+        resources: ExitStack,
+    ) -> None:
+        super().__init__(recovery, catalog, reader, resources)
+        self.config = config
+        self.quarantined = recovery.quarantined
+        self._writer = writer
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        config: ChunkConfig | None = None,
+        files: FileLayer | None = None,
+    ) -> Self:
+        """Open a partition's directory, made with its parents if missing, at its last whole commit.
+
+        Without a journal that a crash left, that is the last whole event.
+
+        Parameters
+        ----------
+        directory : path
+            The partition's own directory.
+        config : ChunkConfig, optional
+            Defaults to the original's defaults. It may differ from one time to the next.
+        files : FileLayer, optional
+            Defaults to `PosixFiles`.
+
+        Raises
+        ------
+        PartitionLocked
+            If another store, of any process, has the directory open.
+        CorruptPartition
+            If files are missing or damaged as no crash leaves them; nothing is changed then.
+        StorageError
+            If the operating system refuses a call.
+        """
+        path = os.fspath(directory)
+        config = config or ChunkConfig()
+        files = files or PosixFiles()
+        with ExitStack() as resources:
+            files.make_directories(path)
+            resources.enter_context(closing(files.lock(os.path.join(path, LOCK_NAME))))
+            recovery = recover(files, path)
+            catalog = Catalog(recovery.chunks)
+            cache = resources.enter_context(closing(FdCache(files, config.fd_cache_capacity)))
+            writer = resources.enter_context(
+                closing(ChunkWriter(files, path, config, catalog, recovery.ledger, recovery.head))
+            )
+            reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
+            return cls(config, recovery, catalog, reader, writer, resources.pop_all())
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why no more events are taken, or None."""
+        return self._writer.error
+
+    def append(self, batches: Sequence[Batch], cursors: Mapping[str, int] | None = None) -> list[int]:
+        """Store batches and cursors in one commit: all of them, or none that a reader of this store sees.
+
+        With `sync` they are on disk when it returns, and after a crash all of them are there or none; without,
+        they survive the end of the process. Cursors only move forward. The origins of batches are remembered
+        with them, as `producers` tells. A batch
+        that would carry a file of the chunk past `max_chunk_size`, or the chunk past `max_events_per_chunk`,
+        begins the next chunk, unless the chunk is empty. A chunk is on disk before the next begins, with or
+        without `sync`.
+
+        Parameters
+        ----------
+        batches : sequence of Batch
+            May be empty.
+        cursors : mapping of str to int, optional
+            Id of the next event by the name of its consumer.
+
+        Returns
+        -------
+        list of int
+            Id of the first event of each batch.
+
+        Raises
+        ------
+        StorageError
+            If a write or sync fails. No id is used up. Where there was no space (ENOSPC, EDQUOT) for a write,
+            what was written is taken back, and a later call may succeed. After any other failure no events are
+            taken; reading goes on. Whether the events are there when the directory is opened again is not known.
+        PartitionPoisoned
+            If that happened before, or the store is closed.
+
+        Notes
+        -----
+        Beside the system calls, about 40 µs for 1000 events, and 5 writes (4 without data) for each chunk
+        touched, however many the batches. With `sync` one sync for each chunk; two from 1 MiB of data on.
+        Every 32 MiB or so the four files are synced, which may take tens of ms.
+        """
+        return self._writer.append(batches, cursors or {})
+
     def sync(self) -> None:
         """Put all events on disk; from the appending thread. A failure ends writing, as in `append`."""
         self._writer.sync()
@@ -266,13 +286,23 @@ class ChunkStore:
         """
         self._resources.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+def view(directory: str | os.PathLike[str], files: FileLayer | None = None) -> ChunkView:
+    """Open a partition's directory to read the events that its chunk files hold; nothing is changed, ever.
+
+    No lock is taken: a store may have the directory open, and what it appends later is not seen. After a crash the
+    journal is not replayed; see `mochi.mofka.chunks.recovery.survey`.
+
+    Raises
+    ------
+    CorruptPartition, StorageError
+        As `ChunkStore.open` does.
+    """
+    path = os.fspath(directory)
+    files = files or PosixFiles()
+    recovery = survey(files, path)
+    catalog = Catalog(recovery.chunks)
+    with ExitStack() as resources:
+        cache = resources.enter_context(closing(FdCache(files, ChunkConfig().fd_cache_capacity)))
+        reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
+        return ChunkView(recovery, catalog, reader, resources.pop_all())

@@ -402,21 +402,21 @@ class Lane:
             reason = error.with_traceback(None)
         else:
             reason = refusal(error, where, self.partition, self._epoch)
-        self._failure = reason
         self._search = None
         self._identity = secrets.token_bytes(16)
         self._sequence = 0
         self._epoch = 0
         self.open.seal(prefixed=False)
         for batch in (*self.in_flight, self.open):
-            self._release(batch)
-            batch.settle(None, reason)
             if batch.count:
                 self.options.failed = reason
+            self._release(batch)
+            batch.settle(None, reason)
         self.in_flight.clear()
         self._recovering = False
         self.small = self._small
         self.open = self._new_batch(0)
+        self._failure = reason
 
     def lost(self, link: Link, error: MargoError) -> None:
         """Take note that a connection is lost."""

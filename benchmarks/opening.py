@@ -1,0 +1,120 @@
+"""How long a partition's directory takes to open, and how much memory, by the number of its events.
+
+``python -m benchmarks.opening [--directory DIR]`` makes directories of 10^6, 10^7 and 10^8 events in chunks of 10^6,
+and one of 1500 chunks, and opens each in a process of its own. The files are sparse but for what opening may look
+at: the seals, the last index record of each chunk, roster, ledger and journal.
+"""
+
+import argparse
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mochi.mofka.chunks import ChunkStore, PosixFiles, layout
+from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.journal import Journal, Mode
+from mochi.mofka.chunks.ledger import Ledger, Origin
+from mochi.mofka.chunks.roster import update_roster
+from mochi.mofka.chunks.seals import Seal, Stream, key_of
+
+PART = 1000
+METADATA = 30
+DATA = 128
+
+
+def make(directory: Path, chunks: int, events_per_chunk: int) -> None:
+    """Make a directory as an orderly end leaves it, each commit of `PART` events, the files sparse."""
+    files = PosixFiles()
+    files.make_directories(str(directory))
+    owner = layout.owner_of(str(directory))
+    made = []
+    for number in range(chunks):
+        start = made[-1].next() if made else Chunk(0, 0)
+        seals = b"".join(
+            _seal(start, first, owner).pack(key_of(owner, number))
+            for first in range(0, events_per_chunk, PART)
+        )
+        chunk = start.extended(
+            events_per_chunk, METADATA * events_per_chunk, DATA * events_per_chunk, len(seals), time.time_ns()
+        )
+        _write(directory, chunk, seals)
+        made.append(chunk)
+    update_roster(files, str(directory), owner, {}, made[:-1])
+    ledger = Ledger()
+    for producer in range(128):
+        for sequence in range(64):
+            ledger.note(Origin(producer.to_bytes(16, "little"), sequence), sequence)
+    journal = Journal(files, str(directory), None)
+    journal.begin(made[-1], Mode.CLOSED, ledger, made[-1].end_id)
+    journal.close()
+
+
+def _seal(chunk: Chunk, first: int, owner: bytes) -> Seal:
+    streams = [
+        Stream(size * first, np.full(PART, size, np.uint32), np.zeros(-(-size * PART >> 16), np.uint64))
+        for size in (METADATA, DATA)
+    ]
+    return Seal(first, first * layout.DESCRIPTOR_SIZE, 1, streams[0], streams[1])
+
+
+def _write(directory: Path, chunk: Chunk, seals: bytes) -> None:
+    for kind, end in chunk.ends.items():
+        with (directory / layout.file_name(chunk.number, kind)).open("wb") as file:
+            if kind == layout.SEALS:
+                file.write(seals)
+            file.truncate(end)
+            if kind == layout.IDX:
+                last = layout.index_records(
+                    np.array([chunk.metadata_end - METADATA], np.uint64),
+                    np.array([METADATA], np.uint32),
+                    np.array([chunk.data_end - DATA], np.uint64),
+                    np.array([DATA], np.uint32),
+                    chunk.descriptor_end - layout.DESCRIPTOR_SIZE,
+                )
+                file.seek(end - layout.INDEX_SIZE)
+                file.write(last.tobytes())
+
+
+def measure(directory: str) -> None:
+    """Open a directory, and say how long it took, and by how many KiB the process grew."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    store = ChunkStore.open(directory)
+    took = time.perf_counter() - begin
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(
+        f"{store.event_count:>11} events: opened in {1000 * took:7.1f} ms, {grown:>6} KiB of memory more",
+        flush=True,
+    )
+    store.close()
+
+
+def main() -> None:
+    """Make, open and remove each directory in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--directory", help="where to make them; a temporary directory if not given")
+    parser.add_argument("--open", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.open:
+        measure(arguments.open)
+        return
+    for chunks, events_per_chunk in ((1, 10**6), (10, 10**6), (100, 10**6), (1500, 2000)):
+        path = Path(tempfile.mkdtemp(dir=arguments.directory))
+        try:
+            make(path / "partition", chunks, events_per_chunk)
+            print(f"{chunks:>5} chunks, ", end="", flush=True)
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.opening", "--open", str(path / "partition")], check=True
+            )
+        finally:
+            shutil.rmtree(path)
+
+
+if __name__ == "__main__":
+    main()

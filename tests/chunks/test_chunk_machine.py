@@ -1,0 +1,222 @@
+"""The store against an oracle, through files that fail, tear, drop and reorder: whatever happens, and then again."""
+
+import contextlib
+import errno
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from chunk_events import Event, batch_of, events_of
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from recording_files import RecordingFiles
+
+from mochi.mofka.chunks import ChunkConfig, ChunkStore, Origin, StorageError
+from mochi.mofka.chunks import journal as journal_module
+
+CONSUMERS = ("c", "d")
+
+sizes = st.lists(st.tuples(st.integers(0, 40), st.sampled_from([0, 1, 30, 200])), min_size=1, max_size=4)
+
+
+class Storage(RuleBasedStateMachine):
+    """Producers and consumers at a store whose process and machine may end at any call.
+
+    What the oracle knows: the events acknowledged; those of a commit that failed, which may come back (`unsure`);
+    for each identity the first ids of its batches; the cursors acknowledged, and those asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.lives = itertools.count()
+        self.names = itertools.count()
+        self.marks = itertools.count()
+        self.acknowledged: list[Event] = []
+        self.unsure: list[tuple[Origin, list[Event]]] = []
+        self.batches: dict[bytes, list[int]] = {}
+        self.current = [self.new_identity() for _ in range(3)]
+        self.cursors = dict.fromkeys(CONSUMERS, 0)
+        self.asked = dict.fromkeys(CONSUMERS, 0)
+
+    def new_identity(self) -> bytes:
+        identity = next(self.names).to_bytes(16, "big")
+        self.batches[identity] = []
+        return identity
+
+    @initialize(
+        sync=st.booleans(),
+        limit=st.sampled_from([3 << 12, 1 << 26]),
+        large=st.sampled_from([1, 150, 1 << 18]),
+    )
+    def begin(self, sync: bool, limit: int, large: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(journal_module, "_LIMIT", limit)
+        self.patch.setattr(journal_module, "_LARGE_DATA", large)
+        self.patch.setattr(journal_module, "_ZEROS", bytes(1 << 14))
+        self.config = ChunkConfig(max_events_per_chunk=7, sync=sync)
+        self.directory = self.base / "0"
+        self.open()
+
+    def open(self) -> None:
+        self.files = RecordingFiles()
+        self.store = ChunkStore.open(self.directory, self.config, self.files)
+
+    @rule(
+        sent=st.lists(st.tuples(st.integers(0, 2), sizes), max_size=3),
+        moved=st.dictionaries(st.sampled_from(CONSUMERS), st.integers(0, 10**6), max_size=2),
+    )
+    def commit(self, sent: list[tuple[int, list[tuple[int, int]]]], moved: dict[str, int]) -> None:
+        batches: list[tuple[Origin, list[Event]]] = []
+        for producer, shape in sent:
+            identity = self.current[producer]
+            before = sum(origin.identity == identity for origin, _ in batches)
+            origin = Origin(identity, len(self.batches[identity]) + before)
+            events = [
+                (b"%d" % next(self.marks) + b"m" * metadata, b"%d." % next(self.marks) * data)
+                for metadata, data in shape
+            ]
+            batches.append((origin, events))
+        cursors = {name: value % (len(self.acknowledged) + 1) for name, value in moved.items()}
+        poisoned = self.store.error is not None
+        for name, value in cursors.items():
+            self.asked[name] = max(self.asked[name], value)
+        try:
+            firsts = self.store.append([batch_of(events, origin) for origin, events in batches], cursors)
+        except StorageError:
+            assert self.store.event_count == len(self.acknowledged)
+            if not poisoned:
+                self.unsure = batches
+            self.current = [self.new_identity() for _ in self.current]
+        else:
+            assert not poisoned
+            self.unsure = [] if batches or cursors else self.unsure
+            for (origin, events), first in zip(batches, firsts, strict=True):
+                assert first == len(self.acknowledged)
+                self.batches[origin.identity].append(first)
+                self.acknowledged += events
+            for name, value in cursors.items():
+                self.cursors[name] = max(self.cursors[name], value)
+                assert self.store.cursors[name] == self.cursors[name]
+
+    @rule(ahead=st.integers(0, 25), number=st.sampled_from([errno.EIO, errno.ENOSPC]))
+    def fail_soon(self, ahead: int, number: int) -> None:
+        self.files.error = number
+        self.files.fail_at = len(self.files.calls) + ahead
+
+    @rule()
+    def read(self) -> None:
+        assert events_of(self.store, max_events=5) == self.acknowledged
+
+    @rule()
+    def sync(self) -> None:
+        with contextlib.suppress(StorageError):
+            self.store.sync()
+
+    @rule()
+    def end_in_order(self) -> None:
+        unsure = self.store.error is not None
+        try:
+            self.store.close()
+        except StorageError:
+            unsure = True
+        self.come_back(lost=False, unsure=unsure)
+
+    @rule()
+    def kill(self) -> None:
+        self.move(lambda target: shutil.copytree(self.directory, target))
+        self.come_back(lost=False, unsure=True)
+
+    @rule(data=st.data(), again=st.lists(st.integers(0, 30), max_size=2))
+    def cut_the_power(self, data: st.DataObject, again: list[int]) -> None:
+        keep_all, drop_all = data.draw(st.booleans()), data.draw(st.booleans())
+
+        def keep() -> bool:
+            return keep_all or (not drop_all and data.draw(st.booleans()))
+
+        def tear(size: int) -> int:
+            return size if keep_all else data.draw(st.integers(0, size))
+
+        self.move(lambda target: self.files.power_cut(self.directory, target, keep, tear))
+        for call in again:
+            self.files = RecordingFiles(fail_at=call)
+            with contextlib.suppress(StorageError):
+                ChunkStore.open(self.directory, self.config, self.files)
+            self.move(lambda target: self.files.power_cut(self.directory, target, keep, tear))
+        self.come_back(lost=not self.config.sync, unsure=True)
+
+    def move(self, leave: Callable[[Path], object]) -> None:
+        """Let the directory be what `leave` puts into another one."""
+        target = self.base / str(next(self.lives) + 1)
+        leave(target)
+        self.files.end_process()
+        self.directory = target
+
+    def come_back(self, *, lost: bool, unsure: bool) -> None:
+        """Open the directory, and compare; without `lost`, all that was acknowledged is there."""
+        self.open()
+        found = events_of(self.store)
+        assert self.store.damaged == []
+        possible = self.acknowledged + [event for _, events in self.unsure for event in events]
+        assert found == possible[: len(found)]
+        if not lost:
+            assert len(found) >= len(self.acknowledged)
+        if not unsure:
+            assert len(found) == len(self.acknowledged)
+        ends = [len(self.acknowledged)]
+        for origin, events in self.unsure:
+            if ends[-1] + len(events) <= len(found):
+                self.batches[origin.identity].append(ends[-1])
+            ends.append(ends[-1] + len(events))
+        if not lost:
+            assert len(found) in (ends if not self.config.sync else {ends[0], ends[-1]})
+        self.acknowledged, self.unsure = found, []
+        known = {producer.identity: producer for producer in self.store.producers()}
+        for identity, firsts in self.batches.items():
+            firsts[:] = [first for first in firsts if first < len(found)]
+            producer = known.pop(identity, None)
+            if producer is not None:
+                assert producer.next == len(firsts)
+                assert list(producer.first_ids) == firsts[-64:]
+            else:
+                assert lost or not firsts
+        assert not known
+        if lost:
+            self.current = [self.new_identity() for _ in self.current]
+        for name in CONSUMERS:
+            stored = self.store.cursors.get(name, 0)
+            assert stored <= self.asked[name]
+            assert lost or stored >= self.cursors[name]
+            self.cursors[name] = self.asked[name] = stored
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.files.end_process()
+            self.patch.undo()
+        shutil.rmtree(self.base)
+
+
+def run(examples: int, steps: int) -> None:
+    run_state_machine_as_test(
+        Storage,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_whatever_happens_nothing_acknowledged_is_lost_and_nothing_invented() -> None:
+    run(40, 20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_the_same_for_long() -> None:
+    run(3000, 50)
