@@ -162,6 +162,31 @@ class TopicNotFound(DiasporaError):
         return f"topic {self.name!r} does not exist{hint(self.name, self.known)}"
 
 
+class EventsExpired(DiasporaError):
+    """Events that are there no more, because the retention of their partition has dropped them.
+
+    A consumer that raises this has passed over them, and goes on with event `next`.
+
+    Attributes
+    ----------
+    where : str
+        The partition, and what was asked of it.
+    first, next : int
+        Ids of the first event that has expired, and of the one after the last.
+    """
+
+    def __init__(self, where: str, first: int, next: int) -> None:
+        super().__init__(where, first, next)
+        self.where = where
+        self.first = first
+        self.next = next
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: events {self.first} to {self.next - 1} have expired by the partition's retention"
+        )
+
+
 class TimeoutExpired(DiasporaError, TimeoutError):
     """Something did not happen in time; whether it will is unknown."""
 

@@ -29,11 +29,12 @@ def numbered(first: int, count: int, size: int = 10) -> list[Event]:
 
 
 def events_of(store: ChunkStore, max_events: int = 1000, max_bytes: int = 1 << 30) -> list[Event]:
-    """Read all events of a store, range by range."""
+    """Read all events that there are in a store, range by range."""
     events: list[Event] = []
-    while len(events) < store.event_count:
-        found = store.read_range(len(events), max_events, max_bytes, with_data=True)
-        assert found.first == len(events)
+    first_id = store.first_id
+    while first_id + len(events) < store.event_count:
+        found = store.read_range(first_id + len(events), max_events, max_bytes, with_data=True)
+        assert found.first == first_id + len(events)
         assert 1 <= found.count <= max(max_events, 1)
         assert found.data is not None
         metadata_at = data_at = 0

@@ -17,6 +17,10 @@ Change = tuple[int, bytes | None]
 """Bytes written at an offset; or None: the file was cut to that many bytes."""
 
 
+Known = tuple[bytes, list[Change]]
+"""What is safe of a file, and what is not."""
+
+
 class RecordingFiles(PosixFiles):
     """Real files, and a record of every call that changes them.
 
@@ -35,6 +39,8 @@ class RecordingFiles(PosixFiles):
         self.safe: dict[str, bytes] = {}
         self.unsafe: dict[str, list[Change]] = {}
         self.safe_names: set[str] = set()
+        self.replaced: dict[str, tuple[str, Known | None]] = {}
+        self.removed: dict[str, Known] = {}
         self._open: set[File] = set()
 
     def end_process(self) -> None:
@@ -78,14 +84,33 @@ class RecordingFiles(PosixFiles):
     def sync_directory(self, path: str) -> None:
         self.called("sync", path)
         self.safe_names.update(name for name in self.safe if os.path.dirname(name) == path)
+        for changed in (self.replaced, self.removed):
+            for name in [name for name in changed if os.path.dirname(name) == path]:
+                del changed[name]
 
     def rename(self, path: str, target: str) -> None:
         self.called("rename", path)
+        if path in self.safe:
+            self.replaced.setdefault(
+                target, (path, self._known(target) if target in self.safe_names else None)
+            )
+            self.safe[target], self.unsafe[target] = self.safe.pop(path), self.unsafe.pop(path)
+            self.safe_names.discard(path)
+            self.safe_names.add(target)
         super().rename(path, target)
 
     def remove(self, path: str) -> None:
         self.called("remove", path)
+        if os.path.exists(path):
+            self.removed[path] = self._known(path)
         super().remove(path)
+        self.safe.pop(path, None)
+        self.unsafe.pop(path, None)
+
+    def _known(self, path: str) -> Known:
+        if path in self.safe:
+            return self.safe[path], self.unsafe[path]
+        return Path(path).read_bytes(), []
 
     def remove_directory(self, path: str) -> None:
         self.called("remove", path)
@@ -102,11 +127,19 @@ class RecordingFiles(PosixFiles):
         for untouched in source.iterdir():
             if str(untouched) not in self.safe:
                 shutil.copy(untouched, target)
-        for path, safe in self.safe.items():
-            if path not in self.safe_names and not keep():
-                continue
+        left: dict[str, Known] = {}
+        for path in self.safe:
+            if path in self.safe_names or keep():
+                left[path] = self._known(path)
+        for path, (aside, before) in self.replaced.items():
+            if not keep():
+                left[aside] = left.pop(path)
+                if before is not None:
+                    left[path] = before
+        left |= {path: before for path, before in self.removed.items() if not keep()}
+        for path, (safe, changes) in left.items():
             content = bytearray(safe)
-            for offset, written in self.unsafe[path]:
+            for offset, written in changes:
                 if not keep():
                     continue
                 if written is None:

@@ -218,7 +218,7 @@ def test_without_sync_nothing_is_synced_before_the_chunk_is_full(tmp_path: Path)
         chunk = [*(f"chunk-000000.{k}" for k in ("data", "desc", "idx", "meta")), "mofka-000000.seals"]
         assert sorted(synced) == sorted([*chunk, "mofka.chunks", tmp_path.name, tmp_path.name])
         store.sync()
-        assert sum(operation == "sync" for operation, _ in files.calls[before:]) == len(synced) + 5
+        assert sum(operation == "sync" for operation, _ in files.calls[before:]) == len(synced) + 7
 
 
 @pytest.mark.parametrize("sync", [True, False])

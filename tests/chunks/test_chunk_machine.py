@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, Origin, StorageError
+from mochi.mofka.chunks import ChunkConfig, ChunkStore, ExpiredEvents, Origin, Retention, StorageError
 from mochi.mofka.chunks import journal as journal_module
 
 CONSUMERS = ("c", "d")
@@ -27,7 +27,8 @@ class Storage(RuleBasedStateMachine):
     """Producers and consumers at a store whose process and machine may end at any call.
 
     What the oracle knows: the events acknowledged; those of a commit that failed, which may come back (`unsure`);
-    for each identity the first ids of its batches; the cursors acknowledged, and those asked for.
+    for each identity the first ids of its batches; the cursors acknowledged, and those asked for; how many of the
+    first events were dropped, and how many a trim that failed may have dropped.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,7 @@ class Storage(RuleBasedStateMachine):
         self.current = [self.new_identity() for _ in range(3)]
         self.cursors = dict.fromkeys(CONSUMERS, 0)
         self.asked = dict.fromkeys(CONSUMERS, 0)
+        self.dropped = self.dropping = 0
 
     def new_identity(self) -> bytes:
         identity = next(self.names).to_bytes(16, "big")
@@ -52,13 +54,14 @@ class Storage(RuleBasedStateMachine):
         sync=st.booleans(),
         limit=st.sampled_from([3 << 12, 1 << 26]),
         large=st.sampled_from([1, 150, 1 << 18]),
+        max_bytes=st.sampled_from([None, 1, 4000]),
     )
-    def begin(self, sync: bool, limit: int, large: int) -> None:
+    def begin(self, sync: bool, limit: int, large: int, max_bytes: int | None) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(journal_module, "_LIMIT", limit)
         self.patch.setattr(journal_module, "_LARGE_DATA", large)
         self.patch.setattr(journal_module, "_ZEROS", bytes(1 << 14))
-        self.config = ChunkConfig(max_events_per_chunk=7, sync=sync)
+        self.config = ChunkConfig(max_events_per_chunk=7, sync=sync, retention=Retention(max_bytes))
         self.directory = self.base / "0"
         self.open()
 
@@ -110,7 +113,22 @@ class Storage(RuleBasedStateMachine):
 
     @rule()
     def read(self) -> None:
-        assert events_of(self.store, max_events=5) == self.acknowledged
+        assert events_of(self.store, max_events=5) == self.acknowledged[self.dropped :]
+
+    @rule()
+    def trim(self) -> None:
+        chunks = self.store.chunks
+        kept = chunks[self.config.retention.expired(chunks, 0)].first_id
+        self.dropping = max(self.dropping, kept)
+        with contextlib.suppress(StorageError):
+            self.store.trim()
+            assert self.store.first_id == kept
+        assert self.store.first_id in (self.dropped, kept)
+        self.dropped = self.store.first_id
+        if self.dropped:
+            with pytest.raises(ExpiredEvents) as raised:
+                self.store.read_data([(self.dropped - 1, [])])
+            assert (raised.value.first, raised.value.next) == (self.dropped - 1, self.dropped)
 
     @rule()
     def sync(self) -> None:
@@ -159,9 +177,11 @@ class Storage(RuleBasedStateMachine):
     def come_back(self, *, lost: bool, unsure: bool) -> None:
         """Open the directory, and compare; without `lost`, all that was acknowledged is there."""
         self.open()
-        found = events_of(self.store)
-        assert self.store.damaged == []
+        assert all(lost and "mofka.ledger" in problem for problem in self.store.damaged)
+        assert self.dropped <= self.store.first_id <= self.dropping
+        self.dropped = self.dropping = self.store.first_id
         possible = self.acknowledged + [event for _, events in self.unsure for event in events]
+        found = possible[: self.dropped] + events_of(self.store)
         assert found == possible[: len(found)]
         if not lost:
             assert len(found) >= len(self.acknowledged)
@@ -181,9 +201,11 @@ class Storage(RuleBasedStateMachine):
             producer = known.pop(identity, None)
             if producer is not None:
                 assert producer.next == len(firsts)
-                assert list(producer.first_ids) == firsts[-64:]
+                first_ids = list(producer.first_ids)
+                assert first_ids == (firsts[len(firsts) - len(first_ids) :] if lost else firsts[-64:])
             else:
                 assert lost or not firsts
+                firsts.clear()  # forgotten for good
         assert not known
         if lost:
             self.current = [self.new_identity() for _ in self.current]

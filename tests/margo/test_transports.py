@@ -530,7 +530,7 @@ def test_a_killed_server_leaves_nothing_behind(client: Client, address: str, tmp
         client.call(where, "echo", Number(1), Number, provider_id=1)
         process.kill()
         process.wait(SECONDS)
-        assert files() == before
+        assert files() <= before
         listening = Path("/proc/net/unix").read_text()
         assert not address.startswith("na") or f"@mofka/{where.removeprefix('na+sm://')}\n" not in listening
 

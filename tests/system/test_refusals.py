@@ -85,8 +85,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def test_a_full_disk_ends_a_partition_and_nothing_else(machine: Machine, small_disk: Path) -> None:
-    check_full(machine, machine.serve(), small_disk, "No space left on device")
+def test_a_full_disk_fails_events_until_there_is_space_again(machine: Machine, small_disk: Path) -> None:
+    server = machine.serve()
+    driver = machine.driver(server)
+    driver.create_topic("topic", options=options(small_disk))
+    topic = driver.open_topic("topic")
+    ids, error = fill(topic)
+    assert ids == list(range(len(ids)))
+    assert len(ids) > 10
+    assert "No space left on device" in str(error)
+    server.expect("cannot store events now.*No space left on device")
+    (shown,) = partitions_of(machine, server)
+    assert "failed" not in shown["config"]
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert topic.producer().push({"number": 0}, b"again").wait(10000) == len(ids)
+    server.expect("takes events again")
+    with topic.consumer("c") as consumer:
+        for event_id in range(len(ids) + 1):
+            event = consumer.pull().wait(10000)
+            assert event is not None
+            assert event.event_id == event_id
+    assert "Traceback" not in server.output
 
 
 def test_a_file_at_its_size_limit_ends_a_partition_whose_events_stay(

@@ -140,12 +140,14 @@ def test_what_cannot_be_opened_says_so_and_the_rest_is_served(machine: Machine) 
     (moved,) = (machine.directory / "data").glob("moved-*")
     moved.rename(machine.directory / "elsewhere")
     (damaged,) = (machine.directory / "data").glob("damaged-*")
-    (damaged / "chunk-000001.idx").unlink()
+    journal = bytearray((damaged / "mofka.journal").read_bytes())
+    journal[8] = journal[4096 + 8] = 99  # the version in either head
+    (damaged / "mofka.journal").write_bytes(journal)
     server = serve(machine)
     driver = machine.driver(server)
     assert sorted(driver.list_topics()) == ["damaged", "good", "moved"]
     assert pull(driver.open_topic("good"), 120, 0) == [(n, n) for n in range(120)]
-    for name, reason in (("moved", "is missing"), ("damaged", r"chunk-000001\.idx")):
+    for name, reason in (("moved", "is missing"), ("damaged", r"mofka\.journal is of version 99")):
         server.expect(rf"\[error\] topic '{name}', partition .* cannot be opened.*{reason}")
         topic = driver.open_topic(name)
         with pytest.raises(DiasporaError, match=reason):

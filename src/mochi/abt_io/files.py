@@ -73,6 +73,16 @@ class Files:
         with self.operation("stat", path):
             return os.stat(path).st_size
 
+    def rename(self, path: str, target: str) -> None:
+        """Give a file another name; a file that has it already is no more."""
+        with self.operation("rename", path):
+            os.rename(path, target)
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        with self.operation("unlink", path):
+            os.unlink(path)
+
     def open(self, path: str, *, writable: bool) -> "File":
         """Open a file to read; or to read and write, and then make it (mode 0644) if it is missing."""
         with self.operation("open", path):

@@ -72,7 +72,7 @@ class MofkaModule:
                 fields.topic, fields.uuid, DefaultFields.parse(section), dependencies["io_controller"]
             )
         elif fields.type == "memory":
-            partition = MemoryPartition(_memory_section(section))
+            partition = _memory_partition(section)
         else:
             near = difflib.get_close_matches(fields.type, TYPES, 1)
             hint = f", did you mean {near[0]!r}?" if near else ""
@@ -108,9 +108,9 @@ def _check_uuid(text: str) -> None:
     raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
 
 
-def _memory_section(section: dict[str, Any]) -> dict[str, Any]:
-    """Check the section of a memory partition: fields of a `default` one are kept and have no effect."""
-    if section:
-        DefaultFields.parse({"path": "unused", **section})
-        log.warning("config.partition: %s have no effect on a memory partition", ", ".join(sorted(section)))
-    return {key: section[key] for key in sorted(section)}
+def _memory_partition(section: dict[str, Any]) -> MemoryPartition:
+    """Make a memory partition: fields of a `default` one but its retention are kept and have no effect."""
+    fields = DefaultFields.parse({"path": "unused", **section})
+    if unused := sorted(section.keys() - {"retention"}):
+        log.warning("config.partition: %s have no effect on a memory partition", ", ".join(unused))
+    return MemoryPartition({key: section[key] for key in sorted(section)}, fields.kept())

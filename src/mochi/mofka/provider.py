@@ -25,7 +25,7 @@ from mochi.margo.wire import Buffer, Frame, Segment
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.errors import InvalidBatch
 from mochi.mofka.chunks.ledger import Origin
-from mochi.mofka.partition.contract import Partition, Slice
+from mochi.mofka.partition.contract import Partition, Slice, expired
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
@@ -71,6 +71,10 @@ MAX_FEED_EVENTS = 8192
 MAX_CREDIT = 256 << 20
 MAX_BATCHES = 4096
 """Bytes, and batches, of one feed that are on their way at most, however much its consumer grants."""
+
+SHORTEST_EXPIRY = 1.0
+LONGEST_EXPIRY = 3600.0
+"""Seconds until a partition is asked again to drop what is too old, whenever it says that there is something."""
 
 MAX_LENT = 1 << 30
 """Bytes of the buffers lent to producers of one partition; who asks for more sends in line.
@@ -171,6 +175,7 @@ class PartitionProvider:
         self._known: set[Connection] = set()
         self._closed = unavailable
         self._failed = False
+        self._awaits_expiry = False
         self._register(SEND_BATCH, self._send_batch, SendBatch, pool, allocate=self._allocate)
         self._register(LEND, self._lend, Lend, pool)
         self._register(SUBSCRIBE, self._subscribe, Subscribe, pool)
@@ -179,12 +184,14 @@ class PartitionProvider:
         self._register(REQUEST_DATA, self._request_data, RequestData, pool)
         self._register(ACKNOWLEDGE, self._acknowledge, Acknowledge, pool)
         self._register(REMOVE, self._remove, Remove, pool)
+        self._await_expiry()
 
     @property
     def config(self) -> dict[str, Any]:
         """The provider's configuration, expanded.
 
-        ``failed`` says why no more events are taken, and ``damaged`` what was lost, if so.
+        ``failed`` says why no more events are taken, ``damaged`` what was lost, and ``expired`` how many events the
+        retention has dropped, the first ones, if so.
         """
         error = self._partition.error
         return {
@@ -194,6 +201,7 @@ class PartitionProvider:
             "uuid": self.uuid,
             **({} if error is None else {"failed": str(error)}),
             **({"damaged": list(self._partition.damaged)} if self._partition.damaged else {}),
+            **({"expired": self._partition.first} if self._partition.first else {}),
         }
 
     def close(self) -> None:
@@ -348,14 +356,40 @@ class PartitionProvider:
                     self.uuid,
                     self._partition.error,
                 )
+            self._await_expiry()
             for feed in list(self._feeds.values()):
                 self._fill(feed)
 
+    def _await_expiry(self) -> None:
+        """Have the partition look for what is too old when that may be, unless it is awaited already."""
+        if self._awaits_expiry or self._closed is not None:
+            return
+        seconds = self._partition.expires_in()
+        if seconds is not None:
+            self._awaits_expiry = True
+            pause = min(max(seconds, SHORTEST_EXPIRY), LONGEST_EXPIRY)
+
+            def wait() -> None:
+                self._engine.loop.call_later(pause, self._expire)
+
+            self._engine.on_loop(wait)
+
+    def _expire(self) -> None:
+        with self._lock:
+            self._awaits_expiry = False
+            if self._closed is None:
+                self._partition.expire()
+                self._await_expiry()
+
     def _subscribe(self, request: Request, asked: Subscribe) -> None:
         self._check(asked.where)
-        first = self._partition.cursor(asked.consumer) if asked.start is None else asked.start
+        first = asked.start
+        if first is None:
+            first = self._partition.cursor(asked.consumer) or self._partition.first
         if first > self._partition.count:
             raise Fault("out_of_range", f"event {first} is beyond the {self._partition.count} there are")
+        if first < self._partition.first:
+            raise expired(first, self._partition.first)
         key = (request.connection, asked.stream)
         if key in self._feeds:
             raise Fault("bad_request", f"stream {asked.stream} is in use")
@@ -399,9 +433,9 @@ class PartitionProvider:
             if self._feeds.get((feed.connection, feed.stream)) is not feed:
                 return
             if isinstance(read, BaseException):
-                log.error(
-                    "topic %r, partition %s: cannot read event %d: %s", self.topic, self.uuid, feed.next, read
-                )
+                level = logging.INFO if isinstance(read, Fault) and read.code == "expired" else logging.ERROR
+                what = (self.topic, self.uuid, feed.next, read)
+                log.log(level, "topic %r, partition %s: cannot read event %d: %s", *what)
                 self._end(feed, read)
                 return
             feed.busy = False
@@ -492,7 +526,7 @@ class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     Attributes
     ----------
-    failed, damaged : str, list of str
+    failed, damaged, expired : str, list of str, int
         Output only, and ignored when they are read again.
     """
 
@@ -502,3 +536,4 @@ class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
     partition: dict[str, Any] = {}
     failed: str = ""
     damaged: list[str] = []
+    expired: int = 0

@@ -2,8 +2,8 @@
 
 Pure storage: no RPC, no asyncio, no threads of its own; numpy, xxhash and the standard library alone. `layout`
 is the format, `files` the only way to the operating system, `writer` and `reader` the two directions, `journal`
-what makes a commit whole and durable by one sync, `recovery` what happens after a crash, and `ChunkStore` the
-face of them all.
+what makes a commit whole and durable by one sync, `recovery` what happens after a crash, `check` how all of it is
+looked through offline, and `ChunkStore` the face of them all.
 """
 
 from mochi.mofka.chunks.batch import Batch
@@ -11,6 +11,7 @@ from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import (
     CorruptPartition,
     DamagedEvents,
+    ExpiredEvents,
     InvalidBatch,
     OutOfRange,
     PartitionLocked,
@@ -21,6 +22,7 @@ from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
 from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
 from mochi.mofka.chunks.removal import remove_partition
+from mochi.mofka.chunks.retention import Retention
 from mochi.mofka.chunks.store import ChunkStore, ChunkView, view
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "CorruptPartition",
     "DamagedEvents",
     "EventRange",
+    "ExpiredEvents",
     "File",
     "FileLayer",
     "InvalidBatch",
@@ -40,6 +43,7 @@ __all__ = [
     "PartitionPoisoned",
     "PosixFiles",
     "Remembered",
+    "Retention",
     "StorageError",
     "remove_partition",
     "view",

@@ -4,7 +4,7 @@ It holds one record a chunk and nothing for each event: where an event is stands
 
 Invariants: chunks are numbered without a gap, and so are the events over all of them; a chunk's record
 never claims bytes that are not written; only the last chunk may be empty. `event_count` is set last, so a
-reader that takes it first sees whole commits alone, without a lock.
+reader that takes it first sees whole commits alone, without a lock; chunks are dropped by a new list.
 """
 
 from bisect import bisect_right
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from mochi.mofka.chunks.errors import ExpiredEvents
 from mochi.mofka.chunks.layout import DATA, DESC, DESCRIPTOR_SIZE, IDX, INDEX_SIZE, META, SEALS
 
 
@@ -46,6 +47,11 @@ class Chunk:
             IDX: self.count * INDEX_SIZE,
             SEALS: self.seals_end,
         }
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of the chunk's files."""
+        return sum(self.ends.values())
 
     @property
     def largest_file(self) -> int:
@@ -99,6 +105,17 @@ class Catalog:
         self._chunks[chunks[0].number - self._chunks[0].number :] = chunks
         self.event_count = chunks[-1].end_id
 
+    def drop(self, end: int) -> None:
+        """Let the chunk `end` be the first one."""
+        self._chunks = self._chunks[end - self._chunks[0].number :]
+
     def find(self, event_id: int) -> Chunk:
-        """Give the chunk of an event that has been published. Cost: binary search over the chunks."""
-        return self._chunks[bisect_right(self._chunks, event_id, key=attrgetter("first_id")) - 1]
+        """Give the chunk of an event that has been published; `ExpiredEvents` if it was dropped.
+
+        Cost: binary search over the chunks.
+        """
+        chunks = self._chunks
+        place = bisect_right(chunks, event_id, key=attrgetter("first_id"))
+        if not place:
+            raise ExpiredEvents(event_id, chunks[0].first_id)
+        return chunks[place - 1]

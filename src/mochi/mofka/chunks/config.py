@@ -5,6 +5,8 @@ Names and defaults are those of the original (`mofka:src/DefaultPartitionManager
 
 from dataclasses import dataclass
 
+from mochi.mofka.chunks.retention import KEEP_ALL, Retention
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkConfig:
@@ -20,12 +22,15 @@ class ChunkConfig:
         Whether a batch is on disk before `ChunkStore.append` returns.
     fd_cache_capacity : int
         Files kept open for reading, at least one.
+    retention : Retention
+        What `ChunkStore.trim` drops; nothing by default.
     """
 
     max_chunk_size: int = 67108864
     max_events_per_chunk: int = 1000000
     sync: bool = True
     fd_cache_capacity: int = 64
+    retention: Retention = KEEP_ALL
 
     def __post_init__(self) -> None:
         for name, least in (("max_chunk_size", 0), ("max_events_per_chunk", 0), ("fd_cache_capacity", 1)):

@@ -45,6 +45,24 @@ class OutOfRange(StorageError, IndexError):
     """Events, or bytes of an event, that the partition does not hold."""
 
 
+class ExpiredEvents(OutOfRange):
+    """Events that the partition held, and has dropped by its retention.
+
+    Attributes
+    ----------
+    first, next : int
+        The events: those that were asked for, from the id `first` on, up to the first one that there still is.
+    """
+
+    def __init__(self, first: int, next: int) -> None:
+        super().__init__(
+            f"the retention has dropped events {first} to {next - 1}; the first that there still is, is {next}",
+            operation="read",
+        )
+        self.first = first
+        self.next = next
+
+
 class PartitionLocked(StorageError):
     """Another process, or another store of this one, has the directory open."""
 

@@ -5,7 +5,7 @@ ones in use beyond that; of the others the one not used for longest is closed fi
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -18,6 +18,7 @@ from mochi.mofka.chunks.files import File, FileLayer
 class _Entry:
     file: File
     users: int = 0
+    is_forgotten: bool = False
 
 
 class FdCache:
@@ -46,7 +47,19 @@ class FdCache:
         finally:
             with self._lock:
                 entry.users -= 1
+                if entry.is_forgotten and not entry.users:
+                    entry.file.close()
                 self._evict()
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Close files that are removed, those in use as soon as their last user is done."""
+        with self._lock:
+            for path in paths:
+                entry = self._entries.pop(path, None)
+                if entry is not None:
+                    entry.is_forgotten = True
+                    if not entry.users:
+                        entry.file.close()
 
     def close(self) -> None:
         """Close all files, those in use as soon as their last user is done, and lend no more."""

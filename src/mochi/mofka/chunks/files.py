@@ -63,6 +63,12 @@ class FileLayer(Protocol):
     def sync_all(self, files: Sequence[File]) -> None:
         """Return when all that was written to several files is on disk, as after `File.sync` of each."""
 
+    def rename(self, path: str, target: str) -> None:
+        """Give a file another name; a file that has it already is no more."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+
     def open(self, path: str, *, writable: bool) -> File:
         """Open a file for reading; or for both reading and writing, and then make it if it is missing."""
 
@@ -134,19 +140,25 @@ class PosixFiles:
                 file.write([holder], 0)
                 file.truncate(len(holder))
             except BlockingIOError as error:
-                holder = os.pread(fd, 256, 0)
+                refusal = _locked(fd, path, error)
                 file.close()
-                raise PartitionLocked(
-                    f"{path} is locked by {holder.decode(errors='replace').strip()}; "
-                    "one store at a time may have the directory open",
-                    path=path,
-                    operation="lock",
-                    errno=error.errno,
-                ) from None
+                raise refusal from None
             except BaseException:
                 file.close()
                 raise
             return file
+
+    def lock_shared(self, path: str) -> File:
+        """Keep out whoever wants the lock of a lock file that is there, and is not changed; others may share it."""
+        with _reporting("lock", path):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                refusal = _locked(fd, path, error)
+                os.close(fd)
+                raise refusal from None
+            return PosixFile(fd, path)
 
 
 class PosixFile:
@@ -191,6 +203,22 @@ class PosixFile:
     def close(self) -> None:
         with _reporting("close", self.path):
             os.close(self._fd)
+
+
+def _locked(fd: int, path: str, error: OSError) -> PartitionLocked:
+    """Give the error for a lock that somebody holds."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 256, 0).decode(errors="replace").strip()
+    else:
+        holder = "whoever checks it just now"
+    return PartitionLocked(
+        f"{path} is locked by {holder}; one store at a time may have the directory open",
+        path=path,
+        operation="lock",
+        errno=error.errno,
+    )
 
 
 @contextmanager

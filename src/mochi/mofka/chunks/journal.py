@@ -93,6 +93,11 @@ class Head:
     owner: bytes
     base: Chunk
 
+    @property
+    def epoch(self) -> int:
+        """The partition's epoch: a positive number of 62 bits, the same for as long as the journal lasts."""
+        return (self.key >> 2) + 1
+
 
 class Journal:
     """A journal, open to be written, by one thread at a time; made with `head` as its last one, if it has any."""
@@ -127,10 +132,10 @@ class Journal:
     def begin(self, base: Chunk, mode: Mode, ledger: Ledger, event_count: int) -> Head:
         """Begin again without records; all up to `base` must be on disk in the chunk files.
 
-        `ledger` is of the first `event_count` events. All is on disk on return, except that one light mode
-        following another is not synced.
+        `ledger` is of the first `event_count` events. All is on disk on return, except where a light journal goes
+        on from the same base.
         """
-        synced = not mode == self._head.mode == Mode.LIGHT
+        synced = not (mode == self._head.mode == Mode.LIGHT and base == self._head.base)
         head = replace(self._head, generation=self._head.generation + 1, mode=mode, base=base)
         turn = head.generation % 2
         self._ledgers[turn].write([_pack_ledger(head, event_count, ledger)], 0)

@@ -25,7 +25,10 @@ ALL_KINDS = (*KINDS, SEALS)
 U32_MAX = 2**32 - 1
 LOCK_NAME = "mofka.lock"
 JOURNAL_NAME = "mofka.journal"
+QUARANTINE_PREFIX = "quarantine-"
 ROSTER_NAME = "mofka.chunks"
+TRIMMED_NAME = "mofka.trimmed"
+TRIMMED_ASIDE = "mofka.trimmed-new"
 LEDGER_NAMES = ("mofka.ledger-0", "mofka.ledger-1")
 
 INDEX_DTYPE = np.dtype(

@@ -24,7 +24,7 @@ from xxhash import xxh3_64_intdigest
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Catalog, Chunk
-from mochi.mofka.chunks.errors import DamagedEvents, OutOfRange, StorageError
+from mochi.mofka.chunks.errors import DamagedEvents, ExpiredEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.seal_finder import SealFinder
@@ -220,7 +220,7 @@ class ChunkReader:
     def _chunk_of(self, event_id: int) -> tuple[Chunk, int]:
         """Give the chunk of an event, and how many events there are in it from that one on."""
         event_count = self._catalog.event_count
-        if not self._catalog.first_id <= event_id < event_count:
+        if not 0 <= event_id < event_count:
             raise self._out_of_range(f"event {event_id} of a partition of {event_count} events")
         chunk = self._catalog.find(event_id)
         return chunk, min(chunk.end_id, event_count) - event_id
@@ -415,7 +415,10 @@ class ChunkReader:
                 return 0
             raise
 
-    def _damaged(self, chunk: Chunk, kind: str, first: int, count: int, problem: str) -> DamagedEvents:
+    def _damaged(self, chunk: Chunk, kind: str, first: int, count: int, problem: str) -> StorageError:
+        """Give the error for events that are not as they should be: they may have been dropped meanwhile."""
+        if first < self._catalog.first_id:
+            return ExpiredEvents(first, self._catalog.first_id)
         path = self._path(chunk.number, kind)
         return DamagedEvents(
             f"{path}: events {first} to {first + count - 1}, of chunk {chunk.number}, {problem}",

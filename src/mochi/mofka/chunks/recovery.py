@@ -13,6 +13,8 @@ Chunks before the base are taken as the roster has them, and nothing of them is 
 and refused to whoever reads it; all else is served. An index that is lost is made again from the seals. If the
 base's own chunk lacks bytes after an orderly end, that chunk is left as it is, and the next one begun.
 
+A partition begins with chunk 0, or with the one that `trim` says: what a crash left of those before it is removed.
+
 Bytes beyond the end move to `quarantine-*` files beside, so that they neither come back as events nor are
 lost. What is left there is made durable before it counts, for a process that was killed may not have. A crash
 leaves damage at the end alone: behind the base, or without a journal in the last chunk that has events and in
@@ -31,6 +33,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +47,7 @@ from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head, read_ledg
 from mochi.mofka.chunks.ledger import Ledger, unpack
 from mochi.mofka.chunks.roster import read_roster, update_roster
 from mochi.mofka.chunks.seals import SLOT, Seal, key_of, seals_in
+from mochi.mofka.chunks.trim import read_first
 
 _COPY_SIZE = 1 << 20
 
@@ -90,6 +94,7 @@ def recover(files: FileLayer, directory: str) -> Recovery:
         If the operating system refuses a call.
     """
     found = _Directory(files, directory)
+    found.remove_dropped()
     head, ledger, known = found.head, Ledger(), 0
     if head is not None:
         if read := read_ledger(files, directory, found.names, head):
@@ -107,8 +112,8 @@ def recover(files: FileLayer, directory: str) -> Recovery:
         chunks = [found.with_seals(chunk) if chunk.number >= tail else chunk for chunk in chunks]
     quarantined = _cut(files, directory, [chunk for chunk in chunks if chunk.number >= tail], found.names)
     filled = max((chunk.number for chunk in chunks if chunk.count), default=-1)
-    least = 0 if head is None else head.base.number
-    chunks = [chunk for chunk in chunks if chunk.number <= max(filled + 1, least)] or [Chunk(0, 0)]
+    least = found.start.number
+    chunks = [chunk for chunk in chunks if chunk.number <= max(filled + 1, least)] or [found.first]
     if chunks[-1].number in found.roster or (chunks[-1].count and chunks[-1].number < tail):
         chunks.append(chunks[-1].next())
     update_roster(files, directory, found.owner, found.roster, chunks[:-1])
@@ -116,6 +121,14 @@ def recover(files: FileLayer, directory: str) -> Recovery:
         with closing(Journal(files, directory, head)) as journal:
             head = journal.begin(chunks[-1], Mode.CLOSED, ledger, chunks[-1].end_id)
     return Recovery(chunks, quarantined, head, ledger, found.damaged)
+
+
+def make_again(files: FileLayer, directory: str, chunk: Chunk, kind: str) -> bool:
+    """Make the index or descriptors of a chunk again, whatever they are; the caller holds the lock.
+
+    What was there moves to quarantine. Nothing is changed, and the result is false, unless seals tell of all events.
+    """
+    return _Directory(files, directory).restore(chunk, kind)
 
 
 def survey(files: FileLayer, directory: str) -> Recovery:
@@ -134,7 +147,7 @@ def survey(files: FileLayer, directory: str) -> Recovery:
     ledger, _ = read_ledger(files, directory, found.names, head) or (Ledger(), 0)
     chunks, tail = _by_index(found)
     chunks = [found.with_seals(chunk) if chunk.number >= tail else chunk for chunk in chunks]
-    return Recovery(chunks or [Chunk(0, 0)], [], head, ledger, found.damaged)
+    return Recovery(chunks or [found.first], [], head, ledger, found.damaged)
 
 
 class _Directory:
@@ -148,12 +161,16 @@ class _Directory:
         self.head = read_head(files, path, self.names)
         self.owner = self.head.owner if self.head else layout.owner_of(path)
         self.roster = read_roster(files, path, self.names, self.owner)
+        self.first = read_first(files, path, self.names)
+        base = self.head.base if self.head else self.first
+        self.start = max(base, self.first, key=attrgetter("number"))
         self.damaged: list[str] = []
         self.sizes: dict[int, _Sizes] = {}
         for name in self.names:
             if parsed := layout.parse_file_name(name):
                 number, kind = parsed
-                self.sizes.setdefault(number, {})[kind] = files.size(os.path.join(path, name))
+                if number >= self.first.number:
+                    self.sizes.setdefault(number, {})[kind] = files.size(os.path.join(path, name))
         chunks = (number for number, sizes in self.sizes.items() if set(sizes) != {layout.SEALS})
         self.end = max(chunks, default=-1) + 1
 
@@ -161,9 +178,24 @@ class _Directory:
         """Note damage that does not keep the partition from being opened."""
         self.damaged.append(f"{os.path.join(self.path, name)} {problem}")
 
+    def remove_dropped(self) -> None:
+        """Remove what a crash has left of chunks that were dropped; what is something else stays."""
+        for name in self.names:
+            parsed = layout.parse_file_name(name)
+            if parsed is None or parsed[0] >= self.first.number:
+                continue
+            number, kind = parsed
+            path = os.path.join(self.path, name)
+            if number in self.roster and self.roster[number].ends[kind] == self.files.size(path):
+                self.files.remove(path)
+            else:
+                self.report(name, "is not of the chunk of this number that was dropped, and is left alone")
+
     def settled(self, end: int) -> list[Chunk]:
         """Give the chunks up to `end`, which others follow."""
-        return _with_ids([self.settled_chunk(number) for number in range(end)])
+        return _with_ids(
+            [self.settled_chunk(number) for number in range(self.first.number, end)], self.first.first_id
+        )
 
     def settled_chunk(self, number: int) -> Chunk:
         """Give a chunk that others follow: from the roster, else by its index, else by its seals."""
@@ -250,7 +282,10 @@ class _Directory:
         path = os.path.join(self.path, layout.file_name(chunk.number, kind))
         with closing(self.files.open(path, writable=True)) as file:
             if size := self.files.size(path):
-                aside = _unused(f"quarantine-{chunk.number:06d}-{kind}", self.files.list_directory(self.path))
+                aside = _unused(
+                    f"{layout.QUARANTINE_PREFIX}{chunk.number:06d}-{kind}",
+                    self.files.list_directory(self.path),
+                )
                 _move_tail(self.files, self.path, file, range(size), aside)
             for seal in seals:
                 data_offsets = layout.offsets(seal.data.sizes, seal.data.start)
@@ -328,7 +363,8 @@ def _by_journal(found: _Directory, head: Head, ledger: Ledger) -> tuple[list[Chu
     for number in [number for number in found.roster if number >= base.number]:
         del found.roster[number]  # of a commit that may not have been whole
     chunks = found.settled(base.number)
-    if (chunks[-1].end_id if chunks else 0) != base.first_id or not found.holds(base):
+    settled_end = chunks[-1].end_id if chunks else found.first.first_id
+    if base != found.start or settled_end != base.first_id or not found.holds(base):
         raise _corrupt(
             found.path,
             layout.JOURNAL_NAME,
@@ -343,22 +379,23 @@ def _by_journal(found: _Directory, head: Head, ledger: Ledger) -> tuple[list[Chu
                 chunk_files.write_data(part)
                 chunk_files.write_records(part)
                 ledger.apply(unpack(memoryview(part.notes)))
-                chunks[number:] = [part.after]
-    for number in range(len(chunks), found.end):
+                chunks[number - found.first.number :] = [part.after]
+    for number in range(chunks[-1].number + 1, found.end):
         chunks.append(Chunk(number, chunks[-1].end_id))
     return chunks, base.number
 
 
 def _by_index(found: _Directory) -> tuple[list[Chunk], int]:
     """Give the chunks as the index files have them from the base on, and the first that may have been torn."""
-    base = found.head.base if found.head else Chunk(0, 0)
+    base = found.start
     settled = found.settled(base.number)
-    if (settled[-1].end_id if settled else 0) != base.first_id:
+    settled_end = settled[-1].end_id if settled else found.first.first_id
+    if settled_end != base.first_id:
         raise _corrupt(
             found.path,
             layout.JOURNAL_NAME,
             f"tells of {base.first_id} events before chunk {base.number}, but there are "
-            f"{settled[-1].end_id if settled else 0}; put back the chunk files and journal that belong together",
+            f"{settled_end}; put back the chunk files and journal that belong together",
         )
     start = base
     if not found.holds(base):
@@ -378,7 +415,7 @@ def _by_index(found: _Directory) -> tuple[list[Chunk], int]:
             tail = number
     if not newest_first and start.number:
         newest_first.append(start)
-    return _with_ids([*settled, *newest_first[::-1]]), tail
+    return _with_ids([*settled, *newest_first[::-1]], found.first.first_id), tail
 
 
 def _by_notes(
@@ -412,11 +449,11 @@ def _shortened(files: FileLayer, directory: str, chunk: Chunk, end_id: int) -> C
     return replace(_chunk(chunk.number, count, records), first_id=min(chunk.first_id, end_id))
 
 
-def _with_ids(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Number the events of all chunks."""
+def _with_ids(chunks: Sequence[Chunk], first_id: int) -> list[Chunk]:
+    """Number the events of all chunks, the first one from `first_id` on."""
     numbered: list[Chunk] = []
     for chunk in chunks:
-        numbered.append(replace(chunk, first_id=numbered[-1].end_id if numbered else 0))
+        numbered.append(replace(chunk, first_id=numbered[-1].end_id if numbered else first_id))
     return numbered
 
 
@@ -431,7 +468,7 @@ def _cut(files: FileLayer, directory: str, chunks: Sequence[Chunk], names: Seque
                 path = os.path.join(directory, name)
                 with closing(files.open(path, writable=True)) as file:
                     if (size := files.size(path)) > end:
-                        aside = _unused(f"quarantine-{chunk.number:06d}-{kind}", names)
+                        aside = _unused(f"{layout.QUARANTINE_PREFIX}{chunk.number:06d}-{kind}", names)
                         _move_tail(files, directory, file, range(end, size), aside)
                         quarantined.append(aside)
                     file.sync()

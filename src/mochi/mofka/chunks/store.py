@@ -19,6 +19,7 @@ from mochi.mofka.chunks.layout import LOCK_NAME
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, recover, survey
+from mochi.mofka.chunks.trim import Trimmer
 from mochi.mofka.chunks.writer import ChunkWriter
 
 
@@ -38,7 +39,7 @@ class ChunkView:
         self, recovery: Recovery, catalog: Catalog, reader: ChunkReader, resources: ExitStack
     ) -> None:
         self.damaged = recovery.damaged
-        self.epoch = (recovery.head.key >> 2) + 1
+        self.epoch = recovery.head.epoch
         self._ledger = recovery.ledger
         self._catalog = catalog
         self._reader = reader
@@ -48,6 +49,11 @@ class ChunkView:
     def event_count(self) -> int:
         """Number of events stored, and the id of the next one."""
         return self._catalog.event_count
+
+    @property
+    def first_id(self) -> int:
+        """Id of the first event that there still is; `event_count` if there is none."""
+        return self._catalog.first_id
 
     @property
     def chunks(self) -> Sequence[Chunk]:
@@ -92,6 +98,8 @@ class ChunkView:
         ------
         OutOfRange
             If there is no event `first` (yet).
+        ExpiredEvents
+            If event `first` was dropped, perhaps meanwhile.
         CorruptPartition
             If the index refers to bytes that the chunk does not have.
         StorageError
@@ -131,6 +139,8 @@ class ChunkView:
         ------
         OutOfRange
             If an event does not exist, or a piece is not within its data; nothing was allocated then.
+        ExpiredEvents
+            If an event was dropped, perhaps meanwhile.
         CorruptPartition, StorageError
             As in `read_range`.
 
@@ -177,12 +187,14 @@ class ChunkStore(ChunkView):
         catalog: Catalog,
         reader: ChunkReader,
         writer: ChunkWriter,
+        trimmer: Trimmer,
         resources: ExitStack,
     ) -> None:
         super().__init__(recovery, catalog, reader, resources)
         self.config = config
         self.quarantined = recovery.quarantined
         self._writer = writer
+        self._trimmer = trimmer
 
     @classmethod
     def open(
@@ -226,7 +238,8 @@ class ChunkStore(ChunkView):
                 closing(ChunkWriter(files, path, config, catalog, recovery.ledger, recovery.head))
             )
             reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
-            return cls(config, recovery, catalog, reader, writer, resources.pop_all())
+            trimmer = Trimmer(files, path, config.retention, catalog, cache, writer.release)
+            return cls(config, recovery, catalog, reader, writer, trimmer, resources.pop_all())
 
     @property
     def error(self) -> BaseException | None:
@@ -271,6 +284,15 @@ class ChunkStore(ChunkView):
         Every 32 MiB or so the four files are synced, which may take tens of ms.
         """
         return self._writer.append(batches, cursors or {})
+
+    def trim(self) -> int:
+        """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.trim.Trimmer.run`."""
+        return self._trimmer.run()
+
+    @property
+    def next_expiry(self) -> int | None:
+        """When there will be something to `trim` for its age, in nanoseconds since 1970, as of the last `trim`."""
+        return self._trimmer.next_expiry
 
     def sync(self) -> None:
         """Put all events on disk; from the appending thread. A failure ends writing, as in `append`."""

@@ -3,7 +3,7 @@
 Each call of `append` is one commit, of batches and of cursors. With `sync` its parts, one for each chunk that
 it touches, go to the journal, and are durable with that; then they are written to the chunk files, which are
 put on disk when their chunk is full, when the journal is, and at the end. Large data is written and synced in
-its place first, and only its checksum is in the journal. Without `sync` the journal is a light one, which keeps
+its place first, and only its seal is in the journal. Without `sync` the journal is a light one, which keeps
 the ledger alone, and is not synced.
 
 Invariants: batches are stored whole and in one chunk; a chunk is durable before the next one begins, whatever
@@ -122,6 +122,17 @@ class ChunkWriter:
         except BaseException as error:
             self.error = error
             raise
+
+    def release(self, number: int) -> None:
+        """See to it that the journal does not need the chunks before `number`; a light one never does."""
+        self._check()
+        journal = self._journal
+        if journal is not None and self._mode == Mode.FULL and journal.head.base.number < number:
+            try:
+                self._checkpoint(self._mode)
+            except BaseException as error:
+                self._failed(error)
+                raise
 
     def close(self) -> None:
         """Put all events on disk, unless writing has failed, and close the files; once is enough."""

@@ -24,12 +24,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, Consumer, DataAllocator, DataSelector, FutureEvent
 from diaspora_stream.data_descriptor import DataDescriptor
-from diaspora_stream.errors import DiasporaError, TimeoutExpired
+from diaspora_stream.errors import DiasporaError, EventsExpired, TimeoutExpired
 from diaspora_stream.event import Event
 from diaspora_stream.future import Completed, seconds
 from diaspora_stream.thread_pool import ThreadPool
@@ -165,6 +165,8 @@ class MofkaConsumer(Consumer):
     def _subscribe_all(self) -> None:
         """Subscribe to all partitions; goes on without those that are not found, if any is.
 
+        That the first events of one have expired is told by the pull that they would have come to.
+
         Raises
         ------
         DiasporaError
@@ -174,22 +176,25 @@ class MofkaConsumer(Consumer):
             feed.subscribe()
         timeout = 2 * self.service.timeout
         is_done = self.service.client.wait(self._has_subscribed, tuple, deadline_after(timeout))
-        for failed in self.arrived:
-            if isinstance(failed, FailedFeed):
+        for failed in self._failed():
+            if not isinstance(failed.error, EventsExpired):
                 raise failed.error
         if not is_done:
             raise TimeoutExpired(f"{self!r}: the partitions have not answered within {timeout:g} s")
 
     def _has_subscribed(self) -> bool:
-        links = [feed.link for feed in self._feeds]
-        return (
-            any(isinstance(batch, FailedFeed) for batch in list(self.arrived))
-            or None not in links
-            or (
-                links.count(None) < len(links)
-                and all(feed.link is not None or feed.is_missing for feed in self._feeds)
-            )
+        failed = self._failed()
+        if not all(isinstance(each.error, EventsExpired) for each in failed):
+            return True
+        behind = [each.feed for each in failed]
+        found = [feed.link is not None or feed in behind for feed in self._feeds]
+        return all(found) or (
+            any(found)
+            and all(is_found or feed.is_missing for is_found, feed in zip(found, self._feeds, strict=True))
         )
+
+    def _failed(self) -> list[FailedFeed]:
+        return [failed for failed in list(self.arrived) if isinstance(failed, FailedFeed)]
 
     def pull(self) -> PulledEvent:
         """Return a future of the next event. Costs about half a microsecond when one is ready."""
@@ -328,7 +333,7 @@ class MofkaConsumer(Consumer):
         try:
             events: list[Event] = []
             wanted: list[tuple[int, list[tuple[int, int]]]] = []
-            targets: list[memoryview] = []
+            targets: list[list[memoryview]] = []
             size = 0
             index = self._opened
             while index < batch.count and size < LOAD_BYTES:
@@ -342,13 +347,23 @@ class MofkaConsumer(Consumer):
                         events.append(LoadedEvent(batch, index, buffers))
                         if descriptor.size:
                             wanted.append((batch.first + index, descriptor.flatten()))
-                            targets.extend(views)
+                            targets.append(views)
                             size += descriptor.size
                 except Exception as error:
                     events.append(FailedEvent(batch, index, error))
                 index += 1
-            if wanted:
-                batch.feed.load(wanted, targets, batch.epoch)
+            while wanted:
+                try:
+                    batch.feed.load(wanted, list(chain.from_iterable(targets)), batch.epoch)
+                    break
+                except EventsExpired as error:
+                    gone = sum(event_id < error.next for event_id, _ in wanted)
+                    if not gone:
+                        raise
+                    for event_id, _ in wanted[:gone]:
+                        place = event_id - batch.first
+                        events[place - self._opened] = FailedEvent(batch, place, error)
+                    del wanted[:gone], targets[:gone]
         except DiasporaError as error:
             return [FailedEvent(batch, self._opened + place, error) for place in range(len(events))]
         finally:

@@ -11,7 +11,7 @@ Invariants
    answer is looked for until the service's time-out; then a failure takes its place in `arrived`, and the search
    goes on when that is handed out.
 3. After a change of epoch the feed goes on from the consumer's cursor; events of before stay good, and are
-   acknowledged in their own epoch.
+   acknowledged in their own epoch. Events that have expired are told as a failure, after which it goes on behind them.
 """
 
 import logging
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from diaspora_stream.errors import DiasporaError
+from diaspora_stream.errors import DiasporaError, EventsExpired
 from diaspora_stream.serializer import DefaultSerializer
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from mochi.margo import rpc
@@ -193,10 +193,15 @@ class Feed:
             return True
 
     def _failure(self, error: MargoError) -> DiasporaError:
-        """Return what to tell of a partition that has failed; one in another epoch is read from the cursor next."""
+        """Return what to tell of a partition that has failed, and note where to go on.
+
+        That is the cursor if it is in another epoch, and the first event that there is if the next one has expired.
+        """
         failure = refusal(error, f"topic {self._topic!r}", self.partition, self._epoch)
         if isinstance(failure, EpochChanged):
             self.next, self._epoch = None, 0
+        elif isinstance(failure, EventsExpired):
+            self.next = failure.next
         return failure
 
     def _is_wanted(self) -> bool:

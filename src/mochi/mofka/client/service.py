@@ -23,7 +23,7 @@ from uuid import UUID
 
 import msgspec
 
-from diaspora_stream.errors import ConnectionFailed, DiasporaError, TimeoutExpired
+from diaspora_stream.errors import ConnectionFailed, DiasporaError, EventsExpired, TimeoutExpired
 from mochi.margo.client import Client
 from mochi.margo.errors import (
     AddressError,
@@ -150,6 +150,8 @@ def refusal(fault: MargoError, what: str, partition: PartitionInfo, epoch: int) 
     """Return the error that tells an application of a partition's `fault`, where `epoch` was known."""
     if isinstance(fault, Fault) and fault.code == "wrong_epoch":
         return EpochChanged(what, partition, epoch, fault.details.get("epoch", 0))
+    if isinstance(fault, Fault) and fault.code == "expired":
+        return EventsExpired(f"{what}, {partition}", fault.details["first"], fault.details["next"])
     return as_diaspora_error(fault, f"{what}, {partition}")
 
 

@@ -5,6 +5,7 @@ object each; every byte is merged at most some ten times. Calls must not overlap
 """
 
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
@@ -61,13 +62,14 @@ class Arena:
 
 
 class Block(msgspec.Struct):
-    """Consecutive events, back to back."""
+    """Consecutive events, back to back, the last of which came at a monotonic time."""
 
     first: int
     metadata_sizes: NDArray[np.uint32]
     metadata: memoryview
     data_sizes: NDArray[np.uint32]
     data: memoryview
+    time: float
 
     @property
     def count(self) -> int:
@@ -90,21 +92,28 @@ class Blocks:
 
     Attributes
     ----------
-    first, end : int
-        Id of the first event, and the one after the last.
-    cost : int
-        Bytes of memory, about.
+    end : int
+        Id after the last event.
+    bytes, cost : int
+        Bytes of metadata and data, and of memory, about.
     """
 
     def __init__(self, first: int = 0) -> None:
         self.end = first
+        self.bytes = 0
         self.cost = 0
         self._blocks: list[Block] = []
         self._firsts: list[int] = []
 
     @property
     def first(self) -> int:
+        """Id of the first event."""
         return self._firsts[0] if self._firsts else self.end
+
+    @property
+    def oldest(self) -> float | None:
+        """When the last event of the first block came; None if there is no block."""
+        return self._blocks[0].time if self._blocks else None
 
     def append(
         self,
@@ -114,8 +123,9 @@ class Blocks:
         data: memoryview,
     ) -> None:
         """Add a batch, whose buffers become the storage; costs some microseconds, and no copy but small ones."""
-        block = Block(self.end, metadata_sizes, metadata, data_sizes, data)
+        block = Block(self.end, metadata_sizes, metadata, data_sizes, data, time.monotonic())
         self.end += block.count
+        self.bytes += block.bytes
         while self._blocks:
             last = self._blocks[-1]
             if (
@@ -132,12 +142,29 @@ class Blocks:
         self.cost += block.cost
 
     def shrink(self, cost: int) -> None:
-        """Let go of the first events until what is left costs no more than `cost` bytes."""
-        gone = 0
-        while self.cost > cost:
-            self.cost -= self._blocks[gone].cost
+        """Let go of the first blocks until what is left costs no more than `cost` bytes."""
+        gone, left = 0, self.cost
+        while left > cost:
+            left -= self._blocks[gone].cost
             gone += 1
-        del self._blocks[:gone], self._firsts[:gone]
+        self._drop(gone)
+
+    def expire(self, most: int | None, oldest: float | None) -> None:
+        """Let go of the first blocks while there are more than `most` bytes, but for the newest, or they came by `oldest`."""
+        gone, size = 0, self.bytes
+        for block in self._blocks:
+            is_too_much = most is not None and size > most and block is not self._blocks[-1]
+            if not is_too_much and (oldest is None or block.time > oldest):
+                break
+            size -= block.bytes
+            gone += 1
+        self._drop(gone)
+
+    def _drop(self, count: int) -> None:
+        for block in self._blocks[:count]:
+            self.bytes -= block.bytes
+            self.cost -= block.cost
+        del self._blocks[:count], self._firsts[:count]
 
     def read(self, first: int, max_events: int, max_bytes: int, with_data: bool) -> Slice:
         """Hand out whole blocks where they fit, and parts of them where not; at least one event. No copy."""
@@ -209,6 +236,7 @@ def _merge(left: Block, right: Block) -> Block:
         joined((left.metadata, right.metadata)),
         np.concatenate((left.data_sizes, right.data_sizes)),
         joined((left.data, right.data)),
+        right.time,
     )
 
 
@@ -229,4 +257,5 @@ def _part(block: Block, skip: int, max_events: int, room: int, with_data: bool, 
         block.metadata[int(metadata[skip]) : int(metadata[end])],
         block.data_sizes[skip:end],
         block.data[int(data[skip]) : int(data[end])],
+        block.time,
     )

@@ -4,10 +4,11 @@ import os
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from mochi.margo.bulk import BufferPoolConfig
 from mochi.margo.config import convert
+from mochi.mofka.chunks.retention import KEEP_ALL, Retention
 
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**20)]
@@ -65,6 +66,20 @@ class Consumers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     metadata_buffer_pool: MetadataPool = MetadataPool()
 
 
+class RetentionFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """How much is kept; all of it where nothing is given."""
+
+    max_bytes: Annotated[int, Meta(ge=1, le=2**63 - 1)] | UnsetType = UNSET
+    max_age: Annotated[float, Meta(gt=0, le=1e9)] | UnsetType = UNSET
+
+    def retention(self) -> Retention:
+        """Return it as storage knows it."""
+        return Retention(
+            None if self.max_bytes is UNSET else self.max_bytes,
+            None if self.max_age is UNSET else self.max_age,
+        )
+
+
 def directory_of(topic: str, uuid: str, path: str) -> str:
     """Return the directory of a `default` partition whose `path` this is."""
     return os.path.join(path, f"{topic}-{uuid}")
@@ -80,14 +95,19 @@ class DefaultFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, fr
     fd_cache_capacity: Annotated[int, Meta(ge=1, le=2**20)] = 64
     producers: Producers = Producers()
     consumers: Consumers = Consumers()
+    retention: RetentionFields | UnsetType = UNSET
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> "DefaultFields":
         """Check a ``partition`` section; `ConfigError` names the field at fault and what is allowed."""
         return convert(value, cls, "config.partition")
 
+    def kept(self) -> Retention:
+        """Return how much is kept."""
+        return KEEP_ALL if self.retention is UNSET else self.retention.retention()
+
     def expand(self) -> dict[str, Any]:
-        """Return the section with all that was filled in, keys sorted."""
+        """Return the section with all that was filled in, keys sorted; a retention only if it was given."""
         expanded: dict[str, Any] = msgspec.to_builtins(self, order="sorted")
         return expanded
 

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.ledger import Remembered
@@ -40,13 +41,21 @@ class Slice(msgspec.Struct):
         return len(self.metadata_sizes)
 
 
+def expired(first: int, next: int) -> Fault:
+    """Return what a client is told that asked for events from `first` on, where the first that there is is `next`."""
+    problem = f"events {first} to {next - 1} have expired by the retention of the partition"
+    return Fault("expired", problem, {"first": first, "next": next})
+
+
 class Partition(Protocol):
     """A partition manager.
 
     Attributes
     ----------
+    first : int
+        Id of the first event that there is: those before have expired by the retention.
     count : int
-        Number of events that can be read.
+        Id after the last event that can be read.
     epoch : int
         From 1; another one when the partition has begun anew without its events.
     error : BaseException or None
@@ -63,6 +72,10 @@ class Partition(Protocol):
     epoch: int
     damaged: Sequence[str]
     keeps_buffers: bool
+
+    @property
+    def first(self) -> int:
+        """Id of the first event that there is."""
 
     @property
     def lent_size(self) -> int:
@@ -105,12 +118,21 @@ class Partition(Protocol):
         with_data: bool,
         done: Callable[[Slice | BaseException], None],
     ) -> None:
-        """Read events from `first` on, at least one, of those that are there."""
+        """Read events from `first` on, at least one, of those that are there.
+
+        `done` is told a `Fault` ``expired`` if event `first` is not there any more.
+        """
 
     def read_data(
         self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
     ) -> None:
         """Read pieces of events' data; `done` is told buffers that hold all pieces back to back."""
+
+    def expires_in(self) -> float | None:
+        """Tell in how many seconds there is something to `expire`; None: not before another `append`."""
+
+    def expire(self) -> None:
+        """Drop what is too old for the retention, now or soon. What is too much is dropped without being asked."""
 
     def close(self) -> None:
         """Finish what is under way, and let go of everything."""

@@ -8,6 +8,7 @@ memory per event.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -19,12 +20,12 @@ from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import DamagedEvents, OutOfRange, StorageError
+from mochi.mofka.chunks.errors import DamagedEvents, ExpiredEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.partition.contract import EventPieces, Slice, expired
 from mochi.mofka.partition.cursors import Cursors
 from mochi.mofka.partition.tail import Tail
 from mochi.mofka.protocol import SIZE
@@ -48,6 +49,8 @@ class IoInstance(Protocol):
 
 def _fault(error: Exception) -> Fault:
     """Return what a client is told; an error that nobody expects of storage is logged as well."""
+    if isinstance(error, ExpiredEvents):
+        return expired(error.first, error.next)
     if isinstance(error, DamagedEvents):
         return Fault("damaged", str(error), {"first": error.first, "count": error.count})
     if isinstance(error, StorageError | OSError):
@@ -93,6 +96,7 @@ class DefaultPartition:
             max_events_per_chunk=fields.max_events_per_chunk,
             sync=fields.sync,
             fd_cache_capacity=fields.fd_cache_capacity,
+            retention=fields.kept(),
         )
         producers, consumers = fields.producers, fields.consumers
         self._metadata_in = _pool(producers.metadata_buffer_pool, "producers.metadata_buffer_pool")
@@ -119,7 +123,14 @@ class DefaultPartition:
         self._moved: dict[str, list[Acknowledged]] = {}
         self._scheduled = False
         self._failing = False
+        self._expiring = False
         self._closed = False
+        self._trim()
+
+    @property
+    def first(self) -> int:
+        """Id of the first event of the first chunk that there is."""
+        return self._store.first_id
 
     @property
     def error(self) -> BaseException | None:
@@ -187,10 +198,35 @@ class DefaultPartition:
                     waiting, self._waiting = self._waiting, []
                     moved, self._moved = self._moved, {}
                     cursors = {consumer: self._cursors[consumer] for consumer in moved}
-                    if not waiting and not moved:
+                    expiring, self._expiring = self._expiring, False
+                    if not waiting and not moved and not expiring:
                         self._scheduled = False
                         return
-                self._commit(waiting, cursors, [done for told in moved.values() for done in told])
+                if waiting or moved:
+                    self._commit(waiting, cursors, [done for told in moved.values() for done in told])
+                self._trim()
+
+    def _trim(self) -> None:
+        """Drop chunks by the retention; a refusal is logged, and it is tried again later."""
+        if self.error is not None:
+            return
+        try:
+            self._store.trim()
+        except (StorageError, OSError) as error:
+            log.warning("%s: cannot drop what its retention does not keep: %s", self._directory, error)
+
+    def expires_in(self) -> float | None:
+        """Tell in how many seconds the oldest chunk is too old."""
+        expiry = self._store.next_expiry
+        return None if expiry is None else (expiry - time.time_ns()) / 1e9
+
+    def expire(self) -> None:
+        """Drop chunks that are too old, on an I/O thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._expiring = True
+        self._schedule()
 
     def _commit(
         self,
@@ -252,19 +288,23 @@ class DefaultPartition:
         done: Callable[[Slice | BaseException], None],
     ) -> None:
         """Give events that are in memory at once, and read others from the files, on an I/O thread."""
-        kept = self._tail.read(first, max_events, max_bytes, with_data)
-        if kept is not None:
-            done(kept)
-            return
+        if first >= self.first:
+            kept = self._tail.read(first, max_events, max_bytes, with_data)
+            if kept is not None:
+                done(kept)
+                return
 
         def read() -> Slice:
-            events = self._store.read_range(
-                first,
-                max_events,
-                max_bytes,
-                with_data=with_data,
-                allocate_metadata=self._metadata_out.lease,
-            )
+            try:
+                events = self._store.read_range(
+                    first,
+                    max_events,
+                    max_bytes,
+                    with_data=with_data,
+                    allocate_metadata=self._metadata_out.lease,
+                )
+            except ExpiredEvents as error:
+                raise ExpiredEvents(first, error.next) from error
             sizes = np.frombuffer(self._sizes_out.lease(2 * SIZE.itemsize * events.count), SIZE)
             sizes[: events.count] = events.metadata_sizes
             sizes[events.count :] = events.data_sizes
@@ -282,9 +322,10 @@ class DefaultPartition:
         self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
     ) -> None:
         """Give pieces of events' data, at once where all events are in memory, else from an I/O thread."""
-        outcome: Sequence[Buffer] | BaseException | None
+        outcome: Sequence[Buffer] | BaseException | None = None
         try:
-            outcome = self._tail.read_data(events)
+            if all(event_id >= self.first for event_id, _ in events):
+                outcome = self._tail.read_data(events)
         except Fault as fault:
             outcome = fault
         if outcome is None:

@@ -4,6 +4,7 @@ A batch's buffers become its storage, as `mochi.mofka.partition.blocks` keeps th
 """
 
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.chunks.retention import KEEP_ALL, Retention
 from mochi.mofka.partition.blocks import Arena, Blocks, joined
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.partition.contract import EventPieces, Slice, expired
 from mochi.mofka.partition.cursors import Cursors
 
 ARENA_SIZE = 16 << 20
@@ -20,20 +22,29 @@ ARENA_SIZE = 16 << 20
 
 
 class MemoryPartition:
-    """Keeps events in memory. Calls must not overlap, see `mochi.mofka.partition.contract`."""
+    """Keeps events in memory. Calls must not overlap, see `mochi.mofka.partition.contract`.
+
+    A retention drops the oldest batches, those that were merged together; the newest stays whatever its bytes.
+    """
 
     error = None
     damaged: Sequence[str] = ()
     keeps_buffers = True
     lent_size = 64 << 20
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], retention: Retention = KEEP_ALL) -> None:
         self.config = config
+        self._retention = retention
         self.count = 0
         self.epoch = secrets.randbits(62) + 1
         self._cursors = Cursors({})
         self._arena = Arena(ARENA_SIZE)
         self._blocks = Blocks()
+
+    @property
+    def first(self) -> int:
+        """Id of the first event that there is."""
+        return self._blocks.first
 
     def remembered(self) -> Iterable[Remembered]:
         """Tell of no producer: a memory partition begins anew."""
@@ -59,7 +70,21 @@ class MemoryPartition:
             batch.metadata_sizes, joined(batch.metadata), batch.data_sizes, joined(batch.data)
         )
         self.count = self._blocks.end
+        if self._retention:
+            self.expire()
         done(first)
+
+    def expires_in(self) -> float | None:
+        """Tell in how many seconds the oldest block is too old."""
+        oldest = self._blocks.oldest
+        if self._retention.max_age is None or oldest is None:
+            return None
+        return oldest + self._retention.max_age - time.monotonic()
+
+    def expire(self) -> None:
+        """Drop the blocks that are too many, or too old."""
+        age = self._retention.max_age
+        self._blocks.expire(self._retention.max_bytes, None if age is None else time.monotonic() - age)
 
     def read(
         self,
@@ -70,15 +95,19 @@ class MemoryPartition:
         done: Callable[[Slice | BaseException], None],
     ) -> None:
         """Hand out the buffers of whole batches where they fit, and parts of them where not. No copy."""
-        done(self._blocks.read(first, max_events, max_bytes, with_data))
+        if first < self.first:
+            done(expired(first, self.first))
+        else:
+            done(self._blocks.read(first, max_events, max_bytes, with_data))
 
     def read_data(
         self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
     ) -> None:
         """Hand out views of the pieces. No copy."""
         outcome: Sequence[Buffer] | BaseException
+        gone = [event_id for event_id, _ in events if 0 <= event_id < self.first]
         try:
-            outcome = self._blocks.read_data(events)
+            outcome = expired(gone[0], self.first) if gone else self._blocks.read_data(events)
         except Fault as fault:
             outcome = fault
         done(outcome)

@@ -21,6 +21,7 @@ class UnopenedPartition:
         Why it could not be opened.
     """
 
+    first = 0
     count = 0
     epoch = 0
     lent_size = 0
@@ -67,6 +68,12 @@ class UnopenedPartition:
     ) -> None:
         """Say why."""
         done(self.error)
+
+    def expires_in(self) -> None:
+        """Have nothing that could expire."""
+
+    def expire(self) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""

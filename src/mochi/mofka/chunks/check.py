@@ -1,0 +1,281 @@
+"""Checking a partition's directory: what it holds, what of it is not as it was written, and what can be done.
+
+Recovery does its work over an `Overlay`, which changes nothing and tells what it would change; then all that it found
+is read (`chunk_check`). So a check and a server that opens the directory cannot be of different minds.
+
+`repair` lets recovery do the same to the directory itself, and has index and descriptors that contradict the seals made
+again. It makes up nothing: what is lost stays so.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mochi.mofka.chunks import layout
+from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.chunk_check import FROM_SEALS, PIECE, ChunkCheck, Progress, size_of_file
+from mochi.mofka.chunks.errors import CorruptPartition, PartitionLocked
+from mochi.mofka.chunks.files import FileLayer, PosixFiles
+from mochi.mofka.chunks.findings import Effect, Finding, Report
+from mochi.mofka.chunks.journal import Head, Mode, read_head
+from mochi.mofka.chunks.overlay import Cut, Overlay
+from mochi.mofka.chunks.recovery import Recovery, make_again, recover
+
+_HEADS_SIZE = 8192
+_OWN_NAMES = (layout.LOCK_NAME, layout.JOURNAL_NAME, layout.ROSTER_NAME, *layout.LEDGER_NAMES)
+
+
+def is_partition(files: FileLayer, directory: str) -> bool:
+    """Tell whether a directory is a partition's: by its files, or, if there are none, by its name."""
+    names = files.list_directory(directory)
+    if not names:
+        return any(layout.owner_of(directory))
+    return any(layout.parse_file_name(name) or name in _OWN_NAMES for name in names)
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether the original has no files of this name."""
+    return name in _OWN_NAMES or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
+
+
+def size_of(files: FileLayer, directory: str) -> int:
+    """Give how many bytes `check` has to read, about."""
+    names = [name for name in files.list_directory(directory) if layout.parse_file_name(name)]
+    return sum(files.size(os.path.join(directory, name)) for name in names)
+
+
+def check(files: PosixFiles, directory: str, progress: Progress = lambda size: None) -> Report:
+    """Read all of a partition's directory, change nothing, and tell what is there.
+
+    While it lasts nobody else can open the directory, unless it is open already, or has never been opened here.
+
+    Parameters
+    ----------
+    files : PosixFiles
+    directory : path
+        The partition's own directory.
+    progress : callable, optional
+        Told of each so many bytes that have been read.
+
+    Raises
+    ------
+    StorageError
+        If the operating system refuses a call other than reading the content of a chunk file.
+    """
+    with ExitStack() as resources:
+        names = files.list_directory(directory)
+        report = Report(directory, foreign=not any(map(_is_ours, names)))
+        for name in sorted(names):
+            if name.startswith(layout.QUARANTINE_PREFIX):
+                report.quarantine[name] = files.size(os.path.join(directory, name))
+            elif name not in _OWN_NAMES and not layout.parse_file_name(name):
+                report.others.append(name)
+        overlay = resources.enter_context(closing(Overlay(files)))
+        if layout.LOCK_NAME in names:
+            try:
+                resources.enter_context(closing(files.lock_shared(os.path.join(directory, layout.LOCK_NAME))))
+            except PartitionLocked as error:
+                report.locked = str(error)
+                if layout.JOURNAL_NAME in names:
+                    overlay.hide(os.path.join(directory, layout.JOURNAL_NAME), _HEADS_SIZE)
+        try:
+            head = read_head(overlay, directory, names)
+            recovery = recover(overlay, directory)
+        except CorruptPartition as error:
+            report.findings.append(Finding(Effect.REFUSED, os.path.basename(error.path), str(error)))
+            return report
+        _describe(report, head, recovery)
+        if not report.locked:
+            report.changes = [os.path.basename(path) for path in overlay.changed]
+            _report_recovery(report, overlay, files, head, recovery)
+        for chunk in recovery.chunks:
+            if head is not None and head.base.number == chunk.number:
+                chunk = replace(chunk, seals_end=max(chunk.seals_end, head.base.seals_end))
+            with closing(ChunkCheck(overlay, directory, chunk, recovery.head.owner, progress)) as checked:
+                report.chunks.append(checked.run())
+                report.findings += checked.findings
+        report.verified = sum(chunk.verified for chunk in report.chunks)
+        report.unverified = sum(chunk.unverified for chunk in report.chunks)
+        report.lost = sum(chunk.lost for chunk in report.chunks)
+        return report
+
+
+def repair(files: PosixFiles, directory: str, report: Report) -> Recovery:
+    """Do what a check has found that can be done: make the directory what a server that opens it would.
+
+    It may be interrupted and run again. Nothing is deleted: what is in the way moves to `quarantine-*` files.
+
+    Parameters
+    ----------
+    files : PosixFiles
+    directory : path
+        The partition's own directory.
+    report : Report
+        What `check` has found of it.
+
+    Raises
+    ------
+    PartitionLocked
+        If the directory is open.
+    CorruptPartition
+        If it cannot be opened; nothing is changed then.
+    StorageError
+        If the operating system refuses a call.
+    """
+    with closing(files.lock(os.path.join(directory, layout.LOCK_NAME))):
+        recovery = recover(files, directory)
+        chunks = {chunk.number: chunk for chunk in recovery.chunks}
+        remade = dict(_told(directory, recovery))
+        for name in {finding.file for finding in report.findings if finding.effect == Effect.REPAIRABLE}:
+            if name not in remade and (parsed := layout.parse_file_name(name)):
+                number, kind = parsed
+                make_again(files, directory, chunks[number], kind)
+        return recovery
+
+
+def _describe(report: Report, head: Head | None, recovery: Recovery) -> None:
+    """Tell what was found of a partition as a whole."""
+    report.closed = head is None or head.mode == Mode.CLOSED
+    report.epoch = 0 if head is None else head.epoch
+    report.first = recovery.chunks[0].first_id
+    report.count = recovery.chunks[-1].end_id - report.first
+    report.producers = recovery.ledger.producers()
+    report.cursors = dict(recovery.ledger.cursors)
+
+
+def _told(directory: str, recovery: Recovery) -> Iterator[tuple[str, str]]:
+    """Give the file that recovery has found damaged, and the problem, each time."""
+    for line in recovery.damaged:
+        name, _, problem = line.removeprefix(os.path.join(directory, "")).partition(" ")
+        yield name, problem
+
+
+def _report_recovery(
+    report: Report, overlay: Overlay, files: FileLayer, head: Head | None, recovery: Recovery
+) -> None:
+    """Report what recovery would do; what it finds lost of events is found again when all is read."""
+    directory = report.directory
+    ends = {chunk.number: chunk for chunk in recovery.chunks}
+    remade = set()
+    for name, problem in _told(directory, recovery):
+        number, kind = layout.parse_file_name(name) or (0, "")
+        if name in layout.LEDGER_NAMES:
+            report.findings.append(Finding(Effect.LOST, name, problem))
+        elif kind in (layout.IDX, layout.DESC) and name in map(os.path.basename, overlay.changed):
+            chunk = ends[number]
+            remade.add(name)
+            report.findings.append(
+                Finding(
+                    Effect.REPAIRABLE,
+                    name,
+                    problem.removesuffix(", and was made again"),
+                    first=chunk.first_id,
+                    count=chunk.count,
+                    repair=FROM_SEALS,
+                )
+            )
+    if head is not None and head.mode != Mode.CLOSED:
+        _report_open_journal(report, head, recovery)
+    elif head is None and any(chunk.seals_end for chunk in recovery.chunks):
+        report.findings.append(
+            Finding(
+                Effect.LOST,
+                layout.JOURNAL_NAME,
+                "is missing, or was never begun: epoch, producers and cursors are forgotten",
+                repair="begins a new one, with another epoch",
+            )
+        )
+    copies = {}
+    tails = []
+    for cut in overlay.cuts:
+        name = os.path.basename(cut.path)
+        parsed = layout.parse_file_name(name)
+        if parsed and name not in remade:
+            tails.append((cut, *parsed))
+            if parsed[1] == layout.DESC and not cut.begin:
+                copies[parsed[0]] = _chunk_described(files, cut)
+    for cut, number, kind in tails:
+        chunk = ends.get(number, Chunk(number, recovery.chunks[-1].end_id))
+        original = copies.get(number, number)
+        report.findings.append(_tail(files, head, chunk, kind, cut, original))
+
+
+def _report_open_journal(report: Report, head: Head, recovery: Recovery) -> None:
+    first = head.base.end_id
+    count = recovery.chunks[-1].end_id - first
+    if head.mode == Mode.FULL and count > 0:
+        problem, done = (
+            "was not closed, and tells of events that are to be written again",
+            "writes them, and ",
+        )
+    else:
+        problem, done, count = "was not closed", "", 0
+    report.findings.append(
+        Finding(
+            Effect.PENDING,
+            layout.JOURNAL_NAME,
+            problem,
+            first=first,
+            count=count,
+            repair=f"{done}closes it",
+        )
+    )
+
+
+def _chunk_described(files: FileLayer, cut: Cut) -> int:
+    """Give the number of the chunk that a file of descriptors is of, or -1 if it has none."""
+    record = np.zeros(1, layout.DESCRIPTOR_DTYPE)
+    if cut.end >= layout.DESCRIPTOR_SIZE:
+        with closing(files.open(cut.path, writable=False)) as file:
+            file.read(record.view(np.uint8).data, 0)
+    return int(record["chunk"][0]) if record["location_size"][0] else -1
+
+
+def _tail(files: FileLayer, head: Head | None, chunk: Chunk, kind: str, cut: Cut, original: int) -> Finding:
+    """Tell what a file has beyond the end of its chunk."""
+    size = cut.end - cut.begin
+    finding = Finding(
+        Effect.PENDING,
+        os.path.basename(cut.path),
+        f"has {size} bytes beyond the last whole {'commit' if head and head.mode == Mode.FULL else 'event'}",
+        cut.begin,
+        cut.end,
+        chunk.end_id,
+        repair=f"moves them to {os.path.basename(cut.aside)}",
+    )
+    if original not in (chunk.number, -1):
+        finding.problem = f"is a copy of a file of chunk {original}, and no events of its own are in it"
+    elif _only_zeros(files, cut):
+        finding.problem += ", all of them zero"
+    elif kind == layout.IDX and (head is None or head.mode == Mode.CLOSED):
+        whole = _whole_records(files, cut)
+        if whole[1:].any():
+            finding.effect = Effect.LOST
+            finding.count = int(np.flatnonzero(whole)[-1]) + 1
+            finding.problem += ", with index records of events that seem whole, after one that is not"
+    return finding
+
+
+def _only_zeros(files: FileLayer, cut: Cut) -> bool:
+    with closing(files.open(cut.path, writable=False)) as file:
+        for begin in range(cut.begin, cut.end, PIECE):
+            piece = np.empty(min(PIECE, cut.end - begin), np.uint8)
+            file.read(piece.data, begin)
+            if piece.any():
+                return False
+    return True
+
+
+def _whole_records(files: FileLayer, cut: Cut) -> NDArray[np.bool_]:
+    """Tell of each index record in a tail whether the chunk's files have the bytes that it tells of."""
+    records = np.empty((cut.end - cut.begin) // layout.INDEX_SIZE, layout.INDEX_DTYPE)
+    with closing(files.open(cut.path, writable=False)) as file:
+        file.read(records.view(np.uint8).data, cut.begin)
+    stem = cut.path.removesuffix(layout.IDX)
+    return layout.within(
+        records, *(size_of_file(files, stem + kind) for kind in (layout.META, layout.DATA, layout.DESC))
+    )

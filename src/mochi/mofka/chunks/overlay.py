@@ -1,0 +1,193 @@
+"""A file layer that keeps to itself whatever is changed: files below it are only ever read.
+
+What recovery would do to a directory is found by letting it: over an overlay it does all of it, on a disk that stays as
+it is. Bytes written are kept in unnamed temporary files, so memory does not grow with them; those of quarantine files,
+which nobody reads, are not kept, for they may be many.
+
+Invariants: nothing below is made, written, cut or locked; reading gives what it would give if the changes had been made
+below, or is refused. For one thread at a time.
+"""
+
+import errno
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from mochi.mofka.chunks.errors import StorageError
+from mochi.mofka.chunks.files import Buffer, File, FileLayer, PosixFile
+from mochi.mofka.chunks.layout import QUARANTINE_PREFIX
+
+
+class Cut(NamedTuple):
+    """A file that was cut: its path, the bytes cut off, and the file that was made last before."""
+
+    path: str
+    begin: int
+    end: int
+    aside: str
+
+
+class Overlay:
+    """Files of `below`, with changes that nobody else sees; to be closed.
+
+    Attributes
+    ----------
+    cuts : list of Cut
+        All cuts so far.
+    """
+
+    def __init__(self, below: FileLayer) -> None:
+        self.cuts: list[Cut] = []
+        self._below = below
+        self._files: dict[str, _Content] = {}
+        self._made: list[str] = []
+        self._resources = ExitStack()
+
+    @property
+    def changed(self) -> list[str]:
+        """Paths of the files that were made or changed, sorted."""
+        return sorted(path for path, content in self._files.items() if content.changed or path in self._made)
+
+    def make_directories(self, path: str) -> None:
+        self._below.list_directory(path)
+
+    def list_directory(self, path: str) -> list[str]:
+        made = [os.path.basename(each) for each in self._made if os.path.dirname(each) == path]
+        return self._below.list_directory(path) + made
+
+    def sync_directory(self, path: str) -> None:
+        pass
+
+    def size(self, path: str) -> int:
+        content = self._files.get(path)
+        return self._below.size(path) if content is None else content.size
+
+    def sync_all(self, files: Sequence[File]) -> None:
+        pass
+
+    def open(self, path: str, *, writable: bool) -> File:
+        below = None
+        if path not in self._made:
+            try:
+                below = self._below.open(path, writable=False)
+            except StorageError as error:
+                if error.errno != errno.ENOENT or not writable:
+                    raise
+                self._made.append(path)
+        if writable and path not in self._files:
+            self._files[path] = _Content(0 if below is None else self._below.size(path), self._resources)
+        content = self._files.get(path)
+        if below is not None and content is None:
+            return below
+        assert content is not None
+        return _OverlayFile(self, path, below, content)
+
+    def lock(self, path: str) -> File:
+        raise StorageError(f"cannot lock {path}: it is only read", path=path, operation="lock")
+
+    def hide(self, path: str, size: int) -> None:
+        """Show no more of a file than its first bytes."""
+        self._files.setdefault(path, _Content(self._below.size(path), self._resources)).truncate(size)
+
+    def close(self) -> None:
+        """Forget all changes."""
+        self._resources.close()
+
+    def cut(self, path: str, begin: int, end: int) -> None:
+        """Take note of a cut."""
+        self.cuts.append(Cut(path, begin, end, self._made[-1] if self._made else ""))
+
+
+class _Content:
+    """What a file has: its first bytes from below, and what was written over them."""
+
+    def __init__(self, size: int, resources: ExitStack) -> None:
+        self.size = size
+        self.changed = False
+        self.kept = True
+        self._from_below = size
+        self._written: list[tuple[int, int]] = []
+        self._store: File | None = None
+        self._resources = resources
+
+    def write(self, content: memoryview, offset: int) -> None:
+        if self._store is None:
+            unnamed = tempfile.TemporaryFile()  # noqa: SIM115
+            self._resources.callback(unnamed.close)
+            self._store = PosixFile(unnamed.fileno(), f"a temporary file in {tempfile.gettempdir()}")
+        self._store.write([content], offset)
+        start, stop = offset, offset + len(content)
+        apart = [(begin, end) for begin, end in self._written if end < start or stop < begin]
+        touching = [extent for extent in self._written if extent not in apart]
+        merged = (
+            min([start, *(begin for begin, _ in touching)]),
+            max([stop, *(end for _, end in touching)]),
+        )
+        self._written = sorted([*apart, merged])
+        self.size = max(self.size, stop)
+        self.changed = True
+
+    def extend(self, size: int) -> None:
+        """Take note of bytes that are written, and not kept."""
+        self.size = max(self.size, size)
+        self.kept = False
+        self.changed = True
+
+    def truncate(self, size: int) -> None:
+        self.size = size
+        self._from_below = min(self._from_below, size)
+        self._written = [(begin, min(end, size)) for begin, end in self._written if begin < size]
+        self.changed = True
+
+    def read(self, below: File | None, target: memoryview, offset: int) -> None:
+        stop = offset + len(target)
+        covered = any(begin <= offset and stop <= end for begin, end in self._written)
+        if not covered:
+            held = max(0, min(stop, self._from_below) - offset)
+            if below is not None and held:
+                below.read(target[:held], offset)
+            target[held:] = bytes(len(target) - held)
+        for begin, end in self._written:
+            low, high = max(begin, offset), min(end, stop)
+            if low < high and self._store is not None:
+                self._store.read(target[low - offset : high - offset], low)
+
+
+class _OverlayFile:
+    """A file of an overlay that may be written."""
+
+    def __init__(self, overlay: Overlay, path: str, below: File | None, content: _Content) -> None:
+        self.path = path
+        self._overlay = overlay
+        self._below = below
+        self._content = content
+
+    def write(self, buffers: Sequence[Buffer], offset: int) -> None:
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            if os.path.basename(self.path).startswith(QUARANTINE_PREFIX):
+                self._content.extend(offset + len(view))
+            elif view:
+                self._content.write(view, offset)
+            offset += len(view)
+
+    def read(self, target: memoryview, offset: int) -> None:
+        if (missing := offset + len(target) - self._content.size) > 0:
+            problem = f"the file ends at byte {self._content.size}, {missing} bytes too early"
+            raise StorageError.refused("read", self.path, OSError(errno.EIO, problem))
+        if not self._content.kept:
+            raise StorageError(f"what {self.path} has was not kept", path=self.path, operation="read")
+        self._content.read(self._below, target, offset)
+
+    def sync(self) -> None:
+        pass
+
+    def truncate(self, size: int) -> None:
+        self._overlay.cut(self.path, size, self._content.size)
+        self._content.truncate(size)
+
+    def close(self) -> None:
+        if self._below is not None:
+            self._below.close()

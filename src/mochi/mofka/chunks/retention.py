@@ -1,0 +1,67 @@
+"""Which of a partition's oldest chunks are to go. No I/O.
+
+Chunks go whole and from the oldest on, and never the one that is being written. A chunk is as old as its newest event.
+
+Clocks are set back and forth, so a chunk's time is what it says, or what one before it said if that is later; one that
+lies in the future, or is not known, says nothing: such a chunk goes when one after it is old enough.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mochi.mofka.chunks.catalog import Chunk
+
+_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much of a partition is kept; all of it where nothing is set.
+
+    Attributes
+    ----------
+    max_bytes : int, optional
+        Bytes that the files of all chunks may have together; what is being written may go beyond by itself.
+    max_age : float, optional
+        Seconds after which events may go.
+    """
+
+    max_bytes: int | None = None
+    max_age: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything ever goes."""
+        return self.max_bytes is not None or self.max_age is not None
+
+    def expired(self, chunks: Sequence[Chunk], now: int) -> int:
+        """Tell how many of the first chunks are to go, `now` being in nanoseconds since 1970."""
+        count = 0
+        if self.max_bytes is not None:
+            size = sum(chunk.size for chunk in chunks)
+            while size > self.max_bytes and count < len(chunks) - 1:
+                size -= chunks[count].size
+                count += 1
+        for place, expiry in self._expiries(chunks, now):
+            if expiry <= now:
+                count = max(count, place + 1)
+        return count
+
+    def next_expiry(self, chunks: Sequence[Chunk], now: int) -> int | None:
+        """Tell when the next chunk is too old, in nanoseconds since 1970; None without one."""
+        return min((expiry for _, expiry in self._expiries(chunks, now)), default=None)
+
+    def _expiries(self, chunks: Sequence[Chunk], now: int) -> Iterator[tuple[int, int]]:
+        """Give the place of each chunk that is not being written and has a time, and when it will be too old."""
+        if self.max_age is None:
+            return
+        age = int(self.max_age * _SECOND)
+        latest = 0
+        for place, chunk in enumerate(chunks[:-1]):
+            if chunk.time > now:
+                yield place, chunk.time + age
+            elif chunk.time:
+                latest = max(latest, chunk.time)
+                yield place, latest + age
+
+
+KEEP_ALL = Retention()
