@@ -76,7 +76,7 @@ def test_a_consumer_that_was_overtaken_is_told_once_and_goes_on(
         assert event is not None
         event.acknowledge()
         push(topic, range(10, 100))
-        first = wait_for_trim(server, topic, 70)
+        wait_for_trim(server, topic, 70)
         late = topic.consumer("c")
         found: list[int] = []
         errors = []
@@ -87,7 +87,8 @@ def test_a_consumer_that_was_overtaken_is_told_once_and_goes_on(
                 errors.append(error)
         (error,) = errors
         gone = range(error.first, error.next)
-        assert error.next == first
+        first = error.next
+        assert first >= 70
         assert found == [number for number in range(1, 100) if number not in gone]
         assert topic.partitions[0]["uuid"] in str(error)
         assert f"events {error.first} to {error.next - 1} have expired" in str(error)
