@@ -3,6 +3,7 @@
 Nothing here is done per event. A batch is checked, numbered and stored as a whole; its acknowledgement leaves when
 the partition says that it is stored. A feed sends what is there whenever its consumer has granted credit, from the
 thread that stored it or that brought the credit; a consumer that grants none costs no memory and holds no lock.
+Its notices all go through the loop's queue, since one sent on the loop at once would overtake those of other threads.
 """
 
 import asyncio
@@ -433,7 +434,7 @@ class PartitionProvider:
         """Tell the consumer of `feed` that nothing more will come, and why."""
         del self._feeds[feed.connection, feed.stream]
         message = rpc.pack_fault(error)
-        self._engine.on_loop(partial(feed.connection.fail_stream, feed.stream, message))
+        self._engine.call_soon(partial(feed.connection.fail_stream, feed.stream, message))
 
     def _send_events(self, feed: _Feed, read: Slice | BaseException) -> None:
         with self._lock:
@@ -458,7 +459,7 @@ class PartitionProvider:
             feed.batches -= 1
             feed.credit -= size
             message = rpc.pack(Events(read.first, read.count))
-            self._engine.on_loop(partial(feed.connection.notify, feed.stream, message, bulk))
+            self._engine.call_soon(partial(feed.connection.notify, feed.stream, message, bulk))
             self._fill(feed)
 
     def _request_data(self, request: Request, asked: RequestData) -> None:
