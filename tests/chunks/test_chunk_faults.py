@@ -116,13 +116,13 @@ def test_a_failing_sync_on_demand_or_at_the_end_is_not_hidden(tmp_path: Path) ->
 
 def power_cut(files: RecordingFiles, base: Path, data: st.DataObject) -> None:
     """Leave in `base / "after"` one of the possible outcomes of a power cut for `base / "p"`."""
+    files.end_process()
     files.power_cut(
         base / "p",
         base / "after",
         lambda: data.draw(st.booleans()),
         lambda size: data.draw(st.integers(0, size)),
     )
-    files.end_process()
 
 
 @settings(max_examples=80, deadline=None)

@@ -101,18 +101,18 @@ def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
             store = ChunkStore.open(base / "p", FIVE, files)
             acknowledged = append_all(store)
             store.close()
+        files.end_process()
         files.power_cut(
             base / "p", base / "a", lambda: data.draw(st.booleans()), lambda n: data.draw(st.integers(0, n))
         )
-        files.end_process()
         found: list[Event] = []
         again = RecordingFiles(fail_at=data.draw(st.integers(0, 40)))
         with contextlib.suppress(StorageError), ChunkStore.open(base / "a", FIVE, again) as store:
             found = events_of(store)
+        again.end_process()
         again.power_cut(
             base / "a", base / "b", lambda: data.draw(st.booleans()), lambda n: data.draw(st.integers(0, n))
         )
-        again.end_process()
         with ChunkStore.open(base / "b", FIVE) as recovered:
             assert not found or events_of(recovered) == found
             found = events_of(recovered)

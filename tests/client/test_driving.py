@@ -101,6 +101,16 @@ def test_topics_are_created_once_listed_and_found_by_their_nearest_name(server: 
         topic.producer().push([])
 
 
+@pytest.mark.parametrize("component", ["validator", "partition_selector", "serializer"])
+def test_a_component_of_a_wrong_type_is_a_type_error_that_says_how_to_make_one(
+    server: Server, component: str
+) -> None:
+    driver = server.driver()
+    with pytest.raises(TypeError, match=r"'schema' is no .*\.from_metadata"):
+        driver.create_topic("wrong", options={"num_partitions": 1}, **{component: "schema"})
+    assert not driver.topic_exists("wrong")
+
+
 def test_a_topic_that_cannot_be_made_leaves_nothing(server: Server) -> None:
     driver = server.driver()
     with pytest.raises(Exception, match="path"):

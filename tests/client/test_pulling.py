@@ -295,11 +295,22 @@ def test_without_callables_data_comes_and_with_none_it_does_not(topic: TopicHand
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"data_selector": FullDataSelector}, {"data_allocator": None}, {"batch_size": -1}]
+    "arguments",
+    [
+        {"data_selector": FullDataSelector},
+        {"data_allocator": None},
+        {"data_selector": 1, "data_allocator": 2},
+        {"batch_size": -1},
+        {"targets": "0"},
+        {"thread_pool": 2},
+        {"name": 5},
+    ],
 )
-def test_half_a_pair_of_callables_is_a_type_error(topic: TopicHandle, arguments: dict[str, Any]) -> None:
-    with pytest.raises(TypeError):
-        topic.consumer("c", **arguments)
+def test_arguments_of_a_consumer_of_a_wrong_type_or_half_a_pair_of_callables_are_type_errors(
+    topic: TopicHandle, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(TypeError, match="|".join(arguments).rstrip("s")):
+        topic.consumer(**{"name": "c", **arguments})
 
 
 def test_cursors_start_the_next_consumer_after_the_last_acknowledged_event(topic: TopicHandle) -> None:

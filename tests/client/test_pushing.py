@@ -311,8 +311,11 @@ def test_producer_options_that_are_unknown_are_refused(topic: TopicHandle, optio
         topic.producer(options=options)
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": -1}, {"max_num_batches": -1}])
-def test_numbers_of_a_producer_out_of_range_are_type_errors(
+@pytest.mark.parametrize(
+    "arguments",
+    [{"batch_size": 0}, {"batch_size": -1}, {"max_num_batches": -1}, {"thread_pool": 2}, {"name": 5}],
+)
+def test_arguments_of_a_producer_of_a_wrong_type_or_out_of_range_are_type_errors(
     topic: TopicHandle, arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(TypeError, match=next(iter(arguments))):

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from importlib.metadata import version
 from typing import Final, NamedTuple
 
@@ -30,6 +31,18 @@ LEVELS: Final = {
     "critical": logging.CRITICAL,
     "off": logging.CRITICAL + 1,
 }
+
+
+_LEVEL_NAMES: Final = {number: name for name, number in LEVELS.items()}
+
+
+class _LineFormatter(logging.Formatter):
+    """Writes levels as the command line names them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        shown = copy(record)
+        shown.levelname = _LEVEL_NAMES.get(record.levelno, record.levelname)
+        return super().format(shown)
 
 
 class _Command(NamedTuple):
@@ -59,15 +72,11 @@ def _usage() -> str:
 def _start_logging(level: str) -> None:
     if level not in LEVELS:
         raise UsageError(f"--logging: unknown level {level!r}{hint(level, LEVELS)}")
-    for name, number in LEVELS.items():
-        logging.addLevelName(number, name)
-    logging.basicConfig(
-        level=LEVELS[level],
-        stream=sys.stderr,
-        format="[%(asctime)s.%(msecs)03d] [%(levelname)s] %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        force=True,
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _LineFormatter("[%(asctime)s.%(msecs)03d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
     )
+    logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
 
 
 def _arguments(syntax: Syntax, given: Sequence[str]) -> Arguments:

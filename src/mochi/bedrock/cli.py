@@ -112,11 +112,28 @@ def _level_option(default: str) -> Callable[[F], F]:
     )
 
 
+class WrongFlags(click.UsageError):
+    """A command line that cannot be used; the command exits with 1, as the original's do."""
+
+    exit_code = 1
+
+
+class Command(click.Command):
+    """A command that reads its line, or raises `WrongFlags`."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise WrongFlags(error.format_message(), error.ctx) from None
+
+
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 _version = click.version_option(package_name="mofka", message="%(version)s")
 
 
-@click.command(context_settings=_CONTEXT)
+@click.command(cls=Command, context_settings=_CONTEXT)
 @click.argument("address", default="")
 @click.option("-c", "--config", "path", metavar="FILE", help="Configuration file, in JSON.")
 @click.option("--stdin", is_flag=True, help="Read the configuration from standard input.")
@@ -316,7 +333,7 @@ def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[s
     return answers, len(answers) == len(addresses)
 
 
-@click.command(context_settings=_CONTEXT)
+@click.command(cls=Command, context_settings=_CONTEXT)
 @_service_options
 @click.option("-i", "--provider-id", type=click.IntRange(0, 65534), default=0, help="Provider id of bedrock.")
 @click.option("-j", "--jx9-file", metavar="FILE", help="Ask what this Jx9 script returns at each server.")
@@ -356,7 +373,7 @@ def query(
     sys.exit(0 if is_complete else FAILURE)
 
 
-@click.command(context_settings=_CONTEXT)
+@click.command(cls=Command, context_settings=_CONTEXT)
 @_service_options
 def shutdown(protocol: str, addresses: tuple[str, ...], flock_file: str | None, verbose: str) -> None:
     """Stop servers, all at the same time.

@@ -153,6 +153,9 @@ class Client:
             raise AddressError(
                 f"the server at {address} does not greet: {error.strerror or error}"
             ) from error
+        except ProtocolError as error:
+            peer.close()
+            raise ProtocolError(f"what answers at {address} is no server of this kind: {error}") from error
         except BaseException:
             peer.close()
             raise

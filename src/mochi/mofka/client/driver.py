@@ -113,14 +113,17 @@ class MofkaDriver(Driver):
             if validator is not None:
                 raise TypeError("give a validator or a schema, not both")
             validator = SchemaValidator(schema=schema)
-        descriptions = [
-            component.to_metadata()
-            for component in (
-                validator or DefaultValidator(),
-                partition_selector or DefaultPartitionSelector(),
-                serializer or DefaultSerializer(),
-            )
-        ]
+        components: dict[type, Any] = {
+            Validator: validator or DefaultValidator(),
+            PartitionSelector: partition_selector or DefaultPartitionSelector(),
+            Serializer: serializer or DefaultSerializer(),
+        }
+        for kind, component in components.items():
+            if not isinstance(component, kind):
+                raise TypeError(
+                    f"{component!r} is no {kind.__name__}; {kind.__name__}.from_metadata makes one"
+                )
+        descriptions = [component.to_metadata() for component in components.values()]
         try:
             self._create(name, wanted, descriptions)
         except MargoError as error:

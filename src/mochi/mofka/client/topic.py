@@ -1,7 +1,7 @@
 """Topics of the ``mofka`` driver."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from diaspora_stream.consumer import DataAllocator, DataSelector
 from diaspora_stream.errors import ConfigError, DiasporaError
@@ -14,10 +14,18 @@ from mochi.mofka.client.consumer import MofkaConsumer
 from mochi.mofka.client.producer import MofkaProducer
 from mochi.mofka.client.service import PartitionInfo, Service
 
+T = TypeVar("T")
+
 
 def _count(name: str, value: int, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise TypeError(f"{name} must be an integer, {least} or more, not {value!r}")
+    return value
+
+
+def _of_type(name: str, value: T, kind: type) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")
     return value
 
 
@@ -63,10 +71,10 @@ class MofkaTopic(TopicHandle):
         return MofkaProducer(
             self._service,
             self,
-            name,
+            _of_type("name", name, str),
             _count("batch_size", batch_size, 1),
             _count("max_num_batches", max_num_batches, 0),
-            thread_pool or self._thread_pool,
+            _of_type("thread_pool", thread_pool or self._thread_pool, ThreadPool),
             options,
         )
 
@@ -87,15 +95,18 @@ class MofkaTopic(TopicHandle):
             raise TypeError("give both data_selector and data_allocator, or neither")
         if (data_selector is None) != (data_allocator is None):
             raise TypeError("data_selector and data_allocator are both callables, or both None")
+        for given in (data_selector, data_allocator):
+            if given not in (WHOLE, None) and not callable(given):
+                raise TypeError(f"data_selector and data_allocator must be callables, not {given!r}")
         for key in options:
             raise ConfigError(f"options.{key}", "unknown consumer option; there are none")
         return MofkaConsumer(
             self._service,
             self,
-            name,
+            _of_type("name", name, str),
             _count("batch_size", batch_size, 0),
             _count("max_num_batches", max_num_batches, 0),
-            thread_pool or self._thread_pool,
+            _of_type("thread_pool", thread_pool or self._thread_pool, ThreadPool),
             self._targets(targets),
             data_selector,
             data_allocator,
@@ -105,7 +116,7 @@ class MofkaTopic(TopicHandle):
         if not targets:
             return self.partition_infos
         for target in targets:
-            if not 0 <= target < len(self.partition_infos):
+            if not 0 <= _of_type("target", target, int) < len(self.partition_infos):
                 raise DiasporaError(
                     f"target {target} does not exist, topic {self.name!r} has partitions 0 to "
                     f"{len(self.partition_infos) - 1}"
