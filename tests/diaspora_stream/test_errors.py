@@ -8,6 +8,7 @@ from diaspora_stream.errors import (
     ConfigError,
     ConnectionFailed,
     DiasporaError,
+    EventsExpired,
     InvalidJson,
     InvalidMetadata,
     InvalidSchema,
@@ -27,6 +28,7 @@ EXAMPLES = [
     InvalidJson("trailing comma", 3),
     TopicExists("t"),
     TopicNotFound("topik", ("topic",)),
+    EventsExpired("topic 't', partition 0", 5, 9),
     TimeoutExpired("too late"),
     ConnectionFailed("gone"),
 ]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from partition_io import Event, append, batch_of, events_in, read, read_data
 
 from mochi.margo.errors import Fault
+from mochi.mofka.chunks import Retention
 from mochi.mofka.partition.blocks import MERGED_BYTES, MERGED_EVENTS, OVERHEAD
 from mochi.mofka.partition.contract import Slice
 from mochi.mofka.partition.memory import MemoryPartition
@@ -96,3 +97,30 @@ def test_events_pushed_one_by_one_do_not_cost_a_block_each() -> None:
     found = read(partition, 0, 10**6, 1 << 20, False)
     assert isinstance(found, Slice)
     assert events_in(found, False) == [(b"%d" % number, b"") for number in range(4 * MERGED_EVENTS)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=batches, max_bytes=st.sampled_from([1, 100, 3 * MERGED_BYTES]), data=st.data())
+def test_with_a_retention_the_newest_events_are_there_and_the_others_are_told_as_expired(
+    shape: list[list[tuple[int, int]]], max_bytes: int, data: st.DataObject
+) -> None:
+    partition = MemoryPartition({}, Retention(max_bytes))
+    events = made(partition, shape)
+    left = events[partition.first :]
+    assert left
+    newest = len(shape[-1])
+    if sum(len(m) + len(d) for m, d in events) <= max_bytes:
+        assert partition.first == 0
+    elif partition.first < len(events) - newest:
+        assert sum(len(m) + len(d) for m, d in left) <= max(max_bytes, MERGED_BYTES)
+    found: list[Event] = []
+    while len(found) < len(left):
+        piece = read(partition, partition.first + len(found), 5, MERGED_BYTES, True)
+        assert isinstance(piece, Slice)
+        found += events_in(piece, True)
+    assert found == left
+    if partition.first:
+        gone = data.draw(st.integers(0, partition.first - 1))
+        for outcome in (read(partition, gone, 5, 100, True), read_data(partition, [(gone, [])])):
+            assert isinstance(outcome, Fault)
+            assert (outcome.code, outcome.details) == ("expired", {"first": gone, "next": partition.first})

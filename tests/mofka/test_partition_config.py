@@ -43,6 +43,9 @@ WRONG: dict[str, list[Any]] = {
     "sync": ["false", 1],
     "fd_cache_capacity": [0, -1],
     "producers": [[], 1],
+    "retention": [[], 1],
+    "retention.max_bytes": [0, -1, 1.5, "1", None],
+    "retention.max_age": [0, -1.0, 1e10, "1", None],
 }
 for pool in POOLS:
     WRONG |= {
@@ -75,6 +78,13 @@ def test_defaults_are_those_of_the_table() -> None:
     assert DefaultFields.parse(expanded).expand() == expanded
 
 
+def test_a_retention_is_shown_where_it_was_given() -> None:
+    section = {"path": "p", "retention": {"max_bytes": 10**9}}
+    expanded = DefaultFields.parse(section).expand()
+    assert flat(expanded) == {"path": "p", **TABLE, "retention.max_bytes": 10**9}
+    assert DefaultFields.parse(expanded).expand() == expanded
+
+
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in WRONG for value in WRONG[name]])
 def test_a_value_out_of_bounds_is_refused_with_the_name_of_its_field(name: str, value: Any) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -94,6 +104,8 @@ def test_the_path_is_required() -> None:
         ("synch", "sync"),
         ("producers.data_bufer_pool", "data_buffer_pool"),
         ("consumers.desc_buffer_pool.first_siz", "first_size"),
+        ("retension", "retention"),
+        ("retention.max_byte", "max_bytes"),
     ],
 )
 def test_an_unknown_field_is_refused_with_the_nearest_known_name(name: str, nearest: str) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import resource
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -734,3 +736,46 @@ def test_lent_and_subscribed_carry_the_epoch_that_later_requests_name(peer: Peer
     assert isinstance(subscribed, Subscribed)
     assert subscribed.epoch == stored.epoch != 0
     assert peer.ask(LEND, Lend(Where(KEY, stored.epoch)), Lent).size > 0
+
+
+def test_a_partition_whose_only_full_chunk_is_of_the_last_batch_drops_it_when_it_is_too_old(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer]
+) -> None:
+    served = serve(fields={"max_events_per_chunk": 3, "retention": {"max_age": 0.1}})
+    peer = connect(served)
+    for sequence in range(2):
+        peer.store(numbered(3 * sequence, 3), sequence)
+    deadline = time.monotonic() + 20
+    while served.partition.first != 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    config = served.provider.config
+    assert config["expired"] == 3
+    assert msgspec.convert(config, provider.ProviderConfig).expired == 3
+    stream, _, subscribed = peer.subscribe()
+    assert subscribed.first == 3
+    peer.wait(lambda: len(stream.events) == 3)
+    refused(peer, "expired", SUBSCRIBE, Subscribe(ANYWHEN, "c", 77, 0, 1, 1, True, 2))
+    refused(peer, "expired", REQUEST_DATA, RequestData(ANYWHEN, [(2, [(0, 1)])]))
+    peer.ask(ACKNOWLEDGE, Acknowledge(ANYWHEN, "c", 1), Done)
+
+
+def test_the_wait_for_events_to_expire_costs_an_idle_server_next_to_nothing(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Semaphore(0)
+
+    def expires_in(partition: MemoryPartition) -> float:
+        asked.release()
+        return -1.0
+
+    monkeypatch.setattr(MemoryPartition, "expires_in", expires_in)
+    monkeypatch.setattr(provider, "SHORTEST_EXPIRY", 0.2)
+    served = serve()
+    peer = connect(served)
+    begin = time.monotonic()
+    for sequence in range(50):
+        peer.store(numbered(sequence, 1), sequence)
+    for _ in range(4):
+        assert asked.acquire(timeout=10)
+    assert time.monotonic() - begin > 0.55

@@ -5,6 +5,7 @@ the partition says that it is stored. A feed sends what is there whenever its co
 thread that stored it or that brought the credit; a consumer that grants none costs no memory and holds no lock.
 """
 
+import asyncio
 import itertools
 import logging
 import threading
@@ -187,6 +188,7 @@ class PartitionProvider:
         self._closed = unavailable
         self._failed = False
         self._awaits_expiry = False
+        self._timer: asyncio.TimerHandle | None = None
         self._register(SEND_BATCH, self._send_batch, SendBatch, pool, allocate=self._allocate)
         self._register(LEND, self._lend, Lend, pool)
         self._register(SUBSCRIBE, self._subscribe, Subscribe, pool)
@@ -229,6 +231,11 @@ class PartitionProvider:
         self._closed = Fault(code, problem)
         for feed in list(self._feeds.values()):
             self._end(feed, self._closed)
+        self._engine.on_loop(self._stop_timer)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _register(
         self,
@@ -381,7 +388,7 @@ class PartitionProvider:
             pause = min(max(seconds, SHORTEST_EXPIRY), LONGEST_EXPIRY)
 
             def wait() -> None:
-                self._engine.loop.call_later(pause, self._expire)
+                self._timer = self._engine.loop.call_later(pause, self._expire)
 
             self._engine.on_loop(wait)
 

@@ -48,6 +48,8 @@ class Retention:
 
     def next_expiry(self, chunks: Sequence[Chunk], now: int) -> int | None:
         """Tell when the next chunk is too old, in nanoseconds since 1970; None without one."""
+        if self.max_age is None:
+            return None
         return min((expiry for _, expiry in self._expiries(chunks, now)), default=None)
 
     def _expiries(self, chunks: Sequence[Chunk], now: int) -> Iterator[tuple[int, int]]:

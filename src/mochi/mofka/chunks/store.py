@@ -289,10 +289,9 @@ class ChunkStore(ChunkView):
         """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.trim.Trimmer.run`."""
         return self._trimmer.run()
 
-    @property
     def next_expiry(self) -> int | None:
-        """When there will be something to `trim` for its age, in nanoseconds since 1970, as of the last `trim`."""
-        return self._trimmer.next_expiry
+        """Tell when there is something to `trim` for its age, in nanoseconds since 1970; None without any."""
+        return self._trimmer.next_expiry()
 
     def sync(self) -> None:
         """Put all events on disk; from the appending thread. A failure ends writing, as in `append`."""

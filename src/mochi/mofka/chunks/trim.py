@@ -95,11 +95,6 @@ class Trimmer:
     ----------
     release : callable
         Has the journal begin at the chunk of a number at the earliest.
-
-    Attributes
-    ----------
-    next_expiry : int or None
-        When the next chunk is too old, in nanoseconds since 1970; None without one.
     """
 
     def __init__(
@@ -111,7 +106,6 @@ class Trimmer:
         cache: FdCache,
         release: Callable[[int], None],
     ) -> None:
-        self.next_expiry: int | None = None
         self._files = files
         self._directory = directory
         self._retention = retention
@@ -120,6 +114,14 @@ class Trimmer:
         self._release = release
         self._last = -1
         self._full_bytes = 0
+        self._next_expiry: int | None = None
+
+    def next_expiry(self) -> int | None:
+        """Tell when the next chunk is too old, in nanoseconds since 1970; None without one. Any thread.
+
+        Cost: 0.3 µs for each chunk.
+        """
+        return self._retention.next_expiry(self._catalog.chunks, time.time_ns())
 
     def run(self) -> int:
         """Drop what is to go, and return how many chunks that are.
@@ -132,7 +134,7 @@ class Trimmer:
 
         Notes
         -----
-        Below 1 µs where nothing is to go and no chunk was begun. Else two syncs, two more if the journal begins at
+        About 2 µs where nothing is to go and no chunk was begun. Else two syncs, two more if the journal begins at
         a chunk that goes, and five files to remove for each chunk.
         """
         if not self._retention or not self._is_due():
@@ -154,14 +156,14 @@ class Trimmer:
         return (
             last.number != self._last
             or (max_bytes is not None and self._full_bytes + last.size > max_bytes)
-            or (self.next_expiry is not None and self.next_expiry <= time.time_ns())
+            or (self._next_expiry is not None and self._next_expiry <= time.time_ns())
         )
 
     def _look_ahead(self) -> None:
         chunks = self._catalog.chunks
         self._last = chunks[-1].number
         self._full_bytes = sum(chunk.size for chunk in chunks[:-1])
-        self.next_expiry = self._retention.next_expiry(chunks, time.time_ns())
+        self._next_expiry = self.next_expiry()
 
     def _remove(self, chunks: Sequence[Chunk]) -> None:
         """Remove the files of chunks; the first refusal is raised once all others are gone."""

@@ -124,6 +124,7 @@ class DefaultPartition:
         self._scheduled = False
         self._failing = False
         self._expiring = False
+        self._keeping = False
         self._closed = False
         self._trim()
 
@@ -207,17 +208,22 @@ class DefaultPartition:
                 self._trim()
 
     def _trim(self) -> None:
-        """Drop chunks by the retention; a refusal is logged, and it is tried again later."""
+        """Drop chunks by the retention; the first of several refusals is logged, and it is tried again later."""
         if self.error is not None:
             return
         try:
             self._store.trim()
-        except (StorageError, OSError) as error:
-            log.warning("%s: cannot drop what its retention does not keep: %s", self._directory, error)
+        except Exception as error:
+            problem = _fault(error).message
+            if not self._keeping:
+                log.warning("%s: cannot drop what its retention does not keep: %s", self._directory, problem)
+            self._keeping = True
+        else:
+            self._keeping = False
 
     def expires_in(self) -> float | None:
         """Tell in how many seconds the oldest chunk is too old."""
-        expiry = self._store.next_expiry
+        expiry = self._store.next_expiry()
         return None if expiry is None else (expiry - time.time_ns()) / 1e9
 
     def expire(self) -> None:
