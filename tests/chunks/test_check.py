@@ -1,5 +1,6 @@
 """Checks of directories: all that is wrong is found, nothing is changed, and a repair does what was said."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -17,8 +18,10 @@ from mochi.mofka.chunks import (
     ChunkStore,
     CorruptPartition,
     DamagedEvents,
+    File,
     Origin,
     PosixFiles,
+    Retention,
     StorageError,
 )
 from mochi.mofka.chunks.check import check, repair
@@ -326,10 +329,14 @@ def test_a_directory_in_use_is_checked_as_far_as_its_last_checkpoint(directory: 
     with ChunkStore.open(directory, FOUR) as store:
         store.append([batch_of(numbered(10, 20))])
         flipped(directory / "chunk-000001.data", 3)
+        (directory / "chunk-000000.idx").unlink()
         report = checked(directory)
         assert f"process {os.getpid()}" in report.locked
         assert report.count >= 10
-        assert found(report) == [("lost", "chunk-000001.data", [4, 5])]
+        assert found(report) == [
+            ("repairable", "chunk-000000.idx", [0, 1, 2, 3]),
+            ("lost", "chunk-000001.data", [4, 5]),
+        ]
         with pytest.raises(StorageError, match="is locked by"):
             repair(FILES, str(directory), report)
 
@@ -477,3 +484,114 @@ def test_wherever_bytes_are_changed_it_is_found_or_all_events_are_as_they_were(
         if report.sound and not killed:
             assert report.count == 10
         assert report.count in ((10,) if not killed else range(0, 11, 2))
+
+
+def test_a_directory_in_use_without_sync_is_checked_as_far_as_whole_events_go(tmp_path: Path) -> None:
+    directory = tmp_path / f"topic-{UUID}"
+    with ChunkStore.open(directory, ChunkConfig(max_events_per_chunk=4, sync=False)) as store:
+        for number in range(0, 10, 2):
+            store.append([batch_of(numbered(number, 2))])
+        report = checked(directory)
+        assert (report.count, report.verified, report.findings) == (10, 10, [])
+
+
+def test_a_killed_partition_without_sync_is_sound_up_to_its_last_whole_batch(tmp_path: Path) -> None:
+    source = tmp_path / "source" / f"topic-{UUID}"
+    with ChunkStore.open(source, ChunkConfig(sync=False)) as store:
+        store.append([batch_of(numbered(0, 2))])
+        store.append([batch_of(numbered(2, 2))])
+        directory = shutil.copytree(source, tmp_path / f"topic-{UUID}")
+    os.truncate(directory / "chunk-000000.idx", 3 * INDEX_SIZE)
+    report = checked(directory)
+    assert report.sound
+    assert (report.count, report.verified) == (2, 2)
+    assert {(effect, file.split(".")[-1]) for effect, file, _ in found(report)} == {
+        ("pending", kind) for kind in ("journal", "meta", "data", "desc", "idx", "seals")
+    }
+    repaired(directory, report)
+    assert not checked(directory).findings
+
+
+def test_a_damaged_checksum_is_found_wherever_a_seal_has_it(tmp_path: Path) -> None:
+    directory = tmp_path / f"topic-{UUID}"
+    with ChunkStore.open(directory) as store:
+        store.append([batch_of([(b"m", b"x" * 1_000_000)])])
+        store.append([batch_of(numbered(1, 2))])
+    size = (directory / "mofka-000000.seals").stat().st_size
+    flipped(directory / "mofka-000000.seals", size - 128 - 40)
+    report = checked(directory)
+    assert found(report) == [("doubtful", "mofka-000000.seals", [0])]
+    assert (report.verified, report.unverified) == (2, 1)
+
+
+class BadSectors(PosixFiles):
+    """Real files, of which one has bytes that cannot be read."""
+
+    def __init__(self, name: str, bad: range) -> None:
+        self.name = name
+        self.bad = bad
+
+    def open(self, path: str, *, writable: bool) -> File:
+        file = super().open(path, writable=writable)
+        return BadFile(file, self.bad) if path.endswith(self.name) else file
+
+
+class BadFile:
+    def __init__(self, file: File, bad: range) -> None:
+        self.path = file.path
+        self.bad = bad
+        self.write, self.sync, self.truncate, self.close = file.write, file.sync, file.truncate, file.close
+        self._file = file
+
+    def read(self, target: memoryview, offset: int) -> None:
+        if offset < self.bad.stop and self.bad.start < offset + len(target):
+            raise StorageError.refused("read", self.path, OSError(errno.EIO, "Input/output error"))
+        self._file.read(target, offset)
+
+
+def test_bytes_that_the_disk_does_not_give_cost_their_events(directory: Path, tmp_path: Path) -> None:
+    report = check(BadSectors("chunk-000001.data", range(50, 51)), str(directory))
+    assert found(report) == [("lost", "chunk-000001.data", [6, 7])]
+    assert "cannot be read: cannot read" in report.findings[0].problem
+    assert (report.verified, report.lost) == (8, 2)
+    source = original(tmp_path)
+    report = check(BadSectors("chunk-000001.meta", range(5, 6)), str(source))
+    assert {effect for effect, _, _ in found(report)} == {"lost"}
+    assert 70 in found(report)[0][2]
+    assert report.count == 300
+
+
+def trimmed(tmp_path: Path) -> Path:
+    """Make the ten events again, and drop the first chunk of them."""
+    directory = made(tmp_path / "trimmed" / f"topic-{UUID}")
+    with ChunkStore.open(
+        directory, ChunkConfig(max_events_per_chunk=4, retention=Retention(max_bytes=1800))
+    ) as store:
+        assert store.trim() == 1
+    return directory
+
+
+def test_a_partition_whose_oldest_chunks_were_dropped_is_sound(directory: Path, tmp_path: Path) -> None:
+    left = directory / "chunk-000000.meta"
+    directory = trimmed(tmp_path)
+    report = checked(directory)
+    assert not report.findings
+    assert (report.first, report.count, report.verified, report.chunks[0].number) == (4, 6, 6, 1)
+    shutil.copy(left, directory)
+    (directory / "chunk-000000.data").write_bytes(b"something else")
+    report = checked(directory)
+    assert found(report) == [("doubtful", "chunk-000000.data", []), ("pending", "chunk-000000.meta", [])]
+    repair(FILES, str(directory), report)
+    assert not (directory / "chunk-000000.meta").exists()
+    assert found(checked(directory)) == [("doubtful", "chunk-000000.data", [])]
+    flipped(directory / "mofka.trimmed", 120)
+    assert [finding.effect for finding in checked(directory).findings] == [Effect.REFUSED]
+
+
+def test_chunks_that_are_dropped_during_a_check_are_left_out(directory: Path) -> None:
+    config = ChunkConfig(max_events_per_chunk=4, retention=Retention(max_bytes=1800))
+    with ChunkStore.open(directory, config) as store:
+        report = check(FILES, str(directory), lambda size: store.trim())
+        assert not report.findings
+        assert (report.first, report.count, report.verified) in ((0, 10, 10), (4, 6, 6))
+        assert checked(directory).first == 4

@@ -47,7 +47,7 @@ def limits(limit: int, large_data: int) -> Iterator[None]:
 
 
 some_limits = st.builds(
-    limits, st.sampled_from([3 * BLOCK, 5 * BLOCK, 1 << 26]), st.sampled_from([1, 100, 1 << 18])
+    limits, st.sampled_from([3 * BLOCK, 5 * BLOCK, 1 << 26]), st.sampled_from([1, 100, 1 << 20])
 )
 
 
@@ -125,7 +125,7 @@ def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
             assert reopened.quarantined == []
 
 
-@pytest.mark.parametrize("large_data", [1, 1 << 18])
+@pytest.mark.parametrize("large_data", [1, 1 << 20])
 def test_a_failing_call_anywhere_ends_writing_for_good(tmp_path: Path, large_data: int) -> None:
     with limits(3 * BLOCK, large_data):
         whole = RecordingFiles()
@@ -249,7 +249,7 @@ def test_a_journal_that_does_not_follow_its_chunk_files_is_refused(tmp_path: Pat
 
 def test_large_data_is_in_its_own_file_alone_and_checked(tmp_path: Path) -> None:
     files = RecordingFiles()
-    large = (b"m", os.urandom(1 << 18))
+    large = (b"m", os.urandom(1 << 20))
     with ChunkStore.open(tmp_path / "p", files=files) as store:
         store.append([batch_of(numbered(0, 1))])
         before = len(files.calls)
@@ -290,7 +290,7 @@ def test_what_the_original_appends_after_an_orderly_end_is_adopted(tmp_path: Pat
 
 
 def test_a_full_journal_begins_again_in_the_same_space(tmp_path: Path) -> None:
-    with limits(4 * BLOCK, 1 << 18):
+    with limits(4 * BLOCK, 1 << 20):
         copy = crashed(tmp_path / "p", tmp_path / "copy", batches=21)
     assert (copy / "mofka.journal").stat().st_size <= 8 * BLOCK
     for path in copy.glob("chunk-00001[0-9].*"):
@@ -302,7 +302,7 @@ def test_a_full_journal_begins_again_in_the_same_space(tmp_path: Path) -> None:
 
 def test_a_commit_larger_than_the_journal_is_stored_whole(tmp_path: Path) -> None:
     events = [(os.urandom(3 * BLOCK), b"data")] * 4
-    with limits(4 * BLOCK, 1 << 18), ChunkStore.open(tmp_path / "p") as store:
+    with limits(4 * BLOCK, 1 << 20), ChunkStore.open(tmp_path / "p") as store:
         for event in events:
             store.append([batch_of([event])])
         shutil.copytree(tmp_path / "p", tmp_path / "copy")

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mochi.mofka.chunks import ChunkConfig, ChunkStore, DamagedEvents, File, PosixFiles
+from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.reader import ChunkReader
 from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of, unpack
 
 WITHOUT_SYNC = ChunkConfig(sync=False)
@@ -129,6 +131,25 @@ def test_a_small_view_of_large_data_reads_and_verifies_its_blocks_alone(tmp_path
         assert bytes(store.read_data([(0, [(3 * BLOCK, BLOCK)])])[0]) == data[3 * BLOCK : 4 * BLOCK]
         with pytest.raises(DamagedEvents, match=r"chunk-000000.data: events 0 to 0, .* do not match"):
             store.read_data([(0, [(5 * BLOCK, 1)])])
+
+
+@pytest.mark.parametrize("data", [b"", b"data"])
+def test_small_commits_are_read_at_once(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = CountingFiles()
+    with ChunkStore.open(tmp_path, WITHOUT_SYNC, files) as store:
+        for number in range(100):
+            store.append([batch_of([(b"%2d" % number, data)])])
+        runs = []
+        read = ChunkReader._read
+
+        def counted(reader: ChunkReader, chunk: Chunk, kind: str, offset: int, target: memoryview) -> None:
+            runs.append((kind, len(target)))
+            read(reader, chunk, kind, offset, target)
+
+        monkeypatch.setattr(ChunkReader, "_read", counted)
+        found = store.read_range(0, 100, 1 << 20, with_data=True)
+        assert found.count == 100
+        assert runs == [("meta", 200), *([("data", 400)] if data else [])]
 
 
 @pytest.mark.parametrize(("kind", "offset"), [("meta", 61), ("data", 2 * BLOCK + 500)])

@@ -29,9 +29,11 @@ from recording_files import RecordingFiles
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import ChunkStore, Origin, Remembered
 from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Slice
 from mochi.mofka.partition.default import DefaultPartition
+from mochi.mofka.partition.tail import KEPT
 
 UUID = "5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
 
@@ -84,15 +86,28 @@ def stored_in(directory: Path) -> list[Event]:
         st.tuples(st.integers(0, 10**6), st.integers(1, 20), st.integers(0, 900), st.booleans()), max_size=5
     ),
     chunk_size=st.integers(0, 1000),
+    kept=st.sampled_from([0, 1, 3000, KEPT]),
 )
 def test_reads_with_any_limits_give_what_a_list_gives(
     tmp_path_factory: pytest.TempPathFactory,
     shape: list[list[tuple[int, int]]],
     limits: list[tuple[int, int, int, bool]],
     chunk_size: int,
+    kept: int,
 ) -> None:
     opener = Opener(tmp_path_factory.mktemp("partition"))
     partition, _ = opener.open(max_chunk_size=chunk_size, sync=False, fd_cache_capacity=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tail, "KEPT", kept)
+        reads_give_what_a_list_gives(opener, partition, shape, limits)
+
+
+def reads_give_what_a_list_gives(
+    opener: Opener,
+    partition: DefaultPartition,
+    shape: list[list[tuple[int, int]]],
+    limits: list[tuple[int, int, int, bool]],
+) -> None:
     events: list[Event] = []
     for batch in shape:
         new = [(os.urandom(m), os.urandom(d)) for m, d in batch]
@@ -157,10 +172,10 @@ def test_a_full_disk_fails_batches_until_there_is_space_again(
     found = read(partition, 0, 20, 1000, True)
     assert isinstance(found, Slice)
     assert events_in(found, True) == numbered(0, 10)
-    told = [record for record in caplog.records if record.name == "mochi.mofka.partition.default"]
-    assert [record.levelname for record in told] == ["ERROR", "WARNING"]
     partition.close()
     io.close()
+    told = [record for record in caplog.records if record.name == "mochi.mofka.partition.default"]
+    assert [record.levelname for record in told] == ["ERROR", "WARNING"]
     assert stored_in(opener.directory) == numbered(0, 10)
 
 
@@ -185,6 +200,7 @@ def test_a_batch_that_came_while_one_before_it_found_no_space_is_not_stored_behi
     assert [known.identity for known in partition.remembered()] == [b"q" * 16]
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_failed_read_is_told_and_the_next_one_succeeds(opener: Opener) -> None:
     files = BreakableFiles()
     partition, _ = opener.open(files)

@@ -159,7 +159,7 @@ def test_a_repair_announces_what_it_does_and_gives_the_status_of_what_is_left(di
     assert (directory / "quarantine-000000-idx-0").read_bytes() == b"?" * len(index)
     assert "there is nothing that a repair can do" in run("--repair", directory).stdout
     status, (partition,) = run_json("--repair", damaged(directory))
-    assert (status, partition["repaired"], partition["written"]) == (1, [], [])
+    assert (status, partition["repaired"], partition["concerned"]) == (1, [], [])
 
 
 def test_a_partition_in_use_is_checked_and_not_repaired(directory: Path) -> None:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from partition_io import Event, append, batch_of, events_in, read, read_data
 
 from mochi.margo.errors import Fault
+from mochi.mofka.partition.blocks import MERGED_BYTES, MERGED_EVENTS, OVERHEAD
 from mochi.mofka.partition.contract import Slice
-from mochi.mofka.partition.memory import MERGED_BYTES, MERGED_EVENTS, MemoryPartition
+from mochi.mofka.partition.memory import MemoryPartition
 
 sizes = st.one_of(st.integers(0, 20), st.sampled_from([MERGED_BYTES // 2, MERGED_BYTES]))
 batches = st.lists(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=8), min_size=1, max_size=40)
@@ -91,7 +92,7 @@ def test_events_pushed_one_by_one_do_not_cost_a_block_each() -> None:
     partition = MemoryPartition({})
     for number in range(4 * MERGED_EVENTS):
         append(partition, batch_of([(b"%d" % number, b"")]))
-    assert len(partition._blocks) < 40
+    assert partition._blocks.cost < 100 * OVERHEAD
     found = read(partition, 0, 10**6, 1 << 20, False)
     assert isinstance(found, Slice)
     assert events_in(found, False) == [(b"%d" % number, b"") for number in range(4 * MERGED_EVENTS)]

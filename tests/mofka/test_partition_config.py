@@ -161,6 +161,7 @@ def test_sync_means_that_each_batch_is_synced(
     assert least <= kinds.count("fdatasync") <= most
 
 
+@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize(("capacity", "least", "most"), [(1, 60, 1000), (64, 1, 30)])
 def test_files_are_opened_anew_when_the_cache_is_too_small(
     tmp_path: Path,

@@ -586,6 +586,7 @@ def test_a_partition_that_failed_is_told_to_producers_the_log_and_the_configurat
     peer.wait(lambda: len(stream.events) == 2)
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_feed_that_cannot_be_read_ends_with_the_reason_and_others_go_on(
     serve: Callable[..., Served], connect: Callable[[Served], Peer]
 ) -> None:

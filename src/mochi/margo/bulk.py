@@ -24,12 +24,15 @@ class BufferPoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     num_buffers : int
         Buffers made in advance in each tier; more are made on demand.
+    max_free : int, optional
+        Buffers that each tier keeps when they come back, more are dropped; all where it is not given.
     """
 
     first_size: int
     num_tiers: int = 1
     num_buffers: int = 0
     size_multiple: float = 4.0
+    max_free: int | None = None
 
 
 class BulkBuffer:
@@ -111,5 +114,6 @@ class BufferPool:
 
     def release(self, buffer: BulkBuffer) -> None:
         """Take `buffer` back; nobody may look at its memory any more."""
-        if buffer.size in self._free:
-            self._free[buffer.size].append(buffer)
+        free, most = self._free.get(buffer.size), self.config.max_free
+        if free is not None and (most is None or len(free) < most):
+            free.append(buffer)

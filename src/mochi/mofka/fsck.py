@@ -52,7 +52,7 @@ class Outcome:
     report: Report | None = None
     error: str = ""
     repaired: list[Finding] = field(default_factory=list)
-    written: list[str] = field(default_factory=list)
+    concerned: list[str] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -90,11 +90,11 @@ def examine(
             outcome.error = f"cannot repair {directory}: {report.locked}"
         elif mend and report.repairable:
             outcome.repaired = [finding for finding in report.findings if finding.repair]
-            outcome.written = sorted({*report.changes, *(finding.file for finding in outcome.repaired)})
+            outcome.concerned = sorted({*report.changes, *(finding.file for finding in outcome.repaired)})
             say(f"{directory}: repairing")
             for finding in outcome.repaired:
                 say(f"  {finding.file}: {finding.repair}")
-            say(f"  made or written: {', '.join(outcome.written)}")
+            say(f"  files concerned: {', '.join(outcome.concerned)}")
             repair(files, directory, report)
             outcome.report = check(files, directory, progress)
         elif mend:
@@ -182,7 +182,7 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
             {"identity": each.identity.hex(), "next": each.next, "first_ids": list(each.first_ids)}
             for each in outcome.report.producers
         ]
-    plain["written"] = outcome.written
+    plain["concerned"] = outcome.concerned
     plain["repaired"] = [asdict(finding) for finding in outcome.repaired]
     return plain
 
@@ -225,7 +225,10 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     size = sum(chunk.metadata_bytes + chunk.data_bytes for chunk in filled)
     yield "chunks", f"{len(filled)} with events, {decimal(size)} of metadata and data"
     if report.first:
-        yield "retention", f"events before {report.first} have expired"
+        yield (
+            "retention",
+            f"events before {report.first} have expired; the original must not open it any more",
+        )
     if report.foreign:
         yield "written by", "the original, or by nobody yet: there are no journal and no checksums"
     if report.locked:
@@ -278,7 +281,10 @@ def _show_details(out: Console, report: Report) -> None:
         _show_table(
             out,
             ("consumer", "next event"),
-            ((name, str(following)) for name, following in sorted(report.cursors.items())),
+            (
+                (name.encode("utf-8", "backslashreplace").decode(), str(following))
+                for name, following in sorted(report.cursors.items())
+            ),
         )
 
 

@@ -24,9 +24,10 @@ from mochi.mofka.chunks.findings import Effect, Finding, Report
 from mochi.mofka.chunks.journal import Head, Mode, read_head
 from mochi.mofka.chunks.overlay import Cut, Overlay
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover
+from mochi.mofka.chunks.trim import read_first
 
 _HEADS_SIZE = 8192
-_OWN_NAMES = (layout.LOCK_NAME, layout.JOURNAL_NAME, layout.ROSTER_NAME, *layout.LEDGER_NAMES)
+_OWN_PREFIX = "mofka."
 
 
 def is_partition(files: FileLayer, directory: str) -> bool:
@@ -34,18 +35,18 @@ def is_partition(files: FileLayer, directory: str) -> bool:
     names = files.list_directory(directory)
     if not names:
         return any(layout.owner_of(directory))
-    return any(layout.parse_file_name(name) or name in _OWN_NAMES for name in names)
+    return any(layout.parse_file_name(name) or name.startswith(_OWN_PREFIX) for name in names)
 
 
 def _is_ours(name: str) -> bool:
     """Tell whether the original has no files of this name."""
-    return name in _OWN_NAMES or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
+    return name.startswith(_OWN_PREFIX) or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
 
 
 def size_of(files: FileLayer, directory: str) -> int:
     """Give how many bytes `check` has to read, about."""
     names = [name for name in files.list_directory(directory) if layout.parse_file_name(name)]
-    return sum(files.size(os.path.join(directory, name)) for name in names)
+    return sum(size_of_file(files, os.path.join(directory, name)) for name in names)
 
 
 def check(files: PosixFiles, directory: str, progress: Progress = lambda size: None) -> Report:
@@ -72,7 +73,7 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
         for name in sorted(names):
             if name.startswith(layout.QUARANTINE_PREFIX):
                 report.quarantine[name] = files.size(os.path.join(directory, name))
-            elif name not in _OWN_NAMES and not layout.parse_file_name(name):
+            elif not name.startswith(_OWN_PREFIX) and not layout.parse_file_name(name):
                 report.others.append(name)
         overlay = resources.enter_context(closing(Overlay(files)))
         if layout.LOCK_NAME in names:
@@ -89,15 +90,23 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
             report.findings.append(Finding(Effect.REFUSED, os.path.basename(error.path), str(error)))
             return report
         _describe(report, head, recovery)
+        remade = _report_damaged(report, overlay, head, recovery)
         if not report.locked:
-            report.changes = [os.path.basename(path) for path in overlay.changed]
-            _report_recovery(report, overlay, files, head, recovery)
+            report.changes = sorted(map(os.path.basename, {*overlay.changed, *overlay.removed}))
+            if head is not None and head.mode != Mode.CLOSED:
+                _report_open_journal(report, head, recovery)
+            _report_moved(report, overlay, files, head, recovery, remade)
         for chunk in recovery.chunks:
             if head is not None and head.base.number == chunk.number:
                 chunk = replace(chunk, seals_end=max(chunk.seals_end, head.base.seals_end))
             with closing(ChunkCheck(overlay, directory, chunk, recovery.head.owner, progress)) as checked:
-                report.chunks.append(checked.run())
-                report.findings += checked.findings
+                chunk_report = checked.run()
+            if report.locked and checked.findings and _is_dropped(files, directory, chunk):
+                continue
+            report.chunks.append(chunk_report)
+            report.findings += checked.findings
+        report.first = report.chunks[0].first if report.chunks else recovery.chunks[-1].end_id
+        report.count = recovery.chunks[-1].end_id - report.first
         report.verified = sum(chunk.verified for chunk in report.chunks)
         report.unverified = sum(chunk.unverified for chunk in report.chunks)
         report.lost = sum(chunk.lost for chunk in report.chunks)
@@ -107,7 +116,8 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
 def repair(files: PosixFiles, directory: str, report: Report) -> Recovery:
     """Do what a check has found that can be done: make the directory what a server that opens it would.
 
-    It may be interrupted and run again. Nothing is deleted: what is in the way moves to `quarantine-*` files.
+    It may be interrupted and run again. Nothing is deleted but chunks that the retention has dropped: what is
+    in the way moves to `quarantine-*` files.
 
     Parameters
     ----------
@@ -137,12 +147,15 @@ def repair(files: PosixFiles, directory: str, report: Report) -> Recovery:
         return recovery
 
 
+def _is_dropped(files: FileLayer, directory: str, chunk: Chunk) -> bool:
+    """Tell whether the retention has dropped a chunk meanwhile."""
+    return chunk.number < read_first(files, directory, files.list_directory(directory)).number
+
+
 def _describe(report: Report, head: Head | None, recovery: Recovery) -> None:
     """Tell what was found of a partition as a whole."""
     report.closed = head is None or head.mode == Mode.CLOSED
     report.epoch = 0 if head is None else head.epoch
-    report.first = recovery.chunks[0].first_id
-    report.count = recovery.chunks[-1].end_id - report.first
     report.producers = recovery.ledger.producers()
     report.cursors = dict(recovery.ledger.cursors)
 
@@ -154,17 +167,20 @@ def _told(directory: str, recovery: Recovery) -> Iterator[tuple[str, str]]:
         yield name, problem
 
 
-def _report_recovery(
-    report: Report, overlay: Overlay, files: FileLayer, head: Head | None, recovery: Recovery
-) -> None:
-    """Report what recovery would do; what it finds lost of events is found again when all is read."""
-    directory = report.directory
+def _report_damaged(report: Report, overlay: Overlay, head: Head | None, recovery: Recovery) -> set[str]:
+    """Report what recovery calls damaged, and give the files that it makes again.
+
+    What it finds lost of events is found again when all is read.
+    """
     ends = {chunk.number: chunk for chunk in recovery.chunks}
     remade = set()
-    for name, problem in _told(directory, recovery):
+    for name, problem in _told(report.directory, recovery):
         number, kind = layout.parse_file_name(name) or (0, "")
         if name in layout.LEDGER_NAMES:
-            report.findings.append(Finding(Effect.LOST, name, problem))
+            if not report.locked:  # else it may have been replaced meanwhile
+                report.findings.append(Finding(Effect.LOST, name, problem))
+        elif number not in ends:
+            report.findings.append(Finding(Effect.DOUBTFUL, name, problem))
         elif kind in (layout.IDX, layout.DESC) and name in map(os.path.basename, overlay.changed):
             chunk = ends[number]
             remade.add(name)
@@ -178,9 +194,7 @@ def _report_recovery(
                     repair=FROM_SEALS,
                 )
             )
-    if head is not None and head.mode != Mode.CLOSED:
-        _report_open_journal(report, head, recovery)
-    elif head is None and any(chunk.seals_end for chunk in recovery.chunks):
+    if head is None and any(chunk.seals_end for chunk in recovery.chunks):
         report.findings.append(
             Finding(
                 Effect.LOST,
@@ -189,6 +203,23 @@ def _report_recovery(
                 repair="begins a new one, with another epoch",
             )
         )
+    return remade
+
+
+def _report_moved(
+    report: Report,
+    overlay: Overlay,
+    files: FileLayer,
+    head: Head | None,
+    recovery: Recovery,
+    remade: set[str],
+) -> None:
+    """Report what recovery cuts off or removes."""
+    ends = {chunk.number: chunk for chunk in recovery.chunks}
+    report.findings += [
+        Finding(Effect.PENDING, os.path.basename(path), "is of a chunk that was dropped", repair="removes it")
+        for path in overlay.removed
+    ]
     copies = {}
     tails = []
     for cut in overlay.cuts:

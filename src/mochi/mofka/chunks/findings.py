@@ -94,7 +94,7 @@ class Report:
         Names of files that are not of a partition.
     findings : list of Finding
     changes : list of str
-        Names of the files that a repair would make or change.
+        Names of the files that a repair would make, change or remove.
     """
 
     directory: str

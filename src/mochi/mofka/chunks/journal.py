@@ -48,7 +48,7 @@ _VERSION = 2
 _BLOCK = 4096
 _RECORDS_START = 2 * _BLOCK
 _LIMIT = 32 << 20
-_LARGE_DATA = 1 << 18
+_LARGE_DATA = 1 << 20
 _ZEROS = bytes(1 << 20)
 _PIECE = 1 << 20
 

@@ -12,7 +12,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 from mochi.mofka.chunks.errors import StorageError
@@ -36,10 +36,13 @@ class Overlay:
     ----------
     cuts : list of Cut
         All cuts so far.
+    removed : list of str
+        Paths of all files that were removed so far.
     """
 
     def __init__(self, below: FileLayer) -> None:
         self.cuts: list[Cut] = []
+        self.removed: list[str] = []
         self._below = below
         self._files: dict[str, _Content] = {}
         self._made: list[str] = []
@@ -55,14 +58,15 @@ class Overlay:
 
     def list_directory(self, path: str) -> list[str]:
         made = [os.path.basename(each) for each in self._made if os.path.dirname(each) == path]
-        return self._below.list_directory(path) + made
+        below = self._below.list_directory(path)
+        return [name for name in below if os.path.join(path, name) not in self.removed] + made
 
     def sync_directory(self, path: str) -> None:
         pass
 
     def size(self, path: str) -> int:
         content = self._files.get(path)
-        return self._below.size(path) if content is None else content.size
+        return content.size if content else self._below_size(path)
 
     def sync_all(self, files: Sequence[File]) -> None:
         pass
@@ -71,13 +75,13 @@ class Overlay:
         below = None
         if path not in self._made:
             try:
-                below = self._below.open(path, writable=False)
+                below = self._open_below(path)
             except StorageError as error:
                 if error.errno != errno.ENOENT or not writable:
                     raise
                 self._made.append(path)
         if writable and path not in self._files:
-            self._files[path] = _Content(0 if below is None else self._below.size(path), self._resources)
+            self._files[path] = _Content(0 if below is None else self._below_size(path), self._resources)
         content = self._files.get(path)
         if below is not None and content is None:
             return below
@@ -91,9 +95,39 @@ class Overlay:
         """Show no more of a file than its first bytes."""
         self._files.setdefault(path, _Content(self._below.size(path), self._resources)).truncate(size)
 
+    def remove(self, path: str) -> None:
+        self.size(path)
+        self._files.pop(path, None)
+        if path in self._made:
+            self._made.remove(path)
+        if path not in self.removed:
+            self.removed.append(path)
+
+    def rename(self, path: str, target: str) -> None:
+        content = bytearray(self.size(path))
+        with closing(self.open(path, writable=False)) as file:
+            file.read(memoryview(content), 0)
+        self.remove(path)
+        if os.path.basename(target) in self.list_directory(os.path.dirname(target)):
+            self.remove(target)
+        with closing(self.open(target, writable=True)) as file:
+            file.write([content], 0)
+
     def close(self) -> None:
         """Forget all changes."""
         self._resources.close()
+
+    def _below_size(self, path: str) -> int:
+        self._see_that_it_is_there(path)
+        return self._below.size(path)
+
+    def _open_below(self, path: str) -> File:
+        self._see_that_it_is_there(path)
+        return self._below.open(path, writable=False)
+
+    def _see_that_it_is_there(self, path: str) -> None:
+        if path in self.removed:
+            raise StorageError.refused("open", path, OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
     def cut(self, path: str, begin: int, end: int) -> None:
         """Take note of a cut."""

@@ -297,7 +297,7 @@ class ChunkReader:
             stream = span.stream(kind)
             if span.seal is not None:
                 start = int(stream.offsets[0])
-                if position >= there:
+                if size and position >= there:
                     there = position + self._read_ahead(
                         spans[number:], sizes[number:], kind, start, content[position:]
                     )

@@ -280,7 +280,7 @@ class ChunkStore(ChunkView):
         Notes
         -----
         Beside the system calls, about 40 µs for 1000 events, and 5 writes (4 without data) for each chunk
-        touched, however many the batches. With `sync` one sync for each chunk; two from 256 KiB of data on.
+        touched, however many the batches. With `sync` one sync for each chunk; two from 1 MiB of data on.
         Every 32 MiB or so the four files are synced, which may take tens of ms.
         """
         return self._writer.append(batches, cursors or {})

@@ -1,8 +1,9 @@
 """The `default` partition: chunk files, written and read on the threads of an abt_io instance.
 
 Batches, and cursors, that arrive while a commit is under way share the next one. An acknowledgement leaves after the
-commit, which with ``sync`` means after fdatasync. Batches are received into tiered pools, and written from there; what
-goes to consumers is read into pools of its own. Nothing is kept in memory per event.
+commit, which with ``sync`` means after fdatasync. Batches are received into tiered pools, and written from there. The
+newest of what is committed is read from memory, all else from the files, into pools of its own. Nothing is kept in
+memory per event.
 """
 
 import logging
@@ -26,6 +27,7 @@ from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
 from mochi.mofka.partition.contract import EventPieces, Slice, expired
 from mochi.mofka.partition.cursors import Cursors
+from mochi.mofka.partition.tail import Tail
 from mochi.mofka.protocol import SIZE
 
 T = TypeVar("T")
@@ -114,6 +116,7 @@ class DefaultPartition:
             kept = ", ".join(self._store.quarantined)
             log.warning("topic %r, partition %s: cut off at the end, and kept: %s", topic, uuid, kept)
         self._cursors = Cursors(self._store.cursors)
+        self._tail = Tail(self.count)
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._waiting: list[tuple[Batch, Appended]] = []
@@ -235,10 +238,12 @@ class DefaultPartition:
         failure: Fault | None = None
         try:
             outcomes = self._store.append([batch for batch, _ in waiting], cursors)
-            self.count = self._store.event_count
         except Exception as error:
             failure = _fault(error)
             outcomes = [failure] * len(waiting)
+        else:
+            self._tail.keep([batch for batch, _ in waiting])
+            self.count = self._store.event_count
         for (_, appended), outcome in zip(waiting, outcomes, strict=True):
             appended(outcome)
         for stored in acknowledged:
@@ -282,7 +287,12 @@ class DefaultPartition:
         with_data: bool,
         done: Callable[[Slice | BaseException], None],
     ) -> None:
-        """Read events from the files, on an I/O thread."""
+        """Give events that are in memory at once, and read others from the files, on an I/O thread."""
+        if first >= self.first:
+            kept = self._tail.read(first, max_events, max_bytes, with_data)
+            if kept is not None:
+                done(kept)
+                return
 
         def read() -> Slice:
             try:
@@ -311,8 +321,17 @@ class DefaultPartition:
     def read_data(
         self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
     ) -> None:
-        """Read pieces of events' data from the files, on an I/O thread."""
-        self._read(lambda: self._store.read_data(events), done)
+        """Give pieces of events' data, at once where all events are in memory, else from an I/O thread."""
+        outcome: Sequence[Buffer] | BaseException | None = None
+        try:
+            if all(event_id >= self.first for event_id, _ in events):
+                outcome = self._tail.read_data(events)
+        except Fault as fault:
+            outcome = fault
+        if outcome is None:
+            self._read(lambda: self._store.read_data(events), done)
+        else:
+            done(outcome)
 
     def close(self) -> None:
         """Write what has arrived, and close the files; waits for no other thread but one that is writing."""
