@@ -20,7 +20,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from diaspora_stream.api import Consumer, Driver, Producer
+from diaspora_stream.api import ClientException, Consumer, Driver, Producer
 
 PATIENCE_MS = 30_000
 
@@ -144,15 +144,21 @@ def main() -> int:
     what.add_argument("--consume", action="store_true", help="receive and check instead")
     options = parser.parse_args()
 
-    with Driver(backend="mofka", options={"group_file": options.group_file}) as driver:
-        topic = driver.open_topic(options.topic)
-        if options.directory is not None:
-            with topic.producer("ingest-directory") as producer:
-                files = files_of(options.directory, options.glob, options.exclude)
-                print(produce(producer, options.directory, files))
-            return 0
-        with topic.consumer("ingest-directory") as consumer:
-            summary, problems = consume(consumer)
+    if options.directory is not None and not options.directory.is_dir():
+        parser.error(f"{options.directory} is no directory")
+    try:
+        with Driver(backend="mofka", options={"group_file": options.group_file}) as driver:
+            topic = driver.open_topic(options.topic)
+            if options.directory is not None:
+                with topic.producer("ingest-directory") as producer:
+                    files = files_of(options.directory, options.glob, options.exclude)
+                    print(produce(producer, options.directory, files))
+                return 0
+            with topic.consumer("ingest-directory") as consumer:
+                summary, problems = consume(consumer)
+    except ClientException as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 1
     print(summary)
     for problem in problems:
         print(problem, file=sys.stderr)

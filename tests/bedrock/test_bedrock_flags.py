@@ -1,5 +1,6 @@
 """Flags of the three commands that need no server."""
 
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +65,16 @@ def test_the_protocol_is_required(command: str) -> None:
     result = CliRunner().invoke(COMMANDS[command], [])
     assert result.exit_code == 1
     assert "PROTOCOL" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["bedrock-query", "bedrock-shutdown"])
+def test_a_server_that_is_not_there_is_one_line_that_names_it_once(command: str) -> None:
+    address = f"na+sm://not-there-{os.getpid()}"
+    result = CliRunner().invoke(COMMANDS[command], ["na+sm", "-a", address])
+    assert (result.exit_code, result.stderr) == (
+        255,
+        f"error: nobody answers at {address}: Connection refused\n",
+    )
 
 
 def test_commands_that_run_no_script_do_not_load_the_parser() -> None:

@@ -78,7 +78,7 @@ def test_a_failure_at_any_call_ends_writing_and_uses_no_id(tmp_path: Path, sync:
             assert len(files.calls) == failing + 1
             assert events_of(store) == acknowledged
         assert len(files.calls) == failing + 1
-        with ChunkStore.open(directory) as store:
+        with ChunkStore.open(directory, files=RecordingFiles()) as store:
             recovered = events_of(store)
         assert recovered[: len(acknowledged)] == acknowledged
         assert recovered == ATTEMPTED[: len(recovered)]

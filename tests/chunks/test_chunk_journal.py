@@ -145,7 +145,7 @@ def test_a_failing_call_anywhere_ends_writing_for_good(tmp_path: Path, large_dat
                 store.append([batch_of(numbered(0, 1))])
             store.close()
             assert len(files.calls) == failing + 1
-            with ChunkStore.open(directory) as reopened:
+            with ChunkStore.open(directory, files=RecordingFiles()) as reopened:
                 assert events_of(reopened)[: len(acknowledged)] == acknowledged
                 assert reopened.event_count in WHOLE
 

@@ -502,6 +502,28 @@ def test_a_feed_stops_at_its_credit_and_goes_on_when_more_is_granted(
     assert (len(stream.events), len(other.events)) == (6, 2)
 
 
+def test_what_the_loop_sends_does_not_overtake_what_another_thread_has_ready(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(fields={"sync": False})
+    peer = connect(served)
+    stream, number, _ = peer.subscribe(batch_size=10, batches=1)
+    late: list[Callable[[], None]] = []
+    call_soon = served.engine.call_soon
+    monkeypatch.setattr(served.engine, "call_soon", late.append)
+    peer.send_batch(numbered(0, 20))
+    while len(late) < 2:  # the acknowledgement and the first ten events, from the thread of the commit
+        assert peer.ask_engine()
+    peer.link.request(GRANT, PROVIDER_ID, rpc.pack(Grant(number, 1, 1000)), None)
+    peer.wait(lambda: len(stream.events) == 20)
+    monkeypatch.undo()
+    for each in late:
+        call_soon(each)
+    assert peer.ask_engine()
+    assert stream.first == [0, 10]
+    assert stream.events == numbered(0, 20)
+
+
 def test_no_more_is_on_its_way_than_the_server_allows_however_much_is_granted(
     serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,6 +202,8 @@ def test_nothing_is_kept_of_a_commit_that_failed(
     assert isinstance(append(partition, batch_of(events_of(5, 10))), Fault)
     files.broken.clear()
     assert read_all(partition, 0) == events
+    with partition._committing:
+        pass  # a commit that failed takes with it what comes before it is over
     if number == errno.ENOSPC:
         more = events_of(5, 10)
         assert append(partition, batch_of(more)) == 5
@@ -209,6 +211,26 @@ def test_nothing_is_kept_of_a_commit_that_failed(
     found = read(partition, 0, 100, 1 << 20, True)
     assert isinstance(found, Slice)
     assert events_in(found, True) == events
+
+
+def test_what_has_expired_is_not_given_though_it_is_in_memory(tmp_path: Path, io: GatedIo) -> None:
+    fields = DefaultFields.parse(
+        {"path": str(tmp_path), "max_events_per_chunk": 10, "retention": {"max_bytes": 10_000}}
+    )
+    partition = DefaultPartition("topic", UUID, fields, io)
+    stored: list[Event] = []
+    for _ in range(10):
+        append(partition, batch_of(new := events_of(10, 500)))
+        stored += new
+    with partition._committing:
+        pass  # what is dropped goes after the commit
+    first = partition.first
+    assert 0 < first < 100
+    for outcome in (read(partition, first - 1, 1, 1, True), read_data(partition, [(first - 1, [(0, 1)])])):
+        assert isinstance(outcome, Fault)
+        assert outcome.code == "expired"
+    assert read_all(partition, first) == stored[first:]
+    partition.close()
 
 
 def test_events_of_one_byte_each_cost_no_more_than_what_may_be_kept(

@@ -143,3 +143,14 @@ def test_consumer_names_the_file_that_is_not_as_it_was_sent(
     with topic.consumer("check") as consumer:
         _, problems = ingest.consume(consumer)
     assert problems == [problem]
+
+
+def test_a_service_that_is_not_there_is_one_line_and_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--group-file", str(tmp_path / "none.json"), "--topic", "files", "--consume"]
+    monkeypatch.setattr(sys, "argv", ["ingest_directory.py", *flags])
+    assert load("ingest_directory").main() == 1
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert "none.json: no such group file" in shown.err

@@ -113,9 +113,9 @@ def test_a_default_partition_holds_nothing_in_memory_for_each_event(machine: Mac
         "topic", options={"num_partitions": 1, "config": {"type": "default", "partition": section}}
     )
     topic = driver.open_topic("topic")
-    push_many(topic, 60000)
+    push_many(topic, 200000, bytes(100))  # more than is kept of the newest events
     before = server.memory()
-    push_many(topic, 300000)
+    push_many(topic, 300000, bytes(100))
     assert server.memory() - before < 300000 * 8
 
 

@@ -328,7 +328,7 @@ def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[s
     outcomes = ask_all(addresses, question)
     for address, outcome in outcomes.items():
         if isinstance(outcome, MargoError):
-            _complain(f"{address}: {outcome}")
+            _complain(outcome if address in str(outcome) else f"{address}: {outcome}")
     answers = {a: outcome for a, outcome in outcomes.items() if not isinstance(outcome, MargoError)}
     return answers, len(answers) == len(addresses)
 

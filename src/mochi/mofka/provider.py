@@ -3,13 +3,13 @@
 Nothing here is done per event. A batch is checked, numbered and stored as a whole; its acknowledgement leaves when
 the partition says that it is stored. A feed sends what is there whenever its consumer has granted credit, from the
 thread that stored it or that brought the credit; a consumer that grants none costs no memory and holds no lock.
-Its notices all go through the loop's queue, since one sent on the loop at once would overtake those of other threads.
 """
 
 import asyncio
 import itertools
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -94,6 +94,9 @@ class _Feed:
         Whether a read is under way, or the feed has failed.
     filling : bool
         Whether `PartitionProvider._fill` is at it, further down the stack.
+    outgoing : deque of callables
+        What is to be sent, in order: some of it is ready on the loop's thread, and some on others, which would come
+        late.
     """
 
     __slots__ = (
@@ -104,6 +107,7 @@ class _Feed:
         "credit",
         "filling",
         "next",
+        "outgoing",
         "stream",
         "with_data",
     )
@@ -118,12 +122,18 @@ class _Feed:
         self.with_data = asked.with_data
         self.busy = False
         self.filling = False
+        self.outgoing: deque[Callable[[], None]] = deque()
         self.grant(asked.batches, asked.credit)
 
     def grant(self, batches: int, credit: int) -> None:
         """Add to what may be sent; a consumer that grants back what it got never loses by the limits."""
         self.batches = min(self.batches + batches, MAX_BATCHES)
         self.credit = min(self.credit + credit, MAX_CREDIT)
+
+    def send_outgoing(self) -> None:
+        """Send what is to be sent; on the loop, which needs no lock for it."""
+        while self.outgoing:
+            self.outgoing.popleft()()
 
 
 class PartitionProvider:
@@ -434,7 +444,12 @@ class PartitionProvider:
         """Tell the consumer of `feed` that nothing more will come, and why."""
         del self._feeds[feed.connection, feed.stream]
         message = rpc.pack_fault(error)
-        self._engine.call_soon(partial(feed.connection.fail_stream, feed.stream, message))
+        self._send(feed, partial(feed.connection.fail_stream, feed.stream, message))
+
+    def _send(self, feed: _Feed, send: Callable[[], None]) -> None:
+        """Send on the loop, after all that this feed was to be sent before."""
+        feed.outgoing.append(send)
+        self._engine.on_loop(feed.send_outgoing)
 
     def _send_events(self, feed: _Feed, read: Slice | BaseException) -> None:
         with self._lock:
@@ -459,7 +474,7 @@ class PartitionProvider:
             feed.batches -= 1
             feed.credit -= size
             message = rpc.pack(Events(read.first, read.count))
-            self._engine.call_soon(partial(feed.connection.notify, feed.stream, message, bulk))
+            self._send(feed, partial(feed.connection.notify, feed.stream, message, bulk))
             self._fill(feed)
 
     def _request_data(self, request: Request, asked: RequestData) -> None:

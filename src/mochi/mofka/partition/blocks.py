@@ -150,7 +150,10 @@ class Blocks:
         self._drop(gone)
 
     def expire(self, most: int | None, oldest: float | None) -> None:
-        """Let go of the first blocks: those over `most` bytes, but for the newest, and those that came by `oldest`."""
+        """Let go of the first blocks while there are more than `most` bytes, or they came by `oldest`.
+
+        The newest block stays whatever its bytes.
+        """
         gone, size = 0, self.bytes
         for block in self._blocks:
             is_too_much = most is not None and size > most and block is not self._blocks[-1]

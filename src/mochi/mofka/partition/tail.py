@@ -94,7 +94,7 @@ def _copied(buffers: Sequence[Buffer], size: int, arena: Arena) -> memoryview:
     array = np.frombuffer(target, np.uint8) if size else np.empty(0, np.uint8)
     at = 0
     for buffer in buffers:
-        if length := len(buffer):
+        if length := memoryview(buffer).nbytes:
             # An assignment of arrays lets other threads run.
             array[at : at + length] = np.frombuffer(buffer, np.uint8)
             at += length
