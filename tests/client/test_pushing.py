@@ -67,6 +67,7 @@ def test_all_bytes_of_the_data_arrive(topic: TopicHandle, data: Any, expected: b
         ([[b"nested"]], TypeError),
         (5, TypeError),
         (np.array(["2020-01-01"], "M8[D]"), TypeError),
+        (np.array([{}, None]), TypeError),
         (GRID[:, ::2], Exception),
     ],
     ids=str,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import BIN, Machine, Server, Service, spread
+from real_service import BIN, READY, Machine, Server, Service, spread
 
 MPIRUN = BIN / "mpirun"
 MPI = {
@@ -363,6 +363,31 @@ def test_groups_of_one_in_the_same_file_are_refused(machine: Machine) -> None:
     assert code == 255
     assert len(lines) == 2
     assert all("'self' makes 2 groups of one" in line and "'mpi' makes one group" in line for line in lines)
+
+
+def test_the_group_file_of_a_living_service_is_not_taken_over(machine: Machine) -> None:
+    server = machine.serve()
+    before = server.group_file.read_bytes()
+    code, lines = run(
+        machine, spread(bootstrap="self", file=str(server.group_file)), str(BIN / "bedrock"), "na+sm"
+    )
+    assert (code, len(lines)) == (255, 1)
+    assert f"the group file of a service that is running at {server.address}" in lines[0]
+    assert server.group_file.read_bytes() == before
+    assert machine.driver(server).list_topics() == {}
+
+
+def test_a_service_follows_another_one_that_is_ending(machine: Machine) -> None:
+    first = machine.serve()
+    first.signal(signal.SIGSTOP)
+    text = json.dumps(spread(bootstrap="self", file=str(first.group_file)))
+    (machine.directory / "next.json").write_text(text)
+    following = machine.start(BIN / "bedrock", "na+sm", "-c", "next.json")
+    first.signal(signal.SIGTERM)
+    first.signal(signal.SIGCONT)
+    assert first.end() == 0
+    address = following.expect(READY)[1]
+    assert json.loads(first.group_file.read_text())["members"][0]["address"] == address
 
 
 def test_a_server_that_comes_back_needs_the_group_file_of_its_service(machine: Machine) -> None:

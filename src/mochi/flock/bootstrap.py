@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
@@ -35,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 1.0
 """Seconds that a member has to answer another one."""
+
+ENDING = 5.0
+"""Seconds that another service, which has the group file, is given to end."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,15 @@ class Bootstrap(ABC):
         """Return the members; `offers` are those of the providers of this name, by the ranks of their processes."""
 
     def publish(self, view: GroupView) -> None:
-        """Have the group file hold the view."""
+        """Have the group file hold the view.
+
+        Raises
+        ------
+        GroupFileError
+            The file cannot be written, or is that of another service, which is running.
+        """
         if self.file is not None:
+            _await_end(self.file, view)
             group_file.write(self.file, view)
 
     def existing(self) -> GroupView:
@@ -117,6 +128,26 @@ class Bootstrap(ABC):
         view = group_file.read(self.file)
         self.token = view.token
         return view
+
+
+def _await_end(file: str, view: GroupView) -> None:
+    """Return once no other service than that of `view` lives by a group file."""
+    try:
+        other = group_file.read(file)
+    except GroupFileError:
+        return
+    if other.token == view.token:
+        return
+    deadline = time.monotonic() + ENDING
+    with talking_to(other, CALL_TIMEOUT) as client:
+        while living := [member for member in other.members if not member.ended and client.is_alive(member)]:
+            if time.monotonic() > deadline:
+                raise GroupFileError(
+                    file,
+                    f"this is the group file of a service that is running at {living[0].address}; "
+                    "stop that with bedrock-shutdown -f, or name another file",
+                )
+            time.sleep(0.1)
 
 
 class SelfBootstrap(Bootstrap):

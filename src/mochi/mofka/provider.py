@@ -231,6 +231,7 @@ class PartitionProvider:
         self._closed = Fault(code, problem)
         for feed in list(self._feeds.values()):
             self._end(feed, self._closed)
+        self._lent.clear()
         self._engine.on_loop(self._stop_timer)
 
     def _stop_timer(self) -> None:

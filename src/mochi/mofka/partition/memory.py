@@ -115,3 +115,4 @@ class MemoryPartition:
     def close(self) -> None:
         """Let go of all events."""
         self._blocks = Blocks(self.count)
+        self._arena = Arena(ARENA_SIZE)
