@@ -180,7 +180,9 @@ def _bytes_of(segment: Any) -> Buffer:
     except (TypeError, ValueError):
         raise TypeError(f"data is a buffer, or a list of buffers, not {type(segment).__name__}") from None
     if "O" in view.format:
-        raise TypeError("data is bytes, not references to Python objects, as an array of dtype object has them")
+        raise TypeError(
+            "data is bytes, not references to Python objects, as an array of dtype object has them"
+        )
     if not view.contiguous:
         raise DiasporaError(
             "data is not contiguous in memory; make it so, for example with numpy.ascontiguousarray"
