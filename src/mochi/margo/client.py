@@ -373,13 +373,15 @@ class _Background:
 
 
 def _serve(client: "weakref.ref[Client]", poller: select.epoll, wake: int) -> None:
+    """Handle what comes until woken. The one who wakes comes last: `wake` is not closed, and another's, before."""
     try:
         while True:
             ready = poller.poll()
-            owner = client()
-            if owner is None or any(descriptor == wake for descriptor, _ in ready):
+            if any(descriptor == wake for descriptor, _ in ready):
                 return
-            owner.handle(ready)
+            owner = client()
+            if owner is not None:
+                owner.handle(ready)
             del owner
     finally:
         poller.close()
