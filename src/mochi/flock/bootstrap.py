@@ -130,26 +130,6 @@ class Bootstrap(ABC):
         return view
 
 
-def _await_end(file: str, view: GroupView) -> None:
-    """Return once no other service than that of `view` lives by a group file."""
-    try:
-        other = group_file.read(file)
-    except GroupFileError:
-        return
-    if other.token == view.token:
-        return
-    deadline = time.monotonic() + ENDING
-    with talking_to(other, CALL_TIMEOUT) as client:
-        while living := [member for member in other.members if not member.ended and client.is_alive(member)]:
-            if time.monotonic() > deadline:
-                raise GroupFileError(
-                    file,
-                    f"this is the group file of a service that is running at {living[0].address}; "
-                    "stop that with bedrock-shutdown -f, or name another file",
-                )
-            time.sleep(0.1)
-
-
 class SelfBootstrap(Bootstrap):
     """A group of one."""
 
@@ -360,6 +340,26 @@ def _announce(me: Member, view: GroupView) -> None:
             if member.rank != me.rank and not member.ended:
                 with suppress(MargoError):
                     client.announce(member, me)
+
+
+def _await_end(file: str, view: GroupView) -> None:
+    """Return once no other service than that of `view` lives by a group file."""
+    try:
+        other = group_file.read(file)
+    except GroupFileError:
+        return
+    if other.token == view.token:
+        return
+    deadline = time.monotonic() + ENDING
+    with talking_to(other, CALL_TIMEOUT) as client:
+        while living := [member for member in other.members if not member.ended and client.is_alive(member)]:
+            if time.monotonic() > deadline:
+                raise GroupFileError(
+                    file,
+                    f"this is the group file of a service that is running at {living[0].address}; "
+                    "stop that with bedrock-shutdown -f, or name another file",
+                )
+            time.sleep(0.1)
 
 
 def _put(file: str, me: Member, view: GroupView) -> None:
