@@ -27,7 +27,6 @@ from mochi.mofka.chunks.recovery import Recovery, make_again, recover
 from mochi.mofka.chunks.trim import read_first
 
 _HEADS_SIZE = 8192
-_OWN_PREFIX = "mofka."
 
 
 def is_partition(files: FileLayer, directory: str) -> bool:
@@ -35,12 +34,12 @@ def is_partition(files: FileLayer, directory: str) -> bool:
     names = files.list_directory(directory)
     if not names:
         return any(layout.owner_of(directory))
-    return any(layout.parse_file_name(name) or name.startswith(_OWN_PREFIX) for name in names)
+    return any(map(layout.belongs, names))
 
 
 def _is_ours(name: str) -> bool:
     """Tell whether the original has no files of this name."""
-    return name.startswith(_OWN_PREFIX) or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
+    return name.startswith(layout.OWN_PREFIX) or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
 
 
 def size_of(files: FileLayer, directory: str) -> int:
@@ -73,7 +72,7 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
         for name in sorted(names):
             if name.startswith(layout.QUARANTINE_PREFIX):
                 report.quarantine[name] = files.size(os.path.join(directory, name))
-            elif not name.startswith(_OWN_PREFIX) and not layout.parse_file_name(name):
+            elif not layout.belongs(name):
                 report.others.append(name)
         overlay = resources.enter_context(closing(Overlay(files)))
         if layout.LOCK_NAME in names:
