@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import sys
 import time
 from collections import deque
@@ -85,9 +86,14 @@ class Files:
                 os.close(fd)
 
     def size(self, path: str) -> int:
-        """Return the length of a file in bytes."""
+        """Return the length of a file in bytes; a directory (EISDIR) or a device (EINVAL) is none."""
         with self.operation("stat", path):
-            return os.stat(path).st_size
+            found = os.stat(path)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "is a directory, not a file")
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "is not a regular file")
+            return found.st_size
 
     def rename(self, path: str, target: str) -> None:
         """Give a file another name; a file that has it already is no more."""

@@ -30,11 +30,11 @@ Progress = Callable[[int], object]
 
 
 def size_of_file(files: FileLayer, path: str) -> int:
-    """Give the size of a file, 0 if it is missing."""
+    """Give the size of a file, 0 if it is missing or no file."""
     try:
         return files.size(path)
     except StorageError as error:
-        if error.errno == errno.ENOENT:
+        if error.errno in (errno.ENOENT, errno.EISDIR, errno.EINVAL):
             return 0
         raise
 

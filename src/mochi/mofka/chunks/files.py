@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
@@ -63,7 +64,7 @@ class FileLayer(Protocol):
         """Return when the names in a directory are on disk."""
 
     def size(self, path: str) -> int:
-        """Give the length of a file in bytes."""
+        """Give the length of a file in bytes; a directory (EISDIR) or a device (EINVAL) is none."""
 
     def sync_all(self, files: Sequence[File]) -> None:
         """Return when all that was written to several files is on disk, as after `File.sync` of each."""
@@ -108,7 +109,12 @@ class PosixFiles:
 
     def size(self, path: str) -> int:
         with _reporting("examine", path):
-            return os.stat(path).st_size
+            found = os.stat(path)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "is a directory, not a file")
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "is not a regular file")
+            return found.st_size
 
     def sync_all(self, files: Sequence[File]) -> None:
         for file in files:
