@@ -228,10 +228,12 @@ class ChunkCheck:
         for offset, expected in zip(begins, sums.tolist(), strict=True):
             begin = stream.start + offset
             end = min(begin + BLOCK, stream.start + stream.size)
+            wrong_from = begin
             try:
                 content = self._windows[kind].bytes(begin, end)
             except StorageError as error:
                 problem = self._why_not(kind, end, error)
+                wrong_from = max(begin, min(self._windows[kind].size, end))
             else:
                 if sums_of([content], self._key).tolist() == [expected]:
                     continue
@@ -241,9 +243,8 @@ class ChunkCheck:
                 )
             first = int(np.searchsorted(bounds[1:], begin, "right"))
             stop = int(np.searchsorted(bounds[:-1], end, "left"))
-            self._add(
-                Effect.LOST, kind, problem, begin, end, seal.first + first, seal.first + max(stop, first + 1)
-            )
+            stop = max(stop, first + 1)
+            self._add(Effect.LOST, kind, problem, wrong_from, end, seal.first + first, seal.first + stop)
 
     def _check_records(self, seal: Seal) -> None:
         """Compare index and descriptors with what a seal has of them."""
