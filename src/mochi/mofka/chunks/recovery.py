@@ -122,7 +122,7 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     chunks = [chunk for chunk in chunks if chunk.number <= max(filled + 1, least)] or [found.first]
     if chunks[-1].number in found.roster or (chunks[-1].count and chunks[-1].number < tail):
         chunks.append(chunks[-1].next())
-    update_roster(files, directory, found.owner, found.roster, chunks[:-1])
+    update_roster(files, directory, found.owner, found.roster, chunks)
     if head is None or head.mode != Mode.CLOSED:
         with closing(Journal(files, directory, head)) as journal:
             head = journal.begin(chunks[-1], Mode.CLOSED, ledger, chunks[-1].end_id)
