@@ -107,12 +107,12 @@ def test_a_run_ends_where_a_slot_could_not_be_found_by_halving() -> None:
     content = bytearray(b"".join(seal.pack(KEY) for seal in sealed([[(1, 2)]] * 9, [])))
     content[(2 * 4 + 1) * SLOT + 4] ^= 1  # the place of the second slot of the fifth seal
     slots = Slots(memoryview(content), KEY)
-    everything, to_the_fifth = slots.run(0), slots.run(0, in_place=True)
+    everything, to_the_fifth = slots.run(0, 9), slots.run(0, 9, in_place=True)
     assert everything is not None
     assert to_the_fifth is not None
     assert (everything[0].end, everything[1]) == (9, 18)
     assert (to_the_fifth[0].end, to_the_fifth[1]) == (4, 8)
-    assert slots.run(8, in_place=True) is None
+    assert slots.run(8, 9, in_place=True) is None
 
 
 def outcomes(directory: Path) -> list[object]:

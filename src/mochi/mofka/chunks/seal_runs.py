@@ -18,7 +18,6 @@ from mochi.mofka.chunks.seals import BLOCK, CONTENT, SLOT, SLOT_DTYPE, parts_at
 
 _MOST_EVENTS = 1 << 13
 _MOST_BYTES = 1 << 20
-_ANY = 1 << 33
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,15 +135,15 @@ class Slots:
     def __len__(self) -> int:
         return len(self._firsts)
 
-    def run(self, slot: int, until: int = _ANY, *, in_place: bool = False) -> tuple[SealRun, int] | None:
+    def run(self, slot: int, until: int, *, in_place: bool = False) -> tuple[SealRun, int] | None:
         """Give the run of seals that begins at a slot, and the slot after it; None if there is no good seal.
 
-        About 3 µs for each seal.
+        About 4 µs for each seal.
 
         Parameters
         ----------
         slot : int
-        until : int, optional
+        until : int
             Number, in the chunk, that the events of the run do not go beyond, if it is not of one seal.
         in_place : bool, optional
             Whether all slots of a good seal must be such that halving finds it.
