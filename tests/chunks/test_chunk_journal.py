@@ -198,6 +198,8 @@ def test_commits_that_were_synced_at_once_are_cut_off_from_the_first_torn_one(
     with limits(1 << 20, large_data), ChunkStore.open(tmp_path / "p") as store:
         store.append([batch_of(numbered(0, 2))])
         under_way = [store.begin([batch_of(numbered(2 * number, 2))]) for number in range(1, 4)]
+        synced = [file for commit in under_way if commit is not None for file in commit.unsynced]
+        assert len({id(file) for file in synced}) == len(synced) == (6 if large_data == 1 else 3)
         shutil.copytree(tmp_path / "p", tmp_path / "killed")
         for torn in range(3):
             shutil.copytree(tmp_path / "p", tmp_path / f"torn-{torn}")
