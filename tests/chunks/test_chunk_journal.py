@@ -94,6 +94,7 @@ def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
     limited: contextlib.AbstractContextManager[None],
 ) -> None:
     base = tmp_path_factory.mktemp("power")
+    (base / "p").mkdir()
     with limited:
         files = RecordingFiles(fail_at=call)
         acknowledged: list[Event] = []
