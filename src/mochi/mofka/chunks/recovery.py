@@ -48,6 +48,7 @@ from mochi.mofka.chunks.files import File, FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head, read_ledger, read_notes, read_parts
 from mochi.mofka.chunks.ledger import Ledger, unpack
 from mochi.mofka.chunks.roster import read_roster, update_roster
+from mochi.mofka.chunks.seal_runs import Slots
 from mochi.mofka.chunks.seals import SLOT, Seal, key_of, seals_in
 from mochi.mofka.chunks.trim import read_first
 
@@ -364,7 +365,7 @@ class _Directory:
         return self.is_at(base)
 
     def with_seals(self, chunk: Chunk) -> Chunk:
-        """Give a chunk with the end of the seals of its events, those after the journal's base read one by one."""
+        """Give a chunk with the end of the seals of its events, those after the journal's base looked for."""
         base = self.head.base if self.head else Chunk(0, 0)
         known = base.number == chunk.number and base.count <= chunk.count
         end, time = (base.seals_end, base.time) if known else (0, 0)
@@ -374,11 +375,11 @@ class _Directory:
             path = os.path.join(self.path, layout.file_name(chunk.number, layout.SEALS))
             with closing(self.files.open(path, writable=False)) as file:
                 file.read(content, end)
+            slots, slot = Slots(content, key_of(self.owner, chunk.number)), 0
             start = end
-            for seal, stop in seals_in(content, key_of(self.owner, chunk.number)):
-                if seal.end > chunk.count:
-                    break
-                end, time = start + stop, seal.time
+            while (found := slots.run(slot, chunk.count)) and found[0].end <= chunk.count:
+                run, slot = found
+                end, time = start + slot * SLOT, run.time
         return replace(chunk, seals_end=min(end, size), time=time)
 
 

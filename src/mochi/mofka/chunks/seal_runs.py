@@ -59,11 +59,14 @@ class SealRun:
         Number, in the chunk, of the first event of each seal, and the one after the last event.
     descriptor_start : int
         Where their descriptors begin.
+    time : int
+        When the last of them were stored, as in `Seal`.
     metadata, data : RunStream
     """
 
     firsts: NDArray[np.int64]
     descriptor_start: int
+    time: int
     metadata: RunStream
     data: RunStream
 
@@ -155,7 +158,7 @@ class Slots:
             at = slot * CONTENT
             if (parts := parts_at(content, at)) is None:
                 break
-            own, count, places, widths, starts, totals, descriptor_start, _ = parts
+            own, count, places, widths, starts, totals, descriptor_start, seal_time = parts
             data_sums = places[2] + 8 * -(-totals[0] // BLOCK)
             end = data_sums + 8 * -(-totals[1] // BLOCK)
             first = self._firsts[slot]
@@ -186,6 +189,7 @@ class Slots:
             firsts.append(first)
             counts.append(count)
             stop = first + count
+            time = seal_time
             slot = after
         if not firsts:
             return None
@@ -194,6 +198,7 @@ class Slots:
             SealRun(
                 np.array([*firsts, stop], np.int64),
                 descriptor_begin,
+                time,
                 metadata.made(content, each),
                 data.made(content, each),
             ),
