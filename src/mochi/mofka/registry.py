@@ -128,6 +128,11 @@ class Registry:
         self._database.put_multi(pairs, Mode.NEW_ONLY)
         self._database.sync()
 
+    def unpublish(self, topic: str) -> None:
+        """Take back what a `publish` that failed may have done."""
+        if self.exists(topic):
+            self._database.erase_multi([_key(topic, part) for part in _PARTS])
+
     def add_partition(self, topic: str, partition: PartitionRecord) -> None:
         """Add a partition to a topic."""
         self._store(topic, [partition])
