@@ -148,7 +148,6 @@ class MofkaDriver(Driver):
 
     def _roll_back(self, name: str, planned: list[PartitionRecord]) -> None:
         try:
-            self._registry.unpublish(name)
             left = remove_partitions(self._registry, self._service.client, name, planned)
             self._registry.forget(name, [])
         except MargoError as error:
