@@ -2,7 +2,7 @@
 
 Rows are named ``<sync>/<bytes of a batch>/<producers>``; producers are processes, and all push to one partition. In
 rows that end in ``alone`` one producer waits for each batch before it begins the next, so that each batch is a commit
-of its own.
+of its own. In those that begin with ``memory`` the partition is in memory: what producers and server do without a disk.
 
 Each repetition of a row has a server of its own, and measures in turn how much one commit holds, by the server's trace
 of file operations (which takes time, so nothing else is taken from there); `raw`; the rate, without a trace; and `raw`
@@ -13,7 +13,7 @@ partition has `sync`.
 import os
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -108,10 +108,7 @@ class Case(msgspec.Struct, frozen=True):
         return append(directory, os.urandom(commit), 1, rounds, sync=self.sync)["mb_per_s"] * 1e6
 
     def _flood(self, running: Server, topic: str, seconds: float) -> Flood:
-        events, data_size = BATCHES[self.batch]
-        most = MAX_BYTES // (events * data_size * max(1, self.producers))
-        group_file = str(running.group_file)
-        return Flood(group_file, topic, data_size, events, seconds, most, alone=self.producers == ALONE)
+        return _flood(running, topic, seconds, self.batch, self.producers)
 
     def _create_topic(self, running: Server, name: str, directory: Path) -> None:
         partition = {"path": str(directory), "sync": self.sync}
@@ -122,6 +119,37 @@ class Case(msgspec.Struct, frozen=True):
         }
         driver = Driver(backend="mofka", options={"group_file": str(running.group_file)})
         driver.create_topic(name, options=options)
+
+
+class InMemory(msgspec.Struct, frozen=True):
+    """One row of a partition that stores nothing: the name of the batch, and how many producers there are."""
+
+    batch: str
+    producers: int
+
+    @property
+    def name(self) -> str:
+        return f"memory/{self.batch}/{self.producers}"
+
+    def measure(self, directory: Path) -> Measures:
+        """One repetition: rates of the service."""
+        with server("na+sm", directory, CONFIG) as running:
+            driver = Driver(backend="mofka", options={"group_file": str(running.group_file)})
+            driver.create_topic(TIMED, options={"num_partitions": 1, "config": {"type": "memory"}})
+            floods = [_flood(running, TIMED, SECONDS, self.batch, self.producers)]
+            with Workers(flood, [(floods,)] * self.producers) as producers:
+                batches, elapsed = together(producers.advance())
+        events, data_size = BATCHES[self.batch]
+        return {
+            "batches_per_s": batches / elapsed,
+            "mb_per_s": batches * events * Events(data_size).size / elapsed / 1e6,
+        }
+
+
+def _flood(running: Server, topic: str, seconds: float, batch: str, producers: int) -> Flood:
+    events, data_size = BATCHES[batch]
+    most = MAX_BYTES // (events * data_size * max(1, producers))
+    return Flood(str(running.group_file), topic, data_size, events, seconds, most, alone=producers == ALONE)
 
 
 def _config() -> dict[str, Any]:
@@ -172,11 +200,12 @@ each repetition on the same disk. Medians (lowest - highest); "of raw" compares 
 """
 
 
-def rows() -> list[Case]:
+def rows() -> list[Case | InMemory]:
     """The whole matrix."""
     return [
         *(Case(True, *values) for values in product(BATCHES, (ALONE, *PRODUCERS))),
         *(Case(False, batch, 4) for batch in BATCHES),
+        *(InMemory(batch, 4) for batch in BATCHES),
     ]
 
 
@@ -191,7 +220,7 @@ def main() -> int:
     """Run, print, write; the exit status is 1 if any row failed."""
     parser = command_line("durable", __doc__.partition("\n")[0], "three rows, those of two goals")
     options = parser.parse_args(namespace=Options())
-    selected: Sequence[Case] = matching(rows(), [*options.only, *(QUICK if options.quick else ())])
+    selected = matching(rows(), [*options.only, *(QUICK if options.quick else ())])
     measured, failures = repeat(selected, options.repetitions, options.directory)
     report = Report(environment("durable"), {}, measured, failures)
     return publish(report, markdown(report), options)

@@ -1,8 +1,8 @@
 """Measure how fast a partition on disk is read from its start: ``python -m benchmarks.replay``.
 
-A row is a size of data. Each repetition writes a partition through one server, ends that server, attaches the
-directory to another one, and reads it four times: cold and warm, by the barest program that can (the limit), and by a
-consumer that looks at metadata and data of every event.
+A row is a size of data; one more is of events that were sent in batches of one. Each repetition writes a partition
+through one server, ends that server, attaches the directory to another one, and reads it four times: cold and warm, by
+the barest program that can (the limit), and by a consumer that looks at metadata and data of every event.
 
 Cold means that the kernel has been told to drop the files' pages. What the host of a virtual machine, or the disk
 itself, keeps is out of reach.
@@ -26,8 +26,10 @@ from diaspora_stream.api import Driver
 
 DATA_SIZES = (128, 64 << 10, 1 << 20)
 EVENTS = 1_000_000
+EVENTS_ONE_BY_ONE = 100_000
 BYTES = 1 << 30
-"""Events in a partition at most, and bytes of them: far more than what is on its way to a consumer at a time."""
+"""Events in a partition at most, those sent one by one, and bytes of all: far more than what is on its way to a
+consumer at a time."""
 
 QUICK_BYTES = 128 << 20
 
@@ -49,19 +51,21 @@ COLUMNS = (
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One row: events of one size, `most_bytes` of them at most."""
+    """One row: events of one size, `most_bytes` of them at most, in batches that adapt or of `batch_size`."""
 
     data_size: int
     most_bytes: int
+    batch_size: int | None = None
 
     @property
     def name(self) -> str:
-        return f"replay/{size_name(self.data_size)}"
+        return f"replay/{size_name(self.data_size)}" + ("/one-by-one" if self.batch_size == 1 else "")
 
     def measure(self, directory: Path) -> Measures:
         """One repetition: rates of a consumer and of plain reads, cold and warm."""
         event = Events(self.data_size).size
-        count = min(EVENTS, self.most_bytes // event)
+        most = EVENTS_ONE_BY_ONE if self.batch_size == 1 else EVENTS
+        count = min(most, self.most_bytes // event)
         warm_up = max(1, int(count * WARM_UP))
         self._write(directory, warm_up, count - warm_up)
         partition = next(directory.glob(f"{TOPIC}-*"))
@@ -90,7 +94,7 @@ class Case(msgspec.Struct, frozen=True):
         """Fill a partition through a server of its own."""
         with server("na+sm", directory) as running:
             _create_topic(running, directory)
-            load = Load(str(running.group_file), TOPIC, self.data_size, None, warm_up, count, 0)
+            load = Load(str(running.group_file), TOPIC, self.data_size, self.batch_size, warm_up, count, 0)
             with Worker(produce, load) as producer:
                 producer.advance()
 
@@ -130,7 +134,9 @@ NOTE = f"""\
 A default partition, read from its start over na+sm by one consumer that looks at metadata and data of every event,
 through a server that did not write it. Plain reads are reads of {PIECE >> 20} MiB of all its chunk files (index and
 descriptors included), counted as the same bytes of events. Cold: the kernel has dropped the files' pages before; a
-host's cache, below a virtual machine, remains. The server and the consumer share the cores of the machine.
+host's cache, below a virtual machine, remains. Events of "one-by-one" were sent in batches of one, of which a server
+commits one or a few at a time, each commit with a seal of its own. The server and the consumer share the cores of the
+machine.
 """
 
 
@@ -154,7 +160,8 @@ def main() -> int:
     )
     options = parser.parse_args(namespace=ReplayOptions())
     most = QUICK_BYTES if options.quick else options.bytes
-    selected = matching([Case(size, most) for size in DATA_SIZES], options.only)
+    cases = [*(Case(size, most) for size in DATA_SIZES), Case(DATA_SIZES[0], most, batch_size=1)]
+    selected = matching(cases, options.only)
     measured, failures = repeat(selected, options.repetitions, options.directory)
     report = Report(environment("replay"), {}, measured, failures)
     return publish(report, markdown(report), options)

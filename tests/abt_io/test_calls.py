@@ -1,7 +1,10 @@
 """Which system calls a configuration gets, and what is said where io_uring is missing."""
 
+import errno
 import logging
+import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -34,3 +37,25 @@ def test_without_the_library_one_warning_names_the_extra_and_plain_calls_do_the_
     file.sync()
     file.close()
     assert (tmp_path / "a").read_bytes() == b"x"
+
+
+def test_several_files_are_synced_at_once_and_each_has_an_outcome_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def fdatasync(fd: int) -> None:
+        together.wait()
+        if fd == 8:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    calls = SystemCalls()
+    first, second, third = calls.sync([7, 8, 9])
+    assert (first, third) == (None, None)
+    assert isinstance(second, OSError)
+    assert second.errno == errno.EIO
+    calls.close()
+    together.abort()
+    with pytest.raises(threading.BrokenBarrierError):
+        calls.sync([7])

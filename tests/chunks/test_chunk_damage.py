@@ -213,7 +213,9 @@ def test_a_file_that_may_not_be_read_is_named_and_costs_nothing_else(directory: 
 def test_a_chunk_file_that_is_a_directory_is_a_clear_error(directory: Path) -> None:
     (directory / "chunk-000002.data").unlink()
     (directory / "chunk-000002.data").mkdir()
-    with pytest.raises(StorageError, match=r"chunk-000002.data: Is a directory"):
+    with pytest.raises(
+        CorruptPartition, match=r"chunk-000002.data is a directory, not a file; put the file back"
+    ):
         ChunkStore.open(directory)
 
 

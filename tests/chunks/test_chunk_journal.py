@@ -94,6 +94,7 @@ def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
     limited: contextlib.AbstractContextManager[None],
 ) -> None:
     base = tmp_path_factory.mktemp("power")
+    (base / "p").mkdir()
     with limited:
         files = RecordingFiles(fail_at=call)
         acknowledged: list[Event] = []
@@ -190,19 +191,53 @@ def test_a_torn_last_record_is_the_end_and_its_events_go_to_quarantine(tmp_path:
     assert (copy / "quarantine-000001-idx-0").read_bytes() == before["chunk-000001.idx"][96:]
 
 
+@pytest.mark.parametrize("large_data", [1, 1 << 20])
+def test_commits_that_were_synced_at_once_are_cut_off_from_the_first_torn_one(
+    tmp_path: Path, large_data: int
+) -> None:
+    with limits(1 << 20, large_data), ChunkStore.open(tmp_path / "p") as store:
+        store.append([batch_of(numbered(0, 2))])
+        under_way = [store.begin([batch_of(numbered(2 * number, 2))]) for number in range(1, 4)]
+        synced = [file for commit in under_way if commit is not None for file in commit.unsynced]
+        assert len({id(file) for file in synced}) == len(synced) == (6 if large_data == 1 else 3)
+        shutil.copytree(tmp_path / "p", tmp_path / "killed")
+        for torn in range(3):
+            shutil.copytree(tmp_path / "p", tmp_path / f"torn-{torn}")
+            overwrite(tmp_path / f"torn-{torn}" / "mofka.journal", (3 + torn) * BLOCK + 150, b"torn")
+        shutil.copytree(tmp_path / "p", tmp_path / "lost")
+        os.truncate(
+            tmp_path / "lost" / "chunk-000000.data", len(b"".join(data for _, data in numbered(0, 3)))
+        )
+        for commit in reversed(under_way):
+            assert commit is not None
+            commit.sync()
+        for number, commit in enumerate(under_way, 1):
+            assert commit is not None
+            assert store.finish(commit) == [2 * number]
+        store.append([batch_of(numbered(8, 1))])
+        shutil.copytree(tmp_path / "p", tmp_path / "settled")
+    for torn in range(3):
+        with ChunkStore.open(tmp_path / f"torn-{torn}") as store:
+            assert events_of(store) == numbered(0, 2 + 2 * torn)
+    with ChunkStore.open(tmp_path / "killed") as store:
+        assert events_of(store) == numbered(0, 8)
+    with ChunkStore.open(tmp_path / "lost") as store:
+        assert events_of(store) == numbered(0, 2 if large_data == 1 else 8)
+    overwrite(tmp_path / "settled" / "mofka.journal", 4 * BLOCK + 150, b"rot")
+    refuses(tmp_path / "settled", "has a damaged record at byte 16384, .* of event 8 at byte 24576")
+
+
 @pytest.mark.parametrize("content", [b"torn", bytes(BLOCK)], ids=["torn", "zeros"])
 def test_a_damaged_record_before_good_ones_is_reported(tmp_path: Path, content: bytes) -> None:
     copy = crashed(tmp_path / "p", tmp_path / "copy")
     overwrite(copy / "mofka.journal", 3 * BLOCK, content)
-    refuses(
-        copy, r"mofka.journal has a damaged record at byte 12288, and a good one of event 4 .* byte 16384"
-    )
+    refuses(copy, r"mofka.journal has a damaged record at byte 12288, .* a good one of event 4 at byte 16384")
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
     copy = crashed(tmp_path / "p", tmp_path / "copy")
     overwrite(copy / "mofka.journal", BLOCK + 8, b"\x09")
-    refuses(copy, "mofka.journal is of version 9, but version 2 is what can be read here")
+    refuses(copy, "mofka.journal is of version 9, but version 3 is what can be read here")
 
 
 def test_a_journal_that_lost_its_heads_is_refused(tmp_path: Path) -> None:
@@ -257,20 +292,29 @@ def test_large_data_is_in_its_own_file_alone_and_checked(tmp_path: Path) -> None
         data, journal = "chunk-000000.data", "mofka.journal"
         assert files.calls[before : before + 4] == [
             ("write", data),
-            ("sync", data),
             ("write", journal),
+            ("sync", data),
             ("sync", journal),
         ]
         assert {operation for operation, _ in files.calls[before + 4 :]} == {"write"}
         shutil.copytree(tmp_path / "p", tmp_path / "copy")
+        store.append([batch_of(numbered(2, 1))])
+        shutil.copytree(tmp_path / "p", tmp_path / "rotten")
     assert large[1] not in (tmp_path / "copy" / journal).read_bytes()
     for kind in ("meta", "desc", "idx"):
         os.truncate(tmp_path / "copy" / f"chunk-000000.{kind}", 0)
-    shutil.copytree(tmp_path / "copy", tmp_path / "rotten")
+    shutil.copytree(tmp_path / "copy", tmp_path / "torn")
     with ChunkStore.open(tmp_path / "copy") as store:
         assert events_of(store) == [*numbered(0, 1), large]
+    overwrite(tmp_path / "torn" / data, 99999, b"torn")
+    with ChunkStore.open(tmp_path / "torn") as store:
+        assert events_of(store) == numbered(0, 1)
+        assert store.quarantined == ["quarantine-000000-data-0", "quarantine-000000-seals-0"]
     overwrite(tmp_path / "rotten" / data, 99999, b"rot")
-    refuses(tmp_path / "rotten", "chunk-000000.data does not have the data of events 1 to 1 at byte 20")
+    refuses(
+        tmp_path / "rotten",
+        "has a damaged record at byte 12288, or one whose data is damaged, and a good one of event 2 at",
+    )
 
 
 def test_what_the_original_appends_after_an_orderly_end_is_adopted(tmp_path: Path) -> None:

@@ -17,18 +17,24 @@ from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import ChunkConfig, ChunkStore, ExpiredEvents, Origin, Retention, StorageError
 from mochi.mofka.chunks import journal as journal_module
+from mochi.mofka.chunks.writer import Commit
 
 CONSUMERS = ("c", "d")
 
+Sent = list[tuple[Origin, list[Event]]]
+"""The batches of a commit."""
+
 sizes = st.lists(st.tuples(st.integers(0, 40), st.sampled_from([0, 1, 30, 200])), min_size=1, max_size=4)
+sent = st.lists(st.tuples(st.integers(0, 2), sizes), max_size=3)
+moved = st.dictionaries(st.sampled_from(CONSUMERS), st.integers(0, 10**6), max_size=2)
 
 
 class Storage(RuleBasedStateMachine):
     """Producers and consumers at a store whose process and machine may end at any call.
 
-    What the oracle knows: the events acknowledged; those of a commit that failed, which may come back (`unsure`);
-    for each identity the first ids of its batches; the cursors acknowledged, and those asked for; how many of the
-    first events were dropped, and how many a trim that failed may have dropped.
+    What the oracle knows: the events acknowledged; those of commits that are under way, or have failed, which may come
+    back (`unsure`, by commit); for each identity the first ids of its batches; the cursors acknowledged, and those
+    asked for; how many of the first events were dropped, and how many a trim that failed may have dropped.
     """
 
     def __init__(self) -> None:
@@ -38,7 +44,8 @@ class Storage(RuleBasedStateMachine):
         self.names = itertools.count()
         self.marks = itertools.count()
         self.acknowledged: list[Event] = []
-        self.unsure: list[tuple[Origin, list[Event]]] = []
+        self.unsure: list[Sent] = []
+        self.under_way: list[tuple[Commit, Sent, dict[str, int]]] = []
         self.batches: dict[bytes, list[int]] = {}
         self.current = [self.new_identity() for _ in range(3)]
         self.cursors = dict.fromkeys(CONSUMERS, 0)
@@ -69,16 +76,21 @@ class Storage(RuleBasedStateMachine):
         self.files = RecordingFiles()
         self.store = ChunkStore.open(self.directory, self.config, self.files)
 
-    @rule(
-        sent=st.lists(st.tuples(st.integers(0, 2), sizes), max_size=3),
-        moved=st.dictionaries(st.sampled_from(CONSUMERS), st.integers(0, 10**6), max_size=2),
-    )
+    @rule(sent=sent, moved=moved)
     def commit(self, sent: list[tuple[int, list[tuple[int, int]]]], moved: dict[str, int]) -> None:
-        batches: list[tuple[Origin, list[Event]]] = []
+        self.finish_all()
+        self.begin_commit(sent, moved)
+        self.finish_all()
+
+    @rule(sent=sent, moved=moved)
+    def begin_commit(self, sent: list[tuple[int, list[tuple[int, int]]]], moved: dict[str, int]) -> None:
+        batches: Sent = []
+        pending = [origin for _, earlier, _ in self.under_way for origin, _ in earlier]
         for producer, shape in sent:
             identity = self.current[producer]
-            before = sum(origin.identity == identity for origin, _ in batches)
+            before = sum(origin.identity == identity for origin in pending)
             origin = Origin(identity, len(self.batches[identity]) + before)
+            pending.append(origin)
             events = [
                 (b"%d" % next(self.marks) + b"m" * metadata, b"%d." % next(self.marks) * data)
                 for metadata, data in shape
@@ -86,18 +98,40 @@ class Storage(RuleBasedStateMachine):
             batches.append((origin, events))
         cursors = {name: value % (len(self.acknowledged) + 1) for name, value in moved.items()}
         poisoned = self.store.error is not None
+        try:
+            commit = self.store.begin([batch_of(events, origin) for origin, events in batches], cursors)
+            assert not poisoned
+        except StorageError:
+            self.current = [self.new_identity() for _ in self.current]
+            return
+        if commit is None:
+            assert self.under_way
+            return
         for name, value in cursors.items():
             self.asked[name] = max(self.asked[name], value)
+        self.under_way.append((commit, batches, cursors))
+        self.unsure = [earlier for _, earlier, _ in self.under_way]
+
+    @rule(which=st.integers(0, 4))
+    def sync_commit(self, which: int) -> None:
+        waiting = [commit for commit, _, _ in self.under_way if not commit.synced]
+        if waiting:
+            waiting[which % len(waiting)].sync()
+
+    @rule()
+    def finish_commit(self) -> None:
+        if not self.under_way:
+            return
+        commit, batches, cursors = self.under_way.pop(0)
+        if not commit.synced:
+            commit.sync()
         try:
-            firsts = self.store.append([batch_of(events, origin) for origin, events in batches], cursors)
+            firsts = self.store.finish(commit)
         except StorageError:
             assert self.store.event_count == len(self.acknowledged)
-            if not poisoned:
-                self.unsure = batches
             self.current = [self.new_identity() for _ in self.current]
         else:
-            assert not poisoned
-            self.unsure = [] if batches or cursors else self.unsure
+            assert self.unsure.pop(0) is batches
             for (origin, events), first in zip(batches, firsts, strict=True):
                 assert first == len(self.acknowledged)
                 self.batches[origin.identity].append(first)
@@ -105,6 +139,10 @@ class Storage(RuleBasedStateMachine):
             for name, value in cursors.items():
                 self.cursors[name] = max(self.cursors[name], value)
                 assert self.store.cursors[name] == self.cursors[name]
+
+    def finish_all(self) -> None:
+        while self.under_way:
+            self.finish_commit()
 
     @rule(ahead=st.integers(0, 25), number=st.sampled_from([errno.EIO, errno.ENOSPC]))
     def fail_soon(self, ahead: int, number: int) -> None:
@@ -122,7 +160,7 @@ class Storage(RuleBasedStateMachine):
         self.dropping = max(self.dropping, kept)
         with contextlib.suppress(StorageError):
             self.store.trim()
-            assert self.store.first_id == kept
+            assert self.store.first_id == kept or self.under_way
         assert self.store.first_id in (self.dropped, kept)
         self.dropped = self.store.first_id
         if self.dropped:
@@ -132,11 +170,13 @@ class Storage(RuleBasedStateMachine):
 
     @rule()
     def sync(self) -> None:
+        self.finish_all()
         with contextlib.suppress(StorageError):
             self.store.sync()
 
     @rule()
     def end_in_order(self) -> None:
+        self.finish_all()
         unsure = self.store.error is not None
         try:
             self.store.close()
@@ -180,20 +220,27 @@ class Storage(RuleBasedStateMachine):
         assert all(lost and "mofka.ledger" in problem for problem in self.store.damaged)
         assert self.dropped <= self.store.first_id <= self.dropping
         self.dropped = self.dropping = self.store.first_id
-        possible = self.acknowledged + [event for _, events in self.unsure for event in events]
+        self.under_way.clear()
+        possible = self.acknowledged + [
+            event for batches in self.unsure for _, events in batches for event in events
+        ]
         found = possible[: self.dropped] + events_of(self.store)
         assert found == possible[: len(found)]
         if not lost:
             assert len(found) >= len(self.acknowledged)
         if not unsure:
             assert len(found) == len(self.acknowledged)
-        ends = [len(self.acknowledged)]
-        for origin, events in self.unsure:
-            if ends[-1] + len(events) <= len(found):
-                self.batches[origin.identity].append(ends[-1])
-            ends.append(ends[-1] + len(events))
+        batch_ends = [len(self.acknowledged)]
+        commit_ends = batch_ends[:]
+        for batches in self.unsure:
+            for origin, events in batches:
+                end = batch_ends[-1] + len(events)
+                if end <= len(found):
+                    self.batches[origin.identity].append(batch_ends[-1])
+                batch_ends.append(end)
+            commit_ends.append(batch_ends[-1])
         if not lost:
-            assert len(found) in (ends if not self.config.sync else {ends[0], ends[-1]})
+            assert len(found) in (commit_ends if self.config.sync else batch_ends)
         self.acknowledged, self.unsure = found, []
         known = {producer.identity: producer for producer in self.store.producers()}
         for identity, firsts in self.batches.items():

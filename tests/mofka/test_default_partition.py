@@ -2,6 +2,7 @@
 
 import errno
 import os
+import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -29,7 +30,8 @@ from recording_files import RecordingFiles
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import ChunkStore, Origin, Remembered
 from mochi.mofka.chunks.files import FileLayer
-from mochi.mofka.partition import tail
+from mochi.mofka.chunks.writer import Commit
+from mochi.mofka.partition import commits, tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Slice
 from mochi.mofka.partition.default import DefaultPartition
@@ -168,7 +170,7 @@ def test_a_full_disk_fails_batches_until_there_is_space_again(
         assert "No space left" in failure.message
         assert partition.error is None
     files.broken.clear()
-    with partition._committing:
+    with partition._commits._committing:
         pass  # a commit that failed takes with it what comes before it is over
     assert append(partition, batch_of(numbered(5, 5), Origin(b"q" * 16, 0))) == 5
     found = read(partition, 0, 20, 1000, True)
@@ -176,7 +178,7 @@ def test_a_full_disk_fails_batches_until_there_is_space_again(
     assert events_in(found, True) == numbered(0, 10)
     partition.close()
     io.close()
-    told = [record for record in caplog.records if record.name == "mochi.mofka.partition.default"]
+    told = [record for record in caplog.records if record.name == "mochi.mofka.partition.commits"]
     assert [record.levelname for record in told] == ["ERROR", "WARNING"]
     assert stored_in(opener.directory) == numbered(0, 10)
 
@@ -224,7 +226,7 @@ def test_an_error_that_nobody_expects_is_told_like_any_other(
     def broken(*_: Any, **__: Any) -> Any:
         raise MemoryError("none left")
 
-    monkeypatch.setattr(ChunkStore, "append", broken)
+    monkeypatch.setattr(ChunkStore, "begin", broken)
     monkeypatch.setattr(ChunkStore, "read_range", broken)
     outcomes = [append(partition, batch_of(numbered(0, 1))), read(partition, 0, 1, 1, False)]
     outcomes.append(append(partition, batch_of(numbered(0, 1))))
@@ -321,29 +323,126 @@ def test_closing_stores_what_has_arrived_even_while_no_thread_is_free(opener: Op
     assert stored_in(opener.directory) == numbered(0, 3)
 
 
-def test_closing_waits_for_the_commit_under_way(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+class Syncs:
+    """Commits wait in their syncs, each until it is let go, in any order; on a disk that is slow."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(commits, "SLOW_SYNC", 0)
+        monkeypatch.setattr(commits, "OVERLAP_BYTES", 0)
+        self.begun: queue.SimpleQueue[Commit] = queue.SimpleQueue()
+        self.gates: dict[Commit, threading.Event] = {}
+        sync = Commit.sync
+
+        def wait(commit: Commit) -> None:
+            gate = self.gates[commit] = threading.Event()
+            self.begun.put(commit)
+            gate.wait(10)
+            sync(commit)
+
+        monkeypatch.setattr(Commit, "sync", wait)
+
+    def await_one(self) -> Commit:
+        """Wait until the next commit is in its sync."""
+        return self.begun.get(timeout=10)
+
+    def let_go(self, commit: Commit) -> None:
+        """Let a commit end its sync."""
+        self.gates[commit].set()
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> Syncs:
+    return Syncs(monkeypatch)
+
+
+def begin_three(
+    partition: DefaultPartition, syncs: Syncs
+) -> tuple[list[Commit], list[Future[int | BaseException]]]:
+    """Store one event, and have three commits of two events wait in their syncs, and a batch wait for one."""
+    told: list[Future[int | BaseException]] = [Future() for _ in range(5)]
+    partition.append(batch_of(numbered(0, 1), Origin(b"p" * 16, 0)), told[0].set_result)
+    syncs.let_go(syncs.await_one())
+    assert told[0].result(10) == 0
+    under_way = []
+    for number in range(3):
+        batch = batch_of(numbered(1 + 2 * number, 2), Origin(b"p" * 16, 1 + number))
+        partition.append(batch, told[1 + number].set_result)
+        under_way.append(syncs.await_one())
+    partition.append(batch_of(numbered(7, 1), Origin(b"p" * 16, 4)), told[4].set_result)
+    return under_way, told
+
+
+def test_commits_on_a_slow_disk_overlap_and_are_told_in_order(opener: Opener, syncs: Syncs) -> None:
     partition, _ = opener.open()
-    committing, go_on = threading.Event(), threading.Event()
-    store = ChunkStore.append
+    (first, second, third), told = begin_three(partition, syncs)
+    syncs.let_go(third)
+    fourth = syncs.await_one()
+    syncs.let_go(second)
+    assert not any(future.done() for future in told[1:])
+    assert partition.count == 1
+    syncs.let_go(first)
+    assert [future.result(10) for future in told[1:4]] == [1, 3, 5]
+    syncs.let_go(fourth)
+    assert told[4].result(10) == 7
+    found = read(partition, 0, 20, 1000, True)
+    assert isinstance(found, Slice)
+    assert events_in(found, True) == numbered(0, 8)
+    partition.close()
+    assert stored_in(opener.directory) == numbered(0, 8)
 
-    def slow(*arguments: Any) -> list[int]:
-        committing.set()
-        assert go_on.wait(10)
-        return store(*arguments)
 
-    monkeypatch.setattr(ChunkStore, "append", slow)
-    told: Future[int | BaseException] = Future()
-    partition.append(batch_of(numbered(0, 1)), told.set_result)
-    assert committing.wait(10)
+def test_all_that_follows_a_commit_whose_sync_fails_fails_as_well(opener: Opener, syncs: Syncs) -> None:
+    files = BreakableFiles()
+    partition, _ = opener.open(files)
+    (first, second, third), told = begin_three(partition, syncs)
+    files.broken["fdatasync"] = errno.EIO
+    syncs.let_go(first)
+    assert isinstance(told[1].result(10), Fault)
+    syncs.let_go(third)
+    syncs.let_go(second)
+    for future in told[1:]:
+        outcome = future.result(10)
+        assert isinstance(outcome, Fault)
+        assert "Input/output error" in outcome.message
+    assert partition.count == 1
+    assert partition.error is not None
+    partition.close()
+
+
+def test_all_that_follows_a_commit_that_finds_no_space_fails_as_well(opener: Opener, syncs: Syncs) -> None:
+    files = BreakableFiles()
+    partition, _ = opener.open(files)
+    (first, second, third), told = begin_three(partition, syncs)
+    files.broken["write"] = errno.ENOSPC
+    syncs.let_go(first)
+    assert isinstance(told[1].result(10), Fault)
+    files.broken.clear()
+    syncs.let_go(second)
+    syncs.let_go(third)
+    assert all(isinstance(future.result(10), Fault) for future in told[2:])
+    assert partition.error is None
+    again: Future[int | BaseException] = Future()
+    partition.append(batch_of(numbered(1, 4), Origin(b"q" * 16, 0)), again.set_result)
+    syncs.let_go(syncs.await_one())
+    assert again.result(10) == 1
+    partition.close()
+    assert stored_in(opener.directory) == numbered(0, 5)
+
+
+def test_closing_waits_for_the_commits_under_way(opener: Opener, syncs: Syncs) -> None:
+    partition, _ = opener.open()
+    under_way, told = begin_three(partition, syncs)
     closing = threading.Thread(target=partition.close)
     closing.start()
     closing.join(0.05)
     assert closing.is_alive()
-    go_on.set()
+    for commit in under_way:
+        syncs.let_go(commit)
+    syncs.let_go(syncs.await_one())
     closing.join(10)
-    assert told.result(0) == 0
+    assert [future.result(0) for future in told] == [0, 1, 3, 5, 7]
     with pytest.raises(Fault, match="closed"):
-        partition.append(batch_of(numbered(1, 1)), told.set_result)
+        partition.append(batch_of(numbered(1, 1)), told[0].set_result)
 
 
 def test_what_was_acknowledged_survives_a_power_cut_that_drops_all_that_is_not_synced(
@@ -369,6 +468,19 @@ def test_without_sync_a_power_cut_takes_events_and_leaves_the_partition_sound(
     left = stored_in(tmp_path / "left")
     assert left == numbered(0, len(left))
     assert len(left) < 36
+
+
+def test_the_log_says_of_a_new_directory_that_there_are_no_events(
+    opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    partition, _ = opener.open()
+    assert caplog.messages == [
+        f"topic 'topic', partition {UUID}: begins without events, for there was no {opener.directory}"
+    ]
+    partition.close()
+    opener.open()
+    assert len(caplog.messages) == 1
 
 
 def test_a_directory_in_use_cannot_be_opened_twice(opener: Opener) -> None:

@@ -202,7 +202,7 @@ def test_nothing_is_kept_of_a_commit_that_failed(
     assert isinstance(append(partition, batch_of(events_of(5, 10))), Fault)
     files.broken.clear()
     assert read_all(partition, 0) == events
-    with partition._committing:
+    with partition._commits._committing:
         pass  # a commit that failed takes with it what comes before it is over
     if number == errno.ENOSPC:
         more = events_of(5, 10)
@@ -222,7 +222,7 @@ def test_what_has_expired_is_not_given_though_it_is_in_memory(tmp_path: Path, io
     for _ in range(10):
         append(partition, batch_of(new := events_of(10, 500)))
         stored += new
-    with partition._committing:
+    with partition._commits._committing:
         pass  # what is dropped goes after the commit
     first = partition.first
     assert 0 < first < 100

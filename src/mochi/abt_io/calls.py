@@ -8,9 +8,11 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from mochi.abt_io.config import AbtIoConfig
+from mochi.abt_io.threads import IoThreads
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +37,11 @@ class Calls(Protocol):
 
 
 class SystemCalls:
-    """One blocking system call for each."""
+    """One blocking system call for each; several files are synced at once, all but one in threads of their own."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._threads = IoThreads("abt_io-sync")
 
     def write(self, fd: int, buffers: list[memoryview], offset: int) -> int:
         return os.pwritev(fd, buffers, offset)
@@ -44,13 +50,17 @@ class SystemCalls:
         return os.preadv(fd, [target], offset)
 
     def sync(self, fds: Sequence[int]) -> list[OSError | None]:
-        return [_sync(fd) for fd in fds]
+        if self._closed:
+            return [_sync(fd) for fd in fds]
+        others = [self._threads.submit(partial(_sync, fd)) for fd in fds[1:]]
+        return [*map(_sync, fds[:1]), *(other.result() for other in others)]
 
     def close(self) -> None:
-        pass
+        self._closed = True
+        self._threads.close()
 
     def restart_in_child(self) -> None:
-        pass
+        self._threads = IoThreads("abt_io-sync")
 
 
 def open_calls(name: str, config: AbtIoConfig) -> Calls:

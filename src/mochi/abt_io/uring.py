@@ -51,6 +51,7 @@ class UringCalls(SystemCalls):
     """
 
     def __init__(self, name: str, config: AbtIoConfig) -> None:
+        super().__init__()
         self._name = name
         self._config = config
         self._turn = itertools.count()
@@ -92,8 +93,10 @@ class UringCalls(SystemCalls):
         rings, self._rings = self._rings, ()
         for ring in rings:
             ring.close()
+        super().close()
 
     def restart_in_child(self) -> None:
+        super().restart_in_child()
         rings, self._rings = self._rings, ()
         for ring in rings:
             ring.abandon()

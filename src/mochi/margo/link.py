@@ -106,6 +106,8 @@ class Link:
     address : str
     instance : bytes
         Tells the server's start: another value at the same address is a server that was started again.
+    lends : bool
+        Whether the server can lend buffers over this link.
     is_lost : bool
         Whether the link is of no more use.
     error : MargoError or None
@@ -123,6 +125,7 @@ class Link:
         self._reason: MargoError | None = None
         self.peer = peer
         self.descriptor = peer.fileno()
+        self.lends = peer.family == socket.AF_UNIX
         self._offered: deque[int] = deque()
         self._claims: dict[str, weakref.ref[Claim]] = {}
         self._sending = threading.Lock()
@@ -135,11 +138,6 @@ class Link:
         self._poller = poller
         peer.setblocking(False)
         poller.register(self.descriptor, select.EPOLLIN)
-
-    @property
-    def lends(self) -> bool:
-        """Whether the server can lend buffers over this link."""
-        return self.peer.family == socket.AF_UNIX
 
     def request(
         self,

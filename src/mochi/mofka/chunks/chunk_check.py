@@ -1,7 +1,8 @@
 """Checking the files of one chunk: everything is read, and compared with whatever tells of it.
 
-What has a seal is compared with it: metadata and data by their checksums, index and descriptors record by record. What
-has none, as events that the original wrote, is checked as far as index and descriptors tell of each other, and read.
+What has a seal is compared with it: metadata and data by their checksums, index and descriptors record by record; small
+seals that follow each other are compared together, and one by one if anything is not as they say. What has none, as
+events that the original wrote, is checked as far as index and descriptors tell of each other, and read.
 
 Invariants: files are read forwards in large pieces; held are some of these, and the seals of the chunk.
 """
@@ -13,13 +14,15 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout, seals
+from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.findings import ChunkReport, Effect, Finding
-from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Stream, key_of, sums_of
+from mochi.mofka.chunks.seal_runs import SealRun, Slots
+from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Sizes, Stream, key_of, seals_in, sums_of
 
 PIECE = 4 << 20
 FROM_SEALS = "makes it again from the seals, and keeps what is there in quarantine"
@@ -30,11 +33,11 @@ Progress = Callable[[int], object]
 
 
 def size_of_file(files: FileLayer, path: str) -> int:
-    """Give the size of a file, 0 if it is missing."""
+    """Give the size of a file, 0 if it is missing or no file."""
     try:
         return files.size(path)
     except StorageError as error:
-        if error.errno == errno.ENOENT:
+        if error.errno in (errno.ENOENT, errno.EISDIR, errno.EINVAL):
             return 0
         raise
 
@@ -114,11 +117,16 @@ class ChunkCheck:
         """Check everything; findings are in `findings` then."""
         chunk = self._chunk
         at = 0
-        for seal in self._seals():
-            if seal.first > at:
-                self._check_unsealed(at, seal.first)
-            self._check_sealed(seal)
-            at = seal.end
+        for run, content in self._runs():
+            if run.first > at:
+                self._check_unsealed(at, run.first)
+            if not self._is_whole(run):
+                for seal, _ in seals_in(content, self._key):
+                    self._check_sealed(seal)
+            self._sealed.append((run.first, run.end))
+            self._metadata_end = int(run.metadata.bounds[-1])
+            self._data_end = int(run.data.bounds[-1])
+            at = run.end
         if at < chunk.count:
             self._check_unsealed(at, chunk.count)
         sealed = _union(self._sealed)
@@ -143,27 +151,27 @@ class ChunkCheck:
             _length(lost),
         )
 
-    def _seals(self) -> Iterator[Seal]:
-        """Give the good seals in order, and report where there should be others."""
+    def _runs(self) -> Iterator[tuple[SealRun, memoryview]]:
+        """Give the good seals in order, as runs and their bytes, and report where there should be others."""
         window, end = self._windows[layout.SEALS], self._chunk.seals_end
         content = memoryview(b"")
         if size := window.size // SLOT * SLOT:
             content = memoryview(bytes(window.bytes(0, size)))
-        at = position = 0
+        slots = Slots(content, self._key)
+        at = slot = 0
         damaged: int | None = None
-        while position < len(content):
-            found = seals.unpack(content[position:], self._key)
-            if found is None or not self._in_place(*found, content[position:], at):
-                damaged = position if damaged is None else damaged
-                position += SLOT
+        while slot < len(slots):
+            found = slots.run(slot, self._chunk.count, in_place=True)
+            if found is None or found[0].first < at or found[0].end > self._chunk.count:
+                damaged = slot * SLOT if damaged is None else damaged
+                slot += 1
                 continue
-            seal, taken = found
+            run, after = found
             if damaged is not None:
-                self._report_seals("are damaged", damaged, position, at, seal.first)
+                self._report_seals("are damaged", damaged, slot * SLOT, at, run.first)
                 damaged = None
-            position += taken
-            at = seal.end
-            yield seal
+            yield run, content[slot * SLOT : after * SLOT]
+            at, slot = run.end, after
         if damaged is not None:
             whole = not damaged and len(content) > SLOT
             problem = "are damaged, or of another chunk or partition" if whole else "are damaged"
@@ -171,15 +179,6 @@ class ChunkCheck:
         elif window.size < end:
             problem = f"are missing from byte {window.size} on" if window.size else "are missing"
             self._report_seals(problem, window.size, end, at, self._chunk.count)
-
-    def _in_place(self, seal: Seal, size: int, content: memoryview, at: int) -> bool:
-        """Tell whether a seal is where it can be found, and of events that come after those before."""
-        places = (seals.slot_of(content[start : start + SLOT]) for start in range(0, size, SLOT))
-        return (
-            at <= seal.first
-            and seal.end <= self._chunk.count
-            and all(found == (seal.first, place) for place, found in enumerate(places))
-        )
 
     def _report_seals(self, problem: str, begin: int, end: int, first: int, stop: int) -> None:
         self._add(Effect.DOUBTFUL, layout.SEALS, problem, begin, end, first, stop)
@@ -201,8 +200,34 @@ class ChunkCheck:
             self._last[effect, kind, problem] = finding
             self.findings.append(finding)
 
+    def _is_whole(self, run: SealRun) -> bool:
+        """Tell whether everything is as a run says; one of more than a piece is not looked at, and is none."""
+        for kind, stream in ((layout.META, run.metadata), (layout.DATA, run.data)):
+            start, stop = int(stream.bounds[0]), int(stream.bounds[-1])
+            if stop - start > PIECE:
+                return False
+            if start == stop:
+                continue
+            try:
+                content = self._windows[kind].bytes(start, stop)
+            except StorageError:
+                return False
+            for begin, end, expected in stream.blocks(start, stop):
+                if xxh3_64_intdigest(content[begin - start : end - start], self._key) != expected:
+                    return False
+        metadata, data = (np.diff(stream.bounds).astype(np.uint32) for stream in (run.metadata, run.data))
+        for kind, start, records in self._records(
+            run.first, run.metadata.bounds[:-1], metadata, run.data.bounds[:-1], data, run.descriptor_start
+        ):
+            try:
+                content = self._windows[kind].bytes(start, start + records.nbytes)
+            except StorageError:
+                return False
+            if not np.array_equal(np.frombuffer(content, np.uint8), records.view(np.uint8)):
+                return False
+        return True
+
     def _check_sealed(self, seal: Seal) -> None:
-        self._sealed.append((seal.first, seal.end))
         for kind, stream in ((layout.META, seal.metadata), (layout.DATA, seal.data)):
             total = stream.size
             for begin in range(0, total, PIECE):
@@ -217,8 +242,6 @@ class ChunkCheck:
                 if not good:
                     self._check_blocks(seal, kind, stream, range(begin, end, BLOCK), sums)
         self._check_records(seal)
-        self._metadata_end = seal.metadata.start + seal.metadata.size
-        self._data_end = seal.data.start + seal.data.size
 
     def _check_blocks(
         self, seal: Seal, kind: str, stream: Stream, begins: range, sums: NDArray[np.uint64]
@@ -228,10 +251,12 @@ class ChunkCheck:
         for offset, expected in zip(begins, sums.tolist(), strict=True):
             begin = stream.start + offset
             end = min(begin + BLOCK, stream.start + stream.size)
+            wrong_from = begin
             try:
                 content = self._windows[kind].bytes(begin, end)
             except StorageError as error:
                 problem = self._why_not(kind, end, error)
+                wrong_from = max(begin, min(self._windows[kind].size, end))
             else:
                 if sums_of([content], self._key).tolist() == [expected]:
                     continue
@@ -241,24 +266,37 @@ class ChunkCheck:
                 )
             first = int(np.searchsorted(bounds[1:], begin, "right"))
             stop = int(np.searchsorted(bounds[:-1], end, "left"))
-            self._add(
-                Effect.LOST, kind, problem, begin, end, seal.first + first, seal.first + max(stop, first + 1)
-            )
+            stop = max(stop, first + 1)
+            self._add(Effect.LOST, kind, problem, wrong_from, end, seal.first + first, seal.first + stop)
+
+    def _records(
+        self,
+        first: int,
+        metadata_offsets: NDArray[np.uint64],
+        metadata_sizes: Sizes,
+        data_offsets: NDArray[np.uint64],
+        data_sizes: Sizes,
+        descriptor_start: int,
+    ) -> tuple[tuple[str, int, NDArray[np.void]], ...]:
+        """Give what index and descriptors should have of events from `first` on, and where."""
+        index = layout.index_records(
+            metadata_offsets, metadata_sizes, data_offsets, data_sizes, descriptor_start
+        )
+        descriptors = layout.descriptor_records(self._chunk.number, data_offsets, data_sizes)
+        return (
+            (layout.IDX, first * layout.INDEX_SIZE, index),
+            (layout.DESC, descriptor_start, descriptors),
+        )
 
     def _check_records(self, seal: Seal) -> None:
         """Compare index and descriptors with what a seal has of them."""
-        data_offsets = layout.offsets(seal.data.sizes, seal.data.start)
-        index = layout.index_records(
+        for kind, start, records in self._records(
+            seal.first,
             layout.offsets(seal.metadata.sizes, seal.metadata.start),
             seal.metadata.sizes,
-            data_offsets,
+            layout.offsets(seal.data.sizes, seal.data.start),
             seal.data.sizes,
             seal.descriptor_start,
-        )
-        descriptors = layout.descriptor_records(self._chunk.number, data_offsets, seal.data.sizes)
-        for kind, start, records in (
-            (layout.IDX, seal.first * layout.INDEX_SIZE, index),
-            (layout.DESC, seal.descriptor_start, descriptors),
         ):
             size = records.dtype.itemsize
             stop = start + len(records) * size

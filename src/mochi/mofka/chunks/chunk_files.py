@@ -76,10 +76,15 @@ class ChunkFiles:
                 layer.sync_directory(directory)
             self._opened = opened.pop_all()
 
+    @property
+    def data(self) -> File:
+        """The file of the data."""
+        return self._files[layout.DATA]
+
     def write_data(self, part: Part) -> None:
         """Write the data of a part to its place."""
         if part.data_bytes and part.data:
-            self._files[layout.DATA].write(part.data, part.before.data_end)
+            self.data.write(part.data, part.before.data_end)
 
     def write_records(self, part: Part) -> None:
         """Write metadata, seal, descriptors and index records of a part to their places, the index last."""

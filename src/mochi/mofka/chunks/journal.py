@@ -13,8 +13,9 @@ of a commit marked as such. Two ledger files take turns likewise: the one of the
 ledger as it was when the generation began.
 
 Invariants: a head is written after all that it says about the chunk files, and its ledger, are on disk, into
-the block of the head that it replaces last; in a full journal a record begins a block after the one before is
-on disk, and shares no block with it, so a crash can tear the last record alone; every record carries the
+the block of the head that it replaces last; in a full journal a record shares no block with the one before, and
+says how many before it, of whole commits, were on disk when it was written, so of those that it does not count a crash
+may tear any, and of those that it counts none; every record carries the
 journal's random id in its checksums, its generation and its place in the sequence, so neither what an earlier
 generation left nor what came with the events can pass for a record. A light record is written before the index
 records of its part, so a process that is killed leaves no events that the journal does not know; nothing of it
@@ -44,17 +45,17 @@ from mochi.mofka.chunks.seals import key_of, sums_of
 
 _MAGIC = b"mofkajnl"
 _LEDGER_MAGIC = b"mofkaldg"
-_VERSION = 2
+_VERSION = 3
 _BLOCK = 4096
 _RECORDS_START = 2 * _BLOCK
 _LIMIT = 32 << 20
-_LARGE_DATA = 1 << 20
+_LARGE_DATA = 1 << 17
 _ZEROS = bytes(1 << 20)
 _PIECE = 1 << 20
 
 _HEAD = struct.Struct("<8sIB3xQQ16s8Q")
 _LEDGER = struct.Struct("<8sI4x4Q")
-_RECORD = struct.Struct("<10Q??6x")
+_RECORD = struct.Struct("<11Q??6x")
 _LIGHT = struct.Struct("<4Q")
 _CHECKSUM = struct.Struct("<Q")
 _HEAD_SIZE = _HEAD.size + _CHECKSUM.size
@@ -100,21 +101,29 @@ class Head:
 
 
 class Journal:
-    """A journal, open to be written, by one thread at a time; made with `head` as its last one, if it has any."""
+    """A journal, open to be written; made with `head` as its last one, if it has any.
+
+    It belongs to one thread at a time, but for its `file`, which any may sync.
+
+    Attributes
+    ----------
+    file : File
+        Where the heads and records are.
+    """
 
     def __init__(self, files: FileLayer, directory: str, head: Head | None) -> None:
         self._head = head or Head(
             secrets.randbits(64), 0, Mode.CLOSED, layout.owner_of(directory), Chunk(0, 0)
         )
         with ExitStack() as opened:
-            self._file, *self._ledgers = (
+            self.file, *self._ledgers = (
                 opened.enter_context(closing(files.open(os.path.join(directory, name), writable=True)))
                 for name in (layout.JOURNAL_NAME, *layout.LEDGER_NAMES)
             )
-            self._size = files.size(self._file.path)
+            self._size = files.size(self.file.path)
             # The last head, which a killed process may not have synced, before the next replaces the other one.
-            with syncing(self._file.path):
-                self._file.sync()
+            with syncing(self.file.path):
+                self.file.sync()
             with syncing(directory):
                 files.sync_directory(directory)
             self._opened = opened.pop_all()
@@ -142,30 +151,33 @@ class Journal:
         if synced:
             with syncing(self._ledgers[turn].path):
                 self._ledgers[turn].sync()
-        self._file.write([_pack_head(head).ljust(_BLOCK, b"\0")], turn * _BLOCK)
+        self.file.write([_pack_head(head).ljust(_BLOCK, b"\0")], turn * _BLOCK)
         if synced:
-            with syncing(self._file.path):
-                self._file.sync()
+            with syncing(self.file.path):
+                self.file.sync()
         self._head = head
         self._position = _RECORDS_START
         self._beside = 0
         self._sequence = 0
+        self._settled = 0
         return self._head
 
-    def append(self, part: Part, *, last: bool) -> None:
-        """Put a part of a commit on disk in a full journal, and with the `last` one the commit.
+    def write(self, part: Part, *, last: bool) -> int:
+        """Write a part of a commit to a full journal, the `last` one or not, and give the number of records.
 
-        Large data (`is_large`) must be on disk in its place before.
+        The part is on disk when `file` has been synced, and its data before or after that, where it is large
+        (`is_large`).
 
         Notes
         -----
-        One write and one sync. The file grows by zeros ahead of the records: a sync after writing where the
-        file has bytes already takes half the time.
+        One write. The file grows by zeros ahead of the records: a sync after writing where the file has bytes
+        already takes half the time.
         """
         within = not is_large(part)
         record = _Record(
             self._head.generation,
             self._sequence,
+            self._settled,
             part.before.number,
             part.before.end_id,
             part.count,
@@ -182,13 +194,19 @@ class Journal:
         filled = end if end <= self._size else stop + -stop % len(_ZEROS)
         header = record.pack(self._head.key)
         body = [part.notes, part.seal, *part.metadata, *(part.data if within else ())]
-        self._file.write([header, *body, memoryview(_ZEROS)[: filled - stop]], self._position)
-        with syncing(self._file.path):
-            self._file.sync()
+        self.file.write([header, *body, memoryview(_ZEROS)[: filled - stop]], self._position)
         self._size = max(self._size, filled)
         self._position = end
         self._beside += 0 if within else part.data_bytes
         self._sequence += 1
+        return self._sequence
+
+    def settle(self, records: int) -> None:
+        """Take note that the first `records` records are on disk, with all that they tell of, and no commit in part.
+
+        Of a commit that is not whole recovery cuts off what there is, and may be interrupted in the middle of it.
+        """
+        self._settled = records
 
     def note(self, part: Part) -> None:
         """Write the notes of a part to a light journal, and where it ends. One write, about 8 µs."""
@@ -196,7 +214,7 @@ class Journal:
             _LIGHT.pack(self._head.generation, self._sequence, part.after.end_id, len(part.notes))
             + part.notes
         )
-        self._file.write(
+        self.file.write(
             [content + _CHECKSUM.pack(xxh3_64_intdigest(content, self._head.key))], self._position
         )
         self._position += len(content) + _CHECKSUM.size
@@ -296,13 +314,15 @@ def read_notes(files: FileLayer, directory: str, head: Head) -> list[tuple[int, 
 def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
     """Read the parts of all whole commits in a full journal, in order; nothing is changed.
 
+    They end before the first record that is torn, or whose large data is.
+
     Cost: the journal is read whole, and large data that its records tell of.
 
     Raises
     ------
     CorruptPartition
-        If records that follow each other tell of events that do not, if data is not what its record says, or
-        if a damaged record has good ones after it.
+        If records that follow each other tell of events that do not, or if a later record says that the one at
+        which they end was on disk.
     """
     path = os.path.join(directory, layout.JOURNAL_NAME)
     content = _read(files, path, files.size(path))
@@ -317,39 +337,36 @@ def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
                 f"goes on with event {record.first_id} in chunk {record.chunk}, at byte {position}, "
                 f"though event {state.end_id} in chunk {state.number} or the next is due",
             )
-        parts.append(record.part(before, content[position:], key_of(head.owner, record.chunk)))
-        state = parts[-1].after
+        part = record.part(before, content[position:], key_of(head.owner, record.chunk))
+        if not record.within and not _has_data(files, directory, head.owner, part):
+            break
+        parts.append(part)
+        state = part.after
         if record.last:
             whole = len(parts)
         position += record.size + -record.size % _BLOCK
     for later in range(position, len(content), _BLOCK):
         record = _record_at(content, later, head)
-        if record and record.sequence > len(parts):
+        if record and record.settled > len(parts):
             raise _refused(
                 path,
-                f"has a damaged record at byte {position}, and a good one of event {record.first_id} after "
-                f"it at byte {later}; put the file right, or take it away to have the events that the chunk "
-                "files hold by themselves",
+                f"has a damaged record at byte {position}, or one whose data is damaged, and a good one of event "
+                f"{record.first_id} at byte {later}, which was written when that was on disk; put the files right, "
+                "or take this one away to have the events that the chunk files hold by themselves",
             )
-    for part in parts[:whole]:
-        if part.data_bytes and not part.data:
-            _check_data(files, directory, head.owner, part)
     return parts[:whole]
 
 
-def _check_data(files: FileLayer, directory: str, owner: bytes, part: Part) -> None:
-    """See that large data is in its place."""
+def _has_data(files: FileLayer, directory: str, owner: bytes, part: Part) -> bool:
+    """Tell whether large data is in its place."""
     before = part.before
     path = os.path.join(directory, layout.file_name(before.number, layout.DATA))
     key = key_of(owner, before.number)
     seal, _ = seals.unpack(memoryview(part.seal), key) or (None, 0)
+    if seal is None or files.size(path) < before.data_end + part.data_bytes:
+        return False
     pieces = _pieces(files, path, before.data_end, part.data_bytes)
-    if seal is None or not np.array_equal(sums_of(pieces, key), seal.data.sums):
-        raise _refused(
-            path,
-            f"does not have the data of events {before.end_id} to {part.after.end_id - 1} at "
-            f"byte {before.data_end} that the journal tells of",
-        )
+    return np.array_equal(sums_of(pieces, key), seal.data.sums)
 
 
 class _Record(NamedTuple):
@@ -360,6 +377,7 @@ class _Record(NamedTuple):
 
     generation: int
     sequence: int
+    settled: int
     chunk: int
     first_id: int
     events: int

@@ -28,7 +28,8 @@ from mochi.mofka.chunks.errors import DamagedEvents, ExpiredEvents, OutOfRange, 
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.seal_finder import SealFinder
-from mochi.mofka.chunks.seals import BLOCK, Seal
+from mochi.mofka.chunks.seal_runs import RunStream, SealRun
+from mochi.mofka.chunks.seals import BLOCK
 
 _MAX_EVENTS_PER_RANGE = 16384
 
@@ -85,10 +86,10 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Span:
-    """Consecutive events of one chunk, of one seal or of none."""
+    """Consecutive events of one chunk, of one run of seals or of none."""
 
     chunk: Chunk
-    seal: Seal | None
+    sealed: SealRun | None
     first: int
     metadata: _Stream
     data: _Stream
@@ -98,7 +99,7 @@ class _Span:
         return len(self.metadata.sizes)
 
     def cut(self, count: int) -> "_Span":
-        return _Span(self.chunk, self.seal, self.first, self.metadata.cut(count), self.data.cut(count))
+        return _Span(self.chunk, self.sealed, self.first, self.metadata.cut(count), self.data.cut(count))
 
     def stream(self, kind: str) -> _Stream:
         return self.metadata if kind == layout.META else self.data
@@ -209,8 +210,8 @@ class ChunkReader:
         blocks: dict[tuple[int, int], memoryview] = {}
         for run in runs:
             target = content[position : position + run.length]
-            if run.span.seal is not None:
-                self._read_sealed(run.span, run.span.seal, layout.DATA, run.start, target, blocks)
+            if run.span.sealed is not None:
+                self._read_sealed(run.span, run.span.sealed, layout.DATA, run.start, target, blocks)
             else:
                 self._read_span(run.span, layout.DATA, run.start, target)
             position += run.length
@@ -241,9 +242,9 @@ class ChunkReader:
     def _span(self, chunk: Chunk, first: int, most: int) -> _Span:
         """Find events of one chunk, from `first` on: at least one, and not always as many as there are."""
         number = first - chunk.first_id
-        seal, end = self._seal(chunk, number)
+        sealed, end = self._sealed(chunk, number)
         count = min(most, end - number)
-        if seal is None:
+        if sealed is None:
             records = self._records(chunk, first, count)
             return _Span(
                 chunk,
@@ -252,14 +253,14 @@ class ChunkReader:
                 _Stream(records["metadata_offset"], records["metadata_size"].copy()),
                 _Stream(records["data_offset"], records["data_size"].copy()),
             )
-        within = slice(number - seal.first, number - seal.first + count)
+        within = slice(number - sealed.first, number - sealed.first + count + 1)
         metadata, data = (
-            _Stream(stream.bounds()[within], stream.sizes[within].astype(np.uint32, copy=False))
-            for stream in (seal.metadata, seal.data)
+            _Stream(bounds[:-1], np.diff(bounds).astype(np.uint32))
+            for bounds in (sealed.metadata.bounds[within], sealed.data.bounds[within])
         )
-        return _Span(chunk, seal, first, metadata, data)
+        return _Span(chunk, sealed, first, metadata, data)
 
-    def _seal(self, chunk: Chunk, number: int) -> tuple[Seal | None, int]:
+    def _sealed(self, chunk: Chunk, number: int) -> tuple[SealRun | None, int]:
         try:
             return self._finder.find(chunk, number)
         except StorageError:
@@ -295,14 +296,14 @@ class ChunkReader:
         for number, (span, size) in enumerate(zip(spans, sizes, strict=True)):
             target = content[position : position + size]
             stream = span.stream(kind)
-            if span.seal is not None:
+            if span.sealed is not None:
                 start = int(stream.offsets[0])
                 if size and position >= there:
                     there = position + self._read_ahead(
                         spans[number:], sizes[number:], kind, start, content[position:]
                     )
                 self._read_sealed(
-                    span, span.seal, kind, start, target, blocks, there=position + size <= there
+                    span, span.sealed, kind, start, target, blocks, there=position + size <= there
                 )
             else:
                 ends = stream.offsets + stream.sizes
@@ -321,7 +322,7 @@ class ChunkReader:
         """Read the bytes of several sealed spans that touch at once; 0 if there is one alone, or not all is there."""
         end, count = start, 0
         for span, size in zip(spans, sizes, strict=True):
-            if span.seal is None or int(span.stream(kind).offsets[0]) != end:
+            if span.sealed is None or int(span.stream(kind).offsets[0]) != end:
                 break
             end, count = end + size, count + 1
         if count < 2:
@@ -335,7 +336,7 @@ class ChunkReader:
     def _read_sealed(
         self,
         span: _Span,
-        seal: Seal,
+        sealed: SealRun,
         kind: str,
         start: int,
         target: memoryview,
@@ -343,45 +344,39 @@ class ChunkReader:
         *,
         there: bool = False,
     ) -> None:
-        """Read bytes of a seal's events, unless they are `there`, and verify each block that they touch.
+        """Read bytes of sealed events, unless they are `there`, and verify each block that they touch.
 
         Blocks that are not wanted whole are read whole; `blocks` holds the last of them, for the next piece.
         """
         if not target:
             return
-        stream = seal.metadata if kind == layout.META else seal.data
         key = self._finder.key(span.chunk.number)
-        stop, stream_stop = start + len(target), stream.start + stream.size
-        touched = range((start - stream.start) // BLOCK, -(-(stop - stream.start) // BLOCK))
-        bounds = [
-            (stream.start + block * BLOCK, min(stream.start + (block + 1) * BLOCK, stream_stop))
-            for block in touched
-        ]
-        if not there and any(start <= begin and end <= stop for begin, end in bounds):
+        stop = start + len(target)
+        touched = _stream(sealed, kind).blocks(start, stop)
+        if not there and any(start <= begin and end <= stop for begin, end, _ in touched):
             self._read_span(span, kind, start, target)
-        for block, (begin, end) in zip(touched, bounds, strict=True):
-            inside = start <= begin and end <= stop
-            known = blocks.get((span.chunk.number, begin))
-            if inside:
-                content = target[begin - start : end - start]
-            elif known is not None:
-                content = known
-            else:
+        for begin, end, expected in touched:
+            if start <= begin and end <= stop:
+                if xxh3_64_intdigest(target[begin - start : end - start], key) != expected:
+                    raise self._unlike(span, sealed, kind, begin, end)
+                continue
+            content = blocks.get((span.chunk.number, begin))
+            if content is None:
                 content = fresh_memory(end - begin)
                 self._read_span(span, kind, begin, content)
-            if known is None and xxh3_64_intdigest(content, key) != int(stream.sums[block]):
-                raise self._damaged(
-                    span.chunk,
-                    kind,
-                    *_overlapping(span, seal, kind, begin, end),
-                    f"do not match their checksum (bytes {begin} to {end})",
-                )
-            if not inside:
-                if known is None:
-                    blocks.clear()
-                    blocks[span.chunk.number, begin] = content
-                low, high = max(begin, start), min(end, stop)
-                target[low - start : high - start] = content[low - begin : high - begin]
+                if xxh3_64_intdigest(content, key) != expected:
+                    raise self._unlike(span, sealed, kind, begin, end)
+                blocks.clear()
+                blocks[span.chunk.number, begin] = content
+            low, high = max(begin, start), min(end, stop)
+            target[low - start : high - start] = content[low - begin : high - begin]
+
+    def _unlike(self, span: _Span, sealed: SealRun, kind: str, begin: int, end: int) -> StorageError:
+        """Give the error for a block that is not what was written."""
+        first, count = _overlapping(span.chunk, sealed, kind, begin, end)
+        return self._damaged(
+            span.chunk, kind, first, count, f"do not match their checksum (bytes {begin} to {end})"
+        )
 
     def _read_span(self, span: _Span, kind: str, start: int, target: memoryview) -> None:
         """Read bytes of a span's events; if the file does not have them, tell which events are lost."""
@@ -391,11 +386,9 @@ class ChunkReader:
             if self._has(span.chunk, kind, start + len(target)):
                 raise
             first, count = span.first, span.count
-            if span.seal is not None:
-                stream = span.seal.metadata if kind == layout.META else span.seal.data
-                there = max(0, self._size(span.chunk, kind) - stream.start)
-                whole = stream.start + there // BLOCK * BLOCK
-                first, count = _overlapping(span, span.seal, kind, whole, start + len(target))
+            if span.sealed is not None:
+                lost = _lost(span.sealed, kind, start, start + len(target), self._size(span.chunk, kind))
+                first, count = _overlapping(span.chunk, span.sealed, kind, *lost)
             raise self._damaged(span.chunk, kind, first, count, "are not in it") from error
 
     def _read(self, chunk: Chunk, kind: str, offset: int, target: memoryview) -> None:
@@ -434,9 +427,22 @@ class ChunkReader:
         return OutOfRange(f"cannot read {what}, in {self._directory}", path=self._directory, operation="read")
 
 
-def _overlapping(span: _Span, seal: Seal, kind: str, begin: int, end: int) -> tuple[int, int]:
+def _stream(sealed: SealRun, kind: str) -> RunStream:
+    return sealed.metadata if kind == layout.META else sealed.data
+
+
+def _lost(sealed: SealRun, kind: str, start: int, stop: int, size: int) -> tuple[int, int]:
+    """Give begin and end of what a file of `size` bytes lacks of those wanted, as far as one seal tells of it."""
+    bounds = _stream(sealed, kind).bounds[sealed.firsts - sealed.firsts[0]].tolist()
+    for begin, end in itertools.pairwise(bounds):
+        if start < end and min(end, stop) > size:
+            return begin + max(0, size - begin) // BLOCK * BLOCK, min(end, stop)
+    return start, stop
+
+
+def _overlapping(chunk: Chunk, sealed: SealRun, kind: str, begin: int, end: int) -> tuple[int, int]:
     """Give the first id, and the number, of a seal's events that have bytes from `begin` to `end` of a file."""
-    bounds = (seal.metadata if kind == layout.META else seal.data).bounds()
+    bounds = _stream(sealed, kind).bounds
     first = int(np.searchsorted(bounds[1:], begin, "right"))
     last = int(np.searchsorted(bounds[:-1], end, "left"))
-    return span.chunk.first_id + seal.first + first, max(1, last - first)
+    return chunk.first_id + sealed.first + first, max(1, last - first)

@@ -24,11 +24,12 @@ from mochi.mofka.chunks.files import Buffer
 
 BLOCK = 1 << 16
 SLOT = 64
-
-_CONTENT = SLOT - 8
-_SLOT_DTYPE = np.dtype([("first", "<u4"), ("place", "<u4"), ("content", f"V{_CONTENT}")])
+CONTENT = SLOT - 8
+"""Bytes of a slot that are the seal's own."""
+SLOT_DTYPE = np.dtype([("first", "<u4"), ("place", "<u4"), ("content", f"V{CONTENT}")])
 _PLACE = struct.Struct("<II")
 _HEADER = struct.Struct("<QIBB2xQQQQ")
+_WIDTHS = (0, 1, 2, 4)
 
 Sizes = NDArray[np.unsignedinteger]
 
@@ -119,12 +120,12 @@ class Seal:
             )
         )
         own = xxh3_64_intdigest(memoryview(content)[8:], key ^ self.first)
-        count = -(-len(content) // _CONTENT)
-        slots = np.empty(count, _SLOT_DTYPE)
+        count = -(-len(content) // CONTENT)
+        slots = np.empty(count, SLOT_DTYPE)
         slots["first"] = self.first
         slots["place"] = range(count)
-        filled = own.to_bytes(8, "little") + content[8:].ljust(count * _CONTENT - 8, b"\0")
-        slots["content"] = np.frombuffer(filled, f"V{_CONTENT}")
+        filled = own.to_bytes(8, "little") + content[8:].ljust(count * CONTENT - 8, b"\0")
+        slots["content"] = np.frombuffer(filled, f"V{CONTENT}")
         return slots.tobytes()
 
 
@@ -163,6 +164,42 @@ def size_at(slot: memoryview) -> int:
     return _slots(_HEADER.size + _packed(metadata_width, count) + _packed(data_width, count))
 
 
+def parts_at(
+    content: bytes, at: int
+) -> (
+    tuple[int, int, tuple[int, int, int], tuple[int, int], tuple[int, int], tuple[int, int], int, int] | None
+):
+    """Tell what the seal says whose content, that of its slots joined, begins at `at`, before any of it is verified.
+
+    Returns
+    -------
+    own, count : int
+        Its own checksum, and the number of events.
+    places : (int, int, int)
+        Where in `content` the packed sizes of metadata and of data begin, and the checksums of blocks.
+    widths, starts, totals : (int, int)
+        Of metadata and data: bytes of a packed size, 0 if all are the same; where it begins; its bytes.
+    descriptor_start, time : int
+        As in `Seal`. All is None if `content` ends before the checksums, or there is no such seal.
+    """
+    own, count, metadata_width, data_width, metadata_start, data_start, descriptor_start, time = (
+        _HEADER.unpack_from(content, at)
+    )
+    if metadata_width not in _WIDTHS or data_width not in _WIDTHS:
+        return None
+    metadata_at = at + _HEADER.size
+    data_at = metadata_at + _packed(metadata_width, count)
+    sums_at = data_at + _packed(data_width, count)
+    if sums_at > len(content):
+        return None
+    totals = (
+        _total(content, metadata_at, metadata_width, count),
+        _total(content, data_at, data_width, count),
+    )
+    places, widths = (metadata_at, data_at, sums_at), (metadata_width, data_width)
+    return own, count, places, widths, (metadata_start, data_start), totals, descriptor_start, time
+
+
 def unpack(content: memoryview, key: int) -> tuple[Seal, int] | None:
     """Read the seal that `content` begins with, and give its bytes; None if there is no good one.
 
@@ -171,36 +208,28 @@ def unpack(content: memoryview, key: int) -> tuple[Seal, int] | None:
     if len(content) < SLOT or not (sizes_end := size_at(content)) or sizes_end > len(content):
         return None
     first, _ = _PLACE.unpack_from(content)
-    joined = np.frombuffer(content[:sizes_end], _SLOT_DTYPE)["content"].tobytes()
-    own, count, metadata_width, data_width, metadata_start, data_start, descriptor_start, time = (
-        _HEADER.unpack_from(joined)
-    )
-    if metadata_width not in (0, 1, 2, 4) or data_width not in (0, 1, 2, 4):
+    joined = np.frombuffer(content[:sizes_end], SLOT_DTYPE)["content"].tobytes()
+    if (parts := parts_at(joined, 0)) is None:
         return None
-    metadata_at = _HEADER.size
-    data_at = metadata_at + _packed(metadata_width, count)
-    sums_at = data_at + _packed(data_width, count)
-    blocks = [
-        -(-_total(joined, position, width, count) // BLOCK)
-        for position, width in ((metadata_at, metadata_width), (data_at, data_width))
-    ]
+    own, count, (metadata_at, data_at, sums_at), widths, starts, totals, descriptor_start, time = parts
+    blocks = [-(-total // BLOCK) for total in totals]
     end = sums_at + 8 * sum(blocks)
     size = _slots(end)
     if size > len(content):
         return None
-    whole = np.frombuffer(content[:size], _SLOT_DTYPE)["content"].tobytes()
+    whole = np.frombuffer(content[:size], SLOT_DTYPE)["content"].tobytes()
     if xxh3_64_intdigest(memoryview(whole)[8:end], key ^ first) != own:
         return None
-    metadata_sizes = _unpack_sizes(whole, metadata_at, metadata_width, count)
-    data_sizes = _unpack_sizes(whole, data_at, data_width, count)
+    metadata_sizes = _unpack_sizes(whole, metadata_at, widths[0], count)
+    data_sizes = _unpack_sizes(whole, data_at, widths[1], count)
     sums = np.frombuffer(whole, "<u8", sum(blocks), sums_at)
     return (
         Seal(
             first,
             descriptor_start,
             time,
-            Stream(metadata_start, metadata_sizes, sums[: blocks[0]]),
-            Stream(data_start, data_sizes, sums[blocks[0] :]),
+            Stream(starts[0], metadata_sizes, sums[: blocks[0]]),
+            Stream(starts[1], data_sizes, sums[blocks[0] :]),
         ),
         size,
     )
@@ -222,7 +251,7 @@ def slot_of(slot: memoryview) -> tuple[int, int]:
 
 
 def _slots(content: int) -> int:
-    return -(-content // _CONTENT) * SLOT
+    return -(-content // CONTENT) * SLOT
 
 
 def _packed(width: int, count: int) -> int:

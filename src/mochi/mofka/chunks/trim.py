@@ -94,7 +94,7 @@ class Trimmer:
     Parameters
     ----------
     release : callable
-        Has the journal begin at the chunk of a number at the earliest.
+        Has the journal begin at the chunk of a number at the earliest; false if it does not, for the moment.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Trimmer:
         retention: Retention,
         catalog: Catalog,
         cache: FdCache,
-        release: Callable[[int], None],
+        release: Callable[[int], bool],
     ) -> None:
         self._files = files
         self._directory = directory
@@ -124,7 +124,7 @@ class Trimmer:
         return self._retention.next_expiry(self._catalog.chunks, time.time_ns())
 
     def run(self) -> int:
-        """Drop what is to go, and return how many chunks that are.
+        """Drop what is to go, and return how many chunks that are; none yet if commits under way are in the way.
 
         Raises
         ------
@@ -143,7 +143,8 @@ class Trimmer:
         dropped = chunks[: self._retention.expired(chunks, time.time_ns())]
         if dropped:
             first = chunks[len(dropped)]
-            self._release(first.number)
+            if not self._release(first.number):
+                return 0
             write_first(self._files, self._directory, Chunk(first.number, first.first_id))
             self._catalog.drop(first.number)
         self._look_ahead()

@@ -1,38 +1,104 @@
 """Appending batches to the chunk files.
 
-Each call of `append` is one commit, of batches and of cursors. With `sync` its parts, one for each chunk that
-it touches, go to the journal, and are durable with that; then they are written to the chunk files, which are
-put on disk when their chunk is full, when the journal is, and at the end. Large data is written and synced in
-its place first, and only its seal is in the journal. Without `sync` the journal is a light one, which keeps
-the ledger alone, and is not synced.
+A commit, of batches and of cursors, has three steps: `begin` writes what makes it durable, `Commit.sync` puts that on
+disk, and `finish` writes the rest and lets readers see it. While one is being synced, others may be begun. With `sync`
+in the configuration the parts of a commit, one for each chunk that it touches, go to the journal, and are durable with
+that; then they are written to the chunk files, which are put on disk when their chunk is full, when the journal is, and
+at the end. Large data is written in its place at once and synced together with the journal, which has only its seal.
+Without `sync` the journal is a light one, which keeps the ledger alone, and is not synced.
 
 Invariants: batches are stored whole and in one chunk; a chunk is durable before the next one begins, whatever
 `sync` says, so that without `sync` a crash leaves damage in the last one only; the journal is open from the
-first commit to the orderly end, and its base moves only when the chunk files are on disk; after a failed
+first commit to the orderly end, and its base moves only when the chunk files are on disk; commits are begun and
+finished in one order; one that begins a chunk, or the journal anew, is begun when all before it are finished, and so
+is one that follows a failure; commits under way at the same time sync by descriptors of their own, opened before they
+write, for the kernel tells each descriptor once of a failure, and would tell it to one of them alone. After a failed
 sync nothing is written any more, for what the kernel drops then cannot be written again, and likewise after any
-failed call but one that found no space: what that commit has written is cut off again, the journal begins anew,
-and the next commit may have better luck.
+failed call but one that found no space: what that commit, and those begun after it, have written is cut off again, the
+journal begins anew, and the next commit may have better luck.
 """
 
 import errno
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError, SyncFailed
-from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.chunks.files import File, FileLayer, syncing
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
 from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
 from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
+
+
+class Commit:
+    """Batches and cursors on their way to disk; made by `ChunkWriter.begin`.
+
+    Attributes
+    ----------
+    synced : bool
+        Whether `sync` has returned.
+    seconds : float
+        How long it took.
+    error : BaseException or None
+        What has failed so far.
+    batches, cursors, parts, first_id, own, close_own, unsynced, records
+        For the writer.
+    """
+
+    def __init__(
+        self,
+        layer: FileLayer,
+        batches: Sequence[Batch],
+        cursors: Mapping[str, int],
+        parts: Sequence[Part],
+        first_id: int,
+    ) -> None:
+        self.batches = batches
+        self.cursors = cursors
+        self.parts = parts
+        self.first_id = first_id
+        self.own: Sequence[File] = ()
+        self.unsynced: Sequence[File] = ()
+        self.records = 0
+        self.synced = False
+        self.seconds = 0.0
+        self.error: BaseException | None = None
+        self.close_own: Callable[[], None] = ExitStack().close
+        self._layer = layer
+
+    def open_own(self, files: Sequence[File]) -> None:
+        """Open files again, to be synced by this commit alone; none is left open if one cannot be opened."""
+        with ExitStack() as opened:
+            self.own = [
+                opened.enter_context(closing(self._layer.open(file.path, writable=True))) for file in files
+            ]
+            self.close_own = opened.pop_all().close
+
+    def sync(self) -> None:
+        """Return when what `begin` wrote is on disk, or has failed; from any thread, beside other commits."""
+        start = time.monotonic()
+        try:
+            if self.error is None:
+                self.put_on_disk()
+        except BaseException as error:
+            self.error = error
+        self.seconds = time.monotonic() - start
+        self.synced = True
+
+    def put_on_disk(self) -> None:
+        """Sync the files that hold what was written."""
+        if self.unsynced:
+            with syncing(self.unsynced[0].path):
+                self._layer.sync_all(self.unsynced)
 
 
 class ChunkWriter:
@@ -63,48 +129,89 @@ class ChunkWriter:
         self._mode = Mode.FULL if config.sync else Mode.LIGHT
         self._head = head
         self._journal: Journal | None = None
-        self._unfinished = False
+        self._end = catalog.last
+        self._under_way: deque[Commit] = deque()
+        self._failure: BaseException | None = None
         self._files = ChunkFiles(files, directory, catalog.last.number)
 
-    def append(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> list[int]:
-        """Store batches and cursors in one commit, and give the first id of each; see `ChunkStore.append`."""
+    def begin(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> Commit | None:
+        """Begin a commit; see `ChunkStore.begin`."""
         self._check()
-        if self._unfinished:
+        if self._failure is not None and not self._under_way:
             try:
                 self._take_back()
             except BaseException as error:
                 self._failed(error)
                 raise
-        first_ids = [self._catalog.event_count]
-        for batch in batches:
-            first_ids.append(first_ids[-1] + batch.count)
         parts = list(self._split(batches, cursors))
-        if parts:
+        commit = Commit(self._layer, batches, cursors, parts, self._end.end_id)
+        if self._under_way:
+            if self._must_be_alone(parts):
+                return None
             try:
-                self._commit(parts)
-            except BaseException as error:
-                self._failed(error)
-                raise
-            for batch, first_id in zip(batches, first_ids, strict=False):
-                if batch.origin is not None:
-                    self._ledger.note(batch.origin, first_id)
-            self._ledger.advance(cursors)
-            self._catalog.publish([part.after for part in parts])
+                commit.open_own(self._to_sync(parts))
+            except (StorageError, OSError):
+                return None
+        self._under_way.append(commit)
+        try:
+            self._write(commit)
+        except BaseException as error:
+            commit.error = error
+        if parts:
+            self._end = parts[-1].after
+        return commit
+
+    def finish(self, commit: Commit) -> list[int]:
+        """Finish the commit that was begun first of those under way; see `ChunkStore.finish`."""
+        assert commit is self._under_way[0]
+        commit.close_own()
+        try:
+            error = commit.error or self._failure
+            if error is not None:
+                raise error
+            if commit.parts:
+                self._write_rest(commit.parts[-1])
+        except BaseException as error:
+            self._under_way.popleft()
+            self._failed(error)
+            raise
+        self._under_way.popleft()
+        if self._journal is not None and commit.records:
+            self._journal.settle(commit.records)
+        first_ids = [commit.first_id]
+        for batch in commit.batches:
+            if batch.origin is not None and commit.parts:
+                self._ledger.note(batch.origin, first_ids[-1])
+            first_ids.append(first_ids[-1] + batch.count)
+        if commit.parts:
+            self._ledger.advance(commit.cursors)
+            self._catalog.publish([part.after for part in commit.parts])
         return first_ids[:-1]
 
+    def _must_be_alone(self, parts: Sequence[Part]) -> bool:
+        """Tell whether a commit must wait until those under way are finished."""
+        return (
+            self._failure is not None
+            or self._under_way[-1].error is not None
+            or self._journal is None
+            or self._journal.full
+            or any(part.before.number != self._files.number for part in parts)
+        )
+
     def _failed(self, error: BaseException) -> None:
-        """Take a commit back that found no space; after any other failure write no more."""
-        self._unfinished = True
-        try:
-            if not _is_out_of_space(error):
-                raise error
-            self._take_back()
-        except BaseException as worse:
-            if not _is_out_of_space(worse):
-                self.error = worse
+        """Take a commit back that found no space, and those after it; after any other failure write no more."""
+        self._failure = self._failure or error
+        if not _is_out_of_space(error):
+            self.error = self.error or error
+        elif not self._under_way:
+            try:
+                self._take_back()
+            except BaseException as worse:
+                if not _is_out_of_space(worse):
+                    self.error = worse
 
     def _take_back(self) -> None:
-        """Cut off what a commit that failed has written, and have the journal forget it."""
+        """Cut off what commits that failed have written, and have the journal forget it."""
         last = self._catalog.last
         for number in range(self._files.number, last.number - 1, -1):
             self._files.close()
@@ -112,7 +219,8 @@ class ChunkWriter:
             self._files.cut(last if number == last.number else Chunk(number, last.end_id))
         shorten_roster(self._layer, self._directory, last.number)
         self._checkpoint(self._mode)
-        self._unfinished = False
+        self._end = last
+        self._failure = None
 
     def sync(self) -> None:
         """Put all events on disk in the chunk files; with `sync` in the configuration they are safe already."""
@@ -123,16 +231,20 @@ class ChunkWriter:
             self.error = error
             raise
 
-    def release(self, number: int) -> None:
-        """See to it that the journal does not need the chunks before `number`; a light one never does."""
+    def release(self, number: int) -> bool:
+        """Tell whether the journal needs no chunk before `number`, and see to it unless commits are under way."""
         self._check()
         journal = self._journal
-        if journal is not None and self._mode == Mode.FULL and journal.head.base.number < number:
-            try:
-                self._checkpoint(self._mode)
-            except BaseException as error:
-                self._failed(error)
-                raise
+        if journal is None or self._mode == Mode.LIGHT or journal.head.base.number >= number:
+            return True
+        if self._under_way:
+            return False
+        try:
+            self._checkpoint(self._mode)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        return True
 
     def close(self) -> None:
         """Put all events on disk, unless writing has failed, and close the files; once is enough."""
@@ -142,7 +254,7 @@ class ChunkWriter:
                 closed.callback(self._journal.close)
             if self.error is None:
                 self.error = StorageError(f"the store of {self._directory} is closed", path=self._directory)
-                if self._unfinished:
+                if self._failure is not None:
                     self._take_back()
                 self._checkpoint(Mode.CLOSED)
 
@@ -157,7 +269,7 @@ class ChunkWriter:
 
     def _split(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> Iterator[Part]:
         """Divide a commit by chunk; the last part has the cursors."""
-        before = after = self._catalog.last
+        before = after = self._end
         group: list[Batch] = []
         for batch in batches:
             if not batch.count:
@@ -179,25 +291,41 @@ class ChunkWriter:
             and chunk.largest_file <= self._config.max_chunk_size
         )
 
-    def _commit(self, parts: Sequence[Part]) -> None:
+    def _write(self, commit: Commit) -> None:
+        """Write what makes a commit durable; all of it but the last part is done with on return."""
+        if not commit.parts:
+            return
         journal = self._ready_journal()
-        full = self._catalog.last
-        for part in parts:
+        full = self._end
+        for part in commit.parts:
             if part.before.number != self._files.number:
                 self._rotate(full, part.before.number)
+            is_last = part is commit.parts[-1]
             if self._mode == Mode.LIGHT:
                 journal.note(part)
                 self._files.write_data(part)
-            elif is_large(part):
-                self._files.write_data(part)
-                self._files.sync([layout.DATA])
-                journal.append(part, last=part is parts[-1])
             else:
-                journal.append(part, last=part is parts[-1])
-                self._files.write_data(part)
-            if part.count:
-                self._files.write_records(part)
+                if is_large(part):
+                    self._files.write_data(part)
+                commit.records = journal.write(part, last=is_last)
+                commit.unsynced = commit.own or self._to_sync([part])
+            if not is_last:
+                commit.put_on_disk()
+                self._write_rest(part)
             full = part.after
+
+    def _to_sync(self, parts: Sequence[Part]) -> list[File]:
+        """Give the files that hold what makes a commit durable, when a part of it, if any, has been written."""
+        if self._mode == Mode.LIGHT or self._journal is None or not parts:
+            return []
+        return [self._files.data, self._journal.file] if is_large(parts[-1]) else [self._journal.file]
+
+    def _write_rest(self, part: Part) -> None:
+        """Write to the chunk files what they do not have yet of a part that is durable."""
+        if self._mode == Mode.FULL and not is_large(part):
+            self._files.write_data(part)
+        if part.count:
+            self._files.write_records(part)
 
     def _ready_journal(self) -> Journal:
         """Give the journal, begun and with room for a commit."""

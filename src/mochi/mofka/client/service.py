@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 from uuid import UUID
@@ -60,7 +60,7 @@ class PartitionInfo(msgspec.Struct, frozen=True):
     @property
     def key(self) -> bytes:
         """The uuid as 16 bytes."""
-        return UUID(self.uuid).bytes
+        return _uuid_bytes(self.uuid)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the public form."""
@@ -68,6 +68,11 @@ class PartitionInfo(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"partition {self.index} ({self.uuid}, provider {self.provider_id} at {self.address})"
+
+
+@lru_cache
+def _uuid_bytes(uuid: str) -> bytes:
+    return UUID(uuid).bytes
 
 
 class EpochChanged(DiasporaError):
