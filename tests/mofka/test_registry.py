@@ -104,6 +104,20 @@ def test_what_somebody_is_told_of_is_on_disk(registry: Registry, backend: Crashi
         assert backend.syncs == before + 1
 
 
+def test_a_topic_that_cannot_be_synced_is_not_visible(
+    registry: Registry, backend: CrashingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise CrashError
+
+    monkeypatch.setattr(backend, "sync", fail)
+    registry.reserve("topic", PARTITIONS)
+    with pytest.raises(CrashError):
+        registry.publish("topic", DESCRIPTIONS)
+    assert registry.load("topic") is None
+    assert registry.leftovers() == ["topic"]
+
+
 def test_updating_finds_partitions_by_their_uuids(registry: Registry) -> None:
     create(registry)
     moved = replace(PARTITIONS[1], address="tcp://10.0.0.2:4000", provider_id=9)

@@ -3,7 +3,6 @@
 import json
 import resource
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +70,6 @@ def check_full(machine: Machine, server: Server, path: Path, problem: str) -> No
             assert (event.event_id, b"".join(event.data)) == (event_id, b"%d" % event_id * 3000)
     lives_on(driver)
     assert "Traceback" not in server.output
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def test_a_full_disk_fails_events_until_there_is_space_again(machine: Machine, small_disk: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +145,7 @@ def test_what_cannot_be_opened_says_so_and_the_rest_is_served(machine: Machine) 
     journal[8] = journal[4096 + 8] = 99  # the version in either head
     (damaged / "mofka.journal").write_bytes(journal)
     server = serve(machine)
+    server.expect("serves 1 partition of 1 topic again")
     driver = machine.driver(server)
     assert sorted(driver.list_topics()) == ["damaged", "good", "moved"]
     assert pull(driver.open_topic("good"), 120, 0) == [(n, n) for n in range(120)]
@@ -376,3 +378,39 @@ def test_servers_of_one_service_are_started_again_alone_and_together(machine: Ma
     machine.again(service, 1, "tcp://127.0.0.1")
     assert directories(machine) == []
     machine.driver(service).create_topic("topic", options=on_disk(machine, 2))
+
+
+def test_changes_of_the_topics_survive_a_kill_after_the_disk_of_the_master_database_was_full(
+    machine: Machine, small_disk: Path
+) -> None:
+    settings = persistent(machine, path=str(small_disk / "master"))
+    server = machine.serve(settings)
+    driver = machine.driver(server)
+    for name in ("kept", "deleted"):
+        driver.create_topic(name, options=on_disk(machine))
+    ballast = small_disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+    large = {"type": "object", "description": "x" * 50_000}
+    for name in ("large", "refused"):
+        with pytest.raises(DiasporaError, match="No space left on device"):
+            driver.create_topic(name, options=on_disk(machine), schema=large)
+    with pytest.raises(DiasporaError, match="No space left on device"):
+        driver.delete_topic("deleted")
+    assert sorted(driver.list_topics()) == ["deleted", "kept"]
+    ballast.unlink()
+    driver.list_topics()
+    other = machine.driver(server)
+    other.create_topic("large", options=on_disk(machine), schema=large)
+    other.create_topic("later", options=on_disk(machine))
+    push(other.open_topic("later"), range(100), 0)
+    other.delete_topic("deleted")
+    server.kill()
+    server = machine.serve(settings)
+    server.expect("serves 3 partitions of 3 topics again")
+    driver = machine.driver(server)
+    assert sorted(driver.list_topics()) == ["kept", "large", "later"]
+    assert pull(driver.open_topic("later"), 100, 0) == [(n, n) for n in range(100)]
+    assert [name.partition("-")[0] for name in directories(machine)] == ["kept", "large", "later"]
+    assert "Traceback" not in server.output

@@ -1,6 +1,7 @@
 """What is particular to the backend ``rocksdb``: its directory, its options, its durability."""
 
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,10 +40,49 @@ sys.stdout.flush()
 os._exit(9)
 """
 
+BEHIND_A_FAILED_WRITE = """
+import os, resource, signal, sys
+from mochi.yokan.errors import StorageError
+from mochi.yokan.rocksdb import RocksdbBackend
 
-def run_in_another_process(path: str, program: str = IN_ANOTHER_PROCESS) -> str:
-    command = [sys.executable, "-c", program, path]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30).stdout
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+def refused(change):
+    try:
+        change()
+    except StorageError as error:
+        return "File too large" in str(error)
+
+path, has_first = sys.argv[1], sys.argv[2] == "True"
+backend = RocksdbBackend({"path": path, "error_if_exists": True}, "config")
+if has_first:
+    backend.write({b"first": b"value"})
+limit(100_000)
+assert refused(lambda: backend.write({b"large": b"x" * 200_000}))
+limit(100)
+for _ in range(2):
+    assert refused(lambda: backend.write({b"refused": b"value"}))
+    assert refused(backend.sync)
+    assert [key for key, _ in backend.scan(b"")] == [b"first"] * has_first
+limit(resource.RLIM_INFINITY)
+backend.write({b"later": b"value"})
+backend.write({b"last": b"value", b"first": None})
+limit(100)
+assert refused(lambda: backend.write({b"refused": b"value"}))
+if has_first:
+    assert refused(backend.close)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run_in_another_process(
+    path: str, program: str = IN_ANOTHER_PROCESS, *arguments: str, status: int = 9
+) -> str:
+    command = [sys.executable, "-c", program, path, *arguments]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30)
+    assert ended.returncode == status
+    return ended.stdout
 
 
 @pytest.fixture
@@ -180,6 +220,16 @@ def test_without_its_log_a_database_keeps_what_was_synced_when_its_process_dies(
     run_in_another_process(path, SYNCED_WITHOUT_A_LOG)
     backend = RocksdbBackend({"path": path}, WHERE)
     assert (backend.get(b"key"), backend.get(b"later")) == (b"value", None)
+    backend.close()
+
+
+@pytest.mark.parametrize("has_first", [True, False])
+def test_what_is_written_behind_a_write_that_failed_survives_the_death_of_the_process(
+    path: str, has_first: bool
+) -> None:
+    run_in_another_process(path, BEHIND_A_FAILED_WRITE, str(has_first), status=-signal.SIGKILL)
+    backend = RocksdbBackend({"path": path, "create_if_missing": False}, WHERE)
+    assert list(backend.scan(b"")) == [(b"last", b"value"), (b"later", b"value")]
     backend.close()
 
 

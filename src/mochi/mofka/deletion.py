@@ -55,10 +55,12 @@ def remove_partitions(
                     left[partition.uuid] = error
                     continue
             gone.append(partition.uuid)
-        registry.forget(topic, gone)
-        for name in stopping:
-            with suppress(MargoError):  # a server that ends meanwhile has stopped it as well
-                bedrock.stop_provider(address, name)
+        try:
+            registry.forget(topic, gone)
+        finally:
+            for name in stopping:
+                with suppress(MargoError):  # a server that ends meanwhile has stopped it as well
+                    bedrock.stop_provider(address, name)
     return left
 
 

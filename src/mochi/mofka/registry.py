@@ -120,13 +120,20 @@ class Registry:
         self._store(topic, partitions)
 
     def publish(self, topic: str, descriptions: Sequence[dict[str, Any]]) -> None:
-        """Make a reserved topic visible; `descriptions` are those of validator, selector and serializer."""
+        """Make a reserved topic visible, or not if that fails.
+
+        `descriptions` are those of validator, selector and serializer.
+        """
         pairs = [
             (_key(topic, part), msgspec.json.encode(description))
             for part, description in zip(_PARTS, descriptions, strict=True)
         ]
         self._database.put_multi(pairs, Mode.NEW_ONLY)
-        self._database.sync()
+        try:
+            self._database.sync()
+        except BaseException:
+            self._database.erase_multi([key for key, _ in pairs])
+            raise
 
     def add_partition(self, topic: str, partition: PartitionRecord) -> None:
         """Add a partition to a topic."""

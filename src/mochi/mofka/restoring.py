@@ -120,45 +120,49 @@ class Restoration:
             except msgspec.MsgspecError as error:
                 log.error("topic %r: its record cannot be read: %s", topic, error)
         if served:
-            log.info("serves %d partitions of %d topics again", served, topics)
+            log.info("serves %s of %s again", _counted(served, "partition"), _counted(topics, "topic"))
         for topic in registry.leftovers():
             with suppress(KeyNotFound):
                 self._finish(registry, topic, is_master_here)
 
     def _take_back(self, registry: Registry, topic: str, master: str) -> int:
-        served: list[PartitionRecord] = []
+        """Start the partitions of a topic that are of this server; return how many of them it really serves."""
+        there: list[PartitionRecord] = []
+        served = 0
         for partition in registry.partitions(topic):
             if (topic, partition.uuid) in self._running:
                 provider_id: int | None = self._running[topic, partition.uuid]["provider_id"]
+                is_served = True
             elif partition.rank == self._server.rank:
-                provider_id = self._start(topic, partition, master)
+                provider_id, is_served = self._start(topic, partition, master)
             else:
                 continue
+            served += is_served
             if provider_id is not None:
-                served.append(replace(partition, address=self._server.address, provider_id=provider_id))
-        if served:
-            registry.update(topic, served)
-        return len(served)
+                there.append(replace(partition, address=self._server.address, provider_id=provider_id))
+        if there:
+            registry.update(topic, there)
+        return served
 
-    def _start(self, topic: str, partition: PartitionRecord, master: str) -> int | None:
-        """Start a partition, or else what stands for it; return its provider id."""
+    def _start(self, topic: str, partition: PartitionRecord, master: str) -> tuple[int | None, bool]:
+        """Start a partition, or else what stands for it; return its provider id, and whether it is the partition."""
         where = f"topic {topic!r}, partition {partition.uuid}"
         try:
             directory = _directory_of(topic, partition)
             if directory is not None and not os.path.isdir(directory):
                 raise ConfigError("config.partition.path", f"the directory {directory} is missing")
             entry = provider_entry(topic, completed(partition, lambda: self._providers), master)
-            return self._server.start_provider(entry, "partition")
+            return self._server.start_provider(entry, "partition"), True
         except MargoError as error:
             log.error("%s: cannot be opened, and is not served: %s", where, error)
             reason = f"{where} could not be opened when its server started: {error}"
         self._unopened[partition.uuid] = Fault("unavailable", reason)
         try:
             entry = provider_entry(topic, partition, master)
-            return self._server.start_provider({**entry, "dependencies": {}}, "partition")
+            return self._server.start_provider({**entry, "dependencies": {}}, "partition"), False
         except MargoError as error:
             log.error("%s: nothing can stand for it either: %s", where, error)
-            return None
+            return None, False
         finally:
             self._unopened.pop(partition.uuid, None)
 
@@ -181,6 +185,10 @@ class Restoration:
                 log.warning("topic %r, partition %s is still to be removed: %s", topic, uuid, reason)
             registry.forget(topic, [])
         log.info("topic %r: removed what an interrupted creation or deletion has left", topic)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _directory_of(topic: str, partition: PartitionRecord) -> str | None:

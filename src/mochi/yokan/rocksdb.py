@@ -3,17 +3,22 @@
 The configuration has the options of the original's backend, with its defaults; fields are named as the
 setters of rocksdict, and renamed to what users write where the two differ. What rocksdict has no setter for
 is echoed, and warned about where it is not at its default.
+
+What a change that failed may have left in RocksDB's log is where its replay ends: all behind it would be lost with the
+process. So RocksDB is kept from going on (`paranoid_checks`), and the database is opened again, which begins a new log,
+before anything else is changed. As long as that fails, for want of space as a rule, changes are refused and it is open
+for reading.
 """
 
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
-from rocksdict import DBPath, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import AccessType, DBPath, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
@@ -72,6 +77,7 @@ class RocksdbConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     error_if_exists: bool = False
     create_missing_column_families: bool = True
     paranoid_checks: bool = False
+    """On in a database with a log, whatever this says."""
     track_and_verify_wals_in_manifest: bool = False
     use_fsync: bool = False
     allow_fallocate: bool = True
@@ -118,7 +124,14 @@ class RocksdbConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     disable_doc_mixin_lock: bool | UnsetType = UNSET
 
 
-_TAKEN_APART = ("path", "read_options", "write_options", "db_paths", "disable_doc_mixin_lock")
+_TAKEN_APART = (
+    "path",
+    "paranoid_checks",
+    "read_options",
+    "write_options",
+    "db_paths",
+    "disable_doc_mixin_lock",
+)
 """Fields that `_tune` does not hand to a setter."""
 
 _LOCKED = ("While lock file", "lock hold by current process")
@@ -174,21 +187,26 @@ class RocksdbBackend(Backend):
         self._check_path(f"{where}.path")
         if self._config.write_options.sync and self._config.write_options.disable_wal:
             raise ConfigError(f"{where}.write_options", "sync and disableWAL exclude each other")
-        options, reading, self._write_options = Options(raw_mode=True), ReadOptions(), WriteOptions()
+        self._options = options = Options(raw_mode=True)
+        self._read_options, self._write_options = ReadOptions(), WriteOptions()
+        has_log = not self._config.write_options.disable_wal
+        options.set_paranoid_checks(has_log or self._config.paranoid_checks)
         _tune(options, self._config, where)
-        _tune(reading, self._config.read_options, f"{where}.read_options")
+        _tune(self._read_options, self._config.read_options, f"{where}.read_options")
         if self._config.db_paths:
             options.set_db_paths([DBPath(p.path, p.target_size) for p in self._config.db_paths])
         for name in self._config.write_options.__struct_fields__:
             if name != "use_write_batch":
                 setattr(self._write_options, name, getattr(self._config.write_options, name))
         try:
-            self._db = Rdict(self._config.path, options)
+            self._db = self._open(AccessType.read_write())
         except Exception as error:
             is_locked = any(sign in str(error) for sign in _LOCKED)
             problem = "is open in another process or provider" if is_locked else f"does not open: {error}"
             raise ConfigError(f"{where}.path", f'the database "{self._config.path}" {problem}') from error
-        self._db.set_read_options(reading)
+        options.create_if_missing(False)
+        options.set_error_if_exists(False)
+        self._has_failed = False
         self._closed = False
 
     def _check_path(self, where: str) -> None:
@@ -207,6 +225,37 @@ class RocksdbBackend(Backend):
         if not present and not self._config.create_if_missing:
             raise ConfigError(where, f'there is no database at "{path}", and create_if_missing is false')
 
+    def _open(self, access: AccessType) -> Rdict:
+        db = Rdict(self._config.path, self._options, access_type=access)
+        db.set_read_options(self._read_options)
+        return db
+
+    def _open_again(self) -> None:
+        """Leave what a failed change has left in the log behind; raises, open for reading, if that cannot be done."""
+        with suppress(Exception):  # it cannot write what it still has in memory, which is in its log
+            self._db.close()
+        try:
+            self._db = self._open(AccessType.read_write())
+        except Exception:
+            with suppress(
+                Exception
+            ):  # where not even the few bytes that rocksdict writes have space, all fails
+                self._db = self._open(AccessType.read_only(False))
+            raise
+        self._has_failed = False
+        log.warning('the database "%s" was opened again after a change that failed', self._config.path)
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        with _storage(what):
+            if self._has_failed and not self._closed:
+                self._open_again()
+            try:
+                yield
+            except Exception:
+                self._has_failed = not self._config.write_options.disable_wal
+                raise
+
     @property
     def config(self) -> dict[str, Any]:
         expanded: dict[str, Any] = msgspec.to_builtins(self._config)
@@ -223,7 +272,7 @@ class RocksdbBackend(Backend):
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        with _storage("write"):
+        with self._changing("write"):
             self._db.write(batch, self._write_options)
 
     def scan(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -236,7 +285,7 @@ class RocksdbBackend(Backend):
             return sum(1 for _ in cast(Iterator[bytes], self._db.keys()))
 
     def sync(self) -> None:
-        with _storage("sync"):
+        with self._changing("sync"):
             if self._config.write_options.disable_wal:
                 self._db.flush()
             else:
@@ -245,4 +294,5 @@ class RocksdbBackend(Backend):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._db.close()
+            with _storage("close"):
+                self._db.close()

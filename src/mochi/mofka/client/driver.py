@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -55,6 +56,7 @@ class MofkaDriver(Driver):
         self._bedrock = BedrockClient(self._service.client)
         self._thread_pool = ThreadPool(0)
         self._group.master()
+        self._half_made: dict[str, list[PartitionRecord]] = {}
 
     def __repr__(self) -> str:
         return f"<MofkaDriver {self._group_file!r}, {self.num_servers} servers>"
@@ -134,6 +136,7 @@ class MofkaDriver(Driver):
             self._plan(self._servers[index % len(self._servers)], uuid, wanted)
             for index, uuid in enumerate(wanted.uuids)
         ]
+        self._undo_again()
         self._registry.reserve(name, planned)
         providers = cache(self._providers)
         try:
@@ -149,8 +152,18 @@ class MofkaDriver(Driver):
             self._registry.forget(name, [])
         except MargoError as error:
             left = {"its record": error}
+            self._half_made[name] = planned
         for what, reason in left.items():
             log.error("topic %r could not be created, and %s not be undone: %s", name, what, reason)
+
+    def _undo_again(self) -> None:
+        """Roll back what could not be, for want of space as a rule; not what another made meanwhile."""
+        for name, planned in list(self._half_made.items()):
+            with suppress(MargoError):
+                if not self._registry.exists(name):
+                    remove_partitions(self._registry, self._service.client, name, planned)
+                    self._registry.forget(name, [])
+                self._half_made.pop(name, None)
 
     def _plan(self, address: str, uuid: str, wanted: TopicOptions) -> PartitionRecord:
         rank = self._group.ranks[address]
@@ -302,6 +315,7 @@ class MofkaDriver(Driver):
 
     def list_topics(self) -> dict[str, dict[str, Any]]:
         """Return all topics: components, number of partitions, and the partitions."""
+        self._undo_again()
         try:
             topics: dict[str, dict[str, Any]] = {}
             for name in self._registry.names():
