@@ -31,7 +31,7 @@ DATA = 128
 def make(directory: Path, chunks: int, events_per_chunk: int) -> None:
     """Make a directory as an orderly end leaves it, each commit of `PART` events, the files sparse."""
     files = PosixFiles()
-    files.make_directories(str(directory))
+    directory.mkdir(parents=True, exist_ok=True)
     owner = layout.owner_of(str(directory))
     made = []
     for number in range(chunks):

@@ -42,6 +42,13 @@ def test_settings_of_an_internal_pool_are_dropped_with_a_warning(
     assert f"config.{field} is ignored" in caplog.text
 
 
+def test_flags_without_a_ring_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    parse({"liburing_flags": ["IOSQE_ASYNC"], "num_urings": 1}, {})
+    assert not caplog.messages
+    assert parse({"liburing_flags": ["IOSQE_ASYNC"]}, {}).liburing_flags == ["IOSQE_ASYNC"]
+    assert caplog.messages == ["abt_io: config.liburing_flags has no effect, for config.num_urings is 0"]
+
+
 @pytest.mark.parametrize(
     ("value", "expected"), [("1", True), ("yes", True), ("0", False), ("", False), ("false", False)]
 )
@@ -58,11 +65,12 @@ def test_the_configuration_wins_over_the_environment() -> None:
     [
         ({"num_uring": 1}, "config.num_uring", "did you mean 'num_urings'?"),
         ({"threads": 1}, "config.threads", "known are 'num_urings'"),
-        ({"num_urings": -1}, "config.num_urings", ">= 0"),
-        ({"num_urings": "1"}, "config.num_urings", "got `str`"),
-        ({"null_io_read": 0}, "config.null_io_read", "got `int`"),
-        ({"liburing_flags": "IOSQE_ASYNC"}, "config.liburing_flags", "got `str`"),
-        ({"liburing_flags": ["IOSQE_ASYNC", 1]}, "config.liburing_flags[1]", "got `int`"),
+        ({"num_urings": -1}, "config.num_urings", "expected int >= 0; found -1"),
+        ({"num_urings": 100000}, "config.num_urings", "expected int <= 1024; found 100000"),
+        ({"num_urings": "1"}, "config.num_urings", 'expected int; found "1"'),
+        ({"null_io_read": 0}, "config.null_io_read", "expected bool; found 0"),
+        ({"liburing_flags": "IOSQE_ASYNC"}, "config.liburing_flags", 'expected array; found "IOSQE_ASYNC"'),
+        ({"liburing_flags": ["IOSQE_ASYNC", 1]}, "config.liburing_flags[1]", "expected str; found 1"),
         ({"liburing_flags": ["IOSQE_ASINC"]}, "config.liburing_flags[0]", "did you mean 'IOSQE_ASYNC'?"),
         ({"liburing_flags": ["FAST"]}, "config.liburing_flags[0]", "known are 'IOSQE_ASYNC'"),
     ],

@@ -1,6 +1,7 @@
 """The calls on files, on real files: complete or failed, with the file's path in every error."""
 
 import errno
+import fcntl
 import inspect
 import os
 import resource
@@ -152,31 +153,44 @@ def test_a_closed_file_cannot_be_synced(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "a")
 
 
-def test_directories_are_made_with_their_parents_and_may_exist(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "c"
+def test_a_directory_is_made_once_and_removed_when_it_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "a"
     umask = os.umask(0)
     try:
-        plain().make_directories(str(path))
-        plain().make_directories(str(path))
+        assert plain().make_directory(str(path))
     finally:
         os.umask(umask)
-    assert path.is_dir()
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o755
+    assert not plain().make_directory(str(path))
+    assert plain().is_directory(str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    (path / "file").touch()
+    with pytest.raises(OSError, match="not empty"):
+        plain().remove_directory(str(path))
+    (path / "file").unlink()
+    plain().remove_directory(str(path))
+    assert not plain().is_directory(str(path))
 
 
-def test_a_relative_directory_is_made_in_the_working_directory(
+def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(NotADirectoryError, match="is not a directory") as caught:
+        plain().make_directory(str(tmp_path / "a"))
+    assert caught.value.filename == str(tmp_path / "a")
+
+
+def test_a_lock_that_was_removed_while_it_was_taken_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    plain().make_directories("a/b")
-    assert (tmp_path / "a" / "b").is_dir()
+    path = tmp_path / "lock"
+    flock = fcntl.flock
 
+    def after_its_removal(fd: int, operation: int) -> None:
+        path.unlink()
+        flock(fd, operation)
 
-def test_a_file_in_the_way_of_a_directory_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a").touch()
-    with pytest.raises(OSError, match="File exists") as caught:
-        plain().make_directories(str(tmp_path / "a" / "b"))
-    assert caught.value.filename == str(tmp_path / "a")
+    monkeypatch.setattr(fcntl, "flock", after_its_removal)
+    with pytest.raises(BlockingIOError, match="removed meanwhile"):
+        plain().lock(str(path))
 
 
 def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path: Path) -> None:

@@ -437,6 +437,15 @@ def test_blocks_of_large_data_are_told_one_by_one(tmp_path: Path) -> None:
     assert report.lost == 3
 
 
+def test_missing_bytes_are_named_from_where_they_are_missing(directory: Path) -> None:
+    path = directory / "chunk-000001.data"
+    size = path.stat().st_size
+    os.truncate(path, size - 3)
+    (finding,) = checked(directory).findings
+    assert (finding.problem, finding.begin, finding.end) == ("are not in it", size - 3, size)
+    assert (finding.first, finding.count) == (6, 2)
+
+
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, dict[str, bytes]]:
     """Give the files of the ten events, after an orderly end, and (true) after a kill."""
@@ -586,6 +595,19 @@ def test_a_partition_whose_oldest_chunks_were_dropped_is_sound(directory: Path, 
     assert found(checked(directory)) == [("doubtful", "chunk-000000.data", [])]
     flipped(directory / "mofka.trimmed", 120)
     assert [finding.effect for finding in checked(directory).findings] == [Effect.REFUSED]
+
+
+@pytest.mark.parametrize("max_bytes", [1, 10**6])
+def test_an_orderly_end_leaves_nothing_to_change_whatever_was_dropped(tmp_path: Path, max_bytes: int) -> None:
+    directory = tmp_path / f"topic-{UUID}"
+    config = ChunkConfig(max_events_per_chunk=4, retention=Retention(max_bytes=max_bytes))
+    with ChunkStore.open(directory, config) as store:
+        for number in range(10):
+            store.append([batch_of(numbered(number, 1))])
+            store.trim()
+    report = checked(directory)
+    assert (report.findings, report.changes) == ([], [])
+    assert len(report.chunks) == (1 if max_bytes == 1 else 3)
 
 
 def test_chunks_that_are_dropped_during_a_check_are_left_out(directory: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_chunk_file_that_is_a_directory_is_a_clear_error(files: FileLayer, dir
     (directory / "chunk-000002.data").unlink()
     (directory / "chunk-000002.data").mkdir()
     with pytest.raises(
-        REFUSALS, match=r"Is a directory.*chunk-000002.data|chunk-000002.data: Is a directory"
+        CorruptPartition, match=r"chunk-000002.data is a directory, not a file; put the file back"
     ):
         ChunkStore.open(directory, files=files)
 

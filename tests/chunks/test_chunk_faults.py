@@ -131,6 +131,7 @@ def test_acknowledged_events_survive_a_power_cut_at_any_call(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, call: int
 ) -> None:
     base = tmp_path_factory.mktemp("power")
+    (base / "p").mkdir()
     files = RecordingFiles(fail_at=call)
     acknowledged: list[Event] = []
     with contextlib.suppress(StorageError):
@@ -152,6 +153,7 @@ def test_without_sync_a_power_cut_leaves_all_chunks_but_the_last(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, call: int
 ) -> None:
     base = tmp_path_factory.mktemp("power")
+    (base / "p").mkdir()
     files = RecordingFiles(fail_at=call)
     with contextlib.suppress(StorageError):
         run(ChunkStore.open(base / "p", ChunkConfig(max_events_per_chunk=5, sync=False), files))

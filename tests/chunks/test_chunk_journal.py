@@ -94,6 +94,7 @@ def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
     limited: contextlib.AbstractContextManager[None],
 ) -> None:
     base = tmp_path_factory.mktemp("power")
+    (base / "p").mkdir()
     with limited:
         files = RecordingFiles(fail_at=call)
         acknowledged: list[Event] = []
@@ -197,6 +198,8 @@ def test_commits_that_were_synced_at_once_are_cut_off_from_the_first_torn_one(
     with limits(1 << 20, large_data), ChunkStore.open(tmp_path / "p") as store:
         store.append([batch_of(numbered(0, 2))])
         under_way = [store.begin([batch_of(numbered(2 * number, 2))]) for number in range(1, 4)]
+        synced = [file for commit in under_way if commit is not None for file in commit.unsynced]
+        assert len({id(file) for file in synced}) == len(synced) == (6 if large_data == 1 else 3)
         shutil.copytree(tmp_path / "p", tmp_path / "killed")
         for torn in range(3):
             shutil.copytree(tmp_path / "p", tmp_path / f"torn-{torn}")

@@ -82,16 +82,12 @@ def test_a_missing_file_is_an_error_with_its_number(tmp_path: Path) -> None:
     assert (caught.value.operation, caught.value.errno) == ("open", errno.ENOENT)
 
 
-def test_directories_are_made_with_their_parents(tmp_path: Path) -> None:
-    PosixFiles().make_directories(str(tmp_path / "a" / "b" / "c"))
-    PosixFiles().make_directories(str(tmp_path / "a" / "b"))
-    assert (tmp_path / "a" / "b" / "c").is_dir()
-
-
-def test_a_file_where_a_directory_should_be_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"cannot make .*ENOTDIR"):
-        PosixFiles().make_directories(str(tmp_path / "a" / "b"))
+def test_a_directory_is_made_once_and_only_where_nothing_else_has_its_name(tmp_path: Path) -> None:
+    assert PosixFiles().make_directory(str(tmp_path / "a"))
+    assert not PosixFiles().make_directory(str(tmp_path / "a"))
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot make .*file: is not a directory \(ENOTDIR\)"):
+        PosixFiles().make_directory(str(tmp_path / "file"))
 
 
 def test_the_second_lock_is_refused_until_the_first_is_closed(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_consumer_that_was_overtaken_is_told_once_and_goes_on(
         assert event is not None
         event.acknowledge()
         push(topic, range(10, 100))
-        wait_for_trim(server, topic, 70)
+        wait_for_trim(server, topic, 80)
         late = topic.consumer("c")
         found: list[int] = []
         errors = []
@@ -89,7 +89,7 @@ def test_a_consumer_that_was_overtaken_is_told_once_and_goes_on(
         (error,) = errors
         gone = range(error.first, error.next)
         first = error.next
-        assert first >= 70
+        assert first >= 80
         assert found == [number for number in range(1, 100) if number not in gone]
         assert topic.partitions[0]["uuid"] in str(error)
         assert f"events {error.first} to {error.next - 1} have expired" in str(error)
@@ -116,7 +116,7 @@ def test_events_that_expire_before_the_pull_that_tells_are_told_with_the_others(
     with topic.consumer("c", batch_size=1) as consumer:
         assert pulled(consumer, 1) == [0]
         push(topic, range(10, 100))
-        wait_for_trim(server, topic, 70)
+        wait_for_trim(server, topic, 80)
         count = 1
         while not any(isinstance(each, FailedFeed) for each in list(consumer.arrived)):
             assert pulled(consumer, 1) == [count]
@@ -126,7 +126,7 @@ def test_events_that_expire_before_the_pull_that_tells_are_told_with_the_others(
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         push(topic, range(100, 200))
-        gone = wait_for_trim(server, topic, 170)
+        gone = wait_for_trim(server, topic, 180)
         while consumer.arrived and not isinstance(consumer.arrived[0], FailedFeed):
             count += len(pulled(consumer, 1))
         with pytest.raises(EventsExpired) as raised:

@@ -313,6 +313,12 @@ def test_arguments_of_a_consumer_of_a_wrong_type_or_half_a_pair_of_callables_are
         topic.consumer(**{"name": "c", **arguments})
 
 
+def test_a_name_that_is_too_long_is_refused_in_plain_words(topic: TopicHandle) -> None:
+    with pytest.raises(Exception, match="at most 1024 characters, and this one has 1025"):
+        topic.consumer("c" * 1025)
+    topic.consumer("c" * 1024).close()
+
+
 def test_cursors_start_the_next_consumer_after_the_last_acknowledged_event(topic: TopicHandle) -> None:
     fill(topic, 5)
     with topic.consumer("c") as consumer:

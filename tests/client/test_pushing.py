@@ -294,6 +294,22 @@ def test_a_closed_producer_takes_no_event(server: Server) -> None:
         assert producer.flush().wait() is True
 
 
+def test_a_failure_that_a_future_told_is_not_told_again_at_the_end(topic: TopicHandle) -> None:
+    with topic.producer(batch_size=10) as producer:
+        told, untold = producer.push(1), producer.push(2)
+        producer._lanes[0].fail(Exception("refused"))
+        for future in (told, untold, told):
+            with pytest.raises(Exception, match="refused"):
+                future.wait()
+        assert producer.push(3).wait(10000) == 0
+    producer = topic.producer(batch_size=10)
+    producer.push(4)
+    producer._lanes[0].fail(Exception("refused, and nobody asked"))
+    assert producer.push(5).wait(10000) == 1
+    with pytest.raises(Exception, match="nobody asked"):
+        producer.close()
+
+
 def test_a_topic_without_partitions_refuses_pushes_and_ends_at_once(server: Server) -> None:
     topic = server.topic(0)
     with topic.producer() as producer, pytest.raises(Exception, match="no partition"):

@@ -470,6 +470,19 @@ def test_without_sync_a_power_cut_takes_events_and_leaves_the_partition_sound(
     assert len(left) < 36
 
 
+def test_the_log_says_of_a_new_directory_that_there_are_no_events(
+    opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    partition, _ = opener.open()
+    assert caplog.messages == [
+        f"topic 'topic', partition {UUID}: begins without events, for there was no {opener.directory}"
+    ]
+    partition.close()
+    opener.open()
+    assert len(caplog.messages) == 1
+
+
 def test_a_directory_in_use_cannot_be_opened_twice(opener: Opener) -> None:
     opener.open()
     with pytest.raises(ConfigError, match="locked by process") as raised:

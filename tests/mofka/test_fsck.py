@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mochi.mofka.chunks import Batch, ChunkStore, Origin
+from mochi.mofka.chunks import Batch, ChunkStore, CorruptPartition, Origin
 
 COMMAND = str(Path(sys.executable).parent / "mofka-fsck")
 PARTITIONS = Path(__file__).parents[1] / "data" / "partitions"
@@ -136,14 +136,42 @@ def test_what_cannot_be_checked_is_exit_status_2_and_a_line(tmp_path: Path, what
     assert str(path) in done.stderr
 
 
-def test_a_chunk_file_that_is_a_directory_is_not_checked_and_the_others_are(directory: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["chunk-000000.data", "mofka-000000.seals", "mofka.journal", "mofka.ledger-0", "mofka.lock"]
+)
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_what_is_no_file_in_the_place_of_one_is_refused_by_name(
+    directory: Path, name: str, kind: str
+) -> None:
+    (directory / name).unlink()
+    if kind == "directory":
+        (directory / name).mkdir()
+        problem = "is a directory, not a file"
+    else:
+        os.mkfifo(directory / name)
+        problem = "is not a regular file"
+    before = sorted(directory.iterdir())
+    for flags in ([], ["--repair"]):
+        done = run(*flags, directory)
+        assert done.returncode == 1
+        assert f"  refused     {directory / name} {problem}" in done.stdout
+        assert done.stdout.endswith("damaged; a server refuses to open it, and a repair changes nothing\n")
+    if name != "mofka.lock":
+        with pytest.raises(CorruptPartition, match=problem):
+            ChunkStore.open(directory)
+    assert sorted(directory.iterdir()) == before
+
+
+def test_a_directory_in_the_place_of_a_file_does_not_keep_the_others_from_being_checked(
+    directory: Path,
+) -> None:
     (source,) = PARTITIONS.glob("mixed-*/")
     other = shutil.copytree(source, directory.parent / source.name)
     (other / "chunk-000002.data").unlink()
     (other / "chunk-000002.data").mkdir()
     status, (first, second) = run_json(directory.parent)
-    assert (status, first["status"], second["status"]) == (2, 2, 0)
-    assert "chunk-000002.data" in first["error"]
+    assert (status, first["status"], second["status"]) == (1, 1, 0)
+    assert [finding["file"] for finding in first["findings"]] == ["chunk-000002.data"]
 
 
 def test_a_repair_announces_what_it_does_and_gives_the_status_of_what_is_left(directory: Path) -> None:
@@ -169,6 +197,7 @@ def test_a_partition_in_use_is_checked_and_not_repaired(directory: Path) -> None
         assert done.returncode == 2
         assert f"  in use      {directory}/mofka.lock is locked by process {os.getpid()} on" in done.stdout
         assert "  not done    cannot repair" in done.stdout
+        assert done.stdout.endswith("  result      not repaired\n")
         assert "chunk-000000.desc (bytes 0 to 336)" in done.stdout
         assert run(directory).returncode == 1
 

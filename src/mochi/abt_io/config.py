@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from mochi.abt_io.errors import ConfigError
+from mochi.margo import errors as margo
+from mochi.margo.config import convert
 
 VERSION: Final = "0.9.0"
 """Version of the original's abt-io whose configuration this is."""
@@ -36,7 +38,7 @@ class AbtIoConfig(msgspec.Struct, frozen=True):
     Attributes
     ----------
     num_urings : int
-        Number of io_urings; with 0, plain system calls do the work. See `calls.open_calls`.
+        Number of io_urings, 1024 at most; with 0, plain system calls do the work. See `calls.open_calls`.
     liburing_flags : list of str
         Flags of each io_uring and of its requests.
     null_io_read, null_io_write : bool
@@ -45,7 +47,7 @@ class AbtIoConfig(msgspec.Struct, frozen=True):
         Each operation prints a line on standard error.
     """
 
-    num_urings: Annotated[int, msgspec.Meta(ge=0)] = 0
+    num_urings: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     liburing_flags: list[str] = []
     null_io_read: bool = False
     null_io_write: bool = False
@@ -69,7 +71,7 @@ def parse(config: Mapping[str, Any], environment: Mapping[str, str] = os.environ
     Raises
     ------
     ConfigError
-        A field is unknown or of a wrong type, or a flag is unknown.
+        A field is unknown, of a wrong type or out of bounds, or a flag is unknown.
     """
     for field in _FOR_AN_INTERNAL_POOL:
         if field in config:
@@ -84,16 +86,17 @@ def parse(config: Mapping[str, Any], environment: Mapping[str, str] = os.environ
                 f"config.{field}", f"unknown field; {_expected(field, AbtIoConfig.__struct_fields__)}"
             )
     try:
-        parsed = msgspec.convert(fields, AbtIoConfig)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        raise ConfigError(f"config{path.rstrip('`')}", problem) from None
+        parsed = convert(fields, AbtIoConfig, "config")
+    except margo.ConfigError as error:
+        raise ConfigError(error.where, error.problem) from None
     for position, flag in enumerate(parsed.liburing_flags):
         if flag not in LIBURING_FLAGS:
             raise ConfigError(
                 f"config.liburing_flags[{position}]",
                 f"unknown flag {flag!r}; {_expected(flag, LIBURING_FLAGS)}",
             )
+    if parsed.liburing_flags and not parsed.num_urings:
+        _log.warning("abt_io: config.liburing_flags has no effect, for config.num_urings is 0")
     return parsed
 
 

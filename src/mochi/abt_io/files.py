@@ -9,11 +9,12 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 
 from mochi.abt_io.calls import Calls, SystemCalls
@@ -43,16 +44,32 @@ class Files:
         self.config = config
         self.calls = calls or SystemCalls()
 
-    def make_directories(self, path: str) -> None:
-        """Make a directory (mode 0755) and its missing parents, each of them synced in the one above it."""
+    def is_directory(self, path: str) -> bool:
+        """Tell whether there is a directory of this name."""
+        with self.operation("stat", path):
+            return os.path.isdir(path)
+
+    def make_directory(self, path: str) -> bool:
+        """Make a directory (mode 0755) in one that is there, and tell whether it was missing.
+
+        Raises
+        ------
+        NotADirectoryError
+            Something else has this name.
+        """
         with self.operation("mkdir", path):
-            missing = []
-            while not os.path.isdir(path := os.path.abspath(path)):
-                missing.append(path)
-                path = os.path.dirname(path)
-            for directory in reversed(missing):
-                os.makedirs(directory, mode=0o755, exist_ok=True)
-                self.sync_directory(os.path.dirname(directory))
+            try:
+                os.mkdir(path, 0o755)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise NotADirectoryError(errno.ENOTDIR, "is not a directory") from None
+                return False
+            return True
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        with self.operation("rmdir", path):
+            os.rmdir(path)
 
     def list_directory(self, path: str) -> list[str]:
         """Return the names in a directory, in any order."""
@@ -69,9 +86,14 @@ class Files:
                 os.close(fd)
 
     def size(self, path: str) -> int:
-        """Return the length of a file in bytes."""
+        """Return the length of a file in bytes; a directory (EISDIR) or a device (EINVAL) is none."""
         with self.operation("stat", path):
-            return os.stat(path).st_size
+            found = os.stat(path)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "is a directory, not a file")
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "is not a regular file")
+            return found.st_size
 
     def rename(self, path: str, target: str) -> None:
         """Give a file another name; a file that has it already is no more."""
@@ -203,5 +225,8 @@ def _take_lock(fd: int) -> None:
     except BlockingIOError as error:
         holder = os.pread(fd, 256, 0).decode(errors="replace").strip()
         raise BlockingIOError(error.errno, f"locked by {holder or 'a process'}") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    if not os.fstat(fd).st_nlink:
+        raise BlockingIOError(errno.EAGAIN, "removed meanwhile by who had it locked")
+    with suppress(OSError):  # a full disk has no room for the name, and the lock holds without
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -315,6 +315,8 @@ def _verdict(outcome: Outcome) -> str:
     report = outcome.report
     if report is None:
         return "not checked"
+    if outcome.error:
+        return "not repaired"
     if any(finding.effect == Effect.REFUSED for finding in report.findings):
         return "damaged; a server refuses to open it, and a repair changes nothing"
     if report.sound:

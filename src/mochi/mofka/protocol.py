@@ -40,9 +40,12 @@ MAX_REQUESTED_BYTES = 1 << 32
 END_OF_STREAM = 1
 """Flag of a batch: its producer will send no more."""
 
+MAX_CONSUMER_NAME = 1024
+"""Characters of a consumer's name."""
+
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Identity: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
-ConsumerName: TypeAlias = Annotated[str, Meta(max_length=1024)]
+ConsumerName: TypeAlias = Annotated[str, Meta(max_length=MAX_CONSUMER_NAME)]
 
 
 class Where(msgspec.Struct, array_like=True, frozen=True):

@@ -194,6 +194,9 @@ class RocksdbBackend(Backend):
     def _check_path(self, where: str) -> None:
         path = os.path.abspath(self._config.path)
         parent = os.path.dirname(path)
+        for place in (parent, path):
+            if os.path.exists(place) and not os.path.isdir(place):
+                raise ConfigError(where, f'"{place}" is not a directory')
         if not os.path.isdir(parent):
             raise ConfigError(
                 where, f'the directory "{parent}" does not exist; make it with: mkdir -p {parent}'

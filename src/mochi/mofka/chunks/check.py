@@ -23,11 +23,10 @@ from mochi.mofka.chunks.files import FileLayer, PosixFiles
 from mochi.mofka.chunks.findings import Effect, Finding, Report
 from mochi.mofka.chunks.journal import Head, Mode, read_head
 from mochi.mofka.chunks.overlay import Cut, Overlay
-from mochi.mofka.chunks.recovery import Recovery, make_again, recover
+from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
 from mochi.mofka.chunks.trim import read_first
 
 _HEADS_SIZE = 8192
-_OWN_PREFIX = "mofka."
 
 
 def is_partition(files: FileLayer, directory: str) -> bool:
@@ -35,12 +34,12 @@ def is_partition(files: FileLayer, directory: str) -> bool:
     names = files.list_directory(directory)
     if not names:
         return any(layout.owner_of(directory))
-    return any(layout.parse_file_name(name) or name.startswith(_OWN_PREFIX) for name in names)
+    return any(map(layout.belongs, names))
 
 
 def _is_ours(name: str) -> bool:
     """Tell whether the original has no files of this name."""
-    return name.startswith(_OWN_PREFIX) or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
+    return name.startswith(layout.OWN_PREFIX) or (layout.parse_file_name(name) or (0, ""))[1] == layout.SEALS
 
 
 def size_of(files: FileLayer, directory: str) -> int:
@@ -72,18 +71,20 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
         report = Report(directory, foreign=not any(map(_is_ours, names)))
         for name in sorted(names):
             if name.startswith(layout.QUARANTINE_PREFIX):
-                report.quarantine[name] = files.size(os.path.join(directory, name))
-            elif not name.startswith(_OWN_PREFIX) and not layout.parse_file_name(name):
+                report.quarantine[name] = size_of_file(files, os.path.join(directory, name))
+            elif not layout.belongs(name):
                 report.others.append(name)
         overlay = resources.enter_context(closing(Overlay(files)))
-        if layout.LOCK_NAME in names:
-            try:
-                resources.enter_context(closing(files.lock_shared(os.path.join(directory, layout.LOCK_NAME))))
-            except PartitionLocked as error:
-                report.locked = str(error)
-                if layout.JOURNAL_NAME in names:
-                    overlay.hide(os.path.join(directory, layout.JOURNAL_NAME), _HEADS_SIZE)
         try:
+            see_that_files_are_files(files, directory, names)
+            if layout.LOCK_NAME in names:
+                try:
+                    lock = files.lock_shared(os.path.join(directory, layout.LOCK_NAME))
+                    resources.enter_context(closing(lock))
+                except PartitionLocked as error:
+                    report.locked = str(error)
+                    if layout.JOURNAL_NAME in names:
+                        overlay.hide(os.path.join(directory, layout.JOURNAL_NAME), _HEADS_SIZE)
             head = read_head(overlay, directory, names)
             recovery = recover(overlay, directory)
         except CorruptPartition as error:

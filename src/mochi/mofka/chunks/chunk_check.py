@@ -33,11 +33,11 @@ Progress = Callable[[int], object]
 
 
 def size_of_file(files: FileLayer, path: str) -> int:
-    """Give the size of a file, 0 if it is missing."""
+    """Give the size of a file, 0 if it is missing or no file."""
     try:
         return files.size(path)
     except REFUSALS as error:
-        if error.errno == errno.ENOENT:
+        if error.errno in (errno.ENOENT, errno.EISDIR, errno.EINVAL):
             return 0
         raise
 
@@ -251,10 +251,12 @@ class ChunkCheck:
         for offset, expected in zip(begins, sums.tolist(), strict=True):
             begin = stream.start + offset
             end = min(begin + BLOCK, stream.start + stream.size)
+            wrong_from = begin
             try:
                 content = self._windows[kind].bytes(begin, end)
             except REFUSALS as error:
                 problem = self._why_not(kind, end, error)
+                wrong_from = max(begin, min(self._windows[kind].size, end))
             else:
                 if sums_of([content], self._key).tolist() == [expected]:
                     continue
@@ -264,9 +266,8 @@ class ChunkCheck:
                 )
             first = int(np.searchsorted(bounds[1:], begin, "right"))
             stop = int(np.searchsorted(bounds[:-1], end, "left"))
-            self._add(
-                Effect.LOST, kind, problem, begin, end, seal.first + first, seal.first + max(stop, first + 1)
-            )
+            stop = max(stop, first + 1)
+            self._add(Effect.LOST, kind, problem, wrong_from, end, seal.first + first, seal.first + stop)
 
     def _records(
         self,

@@ -12,9 +12,9 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from mochi.mofka.chunks.errors import REFUSALS, PartitionLocked, StorageError, SyncFailed
@@ -50,8 +50,14 @@ class File(Protocol):
 class FileLayer(Protocol):
     """A file system, as far as storage needs one."""
 
-    def make_directories(self, path: str) -> None:
-        """Make a directory and its missing parents, and see to it that they survive a crash."""
+    def is_directory(self, path: str) -> bool:
+        """Tell whether there is a directory of this name."""
+
+    def make_directory(self, path: str) -> bool:
+        """Make a directory in one that is there; tell whether it was missing. A file in its place is an error."""
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory, or a link to one."""
 
     def list_directory(self, path: str) -> list[str]:
         """Give the names in a directory, in any order."""
@@ -60,7 +66,7 @@ class FileLayer(Protocol):
         """Return when the names in a directory are on disk."""
 
     def size(self, path: str) -> int:
-        """Give the length of a file in bytes."""
+        """Give the length of a file in bytes; a directory (EISDIR) or a device (EINVAL) is none."""
 
     def sync_all(self, files: Sequence[File]) -> None:
         """Return when all that was written to several files is on disk, as after `File.sync` of each."""
@@ -81,13 +87,15 @@ class FileLayer(Protocol):
 class PosixFiles:
     """The file system of this machine. Forked children share the lock that their parent holds."""
 
-    def make_directories(self, path: str) -> None:
+    def make_directory(self, path: str) -> bool:
         with _reporting("make", path):
-            directory = Path(path).absolute()
-            missing = [each for each in (directory, *directory.parents) if not each.exists()]
-            for each in reversed(missing or [directory]):
-                each.mkdir(mode=0o755, exist_ok=True)
-                self.sync_directory(str(each.parent))
+            try:
+                os.mkdir(path, 0o755)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise NotADirectoryError(errno.ENOTDIR, "is not a directory") from None
+                return False
+            return True
 
     def list_directory(self, path: str) -> list[str]:
         with _reporting("list", path):
@@ -103,7 +111,12 @@ class PosixFiles:
 
     def size(self, path: str) -> int:
         with _reporting("examine", path):
-            return os.stat(path).st_size
+            found = os.stat(path)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "is a directory, not a file")
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "is not a regular file")
+            return found.st_size
 
     def sync_all(self, files: Sequence[File]) -> None:
         for file in files:
@@ -138,9 +151,15 @@ class PosixFiles:
             file = PosixFile(fd, path)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                holder = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
-                file.write([holder], 0)
-                file.truncate(len(holder))
+                if not os.fstat(fd).st_nlink:
+                    problem = f"{path} was removed just now, by whoever had it locked"
+                    raise PartitionLocked(problem, path=path, operation="lock", errno=errno.EAGAIN)
+                with suppress(
+                    StorageError
+                ):  # a full disk has no room for the name, and the lock holds without
+                    holder = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+                    file.write([holder], 0)
+                    file.truncate(len(holder))
             except BlockingIOError as error:
                 refusal = _locked(fd, path, error)
                 file.close()
@@ -212,7 +231,7 @@ def _locked(fd: int, path: str, error: OSError) -> PartitionLocked:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(fd, 256, 0).decode(errors="replace").strip()
+        holder = os.pread(fd, 256, 0).decode(errors="replace").strip() or "a process"
     else:
         holder = "whoever checks it just now"
     return PartitionLocked(

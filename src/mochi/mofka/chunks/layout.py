@@ -26,6 +26,7 @@ U32_MAX = 2**32 - 1
 LOCK_NAME = "mofka.lock"
 JOURNAL_NAME = "mofka.journal"
 QUARANTINE_PREFIX = "quarantine-"
+OWN_PREFIX = "mofka."
 ROSTER_NAME = "mofka.chunks"
 TRIMMED_NAME = "mofka.trimmed"
 TRIMMED_ASIDE = "mofka.trimmed-new"
@@ -93,6 +94,11 @@ def parse_file_name(name: str) -> tuple[int, str] | None:
         return None
     number, kind = int(match[1] or match[3]), match[2] or match[4]
     return (number, kind) if file_name(number, kind) == name else None
+
+
+def belongs(name: str) -> bool:
+    """Tell whether a file of this name is of a partition: a chunk file, or one that the original passes over."""
+    return parse_file_name(name) is not None or name.startswith(OWN_PREFIX)
 
 
 def owner_of(directory: str) -> bytes:

@@ -53,8 +53,14 @@ class Overlay:
         """Paths of the files that were made or changed, sorted."""
         return sorted(path for path, content in self._files.items() if content.changed or path in self._made)
 
-    def make_directories(self, path: str) -> None:
-        self._below.list_directory(path)
+    def is_directory(self, path: str) -> bool:
+        return self._below.is_directory(path)
+
+    def make_directory(self, path: str) -> bool:
+        raise StorageError(f"cannot make {path}: it is only read", path=path, operation="make")
+
+    def remove_directory(self, path: str) -> None:
+        raise StorageError(f"cannot remove {path}: it is only read", path=path, operation="remove")
 
     def list_directory(self, path: str) -> list[str]:
         made = [os.path.basename(each) for each in self._made if os.path.dirname(each) == path]

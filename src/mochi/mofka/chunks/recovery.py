@@ -19,7 +19,8 @@ Bytes beyond the end move to `quarantine-*` files beside, so that they neither c
 lost. What is left there is made durable before it counts, for a process that was killed may not have. A crash
 leaves damage at the end alone: behind the base, or without a journal in the last chunk that has events and in
 those begun after it. Damage beyond what can be served is a `CorruptPartition`, and nothing is touched: a chunk
-of which neither roster, index nor seals tell how many events it has, or chunk files that do not fit a full journal.
+of which neither roster, index nor seals tell how many events it has, chunk files that do not fit a full journal, or
+something in the place of a file that is none.
 
 An event is whole if its index record is, its metadata, data and descriptor lie within their files and after
 those of the event before, and its descriptor, if it is of the usual size, is of this chunk and says the same: a
@@ -28,6 +29,7 @@ files early. What a file system puts in place of lost bytes within a file cannot
 seals are there for that.
 """
 
+import errno
 import itertools
 import os
 from collections.abc import Sequence
@@ -41,7 +43,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles
-from mochi.mofka.chunks.errors import CorruptPartition
+from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
 from mochi.mofka.chunks.files import File, FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head, read_ledger, read_notes, read_parts
 from mochi.mofka.chunks.ledger import Ledger, unpack
@@ -50,6 +52,10 @@ from mochi.mofka.chunks.seals import SLOT, Seal, key_of, seals_in
 from mochi.mofka.chunks.trim import read_first
 
 _COPY_SIZE = 1 << 20
+
+_OWN_NAMES = frozenset(
+    (layout.LOCK_NAME, layout.JOURNAL_NAME, layout.ROSTER_NAME, layout.TRIMMED_NAME, *layout.LEDGER_NAMES)
+)
 
 _Sizes = dict[str, int]
 """Bytes of each file of a chunk that exists, by kind."""
@@ -116,7 +122,7 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     chunks = [chunk for chunk in chunks if chunk.number <= max(filled + 1, least)] or [found.first]
     if chunks[-1].number in found.roster or (chunks[-1].count and chunks[-1].number < tail):
         chunks.append(chunks[-1].next())
-    update_roster(files, directory, found.owner, found.roster, chunks[:-1])
+    update_roster(files, directory, found.owner, found.roster, chunks)
     if head is None or head.mode != Mode.CLOSED:
         with closing(Journal(files, directory, head)) as journal:
             head = journal.begin(chunks[-1], Mode.CLOSED, ledger, chunks[-1].end_id)
@@ -150,6 +156,30 @@ def survey(files: FileLayer, directory: str) -> Recovery:
     return Recovery(chunks or [found.first], [], head, ledger, found.damaged)
 
 
+def see_that_files_are_files(files: FileLayer, directory: str, names: Sequence[str]) -> None:
+    """See that nothing else is in the place of our own files; those of chunks are seen to when they are looked at.
+
+    Raises
+    ------
+    CorruptPartition
+        If something is, such as a directory.
+    """
+    for name in _OWN_NAMES.intersection(names):
+        _size(files, directory, name)
+
+
+def _size(files: FileLayer, directory: str, name: str) -> int:
+    """Give the size of a file; what is there and no file is no damage of a disk."""
+    try:
+        return files.size(os.path.join(directory, name))
+    except REFUSALS as error:
+        if error.errno == errno.EISDIR:
+            raise _corrupt(directory, name, "is a directory, not a file; put the file back") from error
+        if error.errno == errno.EINVAL:
+            raise _corrupt(directory, name, "is not a regular file; put the file back") from error
+        raise
+
+
 class _Directory:
     """What is in a directory, before anything is made of it."""
 
@@ -158,6 +188,7 @@ class _Directory:
         self.files = files
         self.path = path
         self.names = files.list_directory(path)
+        see_that_files_are_files(files, path, self.names)
         self.head = read_head(files, path, self.names)
         self.owner = self.head.owner if self.head else layout.owner_of(path)
         self.roster = read_roster(files, path, self.names, self.owner)
@@ -170,7 +201,7 @@ class _Directory:
             if parsed := layout.parse_file_name(name):
                 number, kind = parsed
                 if number >= self.first.number:
-                    self.sizes.setdefault(number, {})[kind] = files.size(os.path.join(path, name))
+                    self.sizes.setdefault(number, {})[kind] = _size(files, path, name)
         chunks = (number for number, sizes in self.sizes.items() if set(sizes) != {layout.SEALS})
         self.end = max(chunks, default=-1) + 1
 
@@ -185,9 +216,9 @@ class _Directory:
             if parsed is None or parsed[0] >= self.first.number:
                 continue
             number, kind = parsed
-            path = os.path.join(self.path, name)
-            if number in self.roster and self.roster[number].ends[kind] == self.files.size(path):
-                self.files.remove(path)
+            size = _size(self.files, self.path, name)
+            if number in self.roster and self.roster[number].ends[kind] == size:
+                self.files.remove(os.path.join(self.path, name))
             else:
                 self.report(name, "is not of the chunk of this number that was dropped, and is left alone")
 

@@ -10,10 +10,9 @@ import os
 from typing import Protocol
 
 from mochi.mofka.chunks.files import File
-from mochi.mofka.chunks.layout import LOCK_NAME, parse_file_name
+from mochi.mofka.chunks.layout import LOCK_NAME, belongs
 
 _ASIDE = ".deleted-"
-_OWN_PREFIX = "mofka."
 
 
 class RemovingFiles(Protocol):
@@ -85,7 +84,7 @@ def _clear(files: RemovingFiles, directory: str) -> list[str]:
     kept = []
     for name in files.list_directory(directory):
         path = os.path.join(directory, name)
-        if parse_file_name(name) or name.startswith(_OWN_PREFIX):
+        if belongs(name):
             files.remove(path)
         else:
             kept.append(path)

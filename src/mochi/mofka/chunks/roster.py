@@ -63,11 +63,12 @@ def shorten_roster(files: FileLayer, directory: str, end: int) -> None:
 def update_roster(
     files: FileLayer, directory: str, owner: bytes, known: dict[int, Chunk], chunks: Sequence[Chunk]
 ) -> None:
-    """Let the records on disk, of which `known` are believed, be those of `chunks` and no more."""
+    """Let the records on disk, of which `known` are believed, be those of all `chunks` but the last."""
     path = os.path.join(directory, layout.ROSTER_NAME)
     exists = layout.ROSTER_NAME in files.list_directory(directory)
-    end = (chunks[-1].number + 1) * _SIZE if chunks else 0
-    missing = [chunk for chunk in chunks if known.get(chunk.number) != chunk]
+    *full, last = chunks
+    end = last.number * _SIZE
+    missing = [chunk for chunk in full if known.get(chunk.number) != chunk]
     if not missing and (not exists or files.size(path) <= end):
         return
     with closing(files.open(path, writable=True)) as file:

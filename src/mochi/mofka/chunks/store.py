@@ -13,9 +13,9 @@ from typing import Self
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
+from mochi.mofka.chunks.creation import made_and_locked
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
-from mochi.mofka.chunks.layout import LOCK_NAME
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, recover, survey
@@ -205,7 +205,8 @@ class ChunkStore(ChunkView):
     ) -> Self:
         """Open a partition's directory, made with its parents if missing, at its last whole commit.
 
-        Without a journal that a crash left, that is the last whole event.
+        Without a journal that a crash left, that is the last whole event. If this fails, nothing is left of a
+        directory, or of files in an empty one, that it has made.
 
         Parameters
         ----------
@@ -228,9 +229,7 @@ class ChunkStore(ChunkView):
         path = os.fspath(directory)
         config = config or ChunkConfig()
         files = files or PosixFiles()
-        with ExitStack() as resources:
-            files.make_directories(path)
-            resources.enter_context(closing(files.lock(os.path.join(path, LOCK_NAME))))
+        with made_and_locked(files, path) as lock, ExitStack() as resources:
             recovery = recover(files, path)
             catalog = Catalog(recovery.chunks)
             cache = resources.enter_context(closing(FdCache(files, config.fd_cache_capacity)))
@@ -239,7 +238,10 @@ class ChunkStore(ChunkView):
             )
             reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
             trimmer = Trimmer(files, path, config.retention, catalog, cache, writer.release)
-            return cls(config, recovery, catalog, reader, writer, trimmer, resources.pop_all())
+            opened = ExitStack()
+            opened.enter_context(closing(lock))
+            opened.push(resources.pop_all())
+            return cls(config, recovery, catalog, reader, writer, trimmer, opened)
 
     @property
     def error(self) -> BaseException | None:

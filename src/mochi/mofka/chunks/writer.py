@@ -11,7 +11,8 @@ Invariants: batches are stored whole and in one chunk; a chunk is durable before
 `sync` says, so that without `sync` a crash leaves damage in the last one only; the journal is open from the
 first commit to the orderly end, and its base moves only when the chunk files are on disk; commits are begun and
 finished in one order; one that begins a chunk, or the journal anew, is begun when all before it are finished, and so
-is one that follows a failure. After a failed
+is one that follows a failure; commits under way at the same time sync by descriptors of their own, opened before they
+write, for the kernel tells each descriptor once of a failure, and would tell it to one of them alone. After a failed
 sync nothing is written any more, for what the kernel drops then cannot be written again, and likewise after any
 failed call but one that found no space: what that commit, and those begun after it, have written is cut off again, the
 journal begins anew, and the next commit may have better luck.
@@ -20,8 +21,8 @@ journal begins anew, and the next commit may have better luck.
 import errno
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError, SyncFailed
+from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.files import File, FileLayer, syncing
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
@@ -49,7 +50,7 @@ class Commit:
         How long it took.
     error : BaseException or None
         What has failed so far.
-    batches, cursors, parts, first_id, unsynced, records
+    batches, cursors, parts, first_id, own, close_own, unsynced, records
         For the writer.
     """
 
@@ -65,12 +66,22 @@ class Commit:
         self.cursors = cursors
         self.parts = parts
         self.first_id = first_id
+        self.own: Sequence[File] = ()
         self.unsynced: Sequence[File] = ()
         self.records = 0
         self.synced = False
         self.seconds = 0.0
         self.error: BaseException | None = None
+        self.close_own: Callable[[], None] = ExitStack().close
         self._layer = layer
+
+    def open_own(self, files: Sequence[File]) -> None:
+        """Open files again, to be synced by this commit alone; none is left open if one cannot be opened."""
+        with ExitStack() as opened:
+            self.own = [
+                opened.enter_context(closing(self._layer.open(file.path, writable=True))) for file in files
+            ]
+            self.close_own = opened.pop_all().close
 
     def sync(self) -> None:
         """Return when what `begin` wrote is on disk, or has failed; from any thread, beside other commits."""
@@ -133,9 +144,14 @@ class ChunkWriter:
                 self._failed(error)
                 raise
         parts = list(self._split(batches, cursors))
-        if self._under_way and self._must_be_alone(parts):
-            return None
         commit = Commit(self._layer, batches, cursors, parts, self._end.end_id)
+        if self._under_way:
+            if self._must_be_alone(parts):
+                return None
+            try:
+                commit.open_own(self._to_sync(parts))
+            except REFUSALS:
+                return None
         self._under_way.append(commit)
         try:
             self._write(commit)
@@ -148,6 +164,7 @@ class ChunkWriter:
     def finish(self, commit: Commit) -> list[int]:
         """Finish the commit that was begun first of those under way; see `ChunkStore.finish`."""
         assert commit is self._under_way[0]
+        commit.close_own()
         try:
             error = commit.error or self._failure
             if error is not None:
@@ -159,7 +176,7 @@ class ChunkWriter:
             self._failed(error)
             raise
         self._under_way.popleft()
-        if self._journal is not None:
+        if self._journal is not None and commit.records:
             self._journal.settle(commit.records)
         first_ids = [commit.first_id]
         for batch in commit.batches:
@@ -287,17 +304,21 @@ class ChunkWriter:
             if self._mode == Mode.LIGHT:
                 journal.note(part)
                 self._files.write_data(part)
-            elif is_large(part):
-                self._files.write_data(part)
-                commit.records = journal.write(part, last=is_last)
-                commit.unsynced = [self._files.data, journal.file]
             else:
+                if is_large(part):
+                    self._files.write_data(part)
                 commit.records = journal.write(part, last=is_last)
-                commit.unsynced = [journal.file]
+                commit.unsynced = commit.own or self._to_sync([part])
             if not is_last:
                 commit.put_on_disk()
                 self._write_rest(part)
             full = part.after
+
+    def _to_sync(self, parts: Sequence[Part]) -> list[File]:
+        """Give the files that hold what makes a commit durable, when a part of it, if any, has been written."""
+        if self._mode == Mode.LIGHT or self._journal is None or not parts:
+            return []
+        return [self._files.data, self._journal.file] if is_large(parts[-1]) else [self._journal.file]
 
     def _write_rest(self, part: Part) -> None:
         """Write to the chunk files what they do not have yet of a part that is durable."""

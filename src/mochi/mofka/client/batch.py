@@ -173,6 +173,7 @@ class Batch:
         if self.first is None and not self.lane.wait_for(self, deadline_after(timeout)):
             return None
         if self.error is not None:
+            self.lane.options.told = self.error
             raise self.error.with_traceback(None)
         assert self.first is not None
         return self.first + future.index

@@ -100,6 +100,8 @@ class LaneOptions(msgspec.Struct):
         Whether batches hold JSON text that wants its length before it, as the default serializer writes it.
     failed : DiasporaError or None
         Why a batch failed since the last flush.
+    told : DiasporaError or None
+        What who waited for an event was told last of why it failed.
     """
 
     topic: str
@@ -108,6 +110,7 @@ class LaneOptions(msgspec.Struct):
     when_full: str
     prefixed: bool
     failed: DiasporaError | None = None
+    told: DiasporaError | None = None
 
 
 class _AckReceiver:

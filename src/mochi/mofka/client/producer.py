@@ -132,10 +132,12 @@ class MofkaProducer(Producer):
         return FutureFlushed(wait, flush.is_done)
 
     def close(self) -> None:
-        """Flush, and take no more events; idempotent."""
+        """Flush, and take no more events; idempotent. A failure that a future has told is not raised again."""
         if self._closed:
             return
         self.stop()
+        if self._options.failed is self._options.told:
+            self._options.failed = None
         try:
             if not self.flush().wait(self._service.timeout * 1000):
                 missing = ", ".join(str(lane.partition) for lane in self._lanes if lane.has_pending)

@@ -13,6 +13,7 @@ from diaspora_stream.validator import Validator
 from mochi.mofka.client.consumer import MofkaConsumer
 from mochi.mofka.client.producer import MofkaProducer
 from mochi.mofka.client.service import PartitionInfo, Service
+from mochi.mofka.protocol import MAX_CONSUMER_NAME
 
 T = TypeVar("T")
 
@@ -100,10 +101,14 @@ class MofkaTopic(TopicHandle):
                 raise TypeError(f"data_selector and data_allocator must be callables, not {given!r}")
         for key in options:
             raise ConfigError(f"options.{key}", "unknown consumer option; there are none")
+        if len(_of_type("name", name, str)) > MAX_CONSUMER_NAME:
+            raise DiasporaError(
+                f"the name of a consumer has at most {MAX_CONSUMER_NAME} characters, and this one has {len(name)}"
+            )
         return MofkaConsumer(
             self._service,
             self,
-            _of_type("name", name, str),
+            name,
             _count("batch_size", batch_size, 0),
             _count("max_num_batches", max_num_batches, 0),
             _of_type("thread_pool", thread_pool or self._thread_pool, ThreadPool),

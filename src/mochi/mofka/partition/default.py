@@ -49,7 +49,7 @@ class DefaultPartition:
     Parameters
     ----------
     topic, uuid : str
-        Name the directory, ``<path>/<topic>-<uuid>``; one that is there is attached.
+        Name the directory, ``<path>/<topic>-<uuid>``; one that is there is attached; else it is made, as the log says.
 
     Raises
     ------
@@ -76,12 +76,17 @@ class DefaultPartition:
         self._metadata_out = _pool(consumers.metadata_buffer_pool, "consumers.metadata_buffer_pool")
         self._sizes_out = _pool(consumers.desc_buffer_pool, "consumers.desc_buffer_pool")
         try:
+            is_new = not io.files.is_directory(directory)
             self._store = ChunkStore.open(directory, chunks, io.files)
         except REFUSALS as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
         self.epoch = self._store.epoch
         self.damaged = self._store.damaged
+        if is_new:
+            log.info(
+                "topic %r, partition %s: begins without events, for there was no %s", topic, uuid, directory
+            )
         for problem in self.damaged:
             log.error("topic %r, partition %s: %s", topic, uuid, problem)
         if self._store.quarantined:
