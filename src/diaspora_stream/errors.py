@@ -6,7 +6,7 @@ its text says what was wrong, where, what was found and what would be right.
 
 import difflib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 def hint(name: object, known: Iterable[str]) -> str:
@@ -162,8 +162,8 @@ class TopicNotFound(DiasporaError):
         return f"topic {self.name!r} does not exist{hint(self.name, self.known)}"
 
 
-class EventsExpired(DiasporaError):
-    """Events that are there no more, because the retention of their partition has dropped them.
+class EventsLost(DiasporaError):
+    """Events that cannot be had any more.
 
     A consumer that raises this has passed over them, and goes on with event `next`.
 
@@ -172,7 +172,7 @@ class EventsExpired(DiasporaError):
     where : str
         The partition, and what was asked of it.
     first, next : int
-        Ids of the first event that has expired, and of the one after the last.
+        Ids of the first event that is lost, and of the one after the last.
     """
 
     def __init__(self, where: str, first: int, next: int) -> None:
@@ -181,10 +181,39 @@ class EventsExpired(DiasporaError):
         self.first = first
         self.next = next
 
+    def over(self, first: int, next: int) -> Self:
+        """Return the error for other events, lost for the same reason."""
+        return type(self)(self.where, first, next)
+
+
+class EventsExpired(EventsLost):
+    """Events that are there no more, because the retention of their partition has dropped them."""
+
     def __str__(self) -> str:
         return (
             f"{self.where}: events {self.first} to {self.next - 1} have expired by the partition's retention"
         )
+
+
+class EventsDamaged(EventsLost):
+    """Events whose bytes are lost, or not those that were written.
+
+    Attributes
+    ----------
+    problem : str
+        Which file it is, and what is wrong with it.
+    """
+
+    def __init__(self, where: str, first: int, next: int, problem: str) -> None:
+        super().__init__(where, first, next)
+        self.args = (where, first, next, problem)
+        self.problem = problem
+
+    def over(self, first: int, next: int) -> Self:
+        return type(self)(self.where, first, next, self.problem)
+
+    def __str__(self) -> str:
+        return f"{self.where}: events {self.first} to {self.next - 1} are damaged: {self.problem}"
 
 
 class TimeoutExpired(DiasporaError, TimeoutError):

@@ -131,6 +131,11 @@ class Cluster:
             self._processes[server].kill()
             self._processes[server].communicate()
 
+    def end(self, server: int) -> None:
+        """Stop a server as an operator does, so that nothing of its partitions is left to replay."""
+        self._processes[server].terminate()
+        self._processes[server].communicate(timeout=60)
+
     def start_again(self, server: int, *, elsewhere: bool = False) -> None:
         """Start a killed server again, perhaps at another address, and note that where a client finds it."""
         if elsewhere:

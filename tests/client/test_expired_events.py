@@ -13,6 +13,7 @@ from diaspora_stream.api import Consumer, TopicHandle
 from diaspora_stream.ctl.main import main
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError, EventsExpired
+from mochi.mofka.client.event import FailedFeed
 
 
 def trimmed_topic(server: Server, kind: str, tmp_path: Path, **fields: Any) -> TopicHandle:
@@ -76,7 +77,7 @@ def test_a_consumer_that_was_overtaken_is_told_once_and_goes_on(
         assert event is not None
         event.acknowledge()
         push(topic, range(10, 100))
-        wait_for_trim(server, topic, 70)
+        wait_for_trim(server, topic, 80)
         late = topic.consumer("c")
         found: list[int] = []
         errors = []
@@ -88,7 +89,7 @@ def test_a_consumer_that_was_overtaken_is_told_once_and_goes_on(
         (error,) = errors
         gone = range(error.first, error.next)
         first = error.next
-        assert first >= 70
+        assert first >= 80
         assert found == [number for number in range(1, 100) if number not in gone]
         assert topic.partitions[0]["uuid"] in str(error)
         assert f"events {error.first} to {error.next - 1} have expired" in str(error)
@@ -104,6 +105,34 @@ def test_a_consumer_that_was_overtaken_is_told_once_and_goes_on(
     push(topic, range(100, 110))
     assert pulled(new, 10) == list(range(100, 110))
     new.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "default"])
+def test_events_that_expire_before_the_pull_that_tells_are_told_with_the_others(
+    server: Server, kind: str, tmp_path: Path
+) -> None:
+    topic = trimmed_topic(server, kind, tmp_path)
+    push(topic, range(10))
+    with topic.consumer("c", batch_size=1) as consumer:
+        assert pulled(consumer, 1) == [0]
+        push(topic, range(10, 100))
+        wait_for_trim(server, topic, 80)
+        count = 1
+        while not any(isinstance(each, FailedFeed) for each in list(consumer.arrived)):
+            assert pulled(consumer, 1) == [count]
+            count += 1
+            deadline = time.monotonic() + 30
+            while not consumer.arrived:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        push(topic, range(100, 200))
+        gone = wait_for_trim(server, topic, 180)
+        while consumer.arrived and not isinstance(consumer.arrived[0], FailedFeed):
+            count += len(pulled(consumer, 1))
+        with pytest.raises(EventsExpired) as raised:
+            consumer.pull().wait(20000)
+        assert (raised.value.first, raised.value.next) == (count, gone)
+        assert pulled(consumer, 200 - gone) == list(range(gone, 200))
 
 
 def test_data_that_has_expired_fails_its_events_and_no_other(server: Server, tmp_path: Path) -> None:

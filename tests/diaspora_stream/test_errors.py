@@ -8,6 +8,7 @@ from diaspora_stream.errors import (
     ConfigError,
     ConnectionFailed,
     DiasporaError,
+    EventsDamaged,
     EventsExpired,
     InvalidJson,
     InvalidMetadata,
@@ -29,6 +30,7 @@ EXAMPLES = [
     TopicExists("t"),
     TopicNotFound("topik", ("topic",)),
     EventsExpired("topic 't', partition 0", 5, 9),
+    EventsDamaged("topic 't', partition 0", 5, 9, "chunk-000001.data: they are not in it"),
     TimeoutExpired("too late"),
     ConnectionFailed("gone"),
 ]

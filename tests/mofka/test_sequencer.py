@@ -22,11 +22,14 @@ class Oracle:
 
     def __init__(self) -> None:
         self.ids: list[int | None] = []
+        self.follows_failure = False
 
     def expected(self, sequence: int) -> str:
         """Say what becomes of a batch: ``new``, ``repeated``, or the code of a fault."""
         if sequence > len(self.ids):
-            return "sequence_gap" if self.ids else "identity_expired"
+            if not self.ids:
+                return "storage" if self.follows_failure else "identity_expired"
+            return "sequence_gap"
         if sequence < len(self.ids) - REMEMBERED_BATCHES:
             return "identity_expired"
         if sequence < len(self.ids):
@@ -85,7 +88,7 @@ class SequencerMachine(RuleBasedStateMachine):
     @rule()
     def fail_to_store(self) -> None:
         identity, oracle, sequence, settle = self.storage.pop(0)
-        error = OSError("disk")
+        error = Fault("storage", "disk")
         settle(error)
         for other, number, answers in self.expected:
             if other is oracle and number == sequence:
@@ -93,6 +96,7 @@ class SequencerMachine(RuleBasedStateMachine):
         self.expected = [e for e in self.expected if e[0] is not oracle or e[1] != sequence]
         if self.oracles[identity] is oracle:
             self.oracles[identity] = Oracle()
+            self.oracles[identity].follows_failure = True
 
     @invariant()
     def every_copy_of_a_batch_gets_the_same_id_and_gets_it_once(self) -> None:
@@ -122,6 +126,32 @@ def test_the_identity_quiet_for_longest_is_forgotten_first(monkeypatch: pytest.M
     with pytest.raises(Fault, match="does not know") as raised:
         known.admit(IDENTITIES[1], 1, lambda _: None)
     assert raised.value.code == "identity_expired"
+
+
+def test_batches_behind_one_that_failed_are_told_why_it_did() -> None:
+    known = Sequencer()
+    admitted(known, IDENTITIES[0], 0)(Fault("storage", "No space left on device"))
+    admitted(known, IDENTITIES[1], 0)(ValueError("of no use"))
+    for _ in range(2):
+        with pytest.raises(Fault, match=r"batch 1 follows .* could not be stored: No space left") as raised:
+            known.admit(IDENTITIES[0], 1, lambda _: None)
+        assert raised.value.code == "storage"
+    with pytest.raises(Fault, match="of no use") as raised:
+        known.admit(IDENTITIES[1], 7, lambda _: None)
+    assert raised.value.code == "internal"
+    admitted(known, IDENTITIES[0], 0)(5)
+    admitted(known, IDENTITIES[0], 1)(6)
+
+
+def test_the_reasons_of_the_last_failures_alone_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequencer, "MAX_FAILED", 2)
+    known = Sequencer()
+    for identity in IDENTITIES:
+        admitted(known, identity, 0)(Fault("storage", "disk"))
+    for identity, code in zip(IDENTITIES, ("identity_expired", "storage", "storage"), strict=True):
+        with pytest.raises(Fault) as raised:
+            known.admit(identity, 1, lambda _: None)
+        assert raised.value.code == code
 
 
 def test_batches_remembered_from_before_are_answered_and_followed() -> None:

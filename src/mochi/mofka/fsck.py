@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mochi.mofka.chunks.check import check, is_partition, repair, size_of
-from mochi.mofka.chunks.errors import StorageError
+from mochi.mofka.chunks.errors import REFUSALS, StorageError
 from mochi.mofka.chunks.files import PosixFiles
 from mochi.mofka.chunks.findings import Effect, Finding, Report
 from mochi.mofka.chunks.layout import owner_of
@@ -99,7 +99,7 @@ def examine(
             outcome.report = check(files, directory, progress)
         elif mend:
             say(f"{directory}: there is nothing that a repair can do")
-    except (StorageError, OSError) as error:
+    except REFUSALS as error:
         outcome.error = str(error)
     return outcome
 

@@ -2,8 +2,9 @@
 
 For each identity the batches are numbered from 0. The next number is new; one of the last `REMEMBERED_BATCHES` is a
 repetition, and gets the answer that the first copy got, or will get; anything else is an error, and not a guess. An
-identity with a batch that could not be stored is forgotten, so that no later batch of it is stored behind a gap. A
-batch is remembered until it is stored, and so no more than `REMEMBERED_BATCHES` of an identity are on their way.
+identity with a batch that could not be stored is forgotten, so that no later batch of it is stored behind a gap. The
+reason is remembered of the last `MAX_FAILED` of them, and told to their later batches, until one begins anew. A batch
+is remembered until it is stored, and so no more than `REMEMBERED_BATCHES` of an identity are on their way.
 """
 
 from collections import OrderedDict, deque
@@ -11,6 +12,9 @@ from collections.abc import Callable, Iterable
 
 from mochi.margo.errors import Fault
 from mochi.mofka.chunks.ledger import MAX_PRODUCERS, REMEMBERED_BATCHES, Remembered
+
+MAX_FAILED = 1024
+"""Identities with a batch that could not be stored, of which the reason is remembered."""
 
 Answer = Callable[[int | BaseException], None]
 """Told the first id of a batch, or why it was not stored."""
@@ -46,6 +50,7 @@ class Sequencer:
         self._producers = OrderedDict(
             (identity, _Producer(following, first_ids)) for identity, following, first_ids in remembered
         )
+        self._failed: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
 
     def admit(self, identity: bytes, sequence: int, answer: Answer) -> Answer | None:
         """Take note of a batch.
@@ -63,6 +68,7 @@ class Sequencer:
         Raises
         ------
         Fault
+            The code of the fault for which an earlier batch was not stored (``internal`` if it was no fault).
             ``identity_expired``: the identity is not known, or the batch is too old to be remembered.
             ``sequence_gap``: batches before this one have not arrived.
             ``too_many_batches``: as many as can be remembered are on their way; nothing was taken note of.
@@ -70,10 +76,14 @@ class Sequencer:
         producer = self._producers.get(identity)
         if producer is None:
             if sequence:
+                if identity in self._failed:
+                    code, reason = self._failed[identity]
+                    raise Fault(code, f"batch {sequence} follows a batch that could not be stored: {reason}")
                 raise Fault(
                     "identity_expired",
                     f"batch {sequence} of a producer that this partition does not know (any more)",
                 )
+            self._failed.pop(identity, None)
             producer = self._producers[identity] = _Producer(0, ())
             if len(self._producers) > MAX_PRODUCERS:
                 self._producers.popitem(last=False)
@@ -113,5 +123,9 @@ class Sequencer:
             batch.result = outcome
         elif self._producers.get(identity) is producer:
             del self._producers[identity]  # what it has on its way must not be stored behind a gap
+            code = outcome.code if isinstance(outcome, Fault) else "internal"
+            self._failed[identity] = code, str(outcome)
+            if len(self._failed) > MAX_FAILED:
+                self._failed.popitem(last=False)
         for answer in waiting:
             answer(outcome)

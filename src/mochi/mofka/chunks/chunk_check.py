@@ -18,7 +18,7 @@ from xxhash import xxh3_64_intdigest
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.errors import StorageError
+from mochi.mofka.chunks.errors import REFUSALS, StorageError
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.findings import ChunkReport, Effect, Finding
 from mochi.mofka.chunks.seal_runs import SealRun, Slots
@@ -36,7 +36,7 @@ def size_of_file(files: FileLayer, path: str) -> int:
     """Give the size of a file, 0 if it is missing or no file."""
     try:
         return files.size(path)
-    except StorageError as error:
+    except REFUSALS as error:
         if error.errno in (errno.ENOENT, errno.EISDIR, errno.EINVAL):
             return 0
         raise
@@ -59,7 +59,7 @@ class _Window:
             ahead = max(stop, min(start + PIECE, self.size))
             try:
                 self._load(start, ahead)
-            except StorageError:
+            except REFUSALS:
                 if ahead == stop:
                     raise
                 self._load(start, stop)
@@ -210,7 +210,7 @@ class ChunkCheck:
                 continue
             try:
                 content = self._windows[kind].bytes(start, stop)
-            except StorageError:
+            except REFUSALS:
                 return False
             for begin, end, expected in stream.blocks(start, stop):
                 if xxh3_64_intdigest(content[begin - start : end - start], self._key) != expected:
@@ -221,7 +221,7 @@ class ChunkCheck:
         ):
             try:
                 content = self._windows[kind].bytes(start, start + records.nbytes)
-            except StorageError:
+            except REFUSALS:
                 return False
             if not np.array_equal(np.frombuffer(content, np.uint8), records.view(np.uint8)):
                 return False
@@ -235,7 +235,7 @@ class ChunkCheck:
                 sums = stream.sums[begin // BLOCK : -(-end // BLOCK)]
                 try:
                     content = self._windows[kind].bytes(stream.start + begin, stream.start + end)
-                except StorageError:
+                except REFUSALS:
                     good = False
                 else:
                     good = np.array_equal(sums_of([content], self._key), sums)
@@ -254,7 +254,7 @@ class ChunkCheck:
             wrong_from = begin
             try:
                 content = self._windows[kind].bytes(begin, end)
-            except StorageError as error:
+            except REFUSALS as error:
                 problem = self._why_not(kind, end, error)
                 wrong_from = max(begin, min(self._windows[kind].size, end))
             else:
@@ -302,7 +302,7 @@ class ChunkCheck:
             stop = start + len(records) * size
             try:
                 content = self._windows[kind].bytes(start, stop)
-            except StorageError as error:
+            except REFUSALS as error:
                 problem = self._why_not(kind, stop, error)
                 self._add(Effect.REPAIRABLE, kind, problem, start, stop, seal.first, seal.end)
                 continue
@@ -332,7 +332,7 @@ class ChunkCheck:
             start = begin * layout.INDEX_SIZE
             try:
                 content = self._windows[layout.IDX].bytes(start, end * layout.INDEX_SIZE)
-            except StorageError as error:
+            except REFUSALS as error:
                 place = end * layout.INDEX_SIZE
                 problem = self._why_not(layout.IDX, place, error)
                 self._add(Effect.LOST, layout.IDX, problem, start, place, begin, end)
@@ -385,7 +385,7 @@ class ChunkCheck:
             stop = start + len(run) * layout.DESCRIPTOR_SIZE
             try:
                 content = self._windows[layout.DESC].bytes(start, stop)
-            except StorageError as error:
+            except REFUSALS as error:
                 problem = self._why_not(layout.DESC, stop, error)
                 self._add(Effect.DOUBTFUL, layout.DESC, problem, start, stop, first + begin, first + end)
                 continue
@@ -410,7 +410,7 @@ class ChunkCheck:
             end = min(begin + BLOCK, high)
             try:
                 self._windows[kind].bytes(begin, end)
-            except StorageError as error:
+            except REFUSALS as error:
                 concerned = some & (offsets < end) & (ends > begin)
                 problem = self._why_not(kind, end, error)
                 for start, stop in _runs(concerned):
@@ -424,7 +424,7 @@ class ChunkCheck:
             start, stop = first + start, first + stop
             self._add(effect, kind, problem, start * size, stop * size, start, stop)
 
-    def _why_not(self, kind: str, end: int, error: StorageError) -> str:
+    def _why_not(self, kind: str, end: int, error: StorageError | OSError) -> str:
         """Tell why bytes up to `end` cannot be had."""
         if end > self._windows[kind].size:
             return "are not in it"

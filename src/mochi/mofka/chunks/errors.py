@@ -37,6 +37,10 @@ class StorageError(Exception):
         )
 
 
+REFUSALS = (StorageError, OSError)
+"""What calls on files raise where the operating system refuses: some file layers the one, some the other."""
+
+
 class InvalidBatch(StorageError, ValueError):
     """A batch that cannot be stored as it is; nothing was written, and the partition goes on."""
 

@@ -1,8 +1,10 @@
 """The few calls that storage makes of the operating system; nothing else in this package makes any.
 
 `FileLayer` and `File` are what the rest is written against, so that a test can put a layer in between that
-records, tears or fails; `PosixFiles` is the real one. Every refusal comes out as a `StorageError` that names
-the file, the operation and the error number. A call either does all that was asked or raises: short reads and
+records, tears or fails; `PosixFiles` and the files of an abt_io instance are the real ones. A refusal of the
+operating system comes out as one of `REFUSALS`, with its `errno`: of `PosixFiles` as a `StorageError` that names the
+file and the operation, of others as it is. Whoever decides on a refusal catches all of them. A call either does all
+that was asked or raises: short reads and
 writes are continued here. Calls may be made from several threads at once, each at its own offsets.
 """
 
@@ -15,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from mochi.mofka.chunks.errors import PartitionLocked, StorageError, SyncFailed
+from mochi.mofka.chunks.errors import REFUSALS, PartitionLocked, StorageError, SyncFailed
 
 Buffer = bytes | bytearray | memoryview
 
@@ -79,7 +81,7 @@ class FileLayer(Protocol):
         """Open a file for reading; or for both reading and writing, and then make it if it is missing."""
 
     def lock(self, path: str) -> File:
-        """Make a lock file and hold its lock until it is closed; `PartitionLocked` if another does."""
+        """Make a lock file and hold its lock until it is closed; refused if another does."""
 
 
 class PosixFiles:
@@ -245,7 +247,7 @@ def syncing(path: str) -> Iterator[None]:
     """Let any failure of a sync come out as `SyncFailed`, whatever the error number."""
     try:
         yield
-    except (StorageError, OSError) as error:
+    except REFUSALS as error:
         where = (error.path if isinstance(error, StorageError) else error.filename) or path
         raise SyncFailed(str(error), path=where, operation="sync", errno=error.errno) from error
 

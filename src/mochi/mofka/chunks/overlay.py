@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from typing import NamedTuple
 
-from mochi.mofka.chunks.errors import StorageError
+from mochi.mofka.chunks.errors import REFUSALS, StorageError
 from mochi.mofka.chunks.files import Buffer, File, FileLayer, PosixFile
 from mochi.mofka.chunks.layout import QUARANTINE_PREFIX
 
@@ -82,7 +82,7 @@ class Overlay:
         if path not in self._made:
             try:
                 below = self._open_below(path)
-            except StorageError as error:
+            except REFUSALS as error:
                 if error.errno != errno.ENOENT or not writable:
                     raise
                 self._made.append(path)

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles
-from mochi.mofka.chunks.errors import CorruptPartition, StorageError
+from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
 from mochi.mofka.chunks.files import File, FileLayer
 from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head, read_ledger, read_notes, read_parts
 from mochi.mofka.chunks.ledger import Ledger, unpack
@@ -173,7 +173,7 @@ def _size(files: FileLayer, directory: str, name: str) -> int:
     """Give the size of a file; what is there and no file is no damage of a disk."""
     try:
         return files.size(os.path.join(directory, name))
-    except (StorageError, OSError) as error:
+    except REFUSALS as error:
         if error.errno == errno.EISDIR:
             raise _corrupt(directory, name, "is a directory, not a file; put the file back") from error
         if error.errno == errno.EINVAL:

@@ -21,7 +21,7 @@ from xxhash import xxh3_64_hexdigest
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Catalog, Chunk
-from mochi.mofka.chunks.errors import CorruptPartition, StorageError
+from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition, StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, syncing
 from mochi.mofka.chunks.retention import Retention
@@ -177,7 +177,7 @@ class Trimmer:
             for path in paths:
                 try:
                     self._files.remove(path)
-                except (StorageError, OSError) as error:
+                except REFUSALS as error:
                     if error.errno != errno.ENOENT:
                         refusal = refusal or error
             self._cache.forget(paths)

@@ -31,7 +31,7 @@ from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError, SyncFailed
+from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.files import File, FileLayer, syncing
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
@@ -150,7 +150,7 @@ class ChunkWriter:
                 return None
             try:
                 commit.open_own(self._to_sync(parts))
-            except (StorageError, OSError):
+            except REFUSALS:
                 return None
         self._under_way.append(commit)
         try:

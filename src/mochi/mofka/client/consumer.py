@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, Consumer, DataAllocator, DataSelector, FutureEvent
 from diaspora_stream.data_descriptor import DataDescriptor
-from diaspora_stream.errors import DiasporaError, EventsExpired, TimeoutExpired
+from diaspora_stream.errors import DiasporaError, EventsLost, TimeoutExpired
 from diaspora_stream.event import Event
 from diaspora_stream.future import Completed, seconds
 from diaspora_stream.thread_pool import ThreadPool
@@ -165,7 +165,7 @@ class MofkaConsumer(Consumer):
     def _subscribe_all(self) -> None:
         """Subscribe to all partitions; goes on without those that are not found, if any is.
 
-        That the first events of one have expired is told by the pull that they would have come to.
+        That the first events of one are lost is told by the pull that they would have come to.
 
         Raises
         ------
@@ -177,14 +177,14 @@ class MofkaConsumer(Consumer):
         timeout = 2 * self.service.timeout
         is_done = self.service.client.wait(self._has_subscribed, tuple, deadline_after(timeout))
         for failed in self._failed():
-            if not isinstance(failed.error, EventsExpired):
+            if not isinstance(failed.error, EventsLost):
                 raise failed.error
         if not is_done:
             raise TimeoutExpired(f"{self!r}: the partitions have not answered within {timeout:g} s")
 
     def _has_subscribed(self) -> bool:
         failed = self._failed()
-        if not all(isinstance(each.error, EventsExpired) for each in failed):
+        if not all(isinstance(each.error, EventsLost) for each in failed):
             return True
         behind = [each.feed for each in failed]
         found = [feed.link is not None or feed in behind for feed in self._feeds]
@@ -252,10 +252,16 @@ class MofkaConsumer(Consumer):
             return True
         if self._loader is not None:
             return False
-        if self.arrived or self._ready or not self._active:
+        if self._ready or not self._active:
             return True
         batch = self._current
-        return batch is not None and self._opened < batch.count
+        if batch is not None and self._opened < batch.count:
+            return True
+        try:
+            following = self.arrived[0]
+        except IndexError:
+            return False
+        return not isinstance(following, FailedFeed) or not following.feed.holds_back(following)
 
     def _links(self) -> Collection[Link]:
         """Return the links to drive while waiting; none while the news may come from another thread."""
@@ -307,7 +313,8 @@ class MofkaConsumer(Consumer):
                 return not self._active
             following = self.arrived[0]
             if isinstance(following, FailedFeed):
-                following.feed.subscribe()
+                if not following.feed.go_on(following):
+                    return False
                 ready = self._ready
                 ready += (following,)
                 del self.arrived[0]
@@ -356,14 +363,16 @@ class MofkaConsumer(Consumer):
                 try:
                     batch.feed.load(wanted, list(chain.from_iterable(targets)), batch.epoch)
                     break
-                except EventsExpired as error:
-                    gone = sum(event_id < error.next for event_id, _ in wanted)
-                    if not gone:
+                except EventsLost as error:
+                    lost = [
+                        n for n, (event_id, _) in enumerate(wanted) if error.first <= event_id < error.next
+                    ]
+                    if not lost:
                         raise
-                    for event_id, _ in wanted[:gone]:
-                        place = event_id - batch.first
+                    for n in reversed(lost):
+                        place = wanted[n][0] - batch.first
                         events[place - self._opened] = FailedEvent(batch, place, error)
-                    del wanted[:gone], targets[:gone]
+                        del wanted[n], targets[n]
         except DiasporaError as error:
             return [FailedEvent(batch, self._opened + place, error) for place in range(len(events))]
         finally:

@@ -161,6 +161,7 @@ class FailedFeed(msgspec.Struct, eq=False):
 
     feed: Any
     error: Exception
+    is_due: bool = False
 
 
 class NoMoreEvents(Event):

@@ -11,7 +11,8 @@ Invariants
    answer is looked for until the service's time-out; then a failure takes its place in `arrived`, and the search
    goes on when that is handed out.
 3. After a change of epoch the feed goes on from the consumer's cursor; events of before stay good, and are
-   acknowledged in their own epoch. Events that have expired are told as a failure, after which it goes on behind them.
+   acknowledged in their own epoch. Events that are lost, expired or damaged, are told as a failure. The feed asks for
+   those behind them before that is handed out, and what is then found to be lost as well is told by the same failure.
 """
 
 import logging
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from diaspora_stream.errors import DiasporaError, EventsExpired
+from diaspora_stream.errors import DiasporaError, EventsLost
 from diaspora_stream.serializer import DefaultSerializer
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from mochi.margo import rpc
@@ -133,6 +134,7 @@ class Feed:
         self._is_searching = False
         self._search: Search | None = None
         self._cause: MargoError | None = None
+        self._untold: FailedFeed | None = None
         self._lock = threading.Lock()
         self._held_batches = 0
         self._held_bytes = 0
@@ -149,6 +151,23 @@ class Feed:
         search = self._search
         return search is not None and search.failures > 0
 
+    def holds_back(self, failed: FailedFeed) -> bool:
+        """Tell whether `failed` waits for the answer of a partition that is asked for what comes behind lost events."""
+        asks = self._is_searching and not self.is_missing
+        return asks and failed.is_due and isinstance(failed.error, EventsLost)
+
+    def go_on(self, failed: FailedFeed) -> bool:
+        """Ask for what comes behind `failed`, the next to be handed out; tell whether it can be."""
+        if not failed.is_due:
+            failed.is_due = True
+            self.subscribe()
+        with self._lock:
+            if self.holds_back(failed):
+                return False
+            if self._untold is failed:
+                self._untold = None
+            return True
+
     def subscribe(self) -> None:
         """Ask for events, in a thread of its own, unless that is under way or done."""
         with self._lock:
@@ -163,6 +182,7 @@ class Feed:
         cause, self._cause = self._cause, None
         failure: DiasporaError | None = None
         while failure is None and self._is_wanted() and not self._has_begun():
+            self._cause = None
             try:
                 self._ask(*search.connect(self.partition, cause))
                 cause = self._cause
@@ -172,12 +192,13 @@ class Feed:
                 failure = error
             if cause is not None and (search.is_over or not is_away(cause)):
                 failure = self._failure(cause)
+                if self._joins(failure):
+                    failure = cause = None
+                    search = self._search = Search(self._service, self._topic)
         self._search = None
         if failure is not None:
             self._is_searching = False
-            consumer = self._consumer()
-            if consumer is not None:
-                consumer.feed_failed(FailedFeed(self, failure))
+            self._tell(failure)
         elif not self._is_wanted():
             self._is_searching = False
             with suppress(MargoError):
@@ -195,14 +216,37 @@ class Feed:
     def _failure(self, error: MargoError) -> DiasporaError:
         """Return what to tell of a partition that has failed, and note where to go on.
 
-        That is the cursor if it is in another epoch, and the first event that there is if the next one has expired.
+        That is the cursor if it is in another epoch, and the first event behind those that are lost.
         """
         failure = refusal(error, f"topic {self._topic!r}", self.partition, self._epoch)
         if isinstance(failure, EpochChanged):
             self.next, self._epoch = None, 0
-        elif isinstance(failure, EventsExpired):
+        elif isinstance(failure, EventsLost):
+            first = failure.first if self.next is None else max(failure.first, self.next)
+            failure = failure.over(first, max(failure.next, first + 1))
             self.next = failure.next
+            self._cause = None
         return failure
+
+    def _joins(self, failure: DiasporaError) -> bool:
+        """Tell of lost events by the failure that tells of those right before them, if it is not handed out yet."""
+        with self._lock:
+            untold = self._untold
+            if untold is None or not isinstance(failure, EventsLost):
+                return False
+            before = untold.error
+            if type(before) is not type(failure) or before.next != failure.first:
+                return False
+            untold.error = before.over(before.first, failure.next)
+            return True
+
+    def _tell(self, failure: DiasporaError) -> None:
+        consumer = self._consumer()
+        if consumer is not None:
+            failed = FailedFeed(self, failure)
+            with self._lock:
+                self._untold = failed if isinstance(failure, EventsLost) else None
+            consumer.feed_failed(failed)
 
     def _is_wanted(self) -> bool:
         consumer = self._consumer()
@@ -301,6 +345,7 @@ class Feed:
         with self._lock:
             if subscription is self._subscription:
                 arrived += (batch,)
+                self._untold = None
                 self.next = events.first + events.count
                 self._held_batches += 1
                 self._held_bytes += batch.size
@@ -321,8 +366,12 @@ class Feed:
         if is_away(error):
             log.info("topic %r, %s: %s; looking for it", self._topic, self.partition, error)
             self.subscribe()
+            return
+        failure = self._failure(error)
+        if self._joins(failure):
+            self.subscribe()
         else:
-            consumer.feed_failed(FailedFeed(self, self._failure(error)))
+            self._tell(failure)
 
     def give_back(self, batch: ReceivedBatch) -> None:
         """Return a batch's credit to the server; on a lost connection it counts for the next subscription.

@@ -23,7 +23,13 @@ from uuid import UUID
 
 import msgspec
 
-from diaspora_stream.errors import ConnectionFailed, DiasporaError, EventsExpired, TimeoutExpired
+from diaspora_stream.errors import (
+    ConnectionFailed,
+    DiasporaError,
+    EventsDamaged,
+    EventsExpired,
+    TimeoutExpired,
+)
 from mochi.margo.client import Client
 from mochi.margo.errors import (
     AddressError,
@@ -157,6 +163,9 @@ def refusal(fault: MargoError, what: str, partition: PartitionInfo, epoch: int) 
         return EpochChanged(what, partition, epoch, fault.details.get("epoch", 0))
     if isinstance(fault, Fault) and fault.code == "expired":
         return EventsExpired(f"{what}, {partition}", fault.details["first"], fault.details["next"])
+    if isinstance(fault, Fault) and fault.code == "damaged":
+        first, count = fault.details["first"], fault.details["count"]
+        return EventsDamaged(f"{what}, {partition}", first, first + count, str(fault))
     return as_diaspora_error(fault, f"{what}, {partition}")
 
 

@@ -17,7 +17,7 @@ from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import ExpiredEvents, StorageError
+from mochi.mofka.chunks.errors import REFUSALS, ExpiredEvents
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.partition.commits import Acknowledged, Appended, Commits, IoInstance, fault_of
@@ -78,7 +78,7 @@ class DefaultPartition:
         try:
             is_new = not io.files.is_directory(directory)
             self._store = ChunkStore.open(directory, chunks, io.files)
-        except (StorageError, OSError) as error:
+        except REFUSALS as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
         self.epoch = self._store.epoch
