@@ -9,11 +9,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from mochi.mofka.chunks.errors import StorageError
+from mochi.mofka.chunks.errors import REFUSALS
 from mochi.mofka.chunks.files import File, FileLayer
 from mochi.mofka.chunks.layout import LOCK_NAME, belongs
-
-_REFUSALS = (StorageError, OSError)
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system says that has no locks, so that nobody else can hold one."""
@@ -43,12 +41,12 @@ def made_and_locked(files: FileLayer, path: str) -> Iterator[File]:
             before = [name for name in files.list_directory(path) if had_lock or name != LOCK_NAME]
             yield lock
         except BaseException:
-            with suppress(*_REFUSALS):
+            with suppress(*REFUSALS):
                 _remove_new(files, path, before)
             lock.close()
             raise
     except BaseException:
-        with suppress(*_REFUSALS):
+        with suppress(*REFUSALS):
             for directory in reversed(made):
                 files.remove_directory(directory)
         raise
@@ -69,9 +67,9 @@ def _make_directories(files: FileLayer, path: str, made: list[str]) -> None:
 def _lock(files: FileLayer, path: str, existed: bool) -> File:
     try:
         return files.lock(path)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         if error.errno in _WITHOUT_LOCKS and not existed:
-            with suppress(*_REFUSALS):
+            with suppress(*REFUSALS):
                 files.remove(path)
         raise
 

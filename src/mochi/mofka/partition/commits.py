@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from mochi.margo.errors import Fault
 from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.errors import DamagedEvents, ExpiredEvents, OutOfRange, StorageError
+from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.chunks.writer import Commit
@@ -56,7 +56,7 @@ def fault_of(error: Exception) -> Fault:
         return expired(error.first, error.next)
     if isinstance(error, DamagedEvents):
         return Fault("damaged", str(error), {"first": error.first, "count": error.count})
-    if isinstance(error, StorageError | OSError):
+    if isinstance(error, REFUSALS):
         return Fault("out_of_range" if isinstance(error, OutOfRange) else "storage", str(error))
     log.exception("unexpected error in a partition")
     return Fault("internal", f"{type(error).__name__}: {error}")
