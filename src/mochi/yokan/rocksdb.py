@@ -237,9 +237,8 @@ class RocksdbBackend(Backend):
         try:
             self._db = self._open(AccessType.read_write())
         except Exception:
-            with suppress(
-                Exception
-            ):  # where not even the few bytes that rocksdict writes have space, all fails
+            # Where not even the few bytes that rocksdict writes have space, all fails.
+            with suppress(Exception):
                 self._db = self._open(AccessType.read_only(False))
             raise
         self._has_failed = False

@@ -154,9 +154,8 @@ class PosixFiles:
                 if not os.fstat(fd).st_nlink:
                     problem = f"{path} was removed just now, by whoever had it locked"
                     raise PartitionLocked(problem, path=path, operation="lock", errno=errno.EAGAIN)
-                with suppress(
-                    StorageError
-                ):  # a full disk has no room for the name, and the lock holds without
+                # A full disk has no room for the name, and the lock holds without.
+                with suppress(StorageError):
                     holder = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
                     file.write([holder], 0)
                     file.truncate(len(holder))

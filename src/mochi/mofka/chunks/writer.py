@@ -22,7 +22,7 @@ import errno
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,15 @@ class Commit:
 
     Attributes
     ----------
+    batches : sequence of Batch
+        What it stores.
     synced : bool
         Whether `sync` has returned.
     seconds : float
         How long it took.
     error : BaseException or None
         What has failed so far.
-    batches, cursors, parts, first_id, own, close_own, unsynced, records
+    cursors, parts, first_id, own, close_own, unsynced, records
         For the writer.
     """
 
@@ -138,11 +140,7 @@ class ChunkWriter:
         """Begin a commit; see `ChunkStore.begin`."""
         self._check()
         if self._failure is not None and not self._under_way:
-            try:
-                self._take_back()
-            except BaseException as error:
-                self._failed(error)
-                raise
+            self._take_back()
         parts = list(self._split(batches, cursors))
         commit = Commit(self._layer, batches, cursors, parts, self._end.end_id)
         if self._under_way:
@@ -204,21 +202,25 @@ class ChunkWriter:
         if not _is_out_of_space(error):
             self.error = self.error or error
         elif not self._under_way:
-            try:
+            with suppress(
+                BaseException
+            ):  # the next commit tries again, or finds that nothing is written any more
                 self._take_back()
-            except BaseException as worse:
-                if not _is_out_of_space(worse):
-                    self.error = worse
 
     def _take_back(self) -> None:
         """Cut off what commits that failed have written, and have the journal forget it."""
         last = self._catalog.last
-        for number in range(self._files.number, last.number - 1, -1):
-            self._files.close()
-            self._files = ChunkFiles(self._layer, self._directory, number)
-            self._files.cut(last if number == last.number else Chunk(number, last.end_id))
-        shorten_roster(self._layer, self._directory, last.number)
-        self._checkpoint(self._mode)
+        try:
+            for number in range(self._files.number, last.number - 1, -1):
+                self._files.close()
+                self._files = ChunkFiles(self._layer, self._directory, number)
+                self._files.cut(last if number == last.number else Chunk(number, last.end_id))
+            shorten_roster(self._layer, self._directory, last.number)
+            self._checkpoint(self._mode)
+        except BaseException as error:
+            if not _is_out_of_space(error):
+                self.error = error
+            raise
         self._end = last
         self._failure = None
 
