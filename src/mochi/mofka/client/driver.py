@@ -76,10 +76,12 @@ class MofkaDriver(Driver):
 
     @property
     def _servers(self) -> list[str]:
+        self._service.check_open()
         return list(self._group.ranks)
 
     @property
     def _registry(self) -> Registry:
+        self._service.check_open()
         return self._group.registry()
 
     def _providers(self, address: str) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from diaspora_stream.consumer import DataAllocator, DataSelector
-from diaspora_stream.errors import ConfigError, DiasporaError
+from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, DataAllocator, DataSelector
+from diaspora_stream.errors import ConfigError, DiasporaError, hint
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
@@ -27,6 +27,17 @@ def _count(name: str, value: int, least: int) -> int:
 def _of_type(name: str, value: T, kind: type) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")
+    return value
+
+
+def _iteration_timeout_ms(options: Mapping[str, Any]) -> float:
+    known = "iteration_timeout_ms"
+    for key in options:
+        if key != known:
+            raise ConfigError(f"options.{key}", f"unknown consumer option{hint(key, (known,))}")
+    value = options.get(known, ITERATION_TIMEOUT_MS)
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        raise ConfigError(f"options.{known}", f"must be a number of milliseconds, found {value!r}")
     return value
 
 
@@ -67,6 +78,7 @@ class MofkaTopic(TopicHandle):
         options: Mapping[str, Any] = {},
     ) -> MofkaProducer:
         """Make a producer, see `diaspora_stream.topic.TopicHandle.producer`."""
+        self._service.check_open()
         if not isinstance(ordering, Ordering):
             raise TypeError(f"ordering must be an Ordering, not {ordering!r}")
         return MofkaProducer(
@@ -92,6 +104,7 @@ class MofkaTopic(TopicHandle):
         options: Mapping[str, Any] = {},
     ) -> MofkaConsumer:
         """Make a consumer, see `diaspora_stream.topic.TopicHandle.consumer`."""
+        self._service.check_open()
         if (data_selector is WHOLE) != (data_allocator is WHOLE):
             raise TypeError("give both data_selector and data_allocator, or neither")
         if (data_selector is None) != (data_allocator is None):
@@ -99,8 +112,6 @@ class MofkaTopic(TopicHandle):
         for given in (data_selector, data_allocator):
             if given not in (WHOLE, None) and not callable(given):
                 raise TypeError(f"data_selector and data_allocator must be callables, not {given!r}")
-        for key in options:
-            raise ConfigError(f"options.{key}", "unknown consumer option; there are none")
         if len(_of_type("name", name, str)) > MAX_CONSUMER_NAME:
             raise DiasporaError(
                 f"the name of a consumer has at most {MAX_CONSUMER_NAME} characters, and this one has {len(name)}"
@@ -115,6 +126,7 @@ class MofkaTopic(TopicHandle):
             self._targets(targets),
             data_selector,
             data_allocator,
+            _iteration_timeout_ms(options),
         )
 
     def _targets(self, targets: Sequence[int] | None) -> list[PartitionInfo]:
