@@ -18,7 +18,16 @@ from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
-from rocksdict import AccessType, DBPath, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    DBPath,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
 
 from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
@@ -134,6 +143,9 @@ _TAKEN_APART = (
 )
 """Fields that `_tune` does not hand to a setter."""
 
+TABLE_FORMAT = 5
+"""Version of the table files that are written: RocksDB reads it since 6.6; what rocksdict would write, since 8.6."""
+
 _LOCKED = ("While lock file", "lock hold by current process")
 """Words of RocksDB when somebody else, or this process, has the database open."""
 
@@ -192,6 +204,9 @@ class RocksdbBackend(Backend):
             raise ConfigError(f"{where}.write_options", "sync and disableWAL exclude each other")
         self._options = options = Options(raw_mode=True)
         self._read_options, self._write_options = ReadOptions(), WriteOptions()
+        tables = BlockBasedOptions()
+        tables.set_format_version(TABLE_FORMAT)
+        options.set_block_based_table_factory(tables)
         has_log = not self._config.write_options.disable_wal
         options.set_paranoid_checks(has_log or self._config.paranoid_checks)
         _tune(options, self._config, where)
