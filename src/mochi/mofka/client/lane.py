@@ -43,6 +43,7 @@ from mochi.mofka.client.service import (
     PartitionInfo,
     Search,
     Service,
+    as_diaspora_error,
     deadline_after,
     is_away,
     refusal,
@@ -551,7 +552,7 @@ class Lane:
 
         Raises
         ------
-        TimeoutExpired
+        DiasporaError
             No `timeout` was given, and that of the driver is over.
         """
         if self.settles(batch, self._service.deadline(timeout)):
@@ -560,12 +561,14 @@ class Lane:
             raise self.not_in_time()
         return False
 
-    def not_in_time(self) -> TimeoutExpired:
-        """Return the error of a wait that the time-out of the driver ends."""
-        return TimeoutExpired(
-            f"topic {self.options.topic!r}: {self.partition} has not answered within {self._service.timeout:g} s; "
-            f"the events are kept, and may be waited for again"
-        )
+    def not_in_time(self) -> DiasporaError:
+        """Return the error of a wait that the time-out of the driver ends; the events stay pending."""
+        where = f"topic {self.options.topic!r}, {self.partition}"
+        within = f"within {self._service.timeout:g} s"
+        search = self._search
+        if search is not None and search.reason is not None:
+            return as_diaspora_error(search.reason, f"{where} was not found {within}, and is looked for")
+        return TimeoutExpired(f"{where} has not answered {within}; the events may be waited for again")
 
     def _wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
         """Wait for something that the partition brings about; one that is looked for tells the log itself."""
@@ -638,7 +641,7 @@ class Flush:
                 raise batch.error.with_traceback(None)
         return True
 
-    def not_in_time(self) -> TimeoutExpired:
+    def not_in_time(self) -> DiasporaError:
         """Return the error of a wait that the time-out of the driver ends."""
         return next(lane for lane, batch in self._pending if not batch.is_done()).not_in_time()
 

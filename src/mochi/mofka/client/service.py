@@ -351,10 +351,13 @@ class Search:
     ----------
     failures : int
         How often nobody was found.
+    reason : MargoError or None
+        Why nobody was found last.
     """
 
     def __init__(self, service: Service, topic: str) -> None:
         self.failures = 0
+        self.reason: MargoError | None = None
         self._service = service
         self._topic = topic
         self._began = time.monotonic()
@@ -396,6 +399,7 @@ class Search:
                 if self._service.is_closed:
                     raise error
                 self.failures += 1
+                self.reason = error.with_traceback(None)
                 self._tell(partition, error)
                 self._service.client.notify()
                 found = self._service.locate(self._topic, partition)
