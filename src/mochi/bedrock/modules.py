@@ -14,7 +14,17 @@ from typing import Any, Protocol, runtime_checkable
 from mochi.bedrock.errors import ModuleError
 from mochi.margo.engine import Engine
 
-__all__ = ["Deployed", "Forms", "Meets", "Module", "Provider", "Publishes", "Restores", "library_of", "load"]
+__all__ = [
+    "Deployed",
+    "Forms",
+    "Meets",
+    "Module",
+    "Provider",
+    "Publishes",
+    "Restores",
+    "library_of",
+    "load",
+]
 
 GROUP = "mochi.bedrock.modules"
 
@@ -96,8 +106,15 @@ class Deployed(Protocol):
         """Its ordinal in its service: the same one when it is started again."""
 
     @property
-    def dependency_resolution_timeout(self) -> float:
-        """Seconds to wait for a provider of another server."""
+    def dependency_resolution_timeout(self) -> float | None:
+        """Seconds to wait for a provider of another server; None where the configuration does not say."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is the one that speaks of those that were started together, where one is enough."""
+
+    def rest(self, seconds: float) -> None:
+        """Wait for some time; `BedrockError` once the server is told to stop."""
 
     def config(self) -> dict[str, Any]:
         """Its configuration, expanded."""

@@ -1,14 +1,17 @@
 """The group file: who the members of a service are, and the token that proves a caller may talk to them.
 
 The file is the original's: one line of JSON without a newline, members sorted by address and then provider
-id, metadata sorted by key. Four rules are ours:
+id, metadata sorted by key. Six rules are ours:
 
 1. It holds the token of the service (metadata key ``__token__``, hexadecimal), so it has mode 0600 from its
    first byte on: who may read the file may use the service.
 2. It appears whole or not at all, and outlives a crash of the machine once `write` has returned.
 3. A view that travels over the network has no token in it.
-4. A member may have two keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
-   again at another address, and ``ended``, if it has ended in good order.
+4. A member may have three keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
+   again at another address; ``ended``, if it has ended in good order; and ``home``, the host and directory of one that
+   has joined, by which it is known when it joins again.
+5. An address is read in any of its forms, and kept and written in one, see `mochi.margo.address.canonical`.
+6. What is no regular file is neither read nor replaced.
 
 `parse` and `serialize` are pure; `read`, `write` and `update` add the file around them.
 """
@@ -16,20 +19,25 @@ id, metadata sorted by key. Four rules are ours:
 import fcntl
 import os
 import re
+import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Final
 
 import msgspec
 
 from mochi.flock.errors import GroupFileError
+from mochi.margo.address import canonical
 
 TOKEN_KEY: Final = "__token__"
 
 LOCK_PATIENCE: Final = 10.0
 """Seconds that an update waits for others to be done with theirs."""
+
+LARGEST: Final = 64 << 20
+"""Bytes of a group file at most."""
 
 _SHAPE: Final = (
     '{"members": [{"address": "<text>", "provider_id": <0 to 65535>}, ...], "metadata": {"<text>": "<text>"}}'
@@ -43,6 +51,11 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     provider_id: Annotated[int, msgspec.Meta(ge=0, le=65535)]
     rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
     ended: bool = False
+    home: str | None = None
+
+    def __post_init__(self) -> None:
+        """Have the address in its one form."""
+        msgspec.structs.force_setattr(self, "address", canonical(self.address))
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -80,7 +93,7 @@ class GroupView(msgspec.Struct, frozen=True):
         others = [
             other for other in self.members if other.rank != member.rank and other.address != member.address
         ]
-        return GroupView((*others, member), self.metadata)
+        return GroupView(_in_order((*others, member)), self.metadata)
 
     def with_token(self, token: bytes) -> "GroupView":
         """Return the view with the shared secret of its service."""
@@ -93,8 +106,11 @@ class GroupView(msgspec.Struct, frozen=True):
 
 def serialize(view: GroupView) -> bytes:
     """Encode a view as the content of a group file."""
-    members = sorted(view.members, key=lambda member: (member.address, member.provider_id))
-    return msgspec.json.encode(GroupView(tuple(members), view.metadata), order="sorted")
+    return msgspec.json.encode(GroupView(_in_order(view.members), view.metadata), order="sorted")
+
+
+def _in_order(members: Iterable[Member]) -> tuple[Member, ...]:
+    return tuple(sorted(members, key=lambda member: (member.address, member.provider_id)))
 
 
 def parse(content: bytes, path: str = "<group view>") -> GroupView:
@@ -137,8 +153,8 @@ def read(path: str | os.PathLike[str]) -> GroupView:
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb") as file:
-            content = file.read()
+        with open(name, "rb", opener=_open_file) as file:
+            content = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise GroupFileError(
             name,
@@ -151,6 +167,8 @@ def read(path: str | os.PathLike[str]) -> GroupView:
         ) from None
     except OSError as error:
         raise GroupFileError(name, f"the group file cannot be read: {error.strerror}") from error
+    if len(content) > LARGEST:
+        raise GroupFileError(name, f"more than {LARGEST} bytes are no group file")
     return parse(content, name)
 
 
@@ -160,11 +178,13 @@ def write(path: str | os.PathLike[str], view: GroupView) -> None:
     Raises
     ------
     GroupFileError
-        The file cannot be written; what stood at `path` before is untouched.
+        The file cannot be written, or what stands at `path` is no regular file; it is untouched.
     """
     name = os.fspath(path)
     directory, base = os.path.split(os.path.abspath(name))
     try:
+        with suppress(FileNotFoundError):
+            _check_kind(name)
         fd, temporary = tempfile.mkstemp(prefix=f"{base}.", suffix=".swp", dir=directory)
         try:
             with open(fd, "wb") as file:
@@ -209,7 +229,7 @@ def _locked(name: str) -> Iterator[None]:
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
-            fd = os.open(name, os.O_RDWR)
+            fd = _open_file(name, os.O_RDWR)
         except OSError:
             yield
             return
@@ -229,6 +249,31 @@ def _locked(name: str) -> Iterator[None]:
         if time.monotonic() > deadline:
             raise GroupFileError(name, "another process keeps the group file locked")
         time.sleep(0.01)
+
+
+def _open_file(name: str, flags: int) -> int:
+    """Open a regular file; never waits, as opening a pipe does."""
+    _check_kind(name)
+    return os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _check_kind(name: str) -> None:
+    """Refuse what is no regular file: a device would be replaced, and a pipe read for ever."""
+    mode = os.stat(name).st_mode
+    if not stat.S_ISREG(mode):
+        what = next(noun for is_kind, noun in _KINDS if is_kind(mode))
+        raise GroupFileError(
+            name, f"this is {what}; a group file is a regular file, which the service writes"
+        )
+
+
+_KINDS: Final = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 
 def _is_at(fd: int, name: str) -> bool:

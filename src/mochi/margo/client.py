@@ -31,6 +31,7 @@ from typing import TypeVar
 import msgspec
 
 from mochi.margo import handshake, rpc, transport
+from mochi.margo.address import canonical
 from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
@@ -94,7 +95,7 @@ class Client:
 
     def set_token(self, address: str, token: bytes) -> None:
         """Use `token` with the server at `address` from now on."""
-        self._tokens[address] = token
+        self._tokens[canonical(address)] = token
 
     def link(self, address: str, timeout: float | None = None) -> Link:
         """Return the link to `address`, connecting where there is none.
@@ -106,6 +107,7 @@ class Client:
         AuthenticationError
             The server and this client do not hold the same token.
         """
+        address = canonical(address)
         link = self.living_link(address)
         if link is not None:
             return link
@@ -126,7 +128,7 @@ class Client:
 
     def living_link(self, address: str) -> Link | None:
         """Return the link to `address` if there is one; never blocks."""
-        link = self._links.get(address)
+        link = self._links.get(canonical(address))
         return None if link is None or link.is_lost else link
 
     def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:
