@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
+from msgspec.structs import replace
 
 from mochi.bedrock.client import BedrockClient, ask_all
-from mochi.bedrock.config import parse
+from mochi.bedrock.config import FileMode, parse
 from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.mpi import launched, meet
 from mochi.bedrock.peers import Alone, Peers, Returning
@@ -162,6 +163,12 @@ _version = click.version_option(package_name="mofka", message="%(version)s")
     metavar="N",
     help="Write the address to this file descriptor, and close it, when all servers are complete.",
 )
+@click.option(
+    "--file-mode",
+    type=click.Choice(["owner", "umask"]),
+    help="Who may use the files of partitions and databases: their owner alone, the default, or whom the umask lets. "
+    "Wins over bedrock.file_mode of the configuration.",
+)
 @_level_option("info")
 @_version
 def bedrock(
@@ -176,6 +183,7 @@ def bedrock(
     rank: int | None,
     size: int | None,
     ready_fd: int | None,
+    file_mode: FileMode | None,
     verbose: str,
 ) -> None:
     """Start a server at ADDRESS: a protocol such as na+sm or tcp, or a full address.
@@ -217,9 +225,11 @@ def bedrock(
         else:
             document = from_json(text, source)
         deployment.log.disabled = not peers.speaks  # what is wrong in the configuration is so for all
-        settings = parse(document, world)
+        config = parse(document, world)
         deployment.log.disabled = False
-        server = Server(settings, address or None, peers=peers)
+        if file_mode is not None:
+            config = replace(config, file_mode=file_mode)
+        server = Server(config, address or None, peers=peers)
         return _serve(server, output_config, partial(_tell, ready_fd, peers.speaks))
 
     if processes is not None:

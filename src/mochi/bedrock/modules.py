@@ -17,6 +17,7 @@ from mochi.margo.engine import Engine
 __all__ = [
     "Deployed",
     "Forms",
+    "MakesFiles",
     "Meets",
     "Module",
     "Provider",
@@ -92,6 +93,19 @@ class Publishes(Protocol):
 
     def ready(self, engine: Engine) -> None:
         """Called once, when all servers that were started together are complete. May block."""
+
+
+@runtime_checkable
+class MakesFiles(Protocol):
+    """A module whose providers keep something in files, which are their owner's alone.
+
+    Attributes
+    ----------
+    by_umask : bool
+        Whether the umask alone says who may use what they make; set before any provider is made.
+    """
+
+    by_umask: bool
 
 
 class Deployed(Protocol):
