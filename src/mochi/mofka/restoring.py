@@ -169,7 +169,7 @@ class Restoration:
                 members = {
                     member.address: member
                     for member in (*self._heard, *view.ranked().members)
-                    if member.rank != self._server.rank
+                    if member.rank != self._server.rank and member.address != self._server.address
                 }
                 if view.token is not None:
                     for address in members:
