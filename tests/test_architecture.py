@@ -16,6 +16,7 @@ ALLOWED = {
     "mochi.flock": {"mochi.margo"},
     "mochi.yokan": {"mochi.margo"},
     "mochi.abt_io": {"mochi.disk", "mochi.margo"},
+    "mochi.warabi": {"mochi.abt_io", "mochi.margo"},
     "mochi.bedrock": {"mochi.margo"},
     "mochi.mofka.chunks": {"mochi.disk"},
     "mochi.mofka": {
