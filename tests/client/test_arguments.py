@@ -219,6 +219,28 @@ def test_a_path_of_a_topic_in_the_home_is_the_home_of_who_creates_it(
     assert not (server.directory / "~").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"config": {"partition": {"max_chunk_size": 2**70}}},
+        {"dependencies": {"pool": "\ud800"}},
+        {"config": {"type": "\ud800"}},
+        {"config": {"partition": {"retention": {"max_age": np.arange(2)}}}},
+    ],
+)
+def test_options_that_cannot_be_sent_are_refused_where_they_are_given(
+    server: Server, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="options"):
+        server.driver().create_topic("unsent", options={"num_partitions": 1, **options})
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, 2**70, True, "5"])
+def test_time_outs_that_are_none_are_refused(server: Server, timeout: Any) -> None:
+    with pytest.raises(ConfigError, match=r"options\.timeout_ms: must be a positive number"):
+        server.driver(timeout_ms=timeout)
+
+
 def test_a_group_file_that_is_not_there_yet_is_waited_for(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

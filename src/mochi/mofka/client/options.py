@@ -177,7 +177,7 @@ def parse_topic(options: Any) -> TopicOptions:
             "events in files",
             ", ".join(unused),
         )
-    return TopicOptions(
+    parsed = TopicOptions(
         count,
         kind,
         partition,
@@ -187,6 +187,11 @@ def parse_topic(options: Any) -> TopicOptions:
             for name, value in _object(options.get("dependencies", {}), "options.dependencies").items()
         },
     )
+    try:
+        msgspec.msgpack.encode(parsed)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError("options", f"cannot be sent to a server: {error}") from None
+    return parsed
 
 
 def _partition_count(options: Mapping[str, Any]) -> int:
