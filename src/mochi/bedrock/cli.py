@@ -317,7 +317,7 @@ def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file
                 continue
             found[member.address] = None
             if view.token is not None:
-                client.set_token(member.address, view.token)
+                client.set_token(member.address, view.token, view.ranks[member.address])
     for spoken in sorted({protocol_of(address) for address in found} - {protocol_of(protocol)}):
         log.warning("the service speaks %s, not %s: using %s", spoken, protocol, spoken)
     return list(found)

@@ -14,7 +14,18 @@ from typing import Any, Protocol, runtime_checkable
 from mochi.bedrock.errors import ModuleError
 from mochi.margo.engine import Engine
 
-__all__ = ["Deployed", "Forms", "Meets", "Module", "Provider", "Publishes", "Restores", "library_of", "load"]
+__all__ = [
+    "Deployed",
+    "Forms",
+    "Guards",
+    "Meets",
+    "Module",
+    "Provider",
+    "Publishes",
+    "Restores",
+    "library_of",
+    "load",
+]
 
 GROUP = "mochi.bedrock.modules"
 
@@ -49,6 +60,13 @@ class Meets(Protocol):
         secret : bytes or None
             Random, known to all of them; None where they cannot be heard: this process was started again.
         """
+
+
+@runtime_checkable
+class Guards(Protocol):
+    """A module whose providers tell the gate of their engine who may come in. Until one is there, nobody may."""
+
+    guards: bool
 
 
 @runtime_checkable
