@@ -18,6 +18,7 @@ __all__ = [
     "Deployed",
     "Forms",
     "Guards",
+    "MakesFiles",
     "Meets",
     "Module",
     "Provider",
@@ -100,6 +101,19 @@ class Publishes(Protocol):
 
     def ready(self, engine: Engine) -> None:
         """Called once, when all servers that were started together are complete. May block."""
+
+
+@runtime_checkable
+class MakesFiles(Protocol):
+    """A module whose providers keep something in files, which are their owner's alone.
+
+    Attributes
+    ----------
+    by_umask : bool
+        Whether the umask alone says who may use what they make; set before any provider is made.
+    """
+
+    by_umask: bool
 
 
 class Deployed(Protocol):
