@@ -36,6 +36,11 @@ class Instance:
     config : AbtIoConfig
         Checked configuration.
 
+    Raises
+    ------
+    OSError
+        There can be no more threads now (EAGAIN).
+
     Attributes
     ----------
     files : Files
@@ -49,6 +54,8 @@ class Instance:
         self._closed = False
         self.files = Files(name, config, open_calls(name, config))
         self._start()
+        if isinstance(self._executor, IoThreads):
+            self._executor.begin()
         _instances.add(self)
 
     @property
@@ -76,6 +83,8 @@ class Instance:
         ------
         InstanceClosed
             After `close`.
+        OSError
+            There is no thread, and can be none now (EAGAIN), as may be in a forked child; `function` will not run.
         """
         with self._lock:
             if self._closed:

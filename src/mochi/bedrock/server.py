@@ -36,6 +36,7 @@ from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.modules import Forms, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
+from mochi.margo import shortage
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault, MargoError
@@ -167,6 +168,8 @@ class Server:
         ------
         MargoError
             The server cannot be completed; it is closed by then. Whatever `on_ready` raises has the same effect.
+        OSError
+            There is no thread for it (EAGAIN).
         """
         failures: list[BaseException] = []
 
@@ -179,7 +182,14 @@ class Server:
                     failures.append(error)
                 self.finalize()
 
-        self.engine.call_soon(threading.Thread(target=complete, name="bedrock-start", daemon=True).start)
+        def start() -> None:
+            try:
+                shortage.start(threading.Thread(target=complete, name="bedrock-start", daemon=True))
+            except OSError as error:
+                failures.append(error)
+                self.finalize()
+
+        self.engine.call_soon(start)
         try:
             status = self.engine.run()
         finally:
@@ -516,7 +526,7 @@ def _in_context(error: Exception, where: str, name: str) -> MargoError:
 
 
 def _in_thread(work: Callable[[], R]) -> Future[R]:
-    """Start `work` in a thread of its own, which does not keep the process from ending."""
+    """Start `work` in a thread of its own, which does not keep the process from ending; OSError if there is none."""
     future: Future[R] = Future()
 
     def run() -> None:
@@ -525,7 +535,7 @@ def _in_thread(work: Callable[[], R]) -> Future[R]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    shortage.start(threading.Thread(target=run, name="bedrock-change", daemon=True))
     return future
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from mochi.margo.shortage import lacks_descriptors
 from mochi.mofka.chunks.errors import REFUSALS, PartitionLocked, StorageError, SyncFailed
 
 Buffer = bytes | bytearray | memoryview
@@ -243,12 +244,20 @@ def _locked(fd: int, path: str, error: OSError) -> PartitionLocked:
 
 @contextmanager
 def syncing(path: str) -> Iterator[None]:
-    """Let any failure of a sync come out as `SyncFailed`, whatever the error number."""
+    """Let any failure of a sync come out as `SyncFailed`, whatever the error number.
+
+    One is none: that there was no descriptor to open a directory by, which no sync ever says.
+    """
     try:
         yield
-    except REFUSALS as error:
-        where = (error.path if isinstance(error, StorageError) else error.filename) or path
-        raise SyncFailed(str(error), path=where, operation="sync", errno=error.errno) from error
+    except (*REFUSALS, MemoryError) as error:
+        if lacks_descriptors(error):
+            raise
+        where = getattr(error, "path", "") or getattr(error, "filename", "") or path
+        problem = str(error) or "out of memory"
+        raise SyncFailed(
+            problem, path=where, operation="sync", errno=getattr(error, "errno", None)
+        ) from error
 
 
 @contextmanager
