@@ -23,7 +23,7 @@ from typing import Any
 
 import liburing
 
-from mochi.margo import shortage
+from mochi import shortage
 
 Prepare = Callable[[Any], None]
 """Fills a submission queue entry, and holds all memory that the request needs."""

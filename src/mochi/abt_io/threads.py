@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
-from mochi.margo import shortage
+from mochi import shortage
 
 T = TypeVar("T")
 

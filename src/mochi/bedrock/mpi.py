@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mochi import shortage
 from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.peers import PATIENCE, PeerError, Peers
-from mochi.margo import shortage
 
 __all__ = ["MpiPeers", "launched", "meet"]
 

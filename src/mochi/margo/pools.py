@@ -35,7 +35,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from mochi.margo import shortage
+from mochi import shortage
 from mochi.margo.config import MargoConfig, PoolSpec, XstreamSpec
 from mochi.margo.errors import ConfigError
 

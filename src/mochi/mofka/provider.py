@@ -17,7 +17,8 @@ from uuid import UUID
 
 import msgspec
 
-from mochi.margo import rpc, shortage
+from mochi import shortage
+from mochi.margo import rpc
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.connection import Connection, Request
 from mochi.margo.engine import Engine

@@ -26,7 +26,6 @@ from contextlib import ExitStack, closing, suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.margo.shortage import is_shortage
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
@@ -37,6 +36,7 @@ from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
 from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
 from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
+from mochi.shortage import is_shortage
 
 
 class Commit:

@@ -18,7 +18,6 @@ from concurrent.futures import Future
 from typing import NamedTuple, Protocol, TypeVar
 
 from mochi.margo.errors import Fault
-from mochi.margo.shortage import is_shortage
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange
 from mochi.mofka.chunks.files import FileLayer
@@ -26,6 +25,7 @@ from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.chunks.writer import Commit
 from mochi.mofka.partition.contract import expired
 from mochi.mofka.partition.cursors import Cursors
+from mochi.shortage import is_shortage
 
 T = TypeVar("T")
 

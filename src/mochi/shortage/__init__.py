@@ -1,4 +1,4 @@
-"""What runs out and comes back: descriptors, memory, threads, and space on a disk.
+"""What runs out and comes back: descriptors, memory, threads, and space on a disk. Stands on the ground.
 
 One policy for all who meet a want. What needed it fails, with the reason, and takes back what it had begun; whoever
 comes next tries again, and succeeds once there is enough. A want is no cause to end anything for good, unless it leaves
