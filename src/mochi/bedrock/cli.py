@@ -238,7 +238,7 @@ def _failing(peers: Peers | None = None) -> Iterator[None]:
             peers.abandon()
         sys.exit(FAILURE)
     except OSError as error:
-        problem = f"{error.filename}: {error.strerror}"
+        problem = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     except MargoError as error:
         problem = str(error)
     _complain(problem)

@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from mochi import shortage
 from mochi.bedrock import modules, rpc
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.conditions import variables
@@ -177,6 +178,8 @@ class Server:
         ------
         MargoError
             The server cannot be completed; it is closed by then. Whatever `on_ready` raises has the same effect.
+        OSError
+            There is no thread for it (EAGAIN).
         """
         failures: list[BaseException] = []
 
@@ -189,7 +192,14 @@ class Server:
                     failures.append(error)
                 self.finalize()
 
-        self.engine.call_soon(threading.Thread(target=complete, name="bedrock-start", daemon=True).start)
+        def start() -> None:
+            try:
+                shortage.start(threading.Thread(target=complete, name="bedrock-start", daemon=True))
+            except OSError as error:
+                failures.append(error)
+                self.finalize()
+
+        self.engine.call_soon(start)
         try:
             status = self.engine.run()
         finally:
@@ -535,7 +545,7 @@ def _in_context(error: Exception, where: str, name: str) -> MargoError:
 
 
 def _in_thread(work: Callable[[], R]) -> Future[R]:
-    """Start `work` in a thread of its own, which does not keep the process from ending."""
+    """Start `work` in a thread of its own, which does not keep the process from ending; OSError if there is none."""
     future: Future[R] = Future()
 
     def run() -> None:
@@ -544,7 +554,7 @@ def _in_thread(work: Callable[[], R]) -> Future[R]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    shortage.start(threading.Thread(target=run, name="bedrock-change", daemon=True))
     return future
 
 
