@@ -15,6 +15,7 @@ from mochi.margo.errors import (
     AuthenticationError,
     ConnectionLost,
     DeadlineExceeded,
+    Fault,
     MargoError,
     ProtocolError,
 )
@@ -75,7 +76,9 @@ class FlockClient:
             self.view(member.address, member.provider_id)
         except (AuthenticationError, ProtocolError):
             return Sign.GONE
-        except (AddressError, ConnectionLost, DeadlineExceeded):
+        except (AddressError, ConnectionLost, DeadlineExceeded) as error:
+            if isinstance(error.__cause__, Fault) and error.__cause__.code == "wrong_member":
+                return Sign.GONE
             return listens(member.address, self._client.timeout)
         except MargoError:
             pass
@@ -118,6 +121,6 @@ def talking_to(view: GroupView, timeout: float) -> Iterator[FlockClient]:
     """Give a client that may talk to the members of a group, for a moment."""
     with closing(Client(timeout=timeout)) as client:
         if view.token is not None:
-            for member in view.members:
-                client.set_token(member.address, view.token)
+            for address, rank in view.ranks.items():
+                client.set_token(address, view.token, rank)
         yield FlockClient(client)

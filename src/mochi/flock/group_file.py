@@ -13,31 +13,36 @@ id, metadata sorted by key. Six rules are ours:
 5. An address is read in any of its forms, and kept and written in one, see `mochi.margo.address.canonical`.
 6. What is no regular file is neither read nor replaced.
 
-`parse` and `serialize` are pure; `read`, `write` and `update` add the file around them.
+`parse` and `serialize` are pure; `read`, `read_within`, `write` and `update` add the file around them.
 """
 
 import fcntl
+import logging
 import os
 import re
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Final
 
 import msgspec
 
-from mochi.flock.errors import GroupFileError
+from mochi.flock.errors import GroupFileError, GroupFileMissing
 from mochi.margo.address import canonical
+from mochi.margo.paths import check_regular, read_small
+
+_log = logging.getLogger(__name__)
 
 TOKEN_KEY: Final = "__token__"
 
 LOCK_PATIENCE: Final = 10.0
 """Seconds that an update waits for others to be done with theirs."""
 
-LARGEST: Final = 64 << 20
-"""Bytes of a group file at most."""
+START_PATIENCE: Final = 5.0
+"""Seconds that clients and commands wait for the group file of a service that is starting."""
+
+_LOOK_INTERVAL: Final = 0.05
 
 _SHAPE: Final = (
     '{"members": [{"address": "<text>", "provider_id": <0 to 65535>}, ...], "metadata": {"<text>": "<text>"}}'
@@ -148,15 +153,19 @@ def read(path: str | os.PathLike[str]) -> GroupView:
 
     Raises
     ------
+    GroupFileMissing
+        There is no file.
     GroupFileError
-        The file is missing, cannot be read, or holds no group.
+        It is no regular file, cannot be read, or holds no group.
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb", opener=_open_file) as file:
-            content = file.read(LARGEST + 1)
+        content = read_small(name)
     except FileNotFoundError:
-        raise GroupFileError(
+        directory = os.path.dirname(os.path.abspath(name))
+        if not os.path.isdir(directory):
+            raise GroupFileError(name, f"no such group file: there is no directory {directory}") from None
+        raise GroupFileMissing(
             name,
             "no such group file; the service writes it when it is ready, where its flock configuration says",
         ) from None
@@ -167,9 +176,23 @@ def read(path: str | os.PathLike[str]) -> GroupView:
         ) from None
     except OSError as error:
         raise GroupFileError(name, f"the group file cannot be read: {error.strerror}") from error
-    if len(content) > LARGEST:
-        raise GroupFileError(name, f"more than {LARGEST} bytes are no group file")
     return parse(content, name)
+
+
+def read_within(path: str | os.PathLike[str], patience: float) -> GroupView:
+    """Read a group file, for which `patience` seconds are waited if its directory is there; errors as `read`."""
+    deadline = time.monotonic() + patience
+    is_told = False
+    while True:
+        try:
+            return read(path)
+        except GroupFileMissing:
+            if time.monotonic() >= deadline:
+                raise
+        if not is_told:
+            is_told = True
+            _log.warning("waiting up to %g s for the group file %s, which is not there yet", patience, path)
+        time.sleep(_LOOK_INTERVAL)
 
 
 def write(path: str | os.PathLike[str], view: GroupView) -> None:
@@ -183,8 +206,7 @@ def write(path: str | os.PathLike[str], view: GroupView) -> None:
     name = os.fspath(path)
     directory, base = os.path.split(os.path.abspath(name))
     try:
-        with suppress(FileNotFoundError):
-            _check_kind(name)
+        check_regular(name)
         fd, temporary = tempfile.mkstemp(prefix=f"{base}.", suffix=".swp", dir=directory)
         try:
             with open(fd, "wb") as file:
@@ -229,7 +251,7 @@ def _locked(name: str) -> Iterator[None]:
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
-            fd = _open_file(name, os.O_RDWR)
+            fd = os.open(name, os.O_RDWR)
         except OSError:
             yield
             return
@@ -249,31 +271,6 @@ def _locked(name: str) -> Iterator[None]:
         if time.monotonic() > deadline:
             raise GroupFileError(name, "another process keeps the group file locked")
         time.sleep(0.01)
-
-
-def _open_file(name: str, flags: int) -> int:
-    """Open a regular file; never waits, as opening a pipe does."""
-    _check_kind(name)
-    return os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-
-
-def _check_kind(name: str) -> None:
-    """Refuse what is no regular file: a device would be replaced, and a pipe read for ever."""
-    mode = os.stat(name).st_mode
-    if not stat.S_ISREG(mode):
-        what = next(noun for is_kind, noun in _KINDS if is_kind(mode))
-        raise GroupFileError(
-            name, f"this is {what}; a group file is a regular file, which the service writes"
-        )
-
-
-_KINDS: Final = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISSOCK, "a socket"),
-)
 
 
 def _is_at(fd: int, name: str) -> bool:

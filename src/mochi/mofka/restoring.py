@@ -172,8 +172,8 @@ class Restoration:
                     if member.rank != self._server.rank and member.address != self._server.address
                 }
                 if view.token is not None:
-                    for address in members:
-                        self._client.set_token(address, view.token)
+                    for member in members.values():
+                        self._client.set_token(member.address, view.token, member.rank)
                 return members
         return {}
 
