@@ -121,7 +121,7 @@ def test_a_relative_path_is_written_in_the_working_directory(
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "mofka.json"
     (path / "kept").mkdir(parents=True)
-    with pytest.raises(GroupFileError, match="this is a directory; a group file is a regular file") as caught:
+    with pytest.raises(GroupFileError, match="cannot be written: is a directory, no file") as caught:
         group_file.write(path, VIEW)
     assert caught.value.path == str(path)
     assert os.listdir(tmp_path) == ["mofka.json"]
