@@ -25,10 +25,11 @@ import pytest
 
 from mochi.margo import connection as connection_module
 from mochi.margo import handshake, rpc, transport
+from mochi.margo.budget import CONNECTION_BYTES
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
-from mochi.margo.connection import MAX_OUTSTANDING, MAX_QUEUED_BYTES, Connection, Request
+from mochi.margo.connection import MAX_OUTSTANDING, Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import (
     AddressError,
@@ -664,7 +665,7 @@ def test_a_client_that_never_reads_costs_bounded_memory_and_holds_nobody_up(
             raw.request(number, "give", message)
         for number in range(20):
             assert call(client, engine, "echo", number) == number
-        assert len(answered) <= MAX_QUEUED_BYTES // size + 2
+        assert len(answered) <= CONNECTION_BYTES // size + 2
         for _ in range(count):
             assert len(raw.receive().bulk[0] or b"") == size
     assert answered == list(range(1, count + 1))
@@ -704,7 +705,7 @@ def test_one_way_requests_to_a_pool_that_is_stuck_are_not_read_without_end(
         sender.start()
         assert until(lambda: bool(connections) and len(connections[0]._outstanding) >= MAX_OUTSTANDING)
         assert [call(client, engine, "echo", n) for n in range(20)] == list(range(20))
-        assert len(connections[0]._outstanding) <= MAX_OUTSTANDING + STAGING_SIZE // size
+        assert len(connections[0]._outstanding) == MAX_OUTSTANDING
         assert sender.is_alive()
         go.set()
         assert last.wait(SECONDS)

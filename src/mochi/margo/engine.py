@@ -22,14 +22,12 @@ import msgspec
 import uvloop
 
 from mochi.margo import rpc, transport
+from mochi.margo.budget import Budget, Grant
 from mochi.margo.config import PRIMARY, MargoConfig
 from mochi.margo.connection import Connection, Definition, Handler, Request
 from mochi.margo.errors import Fault, InUse, ProtocolError
 from mochi.margo.pools import Pool, Pools, Strand, check_cores, pin
-from mochi.margo.wire import (
-    Allocate,
-    Frame,
-)
+from mochi.margo.wire import MAX_MESSAGE, Allocate, Frame
 
 A = TypeVar("A", bound=msgspec.Struct)
 R = TypeVar("R")
@@ -38,6 +36,9 @@ log = logging.getLogger(__name__)
 
 LINGER = 2.0
 """Seconds that `Engine.run` waits at its end for handlers to answer, and then for peers to take what is queued."""
+
+BUDGET_PAUSE = 0.5
+"""Seconds between two looks for connections to close while the budget is used up."""
 
 ACCEPT_BURST = 64
 """Connections accepted in one turn of the loop."""
@@ -106,6 +107,8 @@ class Engine:
         self.pools = Pools(self.config, self.call_soon)
         self._definitions: dict[tuple[int, int], tuple[str, Definition]] = {}
         self._connections: set[Connection] = set()
+        self.budget = Budget()
+        self._is_watching = False
         self._status = 0
         self._finalizing = False
         self.loop.add_reader(self._listener, self._accept)
@@ -269,11 +272,15 @@ class Engine:
                 arguments = rpc.unpack(request.frame.message, args)
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
-            result = handler(arguments)
-            if isinstance(result, Future):
-                result.add_done_callback(lambda done: _answer(request, done))
-            else:
-                request.reply(rpc.pack(result))
+
+            def make() -> None:
+                result = handler(arguments)
+                if isinstance(result, Future):
+                    result.add_done_callback(lambda done: _answer(request, done))
+                else:
+                    request.reply(rpc.pack(result))
+
+            request.reserve(MAX_MESSAGE, make, spawn)
 
         def spawn(work: Callable[[], None]) -> None:
             if where.inline:
@@ -416,6 +423,30 @@ class Engine:
                 log.warning("refused a connection from another user")
             else:
                 self._connections.add(Connection(self, peer))
+
+    def grant(self, grants: Sequence[Grant]) -> None:
+        """Have what the budget granted called soon; see to it that a budget that is used up comes free. Any thread."""
+        for each in grants:
+            self.call_soon(each)
+        if self.budget.is_short:
+            self.on_loop(self._watch)
+
+    def _watch(self) -> None:
+        if not self._is_watching:
+            self._is_watching = True
+            self.loop.call_later(BUDGET_PAUSE, self._let_go)
+
+    def _let_go(self) -> None:
+        """Close connections that have kept the server waiting for long, while others wait for their memory."""
+        self._is_watching = False
+        while (account := self.budget.stalled(time.monotonic())) is not None:
+            connection = next(each for each in self._connections if each.account is account)
+            log.warning(
+                "closing a connection that does not read, or send, what %d bytes are held for", account.held
+            )
+            connection.close()
+        if self.budget.is_short:
+            self._watch()
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that has closed."""
