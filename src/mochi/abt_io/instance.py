@@ -35,6 +35,8 @@ class Instance:
         Pool that the provider depends on.
     config : AbtIoConfig
         Checked configuration.
+    by_umask : bool
+        See `Files`.
 
     Attributes
     ----------
@@ -42,12 +44,12 @@ class Instance:
         Positional I/O on files; its calls block, and belong into operations given to `run`.
     """
 
-    def __init__(self, name: str, pool: Pool, config: AbtIoConfig) -> None:
+    def __init__(self, name: str, pool: Pool, config: AbtIoConfig, *, by_umask: bool = False) -> None:
         self._name = name
         self._pool = pool
         self._config = config
         self._closed = False
-        self.files = Files(name, config, open_calls(name, config))
+        self.files = Files(name, config, open_calls(name, config), by_umask=by_umask)
         self._start()
         _instances.add(self)
 

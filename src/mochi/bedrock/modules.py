@@ -14,7 +14,18 @@ from typing import Any, Protocol, runtime_checkable
 from mochi.bedrock.errors import ModuleError
 from mochi.margo.engine import Engine
 
-__all__ = ["Deployed", "Forms", "Meets", "Module", "Provider", "Publishes", "Restores", "library_of", "load"]
+__all__ = [
+    "Deployed",
+    "Forms",
+    "MakesFiles",
+    "Meets",
+    "Module",
+    "Provider",
+    "Publishes",
+    "Restores",
+    "library_of",
+    "load",
+]
 
 GROUP = "mochi.bedrock.modules"
 
@@ -82,6 +93,19 @@ class Publishes(Protocol):
 
     def ready(self, engine: Engine) -> None:
         """Called once, when all servers that were started together are complete. May block."""
+
+
+@runtime_checkable
+class MakesFiles(Protocol):
+    """A module whose providers keep something in files, which are their owner's alone.
+
+    Attributes
+    ----------
+    by_umask : bool
+        Whether the umask alone says who may use what they make; set before any provider is made.
+    """
+
+    by_umask: bool
 
 
 class Deployed(Protocol):

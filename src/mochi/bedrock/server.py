@@ -33,7 +33,7 @@ from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
 from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
-from mochi.bedrock.modules import Forms, Meets, Module, Provider, Publishes, Restores
+from mochi.bedrock.modules import Forms, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
 from mochi.margo.client import Client
@@ -129,7 +129,11 @@ class Server:
         """Return the expanded configuration: plain JSON, keys sorted at every level."""
         with self._changing:
             document = {
-                "bedrock": {"pool": self._settings.pool, "provider_id": self._settings.provider_id},
+                "bedrock": {
+                    "pool": self._settings.pool,
+                    "provider_id": self._settings.provider_id,
+                    **({"file_mode": self._settings.file_mode} if self._settings.file_mode else {}),
+                },
                 "libraries": self._libraries,
                 "margo": self.engine.expanded_config(),
                 "providers": [_expand(running) for running in self._running.values()],
@@ -207,6 +211,8 @@ class Server:
             self._libraries.append(library)
             if module is not None:
                 self._modules[module.type] = module
+                if isinstance(module, MakesFiles):
+                    module.by_umask = self._settings.file_mode == "umask"
                 self._introduce(module)
                 log.debug("loaded %s, which brings the type %s", library, module.type)
 
