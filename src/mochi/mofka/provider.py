@@ -498,6 +498,10 @@ class PartitionProvider:
 
     def _send_events(self, feed: _Feed, read: Slice | BaseException) -> None:
         with self._lock:
+            if isinstance(read, Slice):
+                size = sum(map(len, read.metadata)) + (sum(map(len, read.data)) if feed.with_data else 0)
+                if size > feed.reserved:
+                    read = LargeEvent(size)
             is_over = self._feeds.get((feed.connection, feed.stream)) is not feed
             if is_over or isinstance(read, BaseException):
                 feed.connection.release(feed.reserved)
@@ -517,10 +521,8 @@ class PartitionProvider:
                 [raw(sizes.astype(SIZE, copy=False)) for sizes in (read.metadata_sizes, read.data_sizes)],
                 read.metadata,
             ]
-            size = sum(map(len, read.metadata))
             if feed.with_data:
                 bulk.append(read.data)
-                size += sum(map(len, read.data))
             feed.next = read.first + read.count
             feed.batches -= 1
             feed.credit -= size
