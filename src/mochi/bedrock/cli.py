@@ -238,7 +238,7 @@ def _failing(peers: Peers | None = None) -> Iterator[None]:
             peers.abandon()
         sys.exit(FAILURE)
     except OSError as error:
-        problem = f"{error.filename}: {error.strerror}"
+        problem = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     except MargoError as error:
         problem = str(error)
     _complain(problem)
@@ -328,7 +328,7 @@ def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file
                 continue
             found[member.address] = None
             if view.token is not None:
-                client.set_token(member.address, view.token)
+                client.set_token(member.address, view.token, view.ranks[member.address])
     for spoken in sorted({protocol_of(address) for address in found} - {protocol_of(protocol)}):
         log.warning("the service speaks %s, not %s: using %s", spoken, protocol, spoken)
     return list(found)

@@ -17,6 +17,7 @@ from mochi.margo.engine import Engine
 __all__ = [
     "Deployed",
     "Forms",
+    "Guards",
     "MakesFiles",
     "Meets",
     "Module",
@@ -60,6 +61,13 @@ class Meets(Protocol):
         secret : bytes or None
             Random, known to all of them; None where they cannot be heard: this process was started again.
         """
+
+
+@runtime_checkable
+class Guards(Protocol):
+    """A module whose providers tell the gate of their engine who may come in. Until one is there, nobody may."""
+
+    guards: bool
 
 
 @runtime_checkable

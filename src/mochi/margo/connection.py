@@ -19,7 +19,9 @@ import msgspec
 
 from mochi.margo import handshake, rpc
 from mochi.margo.budget import Budget, Grant, Reservation
+from mochi.margo.complaints import Complaint
 from mochi.margo.errors import AuthenticationError, Fault, MargoError, ProtocolError
+from mochi.margo.gate import Gate
 from mochi.margo.wire import (
     DESCRIPTORS,
     GREETING_LIMITS,
@@ -36,10 +38,13 @@ from mochi.margo.wire import (
     encode,
 )
 
-log = logging.getLogger(__name__)
-
 GREETING_TIMEOUT = 10.0
 """Seconds that a peer may take to prove itself."""
+
+REFUSING = Complaint("refusing a connection")
+CLOSING = Complaint("closing a connection")
+FAILED = Complaint("a handler failed", logging.ERROR)
+UNEXPECTED = Complaint("an unexpected error on a connection", logging.ERROR)
 
 MAX_OUTSTANDING = 256
 """Requests of one connection that wait for an answer before no more is read from it."""
@@ -49,7 +54,7 @@ class Owner(Protocol):
     """What a connection needs of its engine."""
 
     loop: asyncio.AbstractEventLoop
-    token: bytes | None
+    gate: Gate
     instance: bytes
     budget: Budget
 
@@ -62,8 +67,14 @@ class Owner(Protocol):
     def grant(self, grants: Sequence[Grant]) -> None:
         """Have what was granted by the budget called soon, and see to it that a budget that is used up comes free."""
 
+    def has_proven(self, connection: "Connection") -> None:
+        """Take note that a peer has proved itself."""
+
     def forget(self, connection: "Connection") -> None:
         """Drop a connection that has closed."""
+
+    def complain(self, kind: Complaint, problem: object) -> None:
+        """Log what a peer did wrong, or what was done for it and failed. Any thread."""
 
 
 class Request:
@@ -122,7 +133,7 @@ class Request:
             work()
         except Exception as error:
             if not isinstance(error, MargoError):
-                log.exception("a handler failed")
+                self.connection.engine.complain(FAILED, error)
             self.fail(error)
 
     def reply(
@@ -219,11 +230,9 @@ class Connection:
         self._writing = False
         self._reading = True
         self._ending = False
-        self._hello: handshake.Hello | None = None
-        self._welcome: handshake.Welcome | None = None
-        self._proven = False
+        self._greeting = handshake.Answering(engine.gate.seat_of, engine.instance)
         self._outstanding: dict[int, Request] = {}
-        self._greeting = engine.loop.call_later(GREETING_TIMEOUT, self._greeting_expired)
+        self._greeting_timer = engine.loop.call_later(GREETING_TIMEOUT, self._greeting_expired)
         engine.loop.add_reader(peer, self._readable)
 
     @property
@@ -236,7 +245,7 @@ class Connection:
         if self.closed:
             return
         self.closed = True
-        self._greeting.cancel()
+        self._greeting_timer.cancel()
         if self._reading:
             self.engine.loop.remove_reader(self._peer)
         if self._writing:
@@ -258,8 +267,8 @@ class Connection:
         for callback in callbacks:
             try:
                 callback()
-            except Exception:
-                log.exception("unhandled error after a connection was closed")
+            except Exception as error:
+                self.engine.complain(UNEXPECTED, error)
 
     def end_reading(self) -> None:
         """Read no more from the peer."""
@@ -418,7 +427,17 @@ class Connection:
             self.account.sending.moved(0, time.monotonic())
 
     def _greeting_expired(self) -> None:
-        log.warning("a peer did not prove itself within %g s", GREETING_TIMEOUT)
+        self.engine.complain(REFUSING, f"it has not proved itself within {GREETING_TIMEOUT:g} s")
+        self.close()
+
+    def let_go(self) -> None:
+        """Close the connection of a peer that has not proved itself, to make room for others."""
+        self._refuse(Fault("crowded", "too many connections have not proved themselves"))
+
+    def _refuse(self, error: MargoError) -> None:
+        is_proven = self._greeting.state is handshake.State.PROVEN
+        self.engine.complain(CLOSING if is_proven else REFUSING, error)
+        self.send(Kind.FAULT, 0, rpc.pack_fault(_as_fault(error)))
         self.close()
 
     def _readable(self) -> None:
@@ -470,11 +489,9 @@ class Connection:
                 if self._is_full():
                     self._update_reading()
         except MargoError as error:
-            log.warning("closing a connection: %s", error)
-            self.send(Kind.FAULT, 0, rpc.pack_fault(_as_fault(error)))
-            self.close()
-        except Exception:
-            log.exception("closing a connection")
+            self._refuse(error)
+        except Exception as error:
+            self.engine.complain(UNEXPECTED, error)
             self.close()
         return handled
 
@@ -504,7 +521,7 @@ class Connection:
         return definition.allocate(frame)
 
     def _dispatch(self, frame: Frame) -> None:
-        if not self._proven:
+        if self._greeting.state is not handshake.State.PROVEN:
             self._greet(frame)
         elif frame.kind is Kind.REQUEST:
             self._handle(frame)
@@ -519,19 +536,13 @@ class Connection:
             self._admitted = 0
 
     def _greet(self, frame: Frame) -> None:
-        if frame.kind is Kind.HELLO and self._hello is None:
-            self._hello = rpc.unpack(frame.message, handshake.Hello)
-            self._welcome = handshake.welcome(self._hello, self.engine.token, self.engine.instance)
-            self.send(Kind.WELCOME, 0, rpc.pack(self._welcome))
-        elif frame.kind is Kind.PROOF and self._hello is not None and self._welcome is not None:
-            proof = rpc.unpack(frame.message, handshake.Proof)
-            if not handshake.is_proven(proof, self._hello, self._welcome, self.engine.token):
-                raise AuthenticationError("the token is not that of this service")
-            self._proven = True
-            self._reader.limits = Limits()
-            self._greeting.cancel()
-        else:
-            raise AuthenticationError(f"a frame of kind {frame.kind.name} before the greeting was over")
+        reply = self._greeting.received(frame.kind, frame.message)
+        if reply is not None:
+            self.send(Kind.WELCOME, 0, reply)
+            return
+        self._reader.limits = Limits()
+        self._greeting_timer.cancel()
+        self.engine.has_proven(self)
 
     def _handle(self, frame: Frame) -> None:
         request = Request(self, frame)

@@ -77,8 +77,8 @@ class Group:
             return
         view = group_file.read(self.path)
         if view.token is not None:
-            for address in view.ranks:
-                self._client.set_token(address, view.token)
+            for address, rank in view.ranks.items():
+                self._client.set_token(address, view.token, rank)
         self._master = None
         ended = {member.address for member in view.members if member.ended}
         self.ranks, self._stamp = view.ranks, stamp
