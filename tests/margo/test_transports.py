@@ -43,6 +43,7 @@ from mochi.margo.errors import (
     Fault,
     MargoError,
     ProtocolError,
+    VersionMismatch,
 )
 from mochi.margo.handshake import Seat
 from mochi.margo.link import Link, PendingCall
@@ -1017,6 +1018,50 @@ def test_a_server_that_breaks_the_format_makes_pending_calls_raise(
 
     with impostor(address, behave) as where, pytest.raises((ProtocolError, Fault)):
         client.call(where, "echo", Number(1), Number)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("crowded", AddressError), ("authentication", AuthenticationError)]
+)
+def test_a_refusal_that_comes_behind_the_greeting_is_told_as_one_within_it(
+    client: Client, address: str, code: str, kind: type[MargoError]
+) -> None:
+    """The server lets a connection go, or finds a proof wrong, when the client has sent its first request."""
+
+    def behave(raw: Raw) -> None:
+        raw.receive()
+        raw.send(encode(Kind.FAULT, message=rpc.pack_fault(Fault(code, "reason"))))
+        assert raw.is_closed()
+
+    with impostor(address, behave) as where, pytest.raises(kind):
+        client.call(where, "echo", Number(1), Number)
+
+
+def test_a_client_of_version_1_is_told_to_update(serve: Serve, address: str) -> None:
+    engine = serve(address, echo)
+    with Raw(transport.connect(engine.address, SECONDS)) as raw:
+        raw.send(encode(Kind.HELLO, message=rpc.pack([[1], 0, bytes(16)])))
+        fault = rpc.unpack_fault(raw.receive().message)
+        assert (fault.code, fault.message.rpartition(": ")[2]) == ("version", "update the client")
+        assert raw.is_closed()
+
+
+def test_a_server_of_version_1_is_named_as_the_one_to_update(client: Client, address: str) -> None:
+    listener, where = transport.listen(address)
+    listener.settimeout(SECONDS)
+    words = "the peer speaks versions [2] of the wire format, this is 1"
+
+    def refuse() -> None:
+        peer, _ = listener.accept()
+        with Raw(peer) as raw:
+            raw.receive()
+            raw.send(encode(Kind.FAULT, message=rpc.pack_fault(Fault("protocol", words))))
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    with listener, pytest.raises(VersionMismatch, match="update the server at"):
+        client.link(where)
+    thread.join(SECONDS)
 
 
 def test_bulk_that_the_receiver_cannot_hold_fails_the_call_alone(client: Client, address: str) -> None:

@@ -30,9 +30,6 @@ __all__ = [
 
 GROUP = "mochi.bedrock.modules"
 
-_WITHOUT_MODULE = ("libwarabi-bedrock-module.so",)
-"""Libraries that configurations of old name, and that nothing here depends on."""
-
 log = logging.getLogger(__name__)
 
 
@@ -197,10 +194,9 @@ def load(library: str) -> Module | None:
                 f'library "{library}" cannot be loaded: {type(error).__name__}: {error}'
             ) from error
         return module
-    if library not in _WITHOUT_MODULE:
-        near = difflib.get_close_matches(library, known, n=1)
-        hint = f', did you mean "{near[0]}"?' if near else ""
-        log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
+    near = difflib.get_close_matches(library, known, n=1)
+    hint = f', did you mean "{near[0]}"?' if near else ""
+    log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
     return None
 
 

@@ -41,6 +41,7 @@ from mochi.margo.errors import (
 from mochi.margo.handshake import Asking, Seat
 from mochi.margo.link import Claim, Link, PendingCall
 from mochi.margo.wire import (
+    Buffer,
     Frame,
     FrameReader,
     Kind,
@@ -201,7 +202,26 @@ class Client:
         provider_id: int = 0,
         timeout: float | None = None,
     ) -> R:
-        """Call an RPC defined with `Engine.define`.
+        """Call an RPC defined with `Engine.define`; raises as `transfer` does."""
+        return self.transfer(address, name, args, result, provider_id=provider_id, timeout=timeout)[0]
+
+    def transfer(
+        self,
+        address: str,
+        name: str,
+        args: msgspec.Struct,
+        result: type[R],
+        *,
+        provider_id: int = 0,
+        timeout: float | None = None,
+        bulk: Sequence[Sequence[Buffer]] = (),
+    ) -> tuple[R, Sequence[memoryview | None]]:
+        """Call an RPC, with bulk of the request, and return its answer, and the bulk of that.
+
+        Parameters
+        ----------
+        bulk : sequence of sequence of buffers
+            Segments, sent as they are when the call returns.
 
         Raises
         ------
@@ -213,14 +233,14 @@ class Client:
         seconds = self.timeout if timeout is None else timeout
         link = self.link(address, seconds)
         pending = PendingCall()
-        number = link.request(name, provider_id, rpc.pack(args), pending, timeout=seconds)
+        number = link.request(name, provider_id, rpc.pack(args), pending, bulk=bulk, timeout=seconds)
         if not self.wait(pending.is_done, lambda: (link,), time.monotonic() + seconds):
             link.cancel(number)
             raise DeadlineExceeded(f"{name} at {address} has not answered within {seconds:g} s")
         if pending.error is not None:
             raise pending.error
         assert pending.frame is not None
-        return rpc.unpack(pending.frame.message, result)
+        return rpc.unpack(pending.frame.message, result), pending.frame.bulk
 
     def wait(
         self, is_done: Callable[[], bool], links: Callable[[], Collection[Link]], deadline: float
