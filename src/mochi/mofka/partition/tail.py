@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mochi.margo.bulk import BufferPool, BufferPoolConfig
+from mochi.margo.bulk import BufferPoolConfig, shared_pool
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.files import Buffer
 from mochi.mofka.partition.blocks import Arena, Blocks
@@ -25,6 +25,9 @@ KEPT = 16 << 20
 
 PIECE = 2 << 20
 """Bytes of a piece of memory."""
+
+FREE = 64 << 20
+"""Bytes of pieces that all partitions together keep for the next batches."""
 
 
 class Tail:
@@ -37,7 +40,7 @@ class Tail:
     """
 
     def __init__(self, first: int) -> None:
-        pieces = BufferPool(BufferPoolConfig(first_size=PIECE, max_free=KEPT // PIECE))
+        pieces = shared_pool(BufferPoolConfig(first_size=PIECE, max_kept=FREE))
         self._metadata = Arena(PIECE, pieces.lease)
         self._data = Arena(PIECE, pieces.lease)
         self._lock = threading.Lock()
@@ -49,21 +52,21 @@ class Tail:
         for batch in batches:
             size = batch.metadata_bytes + batch.data_bytes
             with self._lock:
+                end = self._blocks.end + batch.count
                 self._unread += size
                 if max(self._unread, size) > KEPT:
-                    self._blocks = Blocks(self._blocks.end + batch.count)
+                    self._blocks = Blocks(end)
                     continue
             try:
                 metadata = _copied(batch.metadata, batch.metadata_bytes, self._metadata)
                 data = _copied(batch.data, batch.data_bytes, self._data)
+                sizes = (batch.metadata_sizes.astype(np.uint32), batch.data_sizes.astype(np.uint32))
+                with self._lock:
+                    self._blocks.append(sizes[0], metadata, sizes[1], data)
+                    self._blocks.shrink(KEPT)
             except (MemoryError, OSError):
                 with self._lock:
-                    self._blocks = Blocks(self._blocks.end + batch.count)
-                continue
-            sizes = (batch.metadata_sizes.astype(np.uint32), batch.data_sizes.astype(np.uint32))
-            with self._lock:
-                self._blocks.append(sizes[0], metadata, sizes[1], data)
-                self._blocks.shrink(KEPT)
+                    self._blocks = Blocks(end)
 
     def read(self, first: int, max_events: int, max_bytes: int, with_data: bool) -> Slice | None:
         """Give events as `Partition.read` does; None if the first one is not kept. No copy."""
