@@ -210,7 +210,23 @@ def test_shutdown_of_nothing_succeeds_and_query_of_nothing_fails(servers: Server
 
 @pytest.mark.parametrize("command", ["bedrock-query", "bedrock-shutdown"])
 def test_a_missing_group_file_is_one_line(servers: Servers, command: str) -> None:
-    assert "nowhere.json" in only_line(servers.run(command, "na+sm", "-f", "nowhere.json"))
+    wait = ["-w", "0"] if command == "bedrock-query" else []
+    assert "nowhere.json" in only_line(servers.run(command, "na+sm", "-f", "nowhere.json", *wait))
+    assert "no directory" in only_line(servers.run(command, "na+sm", "-f", "nowhere/mofka.json"))
+
+
+def test_a_query_waits_for_the_group_file_of_a_service_that_starts(servers: Servers) -> None:
+    query = subprocess.Popen(
+        [BIN / "bedrock-query", "na+sm", "-f", "mofka.json", "-w", "60"],
+        cwd=servers.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert query.stderr is not None
+    assert "waiting up to 60 s for the group file mofka.json" in query.stderr.readline()
+    _, address = servers.start(SERVICE, "na+sm")
+    assert list(json.loads(query.communicate(timeout=60)[0])) == [address]
 
 
 def test_the_token_of_the_group_file_is_needed(servers: Servers) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.flock import group_file
-from mochi.flock.errors import GroupFileError
+from mochi.flock.errors import GroupFileError, GroupFileMissing
 from mochi.flock.group_file import GroupView, Member
 
 TOKEN = bytes(range(32))
@@ -140,8 +140,35 @@ def test_a_missing_file_is_named_when_reading(tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_a_missing_file_is_waited_for_but_not_without_its_directory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mofka.json"
+    with pytest.raises(GroupFileMissing, match="no such group file"):
+        group_file.read_within(path, 0.1)
+    assert [str(path) in record.message for record in caplog.records] == [True]
+    with pytest.raises(GroupFileError, match=r"there is no directory .*nowhere"):
+        group_file.read_within(tmp_path / "nowhere" / "mofka.json", 3600)
+    monkeypatch.setattr(group_file.time, "sleep", lambda _: group_file.write(path, VIEW))
+    assert group_file.read_within(path, 3600) == VIEW
+
+
+def test_a_pipe_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "mofka.json"
+    os.mkfifo(path)
+    for refuse in (
+        lambda: group_file.read(path),
+        lambda: group_file.read_within(path, 3600),
+        lambda: group_file.write(path, VIEW),
+        lambda: group_file.update(path, lambda view: None),
+    ):
+        with pytest.raises(GroupFileError, match="is a pipe, no file"):
+            refuse()
+    assert path.is_fifo()
+
+
 def test_a_directory_is_not_a_group_file(tmp_path: Path) -> None:
-    with pytest.raises(GroupFileError, match="cannot be read: Is a directory"):
+    with pytest.raises(GroupFileError, match="cannot be read: is a directory, no file"):
         group_file.read(tmp_path)
 
 

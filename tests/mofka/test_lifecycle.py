@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mochi.mofka.lifecycle import TABLE, Begin, Change, Lives, Look, State, Step, Tell, Verdict, Wish
 
 TOPICS = ("a", "b")
+ENDS = ("well", "failed", "with something left")
 
 
 def test_the_table_says_what_happens_in_every_state_at_rest() -> None:
@@ -95,18 +96,18 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: self.looks)
     @rule(data=st.data(), is_known=st.booleans())
     def look(self, data: st.DataObject, is_known: bool) -> None:
-        topic = data.draw(st.sampled_from(sorted(self.looks)))
+        self.end_look(data.draw(st.sampled_from(sorted(self.looks))), is_known)
+
+    def end_look(self, topic: str, is_known: bool) -> None:
         self.looks.remove(topic)
         self.do(self.lives.found(topic, self.there[topic]) if is_known else self.lives.lost(topic))
 
     @precondition(lambda self: self.changing)
-    @rule(
-        data=st.data(),
-        ends=st.sampled_from(["well", "failed", "with something left"]),
-        is_known=st.booleans(),
-    )
-    def end_change(self, data: st.DataObject, ends: str, is_known: bool) -> None:
-        topic = data.draw(st.sampled_from(sorted(self.changing)))
+    @rule(data=st.data(), ends=st.sampled_from(ENDS), is_known=st.booleans())
+    def change(self, data: st.DataObject, ends: str, is_known: bool) -> None:
+        self.end_change(data.draw(st.sampled_from(sorted(self.changing))), ends, is_known)
+
+    def end_change(self, topic: str, ends: str, is_known: bool) -> None:
         change, request = self.changing.pop(topic)
         outcomes = {
             Change.MAKING: (State.THERE, State.ABSENT, State.LEFT),
@@ -115,7 +116,7 @@ class Requests(RuleBasedStateMachine):
             Change.CLEARING: (State.ABSENT, State.LEFT, State.LEFT),
         }
         if not (change is Change.CLEARING and self.there[topic] is State.THERE):
-            self.there[topic] = outcomes[change][["well", "failed", "with something left"].index(ends)]
+            self.there[topic] = outcomes[change][ENDS.index(ends)]
         if self.cleared_for.get(topic) is not request:
             request.answers.append("by the change")
         if is_known and change is Change.DELETING and self.there[topic] is not State.THERE:
@@ -149,12 +150,10 @@ class Requests(RuleBasedStateMachine):
         for topic in TOPICS:
             while topic in self.looks or topic in self.changing:
                 if topic in self.looks:
-                    self.looks.remove(topic)
+                    self.end_look(topic, True)
                 else:
-                    del self.changing[topic]
-                    self.cleared_for.pop(topic, None)
-                    self.there[topic] = State.THERE
-                self.do(self.lives.found(topic, self.there[topic]))
+                    self.end_change(topic, "well", True)
+            assert not self.queues[topic]
         assert not self.lives._lives
 
 

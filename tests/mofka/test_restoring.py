@@ -28,6 +28,8 @@ from mochi.bedrock.server import Server
 from mochi.flock import group_file
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo.errors import MargoError
+from mochi.margo.gate import Gate
+from mochi.margo.handshake import Seat
 from mochi.mofka.client import MofkaDriver
 from mochi.mofka.registry import PartitionRecord, Registry
 from mochi.mofka.restoring import Restoration
@@ -97,7 +99,8 @@ class TwoServers:
             }
             settings["providers"].append(master)
         server = Server(bedrock_config.parse(settings), f"na+sm://{self._ids[rank]}")
-        server.engine.token = TOKEN
+        server.engine.gate = Gate()  # of the service that the view describes
+        server.engine.gate.admit(Seat(TOKEN, rank))
         ready = threading.Event()
         thread = threading.Thread(target=server.run, args=(ready.set,))
         with pytest.MonkeyPatch.context() as patch:

@@ -38,6 +38,11 @@ class Instance:
     by_umask : bool
         See `Files`.
 
+    Raises
+    ------
+    OSError
+        There can be no more threads now (EAGAIN).
+
     Attributes
     ----------
     files : Files
@@ -51,6 +56,8 @@ class Instance:
         self._closed = False
         self.files = Files(name, config, open_calls(name, config), by_umask=by_umask)
         self._start()
+        if isinstance(self._executor, IoThreads):
+            self._executor.begin()
         _instances.add(self)
 
     @property
@@ -78,6 +85,8 @@ class Instance:
         ------
         InstanceClosed
             After `close`.
+        OSError
+            There is no thread, and can be none now (EAGAIN), as may be in a forked child; `function` will not run.
         """
         with self._lock:
             if self._closed:

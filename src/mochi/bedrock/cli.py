@@ -30,11 +30,15 @@ from mochi.bedrock.supervisor import supervise
 from mochi.margo.address import protocol as protocol_of
 from mochi.margo.client import Client
 from mochi.margo.errors import ConfigError, MargoError
+from mochi.margo.paths import read_small
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
 FAILURE = 255
+
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as shells have it."""
 
 TRACE = 5
 LEVELS = {
@@ -128,6 +132,13 @@ class Command(click.Command):
             return super().make_context(*args, **extra)
         except click.UsageError as error:
             raise WrongFlags(error.format_message(), error.ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -238,7 +249,7 @@ def _failing(peers: Peers | None = None) -> Iterator[None]:
             peers.abandon()
         sys.exit(FAILURE)
     except OSError as error:
-        problem = f"{error.filename}: {error.strerror}"
+        problem = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     except MargoError as error:
         problem = str(error)
     _complain(problem)
@@ -274,8 +285,7 @@ def _read(path: str | None, stdin: bool) -> tuple[bytes, str]:
         return sys.stdin.buffer.read(), "standard input"
     if path is None:
         return b"{}", "configuration"
-    with open(path, "rb") as file:
-        return file.read(), path
+    return read_small(path, pipes=True), path
 
 
 def _serve(server: Server, output_config: str | None) -> int:
@@ -314,21 +324,24 @@ def _service_options(function: F) -> F:
     return function
 
 
-def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file: str | None) -> list[str]:
+def _members(
+    client: Client, protocol: str, addresses: Iterable[str], flock_file: str | None, patience: float
+) -> list[str]:
     """Return the distinct addresses that a command names, and give the client the service's token.
 
-    Servers that have ended in good order, as a group file tells, are not among them.
+    The group file is waited for `patience` seconds. Servers that have ended in good order, as it tells, are not among
+    them.
     """
     found = dict.fromkeys(addresses)
     if flock_file is not None:
-        view = importlib.import_module("mochi.flock.group_file").read(flock_file)
+        view = importlib.import_module("mochi.flock.group_file").read_within(flock_file, patience)
         for member in view.members:
             if member.ended:
                 log.info("%s has ended", member.address)
                 continue
             found[member.address] = None
             if view.token is not None:
-                client.set_token(member.address, view.token)
+                client.set_token(member.address, view.token, view.ranks[member.address])
     for spoken in sorted({protocol_of(address) for address in found} - {protocol_of(protocol)}):
         log.warning("the service speaks %s, not %s: using %s", spoken, protocol, spoken)
     return list(found)
@@ -349,6 +362,15 @@ def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[s
 @click.option("-i", "--provider-id", type=click.IntRange(0, 65534), default=0, help="Provider id of bedrock.")
 @click.option("-j", "--jx9-file", metavar="FILE", help="Ask what this Jx9 script returns at each server.")
 @click.option("-p", "--pretty", is_flag=True, help="Indent the output.")
+@click.option(
+    "-w",
+    "--wait",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=5,
+    help="How long to wait for a group file that is not there yet.",
+    show_default=True,
+)
 def query(
     protocol: str,
     addresses: tuple[str, ...],
@@ -356,6 +378,7 @@ def query(
     provider_id: int,
     jx9_file: str | None,
     pretty: bool,
+    wait: float,
     verbose: str,
 ) -> None:
     """Print the configuration of each server as one JSON object, by address.
@@ -369,8 +392,8 @@ def query(
     client = Client()
     bedrocks = BedrockClient(client, provider_id=provider_id)
     try:
-        script = None if jx9_file is None else Path(jx9_file).read_text("utf-8")
-        members = _members(client, protocol, addresses, flock_file)
+        script = None if jx9_file is None else read_small(jx9_file, pipes=True).decode()
+        members = _members(client, protocol, addresses, flock_file, wait)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
     except UnicodeDecodeError as error:
@@ -394,7 +417,7 @@ def shutdown(protocol: str, addresses: tuple[str, ...], flock_file: str | None, 
     _log_to(sys.stderr, verbose)
     client = Client()
     try:
-        members = _members(client, protocol, addresses, flock_file)
+        members = _members(client, protocol, addresses, flock_file, 0)
     except MargoError as error:
         _fail(error)
     _, is_complete = _ask_all(members, BedrockClient(client).shutdown)

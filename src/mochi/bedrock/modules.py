@@ -17,6 +17,7 @@ from mochi.margo.engine import Engine
 __all__ = [
     "Deployed",
     "Forms",
+    "Guards",
     "MakesFiles",
     "Meets",
     "Module",
@@ -28,9 +29,6 @@ __all__ = [
 ]
 
 GROUP = "mochi.bedrock.modules"
-
-_WITHOUT_MODULE = ("libwarabi-bedrock-module.so",)
-"""Libraries that configurations of old name, and that nothing here depends on."""
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +58,13 @@ class Meets(Protocol):
         secret : bytes or None
             Random, known to all of them; None where they cannot be heard: this process was started again.
         """
+
+
+@runtime_checkable
+class Guards(Protocol):
+    """A module whose providers tell the gate of their engine who may come in. Until one is there, nobody may."""
+
+    guards: bool
 
 
 @runtime_checkable
@@ -196,10 +201,9 @@ def load(library: str) -> Module | None:
                 f'library "{library}" cannot be loaded: {type(error).__name__}: {error}'
             ) from error
         return module
-    if library not in _WITHOUT_MODULE:
-        near = difflib.get_close_matches(library, known, n=1)
-        hint = f', did you mean "{near[0]}"?' if near else ""
-        log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
+    near = difflib.get_close_matches(library, known, n=1)
+    hint = f', did you mean "{near[0]}"?' if near else ""
+    log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
     return None
 
 

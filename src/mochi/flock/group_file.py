@@ -10,10 +10,11 @@ id, metadata sorted by key. Four rules are ours:
 4. A member may have two keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
    again at another address, and ``ended``, if it has ended in good order.
 
-`parse` and `serialize` are pure; `read`, `write` and `update` add the file around them.
+`parse` and `serialize` are pure; `read`, `read_within`, `write` and `update` add the file around them.
 """
 
 import fcntl
+import logging
 import os
 import re
 import tempfile
@@ -24,12 +25,20 @@ from typing import Annotated, Final
 
 import msgspec
 
-from mochi.flock.errors import GroupFileError
+from mochi.flock.errors import GroupFileError, GroupFileMissing
+from mochi.margo.paths import check_regular, read_small
+
+_log = logging.getLogger(__name__)
 
 TOKEN_KEY: Final = "__token__"
 
 LOCK_PATIENCE: Final = 10.0
 """Seconds that an update waits for others to be done with theirs."""
+
+START_PATIENCE: Final = 5.0
+"""Seconds that clients and commands wait for the group file of a service that is starting."""
+
+_LOOK_INTERVAL: Final = 0.05
 
 _SHAPE: Final = (
     '{"members": [{"address": "<text>", "provider_id": <0 to 65535>}, ...], "metadata": {"<text>": "<text>"}}'
@@ -132,15 +141,19 @@ def read(path: str | os.PathLike[str]) -> GroupView:
 
     Raises
     ------
+    GroupFileMissing
+        There is no file.
     GroupFileError
-        The file is missing, cannot be read, or holds no group.
+        It is no regular file, cannot be read, or holds no group.
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb") as file:
-            content = file.read()
+        content = read_small(name)
     except FileNotFoundError:
-        raise GroupFileError(
+        directory = os.path.dirname(os.path.abspath(name))
+        if not os.path.isdir(directory):
+            raise GroupFileError(name, f"no such group file: there is no directory {directory}") from None
+        raise GroupFileMissing(
             name,
             "no such group file; the service writes it when it is ready, where its flock configuration says",
         ) from None
@@ -154,6 +167,22 @@ def read(path: str | os.PathLike[str]) -> GroupView:
     return parse(content, name)
 
 
+def read_within(path: str | os.PathLike[str], patience: float) -> GroupView:
+    """Read a group file, for which `patience` seconds are waited if its directory is there; errors as `read`."""
+    deadline = time.monotonic() + patience
+    is_told = False
+    while True:
+        try:
+            return read(path)
+        except GroupFileMissing:
+            if time.monotonic() >= deadline:
+                raise
+        if not is_told:
+            is_told = True
+            _log.warning("waiting up to %g s for the group file %s, which is not there yet", patience, path)
+        time.sleep(_LOOK_INTERVAL)
+
+
 def write(path: str | os.PathLike[str], view: GroupView) -> None:
     """Write a group file, or replace it, in one step that readers and crashes cannot cut in two.
 
@@ -165,6 +194,7 @@ def write(path: str | os.PathLike[str], view: GroupView) -> None:
     name = os.fspath(path)
     directory, base = os.path.split(os.path.abspath(name))
     try:
+        check_regular(name)
         fd, temporary = tempfile.mkstemp(prefix=f"{base}.", suffix=".swp", dir=directory)
         try:
             with open(fd, "wb") as file:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
+from mochi import shortage
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
@@ -72,7 +73,7 @@ class Workers:
         self._count = 0
         try:
             for _ in range(count):
-                threading.Thread(target=self._work, name=name, daemon=True).start()
+                shortage.start(threading.Thread(target=self._work, name=name, daemon=True))
                 self._count += 1
         except BaseException:
             self.close()
@@ -124,14 +125,15 @@ class Members:
                 view = cast(FlockProvider, self._server.provider(provider["name"])).view
                 addresses.update({rank: address for address, rank in view.ranks.items()})
         addresses[self._server.rank] = self._server.address
-        for address in addresses.values():
-            self.admit(address)
+        for rank, address in addresses.items():
+            self.admit(address, rank)
         return addresses
 
-    def admit(self, address: str) -> None:
+    def admit(self, address: str, rank: int | None) -> None:
         """Have the token of the service used with a server."""
-        if self._server.engine.token is not None:
-            self.client.set_token(address, self._server.engine.token)
+        token = self._server.engine.gate.token
+        if token is not None:
+            self.client.set_token(address, token, rank)
 
 
 class Request:
@@ -373,7 +375,7 @@ class Topics:
             address = partition.address
             if partition.rank is not None:
                 address = addresses.get(partition.rank, address)
-            self._members.admit(address)
+            self._members.admit(address, partition.rank)
             return address
 
         return Removal(self._members.client, address_of)
@@ -387,7 +389,7 @@ class Topics:
     ) -> PartitionRecord:
         """Start a partition at its server; return its record."""
         address = partition.address
-        self._members.admit(address)
+        self._members.admit(address, partition.rank)
         try:
             needs = completed(partition, lambda: providers(address))
         except ConfigError as error:

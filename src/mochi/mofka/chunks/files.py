@@ -17,6 +17,7 @@ from typing import Protocol
 
 from mochi.disk import share, take
 from mochi.mofka.chunks.errors import REFUSALS, PartitionLocked, StorageError, SyncFailed
+from mochi.shortage import lacks_descriptors
 
 Buffer = bytes | bytearray | memoryview
 
@@ -232,12 +233,20 @@ def _locked(fd: int, path: str, lock: Callable[[int], None]) -> "PosixFile":
 
 @contextmanager
 def syncing(path: str) -> Iterator[None]:
-    """Let any failure of a sync come out as `SyncFailed`, whatever the error number."""
+    """Let any failure of a sync come out as `SyncFailed`, whatever the error number.
+
+    One is none: that there was no descriptor to open a directory by, which no sync ever says.
+    """
     try:
         yield
-    except REFUSALS as error:
-        where = (error.path if isinstance(error, StorageError) else error.filename) or path
-        raise SyncFailed(str(error), path=where, operation="sync", errno=error.errno) from error
+    except (*REFUSALS, MemoryError) as error:
+        if lacks_descriptors(error):
+            raise
+        where = getattr(error, "path", "") or getattr(error, "filename", "") or path
+        problem = str(error) or "out of memory"
+        raise SyncFailed(
+            problem, path=where, operation="sync", errno=getattr(error, "errno", None)
+        ) from error
 
 
 @contextmanager

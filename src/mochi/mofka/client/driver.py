@@ -25,7 +25,7 @@ from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
 from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
-from mochi.mofka.client.options import check_name, parse_driver, parse_topic
+from mochi.mofka.client.options import check_name, check_text, parse_driver, parse_topic
 from mochi.mofka.client.service import (
     FIRST_PAUSE,
     PartitionInfo,
@@ -56,8 +56,10 @@ class MofkaDriver(Driver):
 
     Options
     -------
-    group_file : str
+    group_file : str or os.PathLike
         Path of the group file of the service; whoever may read it may use the service.
+    group_file_timeout_ms : int or float
+        Milliseconds that a group file is waited for that is not there yet, 5000 by default.
     timeout_ms : int or float
         Milliseconds that blocking calls take at most, 30000 by default.
     margo : object
@@ -69,7 +71,7 @@ class MofkaDriver(Driver):
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
         try:
-            self._group = Group(self._service.client, parsed.group_file)
+            self._group = Group(self._service.client, parsed.group_file, parsed.patience)
         except FlockError as error:
             raise ConfigError("options.group_file", str(error)) from error
         self._service.follow(self._group)
@@ -275,6 +277,7 @@ class MofkaDriver(Driver):
                 "dependencies": dependencies,
             }
         )
+        check_text("topic name", topic_name)
         place = self._place(self._servers[server_rank], wanted.uuids[0])
         kind = Kind(wanted.type, wanted.partition, wanted.dependencies)
 
@@ -286,6 +289,7 @@ class MofkaDriver(Driver):
         )
 
     def _load(self, name: str) -> TopicRecord:
+        check_text("topic name", name)
         try:
             record = self._registry.load(name)
         except MargoError as error:
@@ -324,12 +328,14 @@ class MofkaDriver(Driver):
         DiasporaError
             The topic is gone, and a server cannot remove what is stored of a partition.
         """
+        check_text("topic name", name)
         self._change(
             name, f"deleting topic {name!r}", DELETE_TOPIC, lambda left: DeleteTopic(name, left), lambda: True
         )
 
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
+        check_text("topic name", name)
         try:
             return self._registry.exists(name)
         except MargoError as error:
