@@ -1,4 +1,4 @@
-"""Many processes make, extend and delete the same topics: whatever comes of it, names, providers and directories agree."""
+"""Processes that make, extend and delete the same topics: then names, providers and directories agree."""
 
 import json
 import random

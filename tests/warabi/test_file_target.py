@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Serve, in_file
+from blob_server import Serve, in_file
 
 from mochi.abt_io.files import File
 from mochi.margo.errors import ConfigError

@@ -31,6 +31,7 @@ from typing import TypeVar
 import msgspec
 
 from mochi.margo import rpc, transport
+from mochi.margo.address import canonical
 from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
@@ -103,7 +104,7 @@ class Client:
         rank : int, optional
             Which member of the service is meant; another one that answers there is not spoken to. None takes any.
         """
-        self._seats[address] = Seat(token, rank)
+        self._seats[canonical(address)] = Seat(token, rank)
 
     def link(self, address: str, timeout: float | None = None) -> Link:
         """Return the link to `address`, connecting where there is none.
@@ -117,6 +118,7 @@ class Client:
         VersionMismatch
             They do not speak the same version.
         """
+        address = canonical(address)
         link = self.living_link(address)
         if link is not None:
             return link
@@ -137,7 +139,7 @@ class Client:
 
     def living_link(self, address: str) -> Link | None:
         """Return the link to `address` if there is one; never blocks."""
-        link = self._links.get(address)
+        link = self._links.get(canonical(address))
         return None if link is None or link.is_lost else link
 
     def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:

@@ -4,22 +4,29 @@ It finds the master database, has what was cut short finished by the server of t
 while it was down; and takes back the partitions that are recorded for its ordinal, at its new address. A partition that
 cannot be opened keeps its record, and has a stand-in that says why to all who ask for it; the others are served.
 
+While a server that may have the master database does not answer, it is waited for, and the log says for whom. Of two
+master databases, which nobody means to have, the first in the order of addresses is used, as clients do.
+
 A service without a master database, or with one that remembers nothing, restores nothing.
 """
 
 import logging
 import os
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
 from msgspec.structs import replace
 
-from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.client import BedrockClient, ask_all
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
+from mochi.flock.client import FlockClient
+from mochi.flock.group_file import Member
 from mochi.flock.provider import FlockProvider
+from mochi.margo import deployment
 from mochi.margo.client import Client
 from mochi.margo.errors import ConfigError, Fault, MargoError
 from mochi.mofka.deletion import path_of, served_as_usual
@@ -37,8 +44,17 @@ log = logging.getLogger(__name__)
 OWN_PATIENCE = 10.0
 """Seconds that the server of the master database waits for what was cut short to be cleared away."""
 
-RETRY_INTERVAL = 0.1
+SETTLE_TIMEOUT = 30.0
+"""Seconds that another server has to do so, which may be changing the topic."""
+
+RETRY_INTERVAL = 0.5
 """Seconds between two rounds of asking the other servers for the master database."""
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds that another server has to answer in one round."""
+
+REMINDER = 60.0
+"""Seconds between two lines that say who is waited for."""
 
 
 class Restoration:
@@ -60,10 +76,11 @@ class Restoration:
         self._topics = topics
         self._providers = server.config()["providers"]
         self._configured = partitions_among(self._providers)
-        self._client = Client()
+        self._client = Client(timeout=ANSWER_TIMEOUT)
+        self._heard: tuple[Member, ...] = ()
 
     def run(self) -> None:
-        """Do it; blocks until the master database is found, for the time-out of dependencies at most.
+        """Do it; blocks until the master database is found, or for the time-out of dependencies if there is one.
 
         Raises
         ------
@@ -71,66 +88,123 @@ class Restoration:
             A server that may have the master database does not answer, or that fails.
         """
         try:
-            own = self._topics()
-            if own is not None:
-                self._restore(own.registry, own.master, lambda asked: own.ask(asked).result(OWN_PATIENCE))
-                for name in own.registry.bad_names():
-                    log.error("a topic of the master database has a name that is no text: %s", name)
-                return
             found = self._find_master()
-            if found is not None:
-                address, number = found
+            if found is None:
+                return
+            address, number = found
+            own = self._topics() if address == self._server.address else None
+            if own is None:
                 registry = Registry(DatabaseHandle(self._client, address, number))
                 self._restore(registry, f"yokan:{number}@{address}", partial(self._ask_master, address))
+                return
+            self._restore(own.registry, own.master, lambda asked: own.ask(asked).result(OWN_PATIENCE))
+            for name in own.registry.bad_names():
+                log.error("a topic of the master database has a name that is no text: %s", name)
         finally:
             self._client.close()
 
     def _find_master(self) -> tuple[str, int] | None:
-        """Return address and provider id of the master database of another server."""
-        deadline = time.monotonic() + self._server.dependency_resolution_timeout
+        """Return the address of the master database, and its provider id."""
+        own = master_among(self._providers)
+        timeout = self._server.dependency_resolution_timeout
+        began = time.monotonic()
+        reminder = began
         while True:
-            failures: list[MargoError] = []
-            for address in self._meet_others():
-                try:
-                    master = master_among(BedrockClient(self._client).config(address)["providers"])
-                except MargoError as error:
-                    failures.append(error)
-                    continue
-                if master is not None:
-                    return address, master["provider_id"]
+            masters, failures = self._ask_others()
+            if own is not None:
+                masters[self._server.address] = own["provider_id"]
+            if masters:
+                if reminder != began:
+                    log.info("the master database is there, at %s", min(masters))
+                return self._chosen(masters)
             if not failures:
                 return None
-            if time.monotonic() > deadline:
+            waits_for = "; ".join(failures)
+            now = time.monotonic()
+            if timeout is not None and now > began + timeout:
                 raise MargoError(
-                    f"the master database, which knows the partitions of this server, is not found: {failures[0]}"
+                    f"the master database, which knows the partitions of this server, is not found: {waits_for}"
                 )
-            time.sleep(RETRY_INTERVAL)
+            if now >= reminder:
+                log.warning(
+                    "waits for the master database, which knows the partitions of this server: %s", waits_for
+                )
+                reminder = now + REMINDER
+            self._server.rest(RETRY_INTERVAL)
+
+    def _chosen(self, masters: Mapping[str, int]) -> tuple[str, int]:
+        """Return the first of the master databases, which are given by their addresses."""
+        address, *others = sorted(masters)
+        if others:
+            deployment.log.log(
+                logging.WARNING if self._server.speaks else logging.DEBUG,
+                "%d servers have a master database, of which that at %s is used, and none of those at %s; "
+                'a condition ("__if__") leaves it to one of them',
+                len(masters),
+                address,
+                ", ".join(others),
+            )
+        return address, masters[address]
 
     def _ask_master(self, address: str, asked: SettleTopic) -> TopicChanged:
         """Have a topic settled by the server of the master database, which may be starting as well."""
         patience = self._server.dependency_resolution_timeout
-        deadline = time.monotonic() + patience
+        deadline = float("inf") if patience is None else time.monotonic() + patience
         while True:
             try:
                 return self._client.call(
-                    address, SETTLE_TOPIC, asked, TopicChanged, provider_id=ENGINE_ID, timeout=patience
+                    address, SETTLE_TOPIC, asked, TopicChanged, provider_id=ENGINE_ID, timeout=SETTLE_TIMEOUT
                 )
             except Fault as fault:
                 if fault.code != "no_rpc" or time.monotonic() > deadline:
                     raise
-            time.sleep(RETRY_INTERVAL)
+            self._server.rest(RETRY_INTERVAL)
 
-    def _meet_others(self) -> list[str]:
-        """Be ready to call the other servers of the group, which may move meanwhile; return their addresses."""
+    def _ask_others(self) -> tuple[dict[str, int], list[str]]:
+        """Ask the other servers for master databases; return these by addresses, and who does not answer, and why.
+
+        A member that answers may know where others are now.
+        """
+        members = self._meet_others()
+        masters: dict[str, int] = {}
+        failures: dict[int | None, str] = {}
+        answering: set[int | None] = set()
+        self._heard = ()
+        for address, answer in ask_all(members, lambda address: self._ask(members[address])).items():
+            rank = members[address].rank
+            if isinstance(answer, MargoError):
+                failures[rank] = f"rank {rank}: {answer}"
+                continue
+            master, heard = answer
+            if master is not None:
+                masters[address] = master
+            answering.add(rank)
+            self._heard += heard
+        return masters, [failure for rank, failure in failures.items() if rank not in answering]
+
+    def _ask(self, member: Member) -> tuple[int | None, tuple[Member, ...]]:
+        """Return the provider id of a server's master database, and what it knows of the others."""
+        master = master_among(BedrockClient(self._client).config(member.address)["providers"])
+        heard: tuple[Member, ...] = ()
+        with suppress(Fault):
+            heard = FlockClient(self._client).view(member.address, member.provider_id).ranked().members
+        return None if master is None else master["provider_id"], heard
+
+    def _meet_others(self) -> dict[str, Member]:
+        """Be ready to call the other servers of the group, which may move meanwhile; return them by address."""
         for provider in self._providers:
             if provider["type"] == "flock":
                 view = cast(FlockProvider, self._server.provider(provider["name"])).view
-                others = [address for address in view.ranks if address != self._server.address]
+                members = {
+                    member.address: member
+                    for member in (*self._heard, *view.ranked().members)
+                    if member.rank != self._server.rank and member.address != self._server.address
+                }
                 if view.token is not None:
-                    for address in others:
-                        self._client.set_token(address, view.token, view.ranks[address])
-                return others
-        return []
+                    for member in members.values():
+                        self._client.set_token(member.address, view.token, member.rank)
+                return members
+        return {}
 
     def _restore(
         self, registry: Registry, master: str, settle: Callable[[SettleTopic], TopicChanged]
@@ -150,9 +224,9 @@ class Restoration:
             log.info("serves %s of %s again", _counted(served, "partition"), _counted(topics, "topic"))
 
     def _settle(self, topic: str, settle: Callable[[SettleTopic], TopicChanged]) -> None:
-        patience = int(self._server.dependency_resolution_timeout * 1000)
+        asked = SettleTopic(topic, int(SETTLE_TIMEOUT * 1000), self._server.rank, self._server.address)
         try:
-            changed = settle(SettleTopic(topic, max(patience, 1), self._server.rank, self._server.address))
+            changed = settle(asked)
         except (MargoError, TimeoutError) as error:
             log.warning(
                 "topic %r: what an interrupted change has left is still to be removed: %s", topic, error
