@@ -6,7 +6,6 @@ any more asks here; the group file is read again where it has changed, and the m
 
 import logging
 import os
-import threading
 import time
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
@@ -15,6 +14,7 @@ from mochi.flock import group_file
 from mochi.flock.errors import FlockError
 from mochi.margo.client import Client
 from mochi.margo.errors import AuthenticationError, MargoError
+from mochi.margo.owned_lock import OwnedLock
 from mochi.mofka.client.service import CONNECT_TIMEOUT, PartitionInfo
 from mochi.mofka.hosting import MASTER_TAG, master_among
 from mochi.mofka.registry import PartitionRecord, Registry
@@ -66,7 +66,7 @@ class Group:
 
     def reset(self) -> None:
         """Begin anew in a forked child, where another thread's lock stays locked."""
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
         self._looked_up: dict[str, tuple[float, dict[str, PartitionRecord] | None]] = {}
 
     def _read(self) -> None:

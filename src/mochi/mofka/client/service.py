@@ -42,6 +42,7 @@ from mochi.margo.errors import (
     ConnectionLost,
     DeadlineExceeded,
     Fault,
+    HeldUp,
     MargoError,
     ProtocolError,
 )
@@ -165,7 +166,7 @@ def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
         return error
     if isinstance(error, DeadlineExceeded):
         return TimeoutExpired(f"{what}: {error}")
-    if isinstance(error, Fault | AuthenticationError):
+    if isinstance(error, Fault | AuthenticationError | HeldUp):
         return DiasporaError(f"{what}: {error}")
     return ConnectionFailed(f"{what}: {error}")
 
