@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
+from mochi.mofka.chunks.clock import CLOCK
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.files import File, FileLayer, syncing
@@ -401,7 +402,7 @@ def _part(
             sum(batch.metadata_bytes for batch in batches),
             sum(batch.data_bytes for batch in batches),
         )
-        after = before.extended(seal.count, *bytes_of, len(sealed), seal.time)
+        after = before.extended(seal.count, *bytes_of, len(sealed), CLOCK.now())
     return Part(
         before,
         after,
