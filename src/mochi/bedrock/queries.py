@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from mochi import shortage
 from mochi.bedrock.turns import Turns
 from mochi.margo.connection import Connection, Request
 from mochi.margo.errors import Fault
@@ -51,10 +52,10 @@ class Queries:
             if self._running:
                 return
             try:
-                threading.Thread(target=self._serve, name="bedrock-queries", daemon=True).start()
-            except RuntimeError as error:
+                shortage.start(threading.Thread(target=self._serve, name="bedrock-queries", daemon=True))
+            except OSError as error:
                 self._turns.drop(connection)
-                raise Fault("unavailable", f"this server can run no queries now: {error}") from error
+                raise Fault("unavailable", f"this server can run no queries now: {error.strerror}") from error
             self._running = True
 
     def _serve(self) -> None:
