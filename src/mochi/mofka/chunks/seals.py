@@ -244,6 +244,14 @@ def seals_in(content: memoryview, key: int) -> Iterator[tuple[Seal, int]]:
         yield seal, position
 
 
+def void_slots(first: int, size: int) -> bytes:
+    """Give so many bytes of slots for the events from `first` on, of no good seal, but such that halving works."""
+    slots = np.zeros(size // SLOT, SLOT_DTYPE)
+    slots["first"] = first
+    slots["place"] = range(len(slots))
+    return slots.tobytes()
+
+
 def slot_of(slot: memoryview) -> tuple[int, int]:
     """Give, of the seal that a slot belongs to, the number of the first event, and the slot's place in it."""
     first, place = _PLACE.unpack_from(slot)
