@@ -59,3 +59,17 @@ def test_several_files_are_synced_at_once_and_each_has_an_outcome_of_its_own(
     together.abort()
     with pytest.raises(threading.BrokenBarrierError):
         calls.sync([7])
+
+
+def test_without_threads_several_files_are_synced_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, str]] = []
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append((fd, threading.current_thread().name)))
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    calls = SystemCalls()
+    assert calls.sync([7, 8, 9]) == [None, None, None]
+    assert synced == [(fd, threading.current_thread().name) for fd in (7, 8, 9)]
+    calls.close()

@@ -1,5 +1,6 @@
 """Where operations run: beside the loop, side by side, drained by close, never in the way of an exit."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -108,16 +109,52 @@ def test_a_pool_with_threads_is_used_itself(pools: Pools) -> None:
     instance.close()
 
 
-def test_an_inline_pool_gets_private_threads_that_start_late_and_end_at_close(pools: Pools) -> None:
+def test_an_inline_pool_gets_private_threads_of_which_one_is_started_in_advance(pools: Pools) -> None:
     def private() -> list[str]:
-        return [thread.name for thread in threading.enumerate() if thread.name.startswith("lazy-io")]
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("own-io")]
 
-    instance = Instance("lazy", pools["__primary__"], AbtIoConfig())
-    assert private() == []
-    assert instance.run(thread_name).result(SECONDS).startswith("lazy-io")
-    assert private() != []
+    instance = Instance("own", pools["__primary__"], AbtIoConfig())
+    assert private() == ["own-io-0"]
+    assert instance.run(thread_name).result(SECONDS) == "own-io-0"
     instance.close()
     assert private() == []
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_without_further_threads_operations_wait_for_the_one_that_there_is(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = Instance("own", pools["__primary__"], AbtIoConfig())
+    release = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        futures = [instance.run(lambda: (release.wait(SECONDS), thread_name())[1]) for _ in range(3)]
+        release.set()
+        assert [future.result(SECONDS) for future in futures] == ["own-io-0"] * 3
+    together = threading.Barrier(2, timeout=SECONDS)
+    for future in [instance.run(together.wait) for _ in range(2)]:
+        future.result(SECONDS)
+    instance.close()
+
+
+def test_what_no_thread_can_be_had_for_is_refused_and_never_runs(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = IoThreads("none")
+    ran: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(OSError, match="no thread can be started now") as refused:
+            threads.submit(partial(ran.append, 1))
+        assert refused.value.errno == errno.EAGAIN
+        with pytest.raises(OSError, match="no thread can be started now"):
+            Instance("own", pools["__primary__"], AbtIoConfig())
+    threads.submit(partial(ran.append, 2)).result(SECONDS)
+    threads.close()
+    assert ran == [2]
 
 
 def test_threads_grow_with_the_demand_up_to_the_limit() -> None:

@@ -157,12 +157,12 @@ def test_a_directory_is_made_once_and_removed_when_it_is_empty(tmp_path: Path) -
     path = tmp_path / "a"
     umask = os.umask(0)
     try:
-        assert plain().make_directory(str(path))
+        assert plain().make_directory(str(path), private=True)
     finally:
         os.umask(umask)
-    assert not plain().make_directory(str(path))
+    assert not plain().make_directory(str(path), private=True)
     assert plain().is_directory(str(path))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
     (path / "file").touch()
     with pytest.raises(OSError, match="not empty"):
         plain().remove_directory(str(path))
@@ -174,7 +174,7 @@ def test_a_directory_is_made_once_and_removed_when_it_is_empty(tmp_path: Path) -
 def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(NotADirectoryError, match="is not a directory") as caught:
-        plain().make_directory(str(tmp_path / "a"))
+        plain().make_directory(str(tmp_path / "a"), private=True)
     assert caught.value.filename == str(tmp_path / "a")
 
 

@@ -29,7 +29,7 @@ from mochi.bedrock.server import Server
 from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
-from mochi.margo.errors import AddressError, ConfigError, Fault
+from mochi.margo.errors import AddressError, AuthenticationError, ConfigError, Fault
 
 HERE = Path(__file__).parent
 PROBE = "libprobe-bedrock-module.so"
@@ -76,7 +76,26 @@ class Told(Alone):
 
     def gather(self, item: Any) -> dict[int, Any]:
         said = super().gather(item)
-        return said | {rank: [other, b""] for rank, other in self._others.items()} if item else said
+        if not isinstance(item, list):
+            return said
+        return said | {rank: [other, b""] for rank, other in self._others.items()}
+
+
+class Sharing(Told):
+    """The same, with a secret that all of them know, and rounds for which those wait that are here."""
+
+    SECRET = b"s" * 32
+
+    def __init__(self, rank: int, others: dict[int, str], barrier: threading.Barrier) -> None:
+        super().__init__(rank, 2, others)
+        self._barrier = barrier
+
+    def gather(self, item: Any) -> dict[int, Any]:
+        self._barrier.wait(30)
+        said = super().gather(item)
+        if not isinstance(item, list):
+            return said
+        return {rank: [address, self.SECRET] for rank, (address, _) in said.items()}
 
 
 @contextmanager
@@ -583,6 +602,87 @@ def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
         servers = [start.result(30) for start in starting]
         shown = [server.config()["providers"][1]["dependencies"]["peer"] for server in servers]
         assert shown == [f"probe:1@{addresses[1]}", f"probe:1@{addresses[0]}"]
+
+
+def flock(bootstrap: str = "self") -> dict[str, Any]:
+    return {"name": "group", "type": "flock", "config": {"bootstrap": bootstrap, "group": {"type": "static"}}}
+
+
+def test_servers_that_were_started_together_wait_for_each_other_before_their_flock_providers_are_made() -> (
+    None
+):
+    addresses = [f"na+sm://bedrock-test-{os.getpid()}-{rank}" for rank in range(2)]
+    barrier = threading.Barrier(2)
+    with ExitStack() as stack, ThreadPoolExecutor(2) as threads:
+        starting = [
+            threads.submit(
+                lambda rank=rank: stack.enter_context(
+                    serving(
+                        deployment(
+                            probe("first"),
+                            probe("second", dependencies={"peer": f"first@{1 - rank}"}),
+                            flock(),
+                            libraries=[PROBE, "libflock-bedrock-module.so"],
+                        ),
+                        addresses[rank],
+                        Sharing(rank, {1 - rank: addresses[1 - rank]}, barrier),
+                    )
+                )
+            )
+            for rank in range(2)
+        ]
+        servers = [start.result(30) for start in starting]
+        assert len({server.engine.gate.token for server in servers}) == 2
+
+
+def test_a_server_that_waits_before_its_flock_provider_is_made_answers_its_peers_alone(
+    client: Client,
+) -> None:
+    own, other = (f"na+sm://bedrock-test-{os.getpid()}-{name}" for name in ("own", "other"))
+    config = deployment(
+        probe("waits", dependencies={"peer": f"far@{other}"}),
+        flock(),
+        libraries=[PROBE, "libflock-bedrock-module.so"],
+    )
+    peer, bedrock = Client(timeout=10), BedrockClient(client)
+    peer.set_token(own, Sharing.SECRET, 1)
+
+    def is_up() -> bool:
+        try:
+            peer.link(own)
+        except AddressError:
+            return False
+        return True
+
+    with ExitStack() as stack, ThreadPoolExecutor(1) as threads:
+        stack.callback(peer.close)
+        starting = threads.submit(
+            lambda: stack.enter_context(
+                serving(config, own, Sharing(1, {0: "na+sm://nobody"}, threading.Barrier(1)))
+            )
+        )
+        while not is_up():
+            assert not starting.done()
+            time.sleep(0.01)
+        for ask in (
+            bedrock.config,
+            bedrock.shutdown,
+            lambda where: bedrock.start_provider(where, probe("x")),
+        ):
+            with pytest.raises(AddressError, match="does not know yet who may come in"):
+                ask(own)
+        assert names(BedrockClient(peer).config(own)) == []
+        with serving(deployment(probe("far")), other):
+            server = starting.result(30)
+        token = server.engine.gate.token
+        assert token not in (None, Sharing.SECRET)
+        client.set_token(own, token, 1)
+        assert names(bedrock.config(own)) == ["waits", "group"]
+        late = Client(timeout=10)
+        stack.callback(late.close)
+        late.set_token(own, Sharing.SECRET, 1)
+        with pytest.raises(AuthenticationError):
+            late.link(own)
 
 
 def test_the_wait_for_a_dependency_ends_at_its_deadline() -> None:

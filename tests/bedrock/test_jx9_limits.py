@@ -52,6 +52,11 @@ EXPONENTIAL = [
     f"{SHARING} switch ($a) {{ case $a: }}",
     f"{SHARING} return strlen($a);",
     f"{SHARING} $b[$a] = 1;",
+    "$a = [1]; $a[0] = $a; return $a;",
+    "$a = [1]; $a[] = $a; $a[] = $a; return $a == $a;",
+    "$a = {}; $a['b'] = $a; return '' .. $a;",
+    "$a = [1]; $a[0] = $a; $b = [1]; $b[0] = $b; return $a === $b;",
+    "$a = [1]; $a[] = $a; sort($a);",
 ]
 
 
@@ -90,7 +95,7 @@ def test_calls_inside_each_other_are_bounded() -> None:
         "return " + "1+" * 2000 + "1",
         "return " + "[" * 2000 + "]" * 2000,
         "return $a" + "[0]" * 2000,
-        "$a" + "[0]" * 2000 + " = 1",
+        "$a" + "[0]" * 2000 + " = 1; return $a;",
         "return " + "0 ? 1 : " * 900 + "1",
         "{" * 2000 + "}" * 2000,
         "for ($i = 0; $i < 5000; $i++) { $a = [$a]; } return $a;",

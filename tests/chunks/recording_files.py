@@ -35,6 +35,7 @@ class RecordingFiles(PosixFiles):
     """
 
     def __init__(self, fail_at: int | None = None, error: int = errno.EIO) -> None:
+        super().__init__()
         self.error = error
         self.calls: list[tuple[str, str]] = []
         self.fail_at = fail_at

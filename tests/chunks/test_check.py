@@ -537,6 +537,7 @@ class BadSectors(PosixFiles):
     """Real files, of which one has bytes that cannot be read."""
 
     def __init__(self, name: str, bad: range) -> None:
+        super().__init__()
         self.name = name
         self.bad = bad
 

@@ -219,6 +219,7 @@ class ForbiddingFiles(PosixFiles):
     """Real files, some of which may not be opened: root may open all, so that modes of files do not do."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
 
     def open(self, path: str, *, writable: bool) -> File:

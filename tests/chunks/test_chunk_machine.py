@@ -184,7 +184,7 @@ class Storage(RuleBasedStateMachine):
         while self.under_way:
             self.finish_commit()
 
-    @rule(ahead=st.integers(0, 25), number=st.sampled_from([errno.EIO, errno.ENOSPC]))
+    @rule(ahead=st.integers(0, 25), number=st.sampled_from([errno.EIO, errno.ENOSPC, errno.EMFILE]))
     def fail_soon(self, ahead: int, number: int) -> None:
         self.files.error = number
         self.files.fail_at = len(self.files.calls) + ahead

@@ -102,6 +102,7 @@ class CountingFiles(PosixFiles):
     """Real files, and how many bytes were read of each kind."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.read: dict[str, int] = {}
 
     def open(self, path: str, *, writable: bool) -> File:

@@ -1,6 +1,7 @@
 """A partition that cannot be made leaves nothing behind, and takes nothing that is not its own with it."""
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,11 +99,11 @@ def test_a_file_system_without_locks_keeps_no_lock_file(tmp_path: Path) -> None:
 def test_a_directory_on_a_full_disk_is_locked_without_a_word_in_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(fd: int, buffers: object, offset: int) -> int:
+    def full(fd: int, data: bytes, offset: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("os.pwritev", full)
+    monkeypatch.setattr("os.pwrite", full)
     lock = PosixFiles().lock(str(tmp_path / "lock"))
-    with pytest.raises(PartitionLocked, match="is locked by a process;"):
+    with pytest.raises(PartitionLocked, match=f"is locked by process {os.getpid()} on"):
         PosixFiles().lock(str(tmp_path / "lock"))
     lock.close()

@@ -83,11 +83,11 @@ def test_a_missing_file_is_an_error_with_its_number(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_made_once_and_only_where_nothing_else_has_its_name(tmp_path: Path) -> None:
-    assert PosixFiles().make_directory(str(tmp_path / "a"))
-    assert not PosixFiles().make_directory(str(tmp_path / "a"))
+    assert PosixFiles().make_directory(str(tmp_path / "a"), private=True)
+    assert not PosixFiles().make_directory(str(tmp_path / "a"), private=True)
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"cannot make .*file: is not a directory \(ENOTDIR\)"):
-        PosixFiles().make_directory(str(tmp_path / "file"))
+        PosixFiles().make_directory(str(tmp_path / "file"), private=True)
 
 
 def test_the_second_lock_is_refused_until_the_first_is_closed(tmp_path: Path) -> None:

@@ -42,19 +42,35 @@ def test_a_directory_that_is_missing_is_no_error(tmp_path: Path) -> None:
 
 def test_what_is_not_the_partitions_own_stays_and_is_named(tmp_path: Path) -> None:
     directory = tmp_path / "topic-1"
-    for number in range(2):
+    for number in range(3):
         fill(directory)
         (directory / "quarantine-000000-meta-0").write_bytes(b"torn")
         (directory / "notes.txt").write_text("mine")
         kept = remove_partition(PosixFiles(), str(directory))
         expected = {
-            str(tmp_path / f"topic-1.deleted-{earlier}" / name)
-            for earlier in range(number + 1)
+            str(tmp_path / aside / name)
+            for aside in (".deleted-topic-1", ".deleted-topic-1-1", ".deleted-topic-1-2")[: number + 1]
             for name in ("quarantine-000000-meta-0", "notes.txt")
         }
         assert set(kept) == expected
         assert {str(path) for path in tmp_path.rglob("*") if path.is_file()} == expected
         assert not directory.exists()
+
+
+def test_whatever_the_length_of_its_name_a_directory_is_removed(tmp_path: Path) -> None:
+    directory = tmp_path / f"{'t' * 218}-5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
+    fill(directory)
+    (directory / "notes.txt").write_text("mine")
+    aside = tmp_path / ".deleted-5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
+    assert remove_partition(PosixFiles(), str(directory)) == [str(aside / "notes.txt")]
+    assert list(tmp_path.iterdir()) == [aside]
+
+
+def test_what_an_earlier_version_left_is_found_by_its_name(tmp_path: Path) -> None:
+    for left in ("topic-1.deleted-0", "topic-1.deleted-7", "topic-11.deleted-0"):
+        fill(tmp_path / left)
+    assert remove_partition(PosixFiles(), str(tmp_path / "topic-1")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["topic-11.deleted-0"]
 
 
 def test_a_directory_that_is_open_is_left_alone(tmp_path: Path) -> None:

@@ -212,6 +212,7 @@ class SlowFiles(PosixFiles):
     """Files whose reads of one file wait at a gate."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
         self.arrived, self.gate = threading.Event(), threading.Event()
         self.open_files = 0

@@ -122,6 +122,50 @@ def test_a_topic_that_cannot_be_made_leaves_nothing(server: Server) -> None:
     assert len(driver.open_topic("broken").partitions) == 1
 
 
+def test_servers_that_have_ended_get_no_partitions_and_are_not_counted(
+    server: Server, tmp_path: Path
+) -> None:
+    group = json.loads(server.group_file.read_text())
+    (member,) = group["members"]
+    ended = [
+        {"address": f"{prefix}-ended", "provider_id": 1, "rank": rank, "ended": True}
+        for rank, prefix in enumerate(("na+sm://0", member["address"]), 1)
+    ]
+    copy = tmp_path / "copy.json"
+    copy.write_text(json.dumps({**group, "members": [ended[0], {**member, "rank": 0}, ended[1]]}))
+    with Driver(backend="mofka", options={"group_file": str(copy)}) as driver:
+        assert driver.num_servers == 1
+        driver.create_topic("spread", options={"num_partitions": 3})
+        driver.add_memory_partition("spread", 0)
+        with pytest.raises(Exception, match="servers 0 to 0"):
+            driver.add_memory_partition("spread", 1)
+        places = {partition["address"] for partition in driver.open_topic("spread").partitions}
+        assert places == {member["address"]}
+
+
+@pytest.mark.parametrize("options", [{"partitions": 2}, {"partitions": 2, "num_partitions": 2}])
+def test_partitions_is_what_num_partitions_was_called(server: Server, options: dict[str, Any]) -> None:
+    driver = server.driver()
+    name = f"alias{len(options)}"
+    driver.create_topic(name, options=options)
+    assert len(driver.open_topic(name).partitions) == 2
+    for wrong in ({"partitions": 0}, {"partitions": "2"}, {"partitions": 2, "num_partitions": 3}):
+        with pytest.raises(Exception, match=r"^options\.partitions: "):
+            driver.create_topic("never", options=wrong)
+
+
+def test_whoever_gives_a_path_for_a_partition_in_memory_is_warned_once(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = server.driver()
+    driver.create_topic(
+        "pathless", options={"num_partitions": 2, "path": "/data", "retention": {"max_bytes": 1}}
+    )
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "options.config.partition.path"
+    ]
+
+
 def test_partitions_can_be_added_to_a_topic(server: Server, tmp_path: Path) -> None:
     driver = server.driver()
     driver.create_topic("growing")

@@ -121,6 +121,11 @@ def test_create_logs_three_lines_to_standard_error(file: Path, capsys: pytest.Ca
     assert capsys.readouterr() == ("", "")
 
 
+def test_warnings_name_the_flag_that_was_typed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("topic create --name t --logging warn --topic.odd 1") == 0
+    assert capsys.readouterr().err.endswith("[warn] --topic.odd has no effect\n")
+
+
 def test_the_command_line_wins_over_the_preset_driver(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,7 +161,16 @@ def test_preset_options_are_quoted_as_in_a_shell(file: Path, monkeypatch: pytest
         ),
         (
             "topic create --name a --validator shema",
-            "Error: validator: nothing is installed under the name 'shema'",
+            "Error: --validator: nothing is installed under the name 'shema'",
+        ),
+        ("topic create --name a --validator schema", "Error: --validator.schema: missing"),
+        (
+            "topic create --name a --topic.bad.field 1",
+            "Error: --topic.bad.field: must not be there, --topic.good is",
+        ),
+        (
+            "topic create --name a --topic-config bad-field.json",
+            "Error: options.bad.field: must not be there, options.good is",
         ),
         ("topic create --name old", "Error: topic 'old' already exists"),
         ("topic list --driver mofk", "did you mean 'mofka'"),
@@ -172,6 +186,7 @@ def test_what_goes_wrong_is_said_on_standard_error_and_exits_with_1(
     file.write_text('{"old": {}}')
     (tmp_path / "bad.json").write_text("{x")
     (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "bad-field.json").write_text('{"bad": {"field": 1}}')
     assert run(arguments) == 1
     err = capsys.readouterr().err
     assert message in err

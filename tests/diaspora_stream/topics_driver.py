@@ -1,6 +1,7 @@
 """A driver that keeps descriptions of topics in a file, for the tests of diaspora-ctl."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.plugins import Component
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import Validator
+
+log = logging.getLogger(__name__)
 
 
 def _description(component: Component | None) -> dict[str, Any] | None:
@@ -38,6 +41,10 @@ class Topics(Driver):
         topics = self.list_topics()
         if name in topics:
             raise TopicExists(name)
+        if "bad" in options:
+            raise ConfigError("options.bad.field", "must not be there, options.good is")
+        if "odd" in options:
+            log.warning("options.odd has no effect")
         topics[name] = {
             "options": options,
             "note": self._note,

@@ -575,3 +575,23 @@ def test_a_bad_pool_or_xstream_is_refused_at_its_field_and_changes_nothing(
     assert engine.expanded_config() == before
     engine.finalize()
     engine.run()
+
+
+def test_an_xstream_without_a_thread_is_refused_and_leaves_all_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    config = threaded(1, "pool")
+    pools = Pools(config, lambda work: work())
+    later = config.with_xstream({"name": "late", "scheduler": {"pools": ["__primary__"]}}, "x").xstreams[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(OSError, match=r"no thread can be started now \(late\)"):
+            pools.add_xstream(later)
+    assert pools["__primary__"].inline
+    pools.add_xstream(later)
+    assert not pools["__primary__"].inline
+    assert pools["__primary__"].submit(lambda: threading.current_thread().name).result(SECONDS) == "late"
+    pools.close()

@@ -24,6 +24,7 @@ import msgspec
 import pytest
 
 from mochi.margo import connection as connection_module
+from mochi.margo import engine as engine_module
 from mochi.margo import handshake, rpc, transport
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.client import Client
@@ -39,6 +40,7 @@ from mochi.margo.errors import (
     MargoError,
     ProtocolError,
 )
+from mochi.margo.handshake import Seat
 from mochi.margo.link import Link, PendingCall
 from mochi.margo.wire import (
     DESCRIPTORS,
@@ -159,8 +161,10 @@ def impostor(address: str, behave: Callable[[Raw], None]) -> Iterator[str]:
     def serve() -> None:
         peer, _ = listener.accept()
         with Raw(peer) as raw:
-            greeting = rpc.unpack(raw.receive().message, handshake.Hello)
-            raw.send(encode(Kind.WELCOME, message=rpc.pack(handshake.welcome(greeting, None, b""))))
+            greeting = handshake.Answering(lambda _: None, b"")
+            welcome = greeting.received(Kind.HELLO, raw.receive().message)
+            assert welcome is not None
+            raw.send(encode(Kind.WELCOME, message=welcome))
             assert raw.receive().kind is Kind.PROOF
             with suppress(ConnectionError, EOFError):
                 behave(raw)
@@ -621,6 +625,58 @@ def test_a_peer_that_does_not_greet_in_time_is_closed(
     assert call(client, engine, "echo", 2) == 2
 
 
+def test_peers_that_say_nothing_hold_few_connections_and_newcomers_come_in(
+    serve: Serve, client: Client, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LOBBY_CAPACITY", 8)
+    monkeypatch.setattr(engine_module, "LOBBY_GRACE", 0.0)
+    engine = serve(address, echo)
+    with ExitStack() as stack:
+        crowd = [Raw(stack.enter_context(transport.connect(engine.address, SECONDS))) for _ in range(50)]
+        assert call(client, engine, "echo", 1) == 1
+        assert len(engine._connections) <= 8 + 1
+        assert rpc.unpack_fault(crowd[0].receive().message).code == "crowded"
+        assert crowd[0].is_closed()
+        assert call(client, engine, "echo", 2) == 2
+
+
+def test_a_crowd_that_greets_is_let_in_though_few_may_be_on_their_way_in(
+    serve: Serve, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LOBBY_CAPACITY", 2)
+    monkeypatch.setattr(engine_module, "LOBBY_GRACE", SECONDS)
+    engine = serve(address, echo)
+    with ExitStack() as stack, ThreadPoolExecutor(32) as threads:
+        crowd = [Client(timeout=SECONDS) for _ in range(100)]
+        for each in crowd:
+            stack.callback(each.close)
+        assert list(threads.map(lambda each: call(each, engine, "echo", 3), crowd)) == [3] * 100
+
+
+def test_peers_that_are_refused_cost_one_line_and_one_that_counts_them(
+    serve: Serve,
+    client: Client,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(engine_module, "INTERVAL", 1000.0)
+    engine = serve(address, echo)
+    for _ in range(100):
+        with transport.connect(engine.address, SECONDS) as peer:
+            peer.sendall(b"nonsense" * 8)
+            assert Raw(peer).is_closed()
+    assert call(client, engine, "echo", 1) == 1
+    engine.finalize()
+    assert until(lambda: len(caplog.records) > 1)
+    first, counted = (record.getMessage() for record in caplog.records)
+    assert first == "refusing a connection: a frame starts with b'nons', expected b'MFK1'"
+    assert (
+        counted
+        == "refusing a connection: 99 more, the last one: a frame starts with b'nons', expected b'MFK1'"
+    )
+
+
 def test_a_server_that_dribbles_its_greeting_does_not_hold_a_client_beyond_its_time_out(
     client: Client, address: str
 ) -> None:
@@ -822,13 +878,87 @@ def test_a_receiver_that_raises_loses_its_link_and_the_client_goes_on(
 
 def with_token(engine: Engine) -> None:
     echo(engine)
-    engine.token = b"k" * 32
+    engine.gate.admit(Seat(b"k" * 32, 1))
 
 
-def test_the_right_token_opens(serve: Serve, client: Client, address: str) -> None:
+@pytest.mark.parametrize("rank", [None, 1])
+def test_the_right_token_opens(serve: Serve, client: Client, address: str, rank: int | None) -> None:
     engine = serve(address, with_token)
-    client.set_token(engine.address, b"k" * 32)
+    client.set_token(engine.address, b"k" * 32, rank)
     assert call(client, engine, "echo", 1) == 1
+
+
+def test_another_member_of_the_service_is_not_spoken_to(serve: Serve, client: Client, address: str) -> None:
+    engine = serve(address, with_token)
+    client.set_token(engine.address, b"k" * 32, 2)
+    with pytest.raises(AddressError, match="rank 2 of the service is meant, this is 1"):
+        call(client, engine, "echo", 1)
+
+
+def test_a_server_that_does_not_know_yet_who_may_come_in_lets_nobody_in_but_its_peers(
+    serve: Serve, client: Client, address: str
+) -> None:
+    engine = serve(address, lambda e: (echo(e), e.gate.shut(), e.gate.admit_peers(Seat(b"p" * 32, 0))))
+    for token in (None, b"k" * 32):
+        if token is not None:
+            client.set_token(engine.address, token)
+        with pytest.raises(AddressError, match="does not know yet who may come in"):
+            call(client, engine, "echo", 1)
+    client.set_token(engine.address, b"p" * 32, 0)
+    assert call(client, engine, "echo", 1) == 1
+
+
+def test_a_greeting_that_is_passed_on_to_another_member_does_not_let_its_bearer_in(
+    serve: Serve, client: Client, address: str
+) -> None:
+    """Somebody at the address of member 2 passes all frames on to member 1."""
+    engine = serve(address, with_token)
+    listener, where = transport.listen(address)
+    listener.settimeout(SECONDS)
+    faults: list[str] = []
+
+    def relay() -> None:
+        peer, _ = listener.accept()
+        with Raw(peer) as victim, Raw(transport.connect(engine.address, SECONDS)) as there:
+            there.send(encode(Kind.HELLO, message=victim.receive().message))
+            reply = there.receive()
+            faults.append(rpc.unpack_fault(reply.message).code)
+            victim.send(encode(reply.kind, message=reply.message))
+
+    thread = threading.Thread(target=relay)
+    thread.start()
+    client.set_token(where, b"k" * 32, 2)
+    with listener, pytest.raises(AddressError, match="this is 1"):
+        client.link(where)
+    thread.join(SECONDS)
+    assert faults == ["wrong_member"]
+
+
+def test_a_member_is_found_through_a_forwarded_port(serve: Serve, client: Client, address: str) -> None:
+    engine = serve(address, with_token)
+    listener, where = transport.listen(address)
+    listener.settimeout(SECONDS)
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def tunnel() -> None:
+        peer, _ = listener.accept()
+        with peer, transport.connect(engine.address, SECONDS) as there, ThreadPoolExecutor(2) as ways:
+            ways.submit(forward, peer, there)
+            ways.submit(forward, there, peer)
+
+    thread = threading.Thread(target=tunnel)
+    thread.start()
+    client.set_token(where, b"k" * 32, 1)
+    with listener:
+        assert client.call(where, "echo", Number(5), Number, provider_id=1).value == 5
+    client.close()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from recording_files import RecordingFiles
 
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import ChunkStore, Origin, Remembered
+from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.writer import Commit
 from mochi.mofka.partition import commits, tail
@@ -183,6 +184,99 @@ def test_a_full_disk_fails_batches_until_there_is_space_again(
     assert stored_in(opener.directory) == numbered(0, 10)
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_chunk_that_cannot_be_opened_fails_its_batch_and_the_next_one_is_stored(
+    opener: Opener, number: int
+) -> None:
+    files = BreakableFiles()
+    partition, _ = opener.open(files, max_events_per_chunk=5)
+    assert append(partition, batch_of(numbered(0, 5))) == 0
+    for _ in range(3):
+        files.broken["open"] = number
+        failure = append(partition, batch_of(numbered(5, 5)))
+        assert isinstance(failure, Fault)
+        assert failure.code == "storage"
+        assert os.strerror(number) in failure.message
+        files.broken.clear()
+        with partition._commits._committing:
+            pass
+    assert append(partition, batch_of(numbered(5, 5))) == 5
+    assert partition.error is None
+    partition.close()
+    assert stored_in(opener.directory) == numbered(0, 10)
+
+
+@pytest.mark.parametrize("where", ["begin", "finish"])
+def test_want_of_memory_fails_a_batch_and_the_next_one_is_stored(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    partition, _ = opener.open()
+    name = "write_records" if where == "finish" else "write_data"
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkFiles, name, refused)
+        failure = append(partition, batch_of([(b"m", bytes(1 << 18))]))
+    assert isinstance(failure, Fault)
+    assert (failure.code, failure.message) == ("storage", "the server is out of memory")
+    with partition._commits._committing:
+        pass
+    assert append(partition, batch_of(numbered(0, 5))) == 0
+    partition.close()
+    assert stored_in(opener.directory) == numbered(0, 5)
+
+
+def test_what_no_thread_can_be_had_for_is_told_so_and_never_stored(opener: Opener) -> None:
+    partition, io = opener.open()
+    run = io.run
+
+    def refused(_: Callable[[], Any]) -> Any:
+        raise OSError(errno.EAGAIN, "no thread can be started now")
+
+    for _ in range(2):
+        io.run = refused  # type: ignore[assignment]
+        for outcome in (append(partition, batch_of(numbered(9, 1))), acknowledge(partition, "c", 1)):
+            assert isinstance(outcome, Fault)
+            assert (outcome.code, "no thread" in outcome.message) == ("storage", True)
+        io.run = run  # type: ignore[method-assign]
+    assert append(partition, batch_of(numbered(0, 5))) == 0
+    assert acknowledge(partition, "c", 3) is None
+    partition.close()
+    assert stored_in(opener.directory) == numbered(0, 5)
+
+
+def test_what_waits_is_left_to_the_thread_that_is_on_its_way(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition, io = opener.open()
+    told: list[Future[int | BaseException]] = [Future() for _ in range(2)]
+    io.gate.clear()
+    partition.append(batch_of(numbered(0, 5)), told[0].set_result)
+    monkeypatch.setattr(partition._commits, "_may_overlap", lambda: True)
+    monkeypatch.setattr(io, "run", lambda _: (_ for _ in ()).throw(OSError(errno.EAGAIN, "no thread")))
+    partition.append(batch_of(numbered(5, 5)), told[1].set_result)
+    io.gate.set()
+    assert [future.result(20) for future in told] == [0, 5]
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_read_that_no_thread_can_be_had_for_is_told_so(opener: Opener) -> None:
+    partition, io = opener.open()
+    append(partition, batch_of(numbered(0, 5)))
+    run = io.run
+
+    def refused(_: Callable[[], Any]) -> Any:
+        raise OSError(errno.EAGAIN, "no thread can be started now")
+
+    io.run = refused  # type: ignore[assignment]
+    outcome = read(partition, 0, 1, 1, False)
+    assert isinstance(outcome, Fault)
+    assert outcome.code == "storage"
+    io.run = run  # type: ignore[method-assign]
+    assert isinstance(read(partition, 0, 1, 1, False), Slice)
+
+
 def test_a_batch_that_came_while_one_before_it_found_no_space_is_not_stored_behind_the_gap(
     opener: Opener,
 ) -> None:
@@ -224,7 +318,7 @@ def test_an_error_that_nobody_expects_is_told_like_any_other(
     partition, _ = opener.open()
 
     def broken(*_: Any, **__: Any) -> Any:
-        raise MemoryError("none left")
+        raise LookupError("no such thing")
 
     monkeypatch.setattr(ChunkStore, "begin", broken)
     monkeypatch.setattr(ChunkStore, "read_range", broken)
@@ -232,7 +326,7 @@ def test_an_error_that_nobody_expects_is_told_like_any_other(
     outcomes.append(append(partition, batch_of(numbered(0, 1))))
     for outcome in outcomes:
         assert isinstance(outcome, Fault)
-        assert (outcome.code, outcome.message) == ("internal", "MemoryError: none left")
+        assert (outcome.code, outcome.message) == ("internal", "LookupError: no such thing")
     assert "unexpected error" in caplog.text
 
 

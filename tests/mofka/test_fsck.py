@@ -110,6 +110,7 @@ def test_all_partitions_of_a_base_directory_are_checked(directory: Path) -> None
     (directory.parent / "master").mkdir()
     (directory.parent / "other-01234567-89ab-cdef-0123-456789abcdef").mkdir()
     shutil.copytree(directory, f"{directory}.deleted-0")
+    shutil.copytree(directory, directory.with_name(f".deleted-{directory.name[-36:]}"))
     damaged(directory)
     status, partitions = run_json(directory.parent)
     assert status == 1

@@ -17,6 +17,8 @@ from mochi.bedrock.server import Server
 from mochi.flock import group_file
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo.errors import MargoError
+from mochi.margo.gate import Gate
+from mochi.margo.handshake import Seat
 from mochi.mofka.restoring import Restoration
 
 TOKEN = b"t" * 32
@@ -79,7 +81,8 @@ class TwoServers:
             }
             settings["providers"].append(master)
         server = Server(bedrock_config.parse(settings), f"na+sm://{self._ids[rank]}")
-        server.engine.token = TOKEN
+        server.engine.gate = Gate()  # of the service that the view describes
+        server.engine.gate.admit(Seat(TOKEN, rank))
         ready = threading.Event()
         thread = threading.Thread(target=server.run, args=(ready.set,))
         ranked = Ranked(server, rank, self.view)

@@ -247,11 +247,10 @@ def test_a_topic_is_deleted_with_all_its_files_and_its_name_is_free(machine: Mac
     assert "topic 'topic'" in str(refusals[0])
     with pytest.raises(DiasporaError, match="topic"):
         producer.push({"n": 0}).wait(10000)
-    assert directories(machine) == [kept, f"{directory.name}.deleted-0"]
-    assert [path.name for path in directory.with_name(f"{directory.name}.deleted-0").iterdir()] == [
-        "quarantine-000000-meta-0"
-    ]
-    shutil.rmtree(directory.with_name(f"{directory.name}.deleted-0"))
+    aside = directory.with_name(f".deleted-{directory.name[-36:]}")
+    assert directories(machine) == [aside.name, kept]
+    assert [path.name for path in aside.iterdir()] == ["quarantine-000000-meta-0"]
+    shutil.rmtree(aside)
     with pytest.raises(TopicNotFound):
         driver.open_topic("topic")
     with pytest.raises(TopicNotFound, match="did you mean 'other'"):

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from mochi.margo.errors import ConfigError
 from mochi.yokan.database import Collection
 from mochi.yokan.embedded import EmbeddedDatabase
 from mochi.yokan.errors import StorageError
-from mochi.yokan.rocksdb import RocksdbBackend
+from mochi.yokan.rocksdb import TABLE_FORMAT, RocksdbBackend
 
 WHERE = "config.database.config"
 
@@ -105,6 +106,16 @@ def test_everything_is_there_after_a_reopening(path: str) -> None:
     assert database.list_keyvals() == pairs
     assert Collection(database, b"partitions").store(b"z") == 2
     database.close()
+
+
+def test_table_files_have_the_format_that_older_versions_read(path: str) -> None:
+    backend = RocksdbBackend({"path": path}, WHERE)
+    backend.write({b"key": b"value"})
+    backend.close()
+    tables = list(Path(path).glob("*.sst"))
+    assert tables
+    for table in tables:  # it ends with the version, and a magic number of 8 bytes
+        assert struct.unpack("<I", table.read_bytes()[-12:-8]) == (TABLE_FORMAT,) == (5,)
 
 
 def test_what_was_written_survives_the_death_of_the_process(path: str) -> None:

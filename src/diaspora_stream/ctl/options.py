@@ -135,6 +135,20 @@ def _value(argument: str, left: Iterator[str]) -> str:
     return value
 
 
+def with_flags(text: str, prefix: str, arguments: Arguments) -> str:
+    """Return a message about a field of ``options`` with the flag that sets it; of a file's fields as it is."""
+
+    def flag(match: re.Match[str]) -> str:
+        path = match[1].split(".")
+        found: Any = arguments.options[prefix]
+        while path and isinstance(found, dict) and path[0] in found:
+            found = found[path.pop(0)]
+        is_of_file = f"{prefix}-config" in arguments.flags and found is arguments.options[prefix]
+        return match[0] if is_of_file else f"--{prefix}.{match[1]}"
+
+    return re.sub(r"\boptions\.(\w+(?:\.\w+)*)", flag, text)
+
+
 def overlay(base: Arguments, top: Arguments) -> Arguments:
     """Return two sets of arguments as one, in which `top` wins."""
     options = {prefix: merge(value, top.options[prefix]) for prefix, value in base.options.items()}

@@ -1,12 +1,13 @@
 """The commands `diaspora-ctl topic create`, `delete` and `list`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diaspora_stream.api import Driver
-from diaspora_stream.ctl.options import Arguments, Flag, Syntax, merge
+from diaspora_stream.ctl.options import Arguments, Flag, Syntax, merge, with_flags
 from diaspora_stream.errors import ConfigError, InvalidJson
 from diaspora_stream.json_value import encode, from_text
 from diaspora_stream.partition_selector import PartitionSelector
@@ -72,14 +73,42 @@ def _options(arguments: Arguments, prefix: str) -> dict[str, Any]:
     return merged
 
 
+@contextmanager
+def _naming_flags(arguments: Arguments, prefix: str) -> Iterator[None]:
+    """Let errors and log lines of the body name the flags of a prefix in place of fields of its ``options``."""
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg, record.args = with_flags(record.getMessage(), prefix, arguments), ()
+        return True
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(rename)
+    try:
+        yield
+    except ConfigError as error:
+        where, problem = (with_flags(text, prefix, arguments) for text in (error.where, error.problem))
+        raise ConfigError(where, problem) from error
+    finally:
+        for handler in handlers:
+            handler.removeFilter(rename)
+
+
 def _driver(arguments: Arguments) -> Driver:
-    return Driver(backend=arguments.flags["driver"], options=_options(arguments, "driver"))
+    options = _options(arguments, "driver")
+    with _naming_flags(arguments, "driver"):
+        return Driver(backend=arguments.flags["driver"], options=options)
 
 
 def _component(arguments: Arguments, prefix: str, make: Callable[..., C]) -> C | None:
     options = _options(arguments, prefix)
     if prefix in arguments.flags:
-        return make(**{**options, "type": arguments.flags[prefix]})
+        try:
+            return make(**{**options, "type": arguments.flags[prefix]})
+        except ConfigError as error:
+            field = error.where.partition(".")[2]
+            flag = with_flags(f"options.{field}", prefix, arguments)
+            raise ConfigError(f"--{prefix}" if field in ("", "type") else flag, error.problem) from error
     if options:
         _log.warning("options of the %s are not used without --%s NAME", prefix, prefix)
     return None
@@ -93,7 +122,7 @@ def create(arguments: Arguments) -> None:
     selector = _component(arguments, "partition-selector", PartitionSelector.from_metadata)
     name = arguments.flags["name"]
     _log.info("opening driver %s", arguments.flags["driver"])
-    with _driver(arguments) as driver:
+    with _driver(arguments) as driver, _naming_flags(arguments, "topic"):
         _log.info("creating topic %s", name)
         driver.create_topic(
             name, options=options, validator=validator, partition_selector=selector, serializer=serializer

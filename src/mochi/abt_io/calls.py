@@ -52,7 +52,10 @@ class SystemCalls:
     def sync(self, fds: Sequence[int]) -> list[OSError | None]:
         if self._closed:
             return [_sync(fd) for fd in fds]
-        others = [self._threads.submit(partial(_sync, fd)) for fd in fds[1:]]
+        try:
+            others = [self._threads.submit(partial(_sync, fd)) for fd in fds[1:]]
+        except OSError:  # at the first of them, for want of any thread
+            return [_sync(fd) for fd in fds]
         return [*map(_sync, fds[:1]), *(other.result() for other in others)]
 
     def close(self) -> None:

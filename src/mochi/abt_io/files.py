@@ -6,19 +6,18 @@ continued here. Calls block, and may be made from several threads at once, each 
 """
 
 import errno
-import fcntl
 import os
-import socket
 import stat
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 
 from mochi.abt_io.calls import Calls, SystemCalls
 from mochi.abt_io.config import AbtIoConfig
+from mochi.disk import take
 
 Buffer = bytes | bytearray | memoryview
 
@@ -36,21 +35,28 @@ class Files:
         Checked configuration.
     calls : Calls, optional
         How files are read, written and synced.
+    by_umask : bool
+        Whether the umask alone says who may use what is made; else it is the owner's (modes 0700 and 0600).
     """
 
-    def __init__(self, name: str, config: AbtIoConfig, calls: Calls | None = None) -> None:
+    def __init__(
+        self, name: str, config: AbtIoConfig, calls: Calls | None = None, *, by_umask: bool = False
+    ) -> None:
         self._name = name
         self._start = time.monotonic()
         self.config = config
         self.calls = calls or SystemCalls()
+        self._directory_mode, self._file_mode = (0o777, 0o666) if by_umask else (0o700, 0o600)
 
     def is_directory(self, path: str) -> bool:
         """Tell whether there is a directory of this name."""
         with self.operation("stat", path):
             return os.path.isdir(path)
 
-    def make_directory(self, path: str) -> bool:
-        """Make a directory (mode 0755) in one that is there, and tell whether it was missing.
+    def make_directory(self, path: str, *, private: bool) -> bool:
+        """Make a directory in one that is there, and tell whether it was missing.
+
+        One that is not private goes by the umask.
 
         Raises
         ------
@@ -59,7 +65,7 @@ class Files:
         """
         with self.operation("mkdir", path):
             try:
-                os.mkdir(path, 0o755)
+                os.mkdir(path, self._directory_mode if private else 0o777)
             except FileExistsError:
                 if not os.path.isdir(path):
                     raise NotADirectoryError(errno.ENOTDIR, "is not a directory") from None
@@ -106,9 +112,9 @@ class Files:
             os.unlink(path)
 
     def open(self, path: str, *, writable: bool) -> "File":
-        """Open a file to read; or to read and write, and then make it (mode 0644) if it is missing."""
+        """Open a file to read; or to read and write, and then make it if it is missing."""
         with self.operation("open", path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, 0o644)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, self._file_mode)
         return File(self, path, fd)
 
     def lock(self, path: str) -> "File":
@@ -122,7 +128,7 @@ class Files:
         file = self.open(path, writable=True)
         try:
             with self.operation("lock", path):
-                _take_lock(file.fd)
+                take(file.fd)
         except BaseException:
             file.close()
             raise
@@ -217,16 +223,3 @@ class File:
         """Close the file, which releases its lock."""
         with self._files.operation("close", self.path):
             os.close(self.fd)
-
-
-def _take_lock(fd: int) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(fd, 256, 0).decode(errors="replace").strip()
-        raise BlockingIOError(error.errno, f"locked by {holder or 'a process'}") from None
-    if not os.fstat(fd).st_nlink:
-        raise BlockingIOError(errno.EAGAIN, "removed meanwhile by who had it locked")
-    with suppress(OSError):  # a full disk has no room for the name, and the lock holds without
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -35,6 +35,13 @@ class Instance:
         Pool that the provider depends on.
     config : AbtIoConfig
         Checked configuration.
+    by_umask : bool
+        See `Files`.
+
+    Raises
+    ------
+    OSError
+        There can be no more threads now (EAGAIN).
 
     Attributes
     ----------
@@ -42,13 +49,15 @@ class Instance:
         Positional I/O on files; its calls block, and belong into operations given to `run`.
     """
 
-    def __init__(self, name: str, pool: Pool, config: AbtIoConfig) -> None:
+    def __init__(self, name: str, pool: Pool, config: AbtIoConfig, *, by_umask: bool = False) -> None:
         self._name = name
         self._pool = pool
         self._config = config
         self._closed = False
-        self.files = Files(name, config, open_calls(name, config))
+        self.files = Files(name, config, open_calls(name, config), by_umask=by_umask)
         self._start()
+        if isinstance(self._executor, IoThreads):
+            self._executor.begin()
         _instances.add(self)
 
     @property
@@ -76,6 +85,8 @@ class Instance:
         ------
         InstanceClosed
             After `close`.
+        OSError
+            There is no thread, and can be none now (EAGAIN), as may be in a forked child; `function` will not run.
         """
         with self._lock:
             if self._closed:

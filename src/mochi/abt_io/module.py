@@ -11,6 +11,7 @@ class AbtIoModule:
     """Module of the provider type ``abt_io``, which has no RPC: it serves providers of its own server."""
 
     type = "abt_io"
+    by_umask = False
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
         """Return name -> (kind, required) of what a provider depends on."""
@@ -32,4 +33,4 @@ class AbtIoModule:
         ConfigError
             `config` is not an abt_io configuration.
         """
-        return Instance(name, dependencies["pool"], abt_io_config.parse(config))
+        return Instance(name, dependencies["pool"], abt_io_config.parse(config), by_umask=self.by_umask)

@@ -23,6 +23,8 @@ from typing import Any
 
 import liburing
 
+from mochi import shortage
+
 Prepare = Callable[[Any], None]
 """Fills a submission queue entry, and holds all memory that the request needs."""
 
@@ -62,7 +64,7 @@ class Ring:
         if setup_flags & liburing.IORING_SETUP_SINGLE_ISSUER:
             opened: Future[None] = Future()
             self._thread = Thread(target=self._serve, args=(opened,), name="abt_io-uring", daemon=True)
-            self._thread.start()
+            shortage.start(self._thread)
             opened.result()
         else:
             self._open()
@@ -71,6 +73,11 @@ class Ring:
     def driven(self) -> bool:
         """Whether a request that comes now is left with another thread."""
         return self._driven
+
+    @property
+    def broken(self) -> bool:
+        """Whether every request fails from now on."""
+        return self._broken is not None
 
     def run(self, requests: Sequence[Prepare]) -> list[Outcome]:
         """Submit requests together, and return when all are done, with what each gave.

@@ -1,8 +1,8 @@
-"""Threads for operations that wait for a disk, started as they are needed.
+"""Threads for operations that wait for a disk, the first of them started in advance, and others as they are needed.
 
 Invariants: an operation that waits never keeps another one waiting while there are fewer than `limit`
-threads; operations are taken in the order of submission; a thread that hangs in the kernel does not keep the
-interpreter from exiting (the threads are daemons).
+threads, and the system gives more; one that no thread will take is not submitted; operations are taken in the order
+of submission; a thread that hangs in the kernel does not keep the interpreter from exiting (the threads are daemons).
 """
 
 from collections import deque
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Condition, Thread
 from typing import Any, TypeVar
+
+from mochi import shortage
 
 T = TypeVar("T")
 
@@ -34,18 +36,43 @@ class IoThreads:
         self._idle = 0
         self._closed = False
 
+    def begin(self) -> None:
+        """Start a thread in advance, so that operations can be submitted whatever the system gives later.
+
+        Raises
+        ------
+        OSError
+            There can be no more threads now (EAGAIN).
+        """
+        with self._changed:
+            if not self._threads:
+                self._start()
+
     def submit(self, function: Callable[[], T]) -> Future[T]:
-        """Run `function` in a thread, for the future's result or exception. Thread-safe, does not block."""
+        """Run `function` in a thread, for the future's result or exception. Thread-safe, does not block.
+
+        Raises
+        ------
+        OSError
+            There is no thread, and can be none now (EAGAIN); `function` will not run.
+        """
         future: Future[T] = Future()
         with self._changed:
-            self._waiting.append((future, function))
-            if self._idle >= len(self._waiting):
+            if self._idle > len(self._waiting):
                 self._changed.notify()
             elif len(self._threads) < self._limit:
-                thread = Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                try:
+                    self._start()
+                except (OSError, MemoryError):
+                    if not self._threads:
+                        raise
+            self._waiting.append((future, function))
         return future
+
+    def _start(self) -> None:
+        thread = Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        shortage.start(thread)
+        self._threads.append(thread)
 
     def close(self) -> None:
         """Wait until all that was submitted is done, and end the threads. Idempotent; it is the last call."""

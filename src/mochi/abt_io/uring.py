@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 class UringCalls(SystemCalls):
     """Calls that go to the first of `num_urings` rings that nobody waits on, or to each in turn.
 
+    A ring on which the kernel has given up is passed over; without any, there are plain system calls.
     The main thread, where Ctrl-C may strike between any two instructions, makes plain system calls. Without
     ``IOSQE_ASYNC`` a thread reads what is in the page cache itself, as the kernel would let the submitting thread
     do, but without the interpreter.
@@ -136,7 +137,7 @@ class UringCalls(SystemCalls):
         self._rings = tuple(rings)
 
     def _ring(self) -> Ring | None:
-        rings = self._rings
+        rings = [ring for ring in self._rings if not ring.broken]
         if not rings or threading.current_thread() is threading.main_thread():
             return None
         for ring in rings:

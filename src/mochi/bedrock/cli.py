@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
+from msgspec.structs import replace
 
 from mochi.bedrock.client import BedrockClient, ask_all
-from mochi.bedrock.config import parse
+from mochi.bedrock.config import FileMode, parse
 from mochi.bedrock.mpi import launched, meet
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.server import Server
@@ -146,6 +147,12 @@ _version = click.version_option(package_name="mofka", message="%(version)s")
 @click.option(
     "--size", type=click.IntRange(1), metavar="N", help="Number of servers of the service, with --rank."
 )
+@click.option(
+    "--file-mode",
+    type=click.Choice(["owner", "umask"]),
+    help="Who may use the files of partitions and databases: their owner alone, the default, or whom the umask lets. "
+    "Wins over bedrock.file_mode of the configuration.",
+)
 @_level_option("info")
 @_version
 def bedrock(
@@ -159,6 +166,7 @@ def bedrock(
     processes: int | None,
     rank: int | None,
     size: int | None,
+    file_mode: FileMode | None,
     verbose: str,
 ) -> None:
     """Start a server at ADDRESS: a protocol such as na+sm or tcp, or a full address.
@@ -194,7 +202,10 @@ def bedrock(
             document = from_jx9(text, source, context, world)
         else:
             document = from_json(text, source)
-        server = Server(parse(document, world), address or None, peers=peers)
+        config = parse(document, world)
+        if file_mode is not None:
+            config = replace(config, file_mode=file_mode)
+        server = Server(config, address or None, peers=peers)
         return _serve(server, output_config)
 
     if processes is not None:
@@ -227,7 +238,7 @@ def _failing(peers: Peers | None = None) -> Iterator[None]:
             peers.abandon()
         sys.exit(FAILURE)
     except OSError as error:
-        problem = f"{error.filename}: {error.strerror}"
+        problem = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     except MargoError as error:
         problem = str(error)
     _complain(problem)
@@ -317,7 +328,7 @@ def _members(client: Client, protocol: str, addresses: Iterable[str], flock_file
                 continue
             found[member.address] = None
             if view.token is not None:
-                client.set_token(member.address, view.token)
+                client.set_token(member.address, view.token, view.ranks[member.address])
     for spoken in sorted({protocol_of(address) for address in found} - {protocol_of(protocol)}):
         log.warning("the service speaks %s, not %s: using %s", spoken, protocol, spoken)
     return list(found)

@@ -187,7 +187,7 @@ class Client:
         if isinstance(arg, str):
             parse(arg)
         else:
-            self._token = arg.token
+            self._token = arg.gate.token
 
     def make_service_handle(self, address: str, provider_id: int = 0) -> "ServiceHandle":
         """Return a handle of the server at `address`; nothing is sent yet."""
@@ -217,11 +217,10 @@ class Client:
 
         def members() -> tuple[str, ...]:
             view = group_file.read(file)
-            addresses = tuple(dict.fromkeys(member.address for member in view.members))
-            for address in addresses:
+            for address, rank in view.ranks.items():
                 if view.token is not None:
-                    self.margo.set_token(address, view.token)
-            return addresses
+                    self.margo.set_token(address, view.token, rank)
+            return tuple(view.ranks)
 
         return ServiceGroupHandle(self, members, provider_id)
 

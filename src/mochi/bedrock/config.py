@@ -10,7 +10,7 @@ An expanded configuration, saved from a query, is a valid input.
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -26,6 +26,9 @@ _SECTIONS = ("margo", "bedrock", "libraries", "providers")
 _OBSOLETE_SECTIONS = ("abt_io", "clients", "mona", "ssg")
 
 log = logging.getLogger(__name__)
+
+
+FileMode: TypeAlias = Literal["owner", "umask"]
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True):
@@ -44,6 +47,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     """Provider id of bedrock's own RPCs."""
     dependency_resolution_timeout: float
     """Seconds to wait for a provider of another server."""
+    file_mode: FileMode | None
+    """Who may use the files that providers make: their owner alone, or whom the umask lets; None is the former."""
     libraries: tuple[str, ...]
     providers: tuple[ProviderSpec, ...]
 
@@ -52,6 +57,7 @@ class _Bedrock(Struct, frozen=True, forbid_unknown_fields=True):
     pool: str | int | UnsetType = UNSET
     provider_id: Annotated[int, Meta(ge=0, lt=AUTOMATIC)] = 0
     dependency_resolution_timeout: Annotated[float, Meta(ge=0)] = 30.0
+    file_mode: FileMode | UnsetType = UNSET
 
 
 def parse(value: Any, world: World | None = None) -> ServerConfig:
@@ -119,6 +125,7 @@ def _checked(document: dict[str, Any]) -> ServerConfig:
         else margo.served_pool_name(bedrock.pool, "bedrock.pool"),
         provider_id=bedrock.provider_id,
         dependency_resolution_timeout=bedrock.dependency_resolution_timeout,
+        file_mode=None if bedrock.file_mode is UNSET else bedrock.file_mode,
         libraries=tuple(dict.fromkeys(convert(libraries, list[str], "libraries"))),
         providers=tuple(assign_ids(specs, {bedrock.provider_id: "bedrock itself"}, (), "providers[{}]")),
     )

@@ -14,7 +14,19 @@ from typing import Any, Protocol, runtime_checkable
 from mochi.bedrock.errors import ModuleError
 from mochi.margo.engine import Engine
 
-__all__ = ["Deployed", "Forms", "Meets", "Module", "Provider", "Publishes", "Restores", "library_of", "load"]
+__all__ = [
+    "Deployed",
+    "Forms",
+    "Guards",
+    "MakesFiles",
+    "Meets",
+    "Module",
+    "Provider",
+    "Publishes",
+    "Restores",
+    "library_of",
+    "load",
+]
 
 GROUP = "mochi.bedrock.modules"
 
@@ -52,6 +64,13 @@ class Meets(Protocol):
 
 
 @runtime_checkable
+class Guards(Protocol):
+    """A module whose providers tell the gate of their engine who may come in. Until one is there, nobody may."""
+
+    guards: bool
+
+
+@runtime_checkable
 class Forms(Protocol):
     """A provider that forms a group with those of its name in the other processes."""
 
@@ -82,6 +101,19 @@ class Publishes(Protocol):
 
     def ready(self, engine: Engine) -> None:
         """Called once, when all servers that were started together are complete. May block."""
+
+
+@runtime_checkable
+class MakesFiles(Protocol):
+    """A module whose providers keep something in files, which are their owner's alone.
+
+    Attributes
+    ----------
+    by_umask : bool
+        Whether the umask alone says who may use what they make; set before any provider is made.
+    """
+
+    by_umask: bool
 
 
 class Deployed(Protocol):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mochi import shortage
 from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.peers import PATIENCE, PeerError, Peers
 
@@ -97,7 +98,7 @@ class MpiPeers(Peers):
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._is_broken = False
         self._left = False
-        threading.Thread(target=self._work, name="bedrock-mpi", daemon=True).start()
+        shortage.start(threading.Thread(target=self._work, name="bedrock-mpi", daemon=True))
         rank, size = self._in_thread(self._start, PATIENCE)
         super().__init__(rank, size, range(size))
 

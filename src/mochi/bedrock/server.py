@@ -6,10 +6,14 @@ Invariants:
 - a provider that fails to start leaves no trace: no RPC, no name, no id;
 - `Server.config` describes what runs now, and deploys the same server again.
 
-Deployment happens in the constructor, before anything is served. `Server.run` then completes the server in a thread
-of its own, while RPCs are answered already, so that the servers of a service can ask each other: providers form their
-groups, modules take back what an earlier run has left, and then the providers say to the world that they are there.
-Later changes come by RPC, one at a time, in the pool that the ``bedrock`` section names.
+Deployment happens in the constructor; what is asked meanwhile waits, unless a provider waits for one of another server.
+`Server.run` then completes the server in a thread of its own, while RPCs are answered already, so that the servers of a
+service can ask each other: providers form their groups, modules take back what an earlier run has left, and then the
+providers say to the world that they are there. Later changes come by RPC, one at a time, in the pool that the
+``bedrock`` section names.
+
+Nobody is let in before it is known who may come, but those that were started together with this server. A configuration
+without a provider that guards the server leaves it open.
 
 The servers of a service keep step by the rounds of `mochi.bedrock.peers`, of which each makes the same four: where it
 listens; what its providers offer; that it is complete; that it has told the world.
@@ -27,18 +31,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from mochi import shortage
 from mochi.bedrock import modules, rpc
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
 from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
-from mochi.bedrock.modules import Forms, Meets, Module, Provider, Publishes, Restores
+from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault, MargoError
+from mochi.margo.handshake import Seat
 
 __all__ = ["Server"]
 
@@ -96,6 +102,7 @@ class Server:
         self._changing = threading.RLock()
         self._client = Client()
         self.engine = Engine(address, config.margo)
+        self.engine.gate.shut()
         self.engine.on_finalize.append(self._close)
         try:
             self._deploy()
@@ -129,7 +136,11 @@ class Server:
         """Return the expanded configuration: plain JSON, keys sorted at every level."""
         with self._changing:
             document = {
-                "bedrock": {"pool": self._settings.pool, "provider_id": self._settings.provider_id},
+                "bedrock": {
+                    "pool": self._settings.pool,
+                    "provider_id": self._settings.provider_id,
+                    **({"file_mode": self._settings.file_mode} if self._settings.file_mode else {}),
+                },
                 "libraries": self._libraries,
                 "margo": self.engine.expanded_config(),
                 "providers": [_expand(running) for running in self._running.values()],
@@ -167,6 +178,8 @@ class Server:
         ------
         MargoError
             The server cannot be completed; it is closed by then. Whatever `on_ready` raises has the same effect.
+        OSError
+            There is no thread for it (EAGAIN).
         """
         failures: list[BaseException] = []
 
@@ -179,7 +192,14 @@ class Server:
                     failures.append(error)
                 self.finalize()
 
-        self.engine.call_soon(threading.Thread(target=complete, name="bedrock-start", daemon=True).start)
+        def start() -> None:
+            try:
+                shortage.start(threading.Thread(target=complete, name="bedrock-start", daemon=True))
+            except OSError as error:
+                failures.append(error)
+                self.finalize()
+
+        self.engine.call_soon(start)
         try:
             status = self.engine.run()
         finally:
@@ -207,6 +227,8 @@ class Server:
             self._libraries.append(library)
             if module is not None:
                 self._modules[module.type] = module
+                if isinstance(module, MakesFiles):
+                    module.by_umask = self._settings.file_mode == "umask"
                 self._introduce(module)
                 log.debug("loaded %s, which brings the type %s", library, module.type)
 
@@ -312,12 +334,16 @@ class Server:
         self._define()
         said = self._peers.gather([self.address, secrets.token_bytes(SECRET_SIZE)])
         self.world = self.world.having({rank: address for rank, (address, _) in said.items()})
-        self._secret = None if isinstance(self._peers, Returning) else min(said.items())[1][1]
+        if type(self._peers) not in (Alone, Returning):
+            self._secret = min(said.items())[1][1]
+        if self._secret:
+            self.engine.gate.admit_peers(Seat(self._secret, self._peers.rank))
         for library in self._settings.libraries:
             self.load_module(library)
         paths = {spec.name: f"providers[{index}]" for index, spec in enumerate(self._settings.providers)}
-        for spec in self._settings.providers:
-            self._module(spec, paths[spec.name])
+        needed = [self._module(spec, paths[spec.name]) for spec in self._settings.providers]
+        if not any(isinstance(module, Guards) for module in needed):
+            self.engine.gate.open()
         for spec in self._settings.providers:
             self._start(spec, self._deployed(spec, paths[spec.name]), paths[spec.name])
 
@@ -346,6 +372,7 @@ class Server:
         self._peers.gather(None)
         with self._changing:
             self._secret = None
+            self.engine.gate.admit_peers(None)
             for module in self._modules.values():
                 self._introduce(module)
         self._peers.close()
@@ -446,8 +473,10 @@ class Server:
         )
 
     def _look_up(self, deadline: float, what: str, address: str) -> ProviderHandle:
-        if self.engine.token is not None:
-            self._client.set_token(address, self.engine.token)
+        rank = self.world.rank_of(address)
+        token = self.engine.gate.token if rank is None else self._secret or self.engine.gate.token
+        if token:
+            self._client.set_token(address, token, rank)
         return BedrockClient(self._client).lookup(
             address, what, timeout=max(deadline - time.monotonic(), 0.0)
         )
@@ -516,7 +545,7 @@ def _in_context(error: Exception, where: str, name: str) -> MargoError:
 
 
 def _in_thread(work: Callable[[], R]) -> Future[R]:
-    """Start `work` in a thread of its own, which does not keep the process from ending."""
+    """Start `work` in a thread of its own, which does not keep the process from ending; OSError if there is none."""
     future: Future[R] = Future()
 
     def run() -> None:
@@ -525,7 +554,7 @@ def _in_thread(work: Callable[[], R]) -> Future[R]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    shortage.start(threading.Thread(target=run, name="bedrock-change", daemon=True))
     return future
 
 

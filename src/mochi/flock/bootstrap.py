@@ -1,6 +1,6 @@
 """How a provider comes to a group: the ways that ``bootstrap`` names.
 
-A way is a `Bootstrap`. Making it finds the token of the service, before the server lets anybody in, and raises where
+A way is a `Bootstrap`. Making it finds the token of the service, without which nobody is let in, and raises where
 this way leads to no group. `Bootstrap.form` then gives the view, once the other processes have said where they are, and
 `Bootstrap.publish` puts it into the group file, once all of them are complete.
 
@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -82,6 +82,8 @@ class Bootstrap(ABC):
     token : bytes or None
         The shared secret of the service; None where there is none yet.
     me : Member
+    on_place : callable
+        Told the member before others can learn that it has got another rank.
 
     Raises
     ------
@@ -96,6 +98,7 @@ class Bootstrap(ABC):
 
     def __init__(self, me: Member, config: FlockConfig, file: str | None, place: Place | None) -> None:
         self.me = me
+        self.on_place: Callable[[Member], None] = lambda member: None
         self.config = config
         self.file = file
         self.place = place
@@ -222,6 +225,7 @@ class JoinBootstrap(Bootstrap):
 
         def enter(view: GroupView) -> GroupView:
             self.me = msgspec.structs.replace(self.me, rank=1 + max(view.ranks.values()))
+            self.on_place(self.me)
             return view.ranked().with_member(self.me)
 
         group_file.update(str(self.file), enter)
@@ -377,4 +381,5 @@ def _put(file: str, me: Member, view: GroupView) -> None:
 
 
 def _with_some_token(view: GroupView) -> GroupView:
-    return view if view.token is not None else view.with_token(new_token())
+    """Return the view with a token; the ranks, which may be those of the order in the file, stay as they are."""
+    return view if view.token is not None else view.ranked().with_token(new_token())

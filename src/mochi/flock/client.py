@@ -53,6 +53,6 @@ def talking_to(view: GroupView, timeout: float) -> Iterator[FlockClient]:
     """Give a client that may talk to the members of a group, for a moment."""
     with closing(Client(timeout=timeout)) as client:
         if view.token is not None:
-            for member in view.members:
-                client.set_token(member.address, view.token)
+            for address, rank in view.ranks.items():
+                client.set_token(address, view.token, rank)
         yield FlockClient(client)

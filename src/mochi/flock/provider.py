@@ -1,9 +1,8 @@
 """A member of a group: answers for its view, and keeps the group file in step with what becomes of it.
 
-The token of the service is known before the server lets anybody in; from then on the engine refuses callers who do not
-hold it. The group file is written once all servers that were started together are complete, so that whoever finds it
-can use the service. A member that ends marks itself there; the last one alive removes the file, unless another service
-has replaced it.
+The engine lets in who holds the token of the service and means this member. The group file is written once all servers
+that were started together are complete, so that whoever finds it can use the service. A member that ends marks itself
+there; the last one alive removes the file, unless another service has replaced it.
 """
 
 import logging
@@ -20,6 +19,7 @@ from mochi.flock.config import FlockConfig
 from mochi.flock.errors import FlockError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo.engine import Engine
+from mochi.margo.handshake import Seat
 from mochi.margo.pools import Pool
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class FlockProvider:
     Parameters
     ----------
     engine : Engine
-        Server that the provider belongs to; it gets the token.
+        Server that the provider belongs to; its gate gets the token, and the rank of the member.
     provider_id : int
         Identifier of the provider in its server.
     config : FlockConfig
@@ -62,10 +62,12 @@ class FlockProvider:
         self._is_published = False
         me = Member(engine.address, provider_id, 0 if place is None else place.rank)
         self._bootstrap = bootstrap(me, config, self._file, place)
-        token = self._bootstrap.token or engine.token or new_token()
-        if engine.token not in (None, token):
+        self._token = self._bootstrap.token or engine.gate.token or new_token()
+        if engine.gate.token not in (None, self._token):
             raise FlockError("the server is a member of another service already, which has another token")
-        engine.token = self._token = token
+        self._seat: Seat | None = None
+        self._bootstrap.on_place = self._take_seat
+        self._take_seat(self._bootstrap.me)
         self._view = self._view_of((self._bootstrap.me,))
         engine.define(rpc.GET_VIEW, provider_id, rpc.GetView, self._get_view, pool=pool)
         engine.define(rpc.ANNOUNCE, provider_id, rpc.Announce, self._take_note, pool=pool)
@@ -143,6 +145,12 @@ class FlockProvider:
             if not any(map(client.is_alive, others)):
                 return None
         return view.with_member(msgspec.structs.replace(me, ended=True))
+
+    def _take_seat(self, me: Member) -> None:
+        """Let in who means this member, under its rank as it is from now on."""
+        seat = Seat(self._token, me.rank)
+        self._engine.gate.admit(seat, instead=self._seat)
+        self._seat = seat
 
     def _view_of(self, members: tuple[Member, ...]) -> GroupView:
         config = self._config.group.config

@@ -30,13 +30,15 @@ from typing import TypeVar
 
 import msgspec
 
-from mochi.margo import handshake, rpc, transport
+from mochi.margo import rpc, transport
 from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
     DeadlineExceeded,
     ProtocolError,
+    VersionMismatch,
 )
+from mochi.margo.handshake import Asking, Seat
 from mochi.margo.link import Claim, Link, PendingCall
 from mochi.margo.wire import (
     Frame,
@@ -71,7 +73,7 @@ class Client:
 
     def __init__(self, *, timeout: float = 30.0) -> None:
         self.timeout = timeout
-        self._tokens: dict[str, bytes] = {}
+        self._seats: dict[str, Seat] = {}
         self._reset()
         _clients.add(self)
 
@@ -92,9 +94,15 @@ class Client:
             self._background.abandon()
         self._reset()
 
-    def set_token(self, address: str, token: bytes) -> None:
-        """Use `token` with the server at `address` from now on."""
-        self._tokens[address] = token
+    def set_token(self, address: str, token: bytes, rank: int | None = None) -> None:
+        """Use `token` with the server at `address` from now on.
+
+        Parameters
+        ----------
+        rank : int, optional
+            Which member of the service is meant; another one that answers there is not spoken to. None takes any.
+        """
+        self._seats[address] = Seat(token, rank)
 
     def link(self, address: str, timeout: float | None = None) -> Link:
         """Return the link to `address`, connecting where there is none.
@@ -102,9 +110,11 @@ class Client:
         Raises
         ------
         AddressError
-            Nobody answers there.
+            Nobody answers there, or not the member that is meant, or one that lets nobody in yet.
         AuthenticationError
             The server and this client do not hold the same token.
+        VersionMismatch
+            They do not speak the same version.
         """
         link = self.living_link(address)
         if link is not None:
@@ -142,24 +152,25 @@ class Client:
         deadline = time.monotonic() + timeout
         peer = transport.connect(address, timeout)
         try:
-            greeting = handshake.hello()
-            peer.sendall(encode(Kind.HELLO, message=rpc.pack(greeting)))
+            greeting = Asking(self._seats.get(address), address)
+            peer.sendall(encode(Kind.HELLO, message=greeting.hello))
             frame = self._receive_greeting(peer, address, deadline)
-            reply = rpc.unpack(frame.message, handshake.Welcome)
-            proof = handshake.answer(greeting, reply, self._tokens.get(address), address)
-            peer.sendall(encode(Kind.PROOF, message=rpc.pack(proof)))
+            peer.sendall(encode(Kind.PROOF, message=greeting.received(frame.kind, frame.message)))
         except OSError as error:
             peer.close()
             raise AddressError(
                 f"the server at {address} does not greet: {error.strerror or error}"
             ) from error
+        except VersionMismatch:
+            peer.close()
+            raise
         except ProtocolError as error:
             peer.close()
             raise ProtocolError(f"what answers at {address} is no server of this kind: {error}") from error
         except BaseException:
             peer.close()
             raise
-        return peer, reply.instance
+        return peer, greeting.instance
 
     def _receive_greeting(self, peer: socket.socket, address: str, deadline: float) -> Frame:
         reader = FrameReader(allocate_private)
@@ -171,10 +182,6 @@ class Client:
             if time.monotonic() > deadline:
                 raise TimeoutError("timed out")
             for frame in reader.received(count):
-                if frame.kind is Kind.FAULT:
-                    raise rpc.unpack_fault(frame.message)
-                if frame.kind is not Kind.WELCOME:
-                    raise ProtocolError(f"the server at {address} greets with {frame.kind.name}")
                 return frame
 
     def forget(self, link: Link) -> None:

@@ -16,7 +16,9 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from mochi.margo import handshake, rpc
+from mochi.margo.complaints import Complaint
 from mochi.margo.errors import AuthenticationError, Fault, MargoError, ProtocolError
+from mochi.margo.gate import Gate
 from mochi.margo.wire import (
     DESCRIPTORS,
     GREETING_LIMITS,
@@ -32,10 +34,13 @@ from mochi.margo.wire import (
     encode,
 )
 
-log = logging.getLogger(__name__)
-
 GREETING_TIMEOUT = 10.0
 """Seconds that a peer may take to prove itself."""
+
+REFUSING = Complaint("refusing a connection")
+CLOSING = Complaint("closing a connection")
+FAILED = Complaint("a handler failed", logging.ERROR)
+UNEXPECTED = Complaint("an unexpected error on a connection", logging.ERROR)
 
 MAX_OUTSTANDING = 256
 MAX_OUTSTANDING_BYTES = 128 << 20
@@ -49,7 +54,7 @@ class Owner(Protocol):
     """What a connection needs of its engine."""
 
     loop: asyncio.AbstractEventLoop
-    token: bytes | None
+    gate: Gate
     instance: bytes
 
     def definition(self, frame: Frame) -> "Definition":
@@ -58,8 +63,14 @@ class Owner(Protocol):
     def on_loop(self, function: Callable[[], None]) -> None:
         """Run `function` now when this is the loop's thread, else soon."""
 
+    def has_proven(self, connection: "Connection") -> None:
+        """Take note that a peer has proved itself."""
+
     def forget(self, connection: "Connection") -> None:
         """Drop a connection that has closed."""
+
+    def complain(self, kind: Complaint, problem: object) -> None:
+        """Log what a peer did wrong, or what was done for it and failed. Any thread."""
 
 
 class Request:
@@ -169,12 +180,10 @@ class Connection:
         self._writing = False
         self._reading = True
         self._ending = False
-        self._hello: handshake.Hello | None = None
-        self._welcome: handshake.Welcome | None = None
-        self._proven = False
+        self._greeting = handshake.Answering(engine.gate.seat_of, engine.instance)
         self._outstanding: dict[int, Request] = {}
         self._outstanding_bytes = 0
-        self._greeting = engine.loop.call_later(GREETING_TIMEOUT, self._greeting_expired)
+        self._greeting_timer = engine.loop.call_later(GREETING_TIMEOUT, self._greeting_expired)
         engine.loop.add_reader(peer, self._readable)
 
     @property
@@ -187,7 +196,7 @@ class Connection:
         if self.closed:
             return
         self.closed = True
-        self._greeting.cancel()
+        self._greeting_timer.cancel()
         if self._reading:
             self.engine.loop.remove_reader(self._peer)
         if self._writing:
@@ -204,8 +213,8 @@ class Connection:
         for callback in self.on_close:
             try:
                 callback()
-            except Exception:
-                log.exception("unhandled error after a connection was closed")
+            except Exception as error:
+                self.engine.complain(UNEXPECTED, error)
 
     def end_reading(self) -> None:
         """Read no more from the peer."""
@@ -312,7 +321,17 @@ class Connection:
             self.engine.loop.remove_reader(self._peer)
 
     def _greeting_expired(self) -> None:
-        log.warning("a peer did not prove itself within %g s", GREETING_TIMEOUT)
+        self.engine.complain(REFUSING, f"it has not proved itself within {GREETING_TIMEOUT:g} s")
+        self.close()
+
+    def let_go(self) -> None:
+        """Close the connection of a peer that has not proved itself, to make room for others."""
+        self._refuse(Fault("crowded", "too many connections have not proved themselves"))
+
+    def _refuse(self, error: MargoError) -> None:
+        is_proven = self._greeting.state is handshake.State.PROVEN
+        self.engine.complain(CLOSING if is_proven else REFUSING, error)
+        self.send(Kind.FAULT, 0, rpc.pack_fault(_as_fault(error)))
         self.close()
 
     def _readable(self) -> None:
@@ -333,11 +352,9 @@ class Connection:
                 for frame in reader.received(count):
                     self._dispatch(frame)
             except MargoError as error:
-                log.warning("closing a connection: %s", error)
-                self.send(Kind.FAULT, 0, rpc.pack_fault(_as_fault(error)))
-                self.close()
-            except Exception:
-                log.exception("closing a connection")
+                self._refuse(error)
+            except Exception as error:
+                self.engine.complain(UNEXPECTED, error)
                 self.close()
             if self.closed or not self._reading:
                 return
@@ -354,7 +371,7 @@ class Connection:
         return definition.allocate(frame)
 
     def _dispatch(self, frame: Frame) -> None:
-        if not self._proven:
+        if self._greeting.state is not handshake.State.PROVEN:
             self._greet(frame)
         elif frame.kind is Kind.REQUEST:
             self._handle(frame)
@@ -366,19 +383,13 @@ class Connection:
             raise ProtocolError(f"a client sent a frame of kind {frame.kind.name}")
 
     def _greet(self, frame: Frame) -> None:
-        if frame.kind is Kind.HELLO and self._hello is None:
-            self._hello = rpc.unpack(frame.message, handshake.Hello)
-            self._welcome = handshake.welcome(self._hello, self.engine.token, self.engine.instance)
-            self.send(Kind.WELCOME, 0, rpc.pack(self._welcome))
-        elif frame.kind is Kind.PROOF and self._hello is not None and self._welcome is not None:
-            proof = rpc.unpack(frame.message, handshake.Proof)
-            if not handshake.is_proven(proof, self._hello, self._welcome, self.engine.token):
-                raise AuthenticationError("the token is not that of this service")
-            self._proven = True
-            self._reader.limits = Limits()
-            self._greeting.cancel()
-        else:
-            raise AuthenticationError(f"a frame of kind {frame.kind.name} before the greeting was over")
+        reply = self._greeting.received(frame.kind, frame.message)
+        if reply is not None:
+            self.send(Kind.WELCOME, 0, reply)
+            return
+        self._reader.limits = Limits()
+        self._greeting_timer.cancel()
+        self.engine.has_proven(self)
 
     def _handle(self, frame: Frame) -> None:
         request = Request(self, frame)
@@ -402,7 +413,7 @@ class Connection:
                 definition.handler(request)
             except Exception as error:
                 if not isinstance(error, MargoError):
-                    log.exception("a handler failed")
+                    self.engine.complain(FAILED, error)
                 request.fail(error)
             if frame.flags & ONE_WAY:
                 request.reply()

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import secrets
 import threading
 import time
@@ -22,9 +23,11 @@ import msgspec
 import uvloop
 
 from mochi.margo import rpc, transport
+from mochi.margo.complaints import INTERVAL, Complaint, Complaints
 from mochi.margo.config import PRIMARY, MargoConfig
-from mochi.margo.connection import Connection, Definition, Handler, Request
-from mochi.margo.errors import Fault, InUse, ProtocolError
+from mochi.margo.connection import REFUSING, Connection, Definition, Handler, Request
+from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
+from mochi.margo.gate import Gate, Lobby
 from mochi.margo.pools import Pool, Pools, Strand, check_cores, pin
 from mochi.margo.wire import (
     Allocate,
@@ -44,6 +47,20 @@ ACCEPT_BURST = 64
 
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
+
+LOBBY_CAPACITY = 512
+LOBBY_SHARE = 8
+"""Connections that have not proved themselves: so many at most, and so few that they hold one in eight descriptors."""
+
+LOBBY_GRACE = 0.25
+"""Seconds that a connection has to prove itself also when others wait for its place."""
+
+NOT_ACCEPTING = Complaint("cannot accept connections for now", logging.ERROR)
+
+
+def _lobby_capacity() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return LOBBY_CAPACITY if soft == resource.RLIM_INFINITY else min(LOBBY_CAPACITY, soft // LOBBY_SHARE)
 
 
 def _no_bulk(frame: Frame) -> Sequence[memoryview]:
@@ -80,8 +97,8 @@ class Engine:
     ----------
     address : str
         The address as peers can use it.
-    token : bytes or None
-        What peers must prove to hold before any RPC; None lets anybody in who can reach the address.
+    gate : Gate
+        Whom it lets in before any RPC: at first, anybody who can reach the address.
     instance : bytes
         Random; tells this engine from an earlier one at the same address.
     on_finalize : list of callables
@@ -99,13 +116,16 @@ class Engine:
         check_cores(self.config.xstreams, "margo.argobots.xstreams[{}]")
         self._listener, self.address = transport.listen(address)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-        self.token: bytes | None = None
+        self.gate = Gate()
         self.instance = secrets.token_bytes(16)
         self.on_finalize: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self.pools = Pools(self.config, self.call_soon)
         self._definitions: dict[tuple[int, int], tuple[str, Definition]] = {}
         self._connections: set[Connection] = set()
+        self._lobby = Lobby[Connection](_lobby_capacity(), LOBBY_GRACE)
+        self._pause: asyncio.TimerHandle | None = None
+        self._complaints = Complaints()
         self._status = 0
         self._finalizing = False
         self.loop.add_reader(self._listener, self._accept)
@@ -363,6 +383,7 @@ class Engine:
         finally:
             for connection in list(self._connections):
                 connection.close()
+            self._log_complaints()
             self.pools.close()
             self.loop.close()
 
@@ -394,29 +415,72 @@ class Engine:
             self.loop.remove_reader(self._listener)
             self._listener.close()
 
+    def _pause_accepting(self, seconds: float) -> None:
+        self.loop.remove_reader(self._listener)
+        self._pause = self.loop.call_later(seconds, self._resume_accepting)
+
     def _resume_accepting(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         if self._listener.fileno() >= 0:
             self.loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
         for _ in range(ACCEPT_BURST):
+            now = self.loop.time()
+            if (seconds := self._lobby.wait(now)) > 0:
+                self._pause_accepting(seconds)
+                return
             try:
                 peer = transport.accept(self._listener)
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("cannot accept connections for now: %s", error.strerror)
-                    self.loop.remove_reader(self._listener)
-                    self.loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
+                    self.complain(NOT_ACCEPTING, error.strerror)
+                    self._pause_accepting(ACCEPT_PAUSE)
                     return
                 log.debug("a connection was lost before it was accepted: %s", error)
                 continue
             if peer is None:
-                log.warning("refused a connection from another user")
-            else:
-                self._connections.add(Connection(self, peer))
+                self.complain(REFUSING, "it is of another user")
+                continue
+            crowding = self._lobby.to_let_go()
+            if crowding is not None:
+                crowding.let_go()
+            connection = Connection(self, peer)
+            self._connections.add(connection)
+            self._lobby.enter(connection, transport.origin(peer), now)
+
+    def has_proven(self, connection: Connection) -> None:
+        """Take note that a peer has proved itself."""
+        if self._lobby.leave(connection) and self._pause is not None:
+            self._resume_accepting()
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that has closed."""
         self._connections.discard(connection)
+        self.has_proven(connection)
+
+    def complain(self, kind: Complaint, problem: object) -> None:
+        """Log what a peer did wrong, or what was done for it and failed: of each kind one line a second. Any thread."""
+        text = str(problem)
+        if isinstance(problem, Exception) and not isinstance(problem, MargoError):
+            text = f"{type(problem).__name__}: {problem}"
+            log.debug("%s", kind.what, exc_info=problem)
+
+        def note() -> None:
+            if not self._complaints.has_noted:
+                self.loop.call_later(INTERVAL, self._log_complaints)
+            line = self._complaints.add(kind, text)
+            if line is not None:
+                log.log(kind.level, "%s", line)
+
+        self.on_loop(note)
+
+    def _log_complaints(self) -> None:
+        for kind, line in self._complaints.interval_over():
+            log.log(kind.level, "%s", line)
+        if self._complaints.has_noted:
+            self.loop.call_later(INTERVAL, self._log_complaints)

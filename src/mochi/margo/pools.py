@@ -35,6 +35,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+from mochi import shortage
 from mochi.margo.config import MargoConfig, PoolSpec, XstreamSpec
 from mochi.margo.errors import ConfigError
 
@@ -228,8 +229,11 @@ class _Xstream:
         self._idle = False
         self._ending = False
         self._thread = threading.Thread(target=self._serve, name=spec.name, daemon=True)
-        self.start = self._thread.start
         self.join = self._thread.join
+
+    def start(self) -> None:
+        """Begin; OSError (EAGAIN) if there can be no more threads now."""
+        shortage.start(self._thread)
 
     def wake(self) -> bool:
         """Have it look for work; False if it is not asleep."""
@@ -314,11 +318,12 @@ class Pools:
             del self._by_name[name]
 
     def add_xstream(self, spec: XstreamSpec) -> None:
-        """Start an xstream."""
-        with self._lock:
-            xstream = self._xstreams[spec.name] = self._thread(spec)
-            self._assign()
+        """Start an xstream; OSError (EAGAIN), and nothing has changed, if there can be no more threads now."""
+        xstream = self._thread(spec)
         xstream.start()
+        with self._lock:
+            self._xstreams[spec.name] = xstream
+            self._assign()
 
     def remove_xstream(self, name: str) -> None:
         """Have an xstream end after the work that it is at; does not wait for that."""

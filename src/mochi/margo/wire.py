@@ -1,4 +1,4 @@
-"""Wire format v1 without I/O: frames out of bytes, and bytes out of frames.
+"""Wire format without I/O: frames out of bytes, and bytes out of frames.
 
 A connection carries frames in both directions. A frame is a head of fixed size, extensions, segment records, a
 message, and the bytes of its inline segments (see ``docs/wire-format.md``). Nothing here touches a socket.
@@ -26,7 +26,7 @@ from mochi.margo.errors import ProtocolError
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAGIC = b"MFK1"
-VERSION = 1
+VERSION = 2
 STAGING_SIZE = 16 * 1024
 MAX_SEGMENTS = 16
 MAX_MESSAGE = 16 << 20

@@ -32,6 +32,7 @@ from mochi.mofka.chunks.errors import REFUSALS, StorageError
 from mochi.mofka.chunks.files import PosixFiles
 from mochi.mofka.chunks.findings import Effect, Finding, Report
 from mochi.mofka.chunks.layout import owner_of
+from mochi.mofka.chunks.removal import ASIDE
 
 _MOST_FINDINGS = 20
 
@@ -66,7 +67,8 @@ def partitions_in(files: PosixFiles, path: str) -> list[str]:
     """Give the directories of partitions that a path means: itself, or those named ``<topic>-<uuid>`` in it."""
     if is_partition(files, path):
         return [path]
-    entries = (os.path.join(path, name) for name in sorted(files.list_directory(path)))
+    names = (name for name in sorted(files.list_directory(path)) if not name.startswith(f"{ASIDE}-"))
+    entries = (os.path.join(path, name) for name in names)
     return [
         entry
         for entry in entries

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 
+from mochi import shortage
 from mochi.margo import rpc
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.connection import Connection, Request
@@ -516,9 +517,10 @@ class PartitionProvider:
         if asked.unused_only and (self._partition.count or self._partition.error is not None):
             request.reply(rpc.pack(Removed([])))
             return
-        self._end_service("deleted", f"topic {self.topic!r} was deleted")
 
         def remove() -> None:
+            with self._lock:
+                self._end_service("deleted", f"topic {self.topic!r} was deleted")
             try:
                 self._partition.close()
             except Exception as error:
@@ -531,7 +533,7 @@ class PartitionProvider:
             else:
                 request.reply(rpc.pack(Removed(kept)))
 
-        threading.Thread(target=remove, name="mofka-remove", daemon=True).start()
+        shortage.start(threading.Thread(target=remove, name="mofka-remove", daemon=True))
 
 
 def _segments(frame: Frame) -> tuple[Segment, Segment, Segment]:

@@ -103,7 +103,7 @@ class Restoration:
                 others = [address for address in view.ranks if address != self._server.address]
                 if view.token is not None:
                     for address in others:
-                        self._client.set_token(address, view.token)
+                        self._client.set_token(address, view.token, view.ranks[address])
                 return others
         return []
 

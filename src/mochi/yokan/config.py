@@ -16,7 +16,7 @@ from mochi.yokan.rocksdb import RocksdbBackend
 
 __all__ = ["BACKENDS", "ProviderConfig", "open_database"]
 
-BACKENDS: Mapping[str, Callable[[Mapping[str, Any], str], Backend]] = {
+BACKENDS: Mapping[str, Callable[..., Backend]] = {
     "map": MapBackend,
     "rocksdb": RocksdbBackend,
 }
@@ -43,8 +43,15 @@ class ProviderConfig(Struct, frozen=True, forbid_unknown_fields=True):
     buffer_cache: BufferCacheConfig = BufferCacheConfig()
 
 
-def open_database(config: Mapping[str, Any]) -> tuple[EmbeddedDatabase, dict[str, Any]]:
+def open_database(
+    config: Mapping[str, Any], *, by_umask: bool = False
+) -> tuple[EmbeddedDatabase, dict[str, Any]]:
     """Open the database that a provider's configuration describes.
+
+    Parameters
+    ----------
+    by_umask : bool
+        Whether the umask alone says who may use the database's files; else they are the owner's.
 
     Returns
     -------
@@ -66,7 +73,9 @@ def open_database(config: Mapping[str, Any]) -> tuple[EmbeddedDatabase, dict[str
             f'unknown type "{parsed.database.type}"{hint} Built in are {", ".join(BACKENDS)}; '
             "other types of the original (leveldb, lmdb, ...) and types from shared libraries are not",
         )
-    backend = BACKENDS[parsed.database.type](parsed.database.config, "config.database.config")
+    backend = BACKENDS[parsed.database.type](
+        parsed.database.config, "config.database.config", by_umask=by_umask
+    )
     expanded = {
         "buffer_cache": msgspec.to_builtins(parsed.buffer_cache),
         "database": {"config": backend.config, "type": parsed.database.type},

@@ -48,6 +48,8 @@ class MapBackend(Backend):
         Fields of `MapConfig`.
     where : str
         JSON path of `config`, for errors.
+    by_umask : bool
+        Of no concern: nothing is kept in files.
 
     Raises
     ------
@@ -55,7 +57,7 @@ class MapBackend(Backend):
         A field is unknown or has a wrong type.
     """
 
-    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+    def __init__(self, config: Mapping[str, Any], where: str, *, by_umask: bool = False) -> None:
         self._config = convert(config, MapConfig, where)
         self._values: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []

@@ -13,6 +13,7 @@ class YokanModule:
     """Makes providers of type ``yokan``."""
 
     type = "yokan"
+    by_umask = False
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
         """What a provider may depend on: the pool that its verbs run in."""
@@ -34,5 +35,5 @@ class YokanModule:
         ConfigError
             The configuration is wrong, or the database does not open.
         """
-        database, expanded = open_database(config)
+        database, expanded = open_database(config, by_umask=self.by_umask)
         return YokanProvider(engine, provider_id, database, expanded, dependencies.get("pool"))

@@ -18,7 +18,16 @@ from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
-from rocksdict import AccessType, DBPath, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    DBPath,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
 
 from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
@@ -134,6 +143,9 @@ _TAKEN_APART = (
 )
 """Fields that `_tune` does not hand to a setter."""
 
+TABLE_FORMAT = 5
+"""Version of the table files that are written: RocksDB reads it since 6.6; what rocksdict would write, since 8.6."""
+
 _LOCKED = ("While lock file", "lock hold by current process")
 """Words of RocksDB when somebody else, or this process, has the database open."""
 
@@ -174,6 +186,8 @@ class RocksdbBackend(Backend):
         Fields of `RocksdbConfig`.
     where : str
         JSON path of `config`, for errors.
+    by_umask : bool
+        Whether the umask alone says who may use directories that are made; else they are the owner's (mode 0700).
 
     Raises
     ------
@@ -182,13 +196,17 @@ class RocksdbBackend(Backend):
         present or open elsewhere when it must not be.
     """
 
-    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+    def __init__(self, config: Mapping[str, Any], where: str, *, by_umask: bool = False) -> None:
         self._config = convert(config, RocksdbConfig, where)
         self._check_path(f"{where}.path")
+        self._directory_mode = 0o777 if by_umask else 0o700
         if self._config.write_options.sync and self._config.write_options.disable_wal:
             raise ConfigError(f"{where}.write_options", "sync and disableWAL exclude each other")
         self._options = options = Options(raw_mode=True)
         self._read_options, self._write_options = ReadOptions(), WriteOptions()
+        tables = BlockBasedOptions()
+        tables.set_format_version(TABLE_FORMAT)
+        options.set_block_based_table_factory(tables)
         has_log = not self._config.write_options.disable_wal
         options.set_paranoid_checks(has_log or self._config.paranoid_checks)
         _tune(options, self._config, where)
@@ -199,6 +217,7 @@ class RocksdbBackend(Backend):
             if name != "use_write_batch":
                 setattr(self._write_options, name, getattr(self._config.write_options, name))
         try:
+            self._make_directories()
             self._db = self._open(AccessType.read_write())
         except Exception as error:
             is_locked = any(sign in str(error) for sign in _LOCKED)
@@ -224,6 +243,18 @@ class RocksdbBackend(Backend):
             raise ConfigError(where, f'there is a database at "{path}" already, and error_if_exists is true')
         if not present and not self._config.create_if_missing:
             raise ConfigError(where, f'there is no database at "{path}", and create_if_missing is false')
+
+    def _make_directories(self) -> None:
+        """Make the database's directories where they are missing, for RocksDB would make them for all to read."""
+        tables = self._config.db_paths or ()
+        for path in (
+            self._config.path,
+            self._config.db_log_dir,
+            self._config.wal_dir,
+            *(p.path for p in tables),
+        ):
+            if path and not os.path.isdir(path) and os.path.isdir(os.path.dirname(os.path.abspath(path))):
+                os.mkdir(path, self._directory_mode)
 
     def _open(self, access: AccessType) -> Rdict:
         db = Rdict(self._config.path, self._options, access_type=access)

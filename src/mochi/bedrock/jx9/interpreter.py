@@ -1,11 +1,12 @@
 """Runs scripts, by walking over their nodes.
 
-Invariants: every node that is evaluated costs a step; no list or dict that a script has seen is changed, a write makes
-new ones along its path; whatever the text of a script, all that comes out is a `Jx9Error`.
+Invariants: every node that is evaluated costs a step; what a script is given is copied before it can change it;
+whatever the text of a script, all that comes out is a `Jx9Error`.
 """
 
 import difflib
 import enum
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -19,15 +20,16 @@ from mochi.bedrock.jx9.operators import BINARY, UNARY
 from mochi.bedrock.jx9.parser import parse_condition, parse_program
 from mochi.bedrock.jx9.syntax import Node
 from mochi.bedrock.jx9.values import (
+    Array,
     Cell,
     Function,
     Value,
-    as_object,
     integer,
     is_true,
     kind,
     number,
     plain,
+    shared,
 )
 
 __all__ = ["holds", "run"]
@@ -52,7 +54,8 @@ def run(script: str, variables: Mapping[str, Any], limits: Limits = QUERY) -> An
     ----------
     script : str
     variables : Mapping
-        Values of JSON, by the names that the script knows them by, without the ``$``. They are not changed.
+        Values of JSON, by the names that the script knows them by, without the ``$``; functions see them too. They are
+        not changed.
     limits : Limits
         What the script may use.
 
@@ -120,7 +123,8 @@ class _Run:
         self._most_depth = limits.depth
         self._depth = 0
         self._line: int | None = None
-        self._globals = {name: Cell(value) for name, value in variables.items()}
+        self._given = variables
+        self._globals: dict[str, Cell] = {}
         self._locals = self._globals
         self._statics: dict[str, Cell] = {}
         self._functions: dict[str, Function] = {}
@@ -160,7 +164,7 @@ class _Run:
             syntax.Ternary: self._ternary,
             syntax.Unary: self._unary,
             syntax.Variable: lambda node: self._read(node.name),
-            syntax.Word: lambda node: self._constants.get(node.name, node.name),
+            syntax.Word: self._word,
         }
 
     def whole(self, statements: Sequence[Node]) -> Any:
@@ -238,9 +242,10 @@ class _Run:
 
     def _foreach(self, node: syntax.Foreach) -> _Flow | None:
         subject = self._evaluate(node.subject)
-        if not isinstance(subject, list | dict):
+        if not isinstance(subject, Array):
             return None
-        for key, value in subject.items() if isinstance(subject, dict) else enumerate(subject):
+        self._meter.copy(subject)
+        for key, value in subject.items():
             if node.key is not None:
                 self._variable(node.key).value = key
             self._variable(node.value).value = value
@@ -295,17 +300,35 @@ class _Run:
         return [self._evaluate(node) for node in nodes]
 
     def _read(self, name: str) -> Value:
-        cell = self._locals.get(name)
+        cell = self._found(name)
         return None if cell is None else cell.value
 
+    def _found(self, name: str) -> Cell | None:
+        """Return the variable of this name that is seen from here; what was given is seen from everywhere."""
+        cell = self._locals.get(name)
+        if cell is None and name in self._given:
+            cell = self._globals.get(name)
+            if cell is None:
+                cell = self._globals[name] = Cell(shared(self._given[name]))
+        return cell
+
     def _variable(self, name: str) -> Cell:
-        return self._locals.setdefault(name, Cell())
+        return self._found(name) or self._locals.setdefault(name, Cell())
+
+    def _word(self, node: syntax.Word) -> Value:
+        value = self._constants.get(node.name, node.name)
+        if isinstance(value, Array):  # a constant stays what it is
+            self._meter.take(self._meter.weigh(value))
+            return shared(plain(value))
+        return value
 
     def _array(self, node: syntax.ArrayLiteral) -> Value:
-        return self._evaluate_all(node.items)
+        return Array(self._evaluate_all(node.items))
 
     def _object(self, node: syntax.ObjectLiteral) -> Value:
-        return {self._meter.text(self._evaluate(key)): self._evaluate(value) for key, value in node.items}
+        return Array(
+            {self._meter.text(self._evaluate(key)): self._evaluate(value) for key, value in node.items}
+        )
 
     def _template(self, node: syntax.Template) -> Value:
         return self._joined([self._evaluate(part) for part in node.parts])
@@ -328,7 +351,7 @@ class _Run:
         return BINARY[operator](left, right)
 
     def _compare(self, operator: str, left: Value, right: Value) -> Value:
-        if isinstance(left, str | list | dict) and isinstance(right, str | list | dict):
+        if isinstance(left, str | Array) and isinstance(right, str | Array):
             self._meter.weigh(left)
             self._meter.weigh(right)
         return BINARY[operator](left, right)
@@ -354,8 +377,6 @@ class _Run:
 
     def _call(self, node: syntax.Call) -> Value:
         self._line = node.line
-        if node.name in builtins.CHANGING and node.name not in self._functions:
-            return self._change(node)
         return self._call_name(node.name, self._evaluate_all(node.arguments))
 
     def _call_value(self, node: syntax.CallValue) -> Value:
@@ -370,28 +391,12 @@ class _Run:
     def _call_name(self, name: str, values: Sequence[Value]) -> Value:
         if (function := self._functions.get(name)) is not None:
             return self._invoke(function, values)
-        if (builtin := builtins.PURE.get(name)) is not None:
+        if (builtin := builtins.BUILTINS.get(name)) is not None:
             return self._apply(name, builtin, values)
-        if (builtin := builtins.CHANGING.get(name)) is not None:
-            return self._apply(name, builtin, values)[1]
-        near = difflib.get_close_matches(
-            name[:80], [*builtins.PURE, *builtins.CHANGING, *self._functions], n=1
-        )
+        near = difflib.get_close_matches(name[:80], [*builtins.BUILTINS, *self._functions], n=1)
         hint = f', did you mean "{near[0]}"?' if near else ""
         self._log(logging.WARNING, f'unknown function "{name[:80]}" gives null{hint}')
         return None
-
-    def _change(self, node: syntax.Call) -> Value:
-        """Call a function that changes the place that is its first argument."""
-        builtin = builtins.CHANGING[node.name]
-        first, *others = node.arguments or (None,)
-        if not isinstance(first, syntax.Variable | syntax.Index):
-            return self._call_name(node.name, self._evaluate_all(node.arguments))
-        cell, keys = self._place(first)
-        values = [self._at(cell.value, keys), *self._evaluate_all(others)]
-        changed, result = self._apply(node.name, builtin, values)
-        cell.value = self._written(cell.value, keys, changed)
-        return result
 
     def _apply(self, name: str, builtin: builtins.Builtin, values: Sequence[Value]) -> Any:
         if not builtin.fewest <= len(values) <= builtin.most:
@@ -429,7 +434,7 @@ class _Run:
         value = self._evaluate(node.key)
         if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
             return _Key(value, node.is_dotted)
-        if isinstance(value, list | dict | Function):
+        if isinstance(value, Array | Function):
             raise Jx9Error(f"expected a string or integer for a key; found {kind(value)}")
         return _Key("" if value is None else integer(value), node.is_dotted)
 
@@ -447,24 +452,34 @@ class _Run:
             value = _entry(value, key.value)
         return value
 
-    def _written(self, base: Value, keys: Sequence[_Key], value: Value) -> Value:
-        """Return `base` with another value at the end of a way."""
+    def _write(self, cell: Cell, keys: Sequence[_Key], value: Value) -> None:
+        """Put a value at the end of a way; what is missing on it is made."""
         if not keys:
-            return value
-        key = keys[0]
-        if key.is_dotted and not _has(base, key.value):
+            cell.value = value
+            return
+        if cell.value is None and not keys[0].is_dotted:
+            cell.value = _begun(keys[0])
+        base = cell.value
+        for key, following in itertools.pairwise(keys):
+            if not self._may_put(base, key):
+                return
+            entry = None if key.value is None else base.get(key.value)
+            if entry is None and not following.is_dotted:
+                entry = _begun(following)
+                self._meter.put(base, key.value, entry)
+            base = entry
+        if self._may_put(base, keys[-1]):
+            self._meter.put(base, keys[-1].value, value)
+
+    def _may_put(self, base: Value, key: _Key) -> bool:
+        """Tell whether an entry may be put; a member that is not there may not, with a word in the log."""
+        if key.is_dotted and not (isinstance(base, Array) and key.value is not None and base.has(key.value)):
             problem = f'no member "{key.value}" to assign to, ignored; ["{key.value}"] would add it'
             self._log(logging.WARNING, problem)
-            return base
-        if base is None:
-            base = {} if isinstance(key.value, str) else []
-        if not isinstance(base, list | dict):
+            return False
+        if not isinstance(base, Array):
             raise Jx9Error(f"expected an array or object to put an entry into; found {kind(base)}")
-        entry = None if key.value is None else _entry(base, key.value)
-        value = self._written(entry, keys[1:], value)
-        changed = _with_entry(base, key.value, value)
-        self._meter.copy(changed)
-        return changed
+        return True
 
     def _assign(self, node: syntax.Assign) -> Value:
         cell, keys = self._place(node.place)
@@ -472,7 +487,7 @@ class _Run:
         self._line = node.line
         if node.operator:
             value = self._compute(node.operator, self._at(cell.value, keys), value)
-        cell.value = self._written(cell.value, keys, value)
+        self._write(cell, keys, value)
         return value
 
     def _step(self, node: syntax.Step) -> Value:
@@ -480,7 +495,7 @@ class _Run:
         self._line = node.line
         before = self._at(cell.value, keys)
         after = BINARY[node.operator](before, 1)
-        cell.value = self._written(cell.value, keys, after)
+        self._write(cell, keys, after)
         return after if node.is_before else before
 
     def _log(self, level: int, text: str) -> None:
@@ -490,39 +505,13 @@ class _Run:
             log.log(level, "[jx9] %s", line)
 
 
-def _position(array: list[Value], key: str | int) -> int | None:
-    """Index that a key stands for, up to the first that is free; None for any other key."""
-    if isinstance(key, str):
-        if not (key.isascii() and key.isdecimal() and len(key) < 19):
-            return None
-        key = int(key)
-    return key if 0 <= key <= len(array) else None
-
-
-def _has(base: Value, key: str | int | None) -> bool:
-    if isinstance(base, list) and key is not None:
-        return _position(base, key) not in (None, len(base))
-    return isinstance(base, dict) and str(key) in base
+def _begun(key: _Key) -> Array:
+    """Return what an entry of this key is put into where there was nothing."""
+    return Array({} if isinstance(key.value, str) else [])
 
 
 def _entry(base: Value, key: str | int | None) -> Value:
     """What is in an array or object; null where there is nothing, and in all that is neither."""
     if key is None:
         raise Jx9Error("[] stands for a new entry, and has no value; expected it to the left of =")
-    if isinstance(base, dict):
-        return base.get(str(key))
-    if isinstance(base, list):
-        position = _position(base, key)
-        return None if position is None or position == len(base) else base[position]
-    return None
-
-
-def _with_entry(base: "list[Value] | dict[str, Value]", key: str | int | None, value: Value) -> Value:
-    """Return a copy with an entry set; an array whose indices it would break becomes an object."""
-    if isinstance(base, list):
-        position = len(base) if key is None else _position(base, key)
-        if position is not None:
-            return [*base[:position], value, *base[position + 1 :]]
-    elif key is None:
-        raise Jx9Error("[] adds to arrays; found an object, which needs a key")
-    return {**as_object(base), str(key): value}
+    return base.get(key) if isinstance(base, Array) else None

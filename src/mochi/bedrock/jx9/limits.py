@@ -9,14 +9,15 @@ import msgspec
 from msgspec import Struct
 
 from mochi.bedrock.jx9.errors import Jx9LimitError
-from mochi.bedrock.jx9.values import Value, text
+from mochi.bedrock.jx9.values import Array, Value, text
 
 __all__ = ["LOCAL", "QUERY", "Limits", "Meter"]
 
 _WALKED_PER_STEP = 4
 _COPIED_PER_STEP = 32
 _BYTES_PER_STEP = 4096
-_ENTRY_BYTES = {list: 8, dict: 64}
+_ENTRY_BYTES = {False: 8, True: 64}
+"""Of an array, and of an object."""
 _SCALAR_BYTES = 8
 
 
@@ -74,25 +75,33 @@ class Meter:
             if isinstance(item, str):
                 size += len(item)
                 self.step(len(item) // _BYTES_PER_STEP)
-            elif isinstance(item, list | dict):
+            elif isinstance(item, Array):
                 self.step(1 + len(item) // _WALKED_PER_STEP)
-                size += len(item) * _ENTRY_BYTES[type(item)]
-                if isinstance(item, dict):
-                    size += sum(map(len, item))
-                    waiting += item.values()
-                else:
-                    waiting += item
+                size += len(item) * _ENTRY_BYTES[item.is_object]
+                if isinstance(item.entries, dict):
+                    size += sum(map(len, item.entries))
+                waiting += item.values()
             else:
                 size += _SCALAR_BYTES
         return size
 
-    def copy(self, value: "list[Value] | dict[str, Value]") -> None:
+    def copy(self, value: Array) -> None:
         """Pay for a copy of an array or object, its entries being shared."""
         self.step(len(value) // _COPIED_PER_STEP)
-        self.take(len(value) * _ENTRY_BYTES[type(value)])
+        self.take(len(value) * _ENTRY_BYTES[value.is_object])
+
+    def put(self, array: Array, key: str | int | None, value: Value) -> None:
+        """Set an entry, see `Array.put`, and pay for it."""
+        was_object = array.is_object
+        if was_object and key is None:
+            self.step(len(array) // _COPIED_PER_STEP)
+        array.put(key, value)
+        if array.is_object is not was_object:
+            self.copy(array)
+        self.take(_ENTRY_BYTES[array.is_object])
 
     def text(self, value: Value) -> str:
         """Pay for and return a value as text."""
-        if isinstance(value, list | dict):
+        if isinstance(value, Array):
             self.take(self.weigh(value))
         return text(value)

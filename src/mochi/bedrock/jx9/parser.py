@@ -25,7 +25,9 @@ SHOWN = 4
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"} | {kept: kept for kept in '"\\$/'}
 _INSIDE_TEXT = re.compile(r"\\(.)|\$([A-Za-z_][A-Za-z0-9_]*)", re.DOTALL)
 _INSIDE_RAW = re.compile(r"\\(['\\])")
-_DIGITS_OF_INT64 = 19
+_SPELLINGS = {"<>": "!="}
+_BASES = {"0x": 16, "0b": 2}
+_DIGITS_OF_INT64 = {2: 63, 8: 21, 10: 19, 16: 16}
 
 
 def parse_program(text: str) -> tuple[Node, ...]:
@@ -223,7 +225,7 @@ class _NodeMaker(Transformer[Token, Any]):
         return syntax.Logical(left, right, True)
 
     def binary(self, left: Node, operator: Token, right: Node) -> Node:
-        return syntax.Binary(str(operator), left, right, _at(operator))
+        return syntax.Binary(_SPELLINGS.get(operator, str(operator)), left, right, _at(operator))
 
     def unary(self, operator: Token, operand: Node) -> Node:
         return syntax.Unary(str(operator), operand, _at(operator))
@@ -256,9 +258,12 @@ class _NodeMaker(Transformer[Token, Any]):
         return syntax.Index(base, key, False)
 
     def integer(self, token: Token) -> Node:
-        base = 16 if token[:2] in ("0x", "0X") else 10
-        digits = token[2 * (base == 16) :].lstrip("0") or "0"
-        if len(digits) > _DIGITS_OF_INT64 or (value := int(digits, base)) > MAX_INT:
+        prefix = token[:2].lower()
+        base = _BASES.get(prefix, 8 if token[0] == "0" else 10)
+        digits = token[2 * (prefix in _BASES) :].lstrip("0") or "0"
+        if base == 8 and not {"8", "9"}.isdisjoint(digits):
+            raise Jx9SyntaxError("8 and 9 are no octal digits", token.line, token.column)
+        if len(digits) > _DIGITS_OF_INT64[base] or (value := int(digits, base)) > MAX_INT:
             raise Jx9SyntaxError("integer beyond 64 bits", token.line, token.column)
         return syntax.Literal(value)
 

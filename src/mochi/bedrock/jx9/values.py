@@ -1,11 +1,12 @@
 """What scripts compute with, and the loose rules by which values become others and are compared.
 
-A value is None, a bool, an int of 64 bits, a finite float, a str, a list or dict of values, or a `Function`. No list
-or dict is ever changed once a script can see it, hence none contains itself. The rules are those that the original's
-engine shows when it is run; where they differ from PHP's, the docstrings say them in full.
+A value is None, a bool, an int of 64 bits, a finite float, a str, an `Array`, or a `Function`. An array is shared by
+all that it was assigned or passed to, and may contain itself. The rules are those that the original's engine shows when
+it is run; where they differ from PHP's, the docstrings say them in full.
 
 Costs are those of one walk over the values; a walk over values that a script made has to be paid for first, at
-`mochi.bedrock.jx9.limits.Meter.weigh`, since a small script makes large values out of many references to small ones.
+`mochi.bedrock.jx9.limits.Meter.weigh`, since a small script makes large values out of many references to small ones,
+and endless ones.
 """
 
 import re
@@ -18,6 +19,7 @@ from mochi.bedrock.jx9.syntax import FunctionNode
 
 __all__ = [
     "MAX_INT",
+    "Array",
     "Cell",
     "Function",
     "Value",
@@ -29,6 +31,7 @@ __all__ = [
     "kind",
     "number",
     "plain",
+    "shared",
     "text",
 ]
 
@@ -42,8 +45,6 @@ _KINDS = {
     int: "int",
     float: "float",
     str: "string",
-    list: "array",
-    dict: "object",
 }
 _NUMBER = re.compile(r"\s*([+-]?[0-9]+)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LONGEST_NUMBER = 400
@@ -59,6 +60,83 @@ class Cell:
         self.value = value
 
 
+class Array:
+    """An array or an object, which all that it was assigned or passed to share.
+
+    Attributes
+    ----------
+    entries : list or dict
+        What is in it; a list is an array, a dict with strings for keys an object.
+    at : int
+        Which entry ``current`` stands at.
+    """
+
+    __slots__ = ("at", "entries")
+
+    def __init__(self, entries: "list[Value] | dict[str, Value]") -> None:
+        self.entries = entries
+        self.at = 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it has names for keys."""
+        return isinstance(self.entries, dict)
+
+    def values(self) -> "list[Value]":
+        """Return the entries without their keys, in a list of its own."""
+        return [*(self.entries.values() if isinstance(self.entries, dict) else self.entries)]
+
+    def items(self) -> "list[tuple[str | int, Value]]":
+        """Return the entries with their keys or indices, in a list of its own."""
+        return [*(self.entries.items() if isinstance(self.entries, dict) else enumerate(self.entries))]
+
+    def has(self, key: str | int) -> bool:
+        """Tell whether there is an entry of this key."""
+        if isinstance(self.entries, dict):
+            return str(key) in self.entries
+        return self._position(key) not in (None, len(self.entries))
+
+    def get(self, key: str | int) -> Value:
+        """Return an entry; null where there is none."""
+        if isinstance(self.entries, dict):
+            return self.entries.get(str(key))
+        position = self._position(key)
+        return None if position is None or position == len(self.entries) else self.entries[position]
+
+    def put(self, key: str | int | None, value: Value) -> None:
+        """Set an entry, or add one at the end where the key is None; a key that is no index makes it an object."""
+        if isinstance(self.entries, dict):
+            self.entries[str(self._next()) if key is None else str(key)] = value
+            return
+        position = len(self.entries) if key is None else self._position(key)
+        if position is None:
+            self.entries = {**self.named(), str(key): value}
+        elif position == len(self.entries):
+            self.entries.append(value)
+        else:
+            self.entries[position] = value
+
+    def named(self) -> "dict[str, Value]":
+        """Return the entries by their keys, of an array by its indices as text."""
+        if isinstance(self.entries, dict):
+            return self.entries
+        return {str(index): item for index, item in enumerate(self.entries)}
+
+    def _position(self, key: str | int) -> int | None:
+        """Return the index that a key stands for, up to the first that is free; None for any other key."""
+        if isinstance(key, str):
+            if not (key.isascii() and key.isdecimal() and len(key) < 19):
+                return None
+            key = int(key)
+        return key if 0 <= key <= len(self.entries) else None
+
+    def _next(self) -> int:
+        return 1 + max((int(key) for key in self.entries if str(key).isdecimal()), default=-1)
+
+
 class Function:
     """A function of a script, and its variables that outlive a call."""
 
@@ -72,10 +150,21 @@ class Function:
 def kind(value: Value) -> str:
     """Return the name of a value's type.
 
-    >>> kind([]), kind(1.0)
+    >>> kind(Array([])), kind(1.0)
     ('array', 'float')
     """
+    if isinstance(value, Array):
+        return "object" if value.is_object else "array"
     return _KINDS.get(type(value), "function")
+
+
+def shared(value: Any) -> Value:
+    """Return a value of JSON as a script has it: nothing that the script does changes the original."""
+    if isinstance(value, list):
+        return Array([shared(item) for item in value])
+    if isinstance(value, dict):
+        return Array({key: shared(item) for key, item in value.items()})
+    return value
 
 
 def is_true(value: Value) -> bool:
@@ -136,7 +225,7 @@ def integer(value: Value) -> int:
 def text(value: Value) -> str:
     """Return a value as text: arrays and objects as JSON, floats with 15 digits and no needless zeros.
 
-    >>> text(3.0), text(None), text(True), text({"a": [1]})
+    >>> text(3.0), text(None), text(True), text(shared({"a": [1]}))
     ('3', '', 'true', '{"a":[1]}')
     """
     if isinstance(value, str):
@@ -165,10 +254,10 @@ def plain(value: Value) -> Any:
     Jx9Error
         There is a function in it.
     """
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Array):
+        if isinstance(value.entries, dict):
+            return {key: plain(item) for key, item in value.entries.items()}
+        return [plain(item) for item in value.entries]
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_WHOLE_FLOAT:
         return int(value)
     if isinstance(value, Function):
@@ -187,11 +276,10 @@ def compare(left: Value, right: Value) -> int:
     """
     if left is None or right is None or isinstance(left, bool) or isinstance(right, bool):
         return is_true(left) - is_true(right)
-    is_array = isinstance(left, list | dict)
-    if is_array and isinstance(right, list | dict):
+    if isinstance(left, Array) and isinstance(right, Array):
         return _compare_entries(left, right)
-    if is_array or isinstance(right, list | dict):
-        return 1 if is_array else -1
+    if isinstance(left, Array) or isinstance(right, Array):
+        return 1 if isinstance(left, Array) else -1
     if isinstance(left, Function) or isinstance(right, Function):
         return int(left is not right)
     if isinstance(left, str) or isinstance(right, str):
@@ -199,31 +287,27 @@ def compare(left: Value, right: Value) -> int:
     return int(left > right) - int(left < right)
 
 
-def _compare_entries(left: "list[Value] | dict[str, Value]", right: "list[Value] | dict[str, Value]") -> int:
+def _compare_entries(left: Array, right: Array) -> int:
     if len(left) != len(right):
         return len(left) - len(right)
-    others = as_object(right)
-    for key, item in as_object(left).items():
+    others = right.named()
+    for key, item in left.named().items():
         order = compare(item, others[key]) if key in others else 1
         if order:
             return order
     return 0
 
 
-def as_object(value: "list[Value] | dict[str, Value]") -> dict[str, Value]:
-    """Return an array as an object with its indices for keys."""
-    return value if isinstance(value, dict) else {str(index): item for index, item in enumerate(value)}
-
-
 def is_same(left: Value, right: Value) -> bool:
     """Compare strictly: the same type, and equal in every entry; the order of an object's keys does not count."""
     if type(left) is not type(right):
         return False
-    if isinstance(left, list):
-        return len(left) == len(right) and all(map(is_same, left, right))
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(is_same(item, right[key]) for key, item in left.items())
-    return bool(left == right)
+    if not isinstance(left, Array):
+        return bool(left == right)
+    ours, others = left.entries, right.entries
+    if isinstance(ours, dict) and isinstance(others, dict):
+        return ours.keys() == others.keys() and all(is_same(item, others[key]) for key, item in ours.items())
+    return left.is_object is right.is_object and len(left) == len(right) and all(map(is_same, ours, others))
 
 
 def _a(value: Value) -> str:

@@ -59,7 +59,7 @@ def _make_directories(files: FileLayer, path: str, made: list[str]) -> None:
         missing.append(path)
         path = os.path.dirname(path)
     for directory in reversed(missing):
-        if files.make_directory(directory):
+        if files.make_directory(directory, private=directory == missing[0]):
             made.append(directory)
         files.sync_directory(os.path.dirname(directory))
 

@@ -9,15 +9,15 @@ writes are continued here. Calls may be made from several threads at once, each 
 """
 
 import errno
-import fcntl
 import os
-import socket
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
+from mochi.disk import share, take
 from mochi.mofka.chunks.errors import REFUSALS, PartitionLocked, StorageError, SyncFailed
+from mochi.shortage import lacks_descriptors
 
 Buffer = bytes | bytearray | memoryview
 
@@ -53,8 +53,11 @@ class FileLayer(Protocol):
     def is_directory(self, path: str) -> bool:
         """Tell whether there is a directory of this name."""
 
-    def make_directory(self, path: str) -> bool:
-        """Make a directory in one that is there; tell whether it was missing. A file in its place is an error."""
+    def make_directory(self, path: str, *, private: bool) -> bool:
+        """Make a directory in one that is there; tell whether it was missing. A file in its place is an error.
+
+        A private one is its owner's alone, as all files are, unless the layer goes by the umask.
+        """
 
     def remove_directory(self, path: str) -> None:
         """Remove an empty directory, or a link to one."""
@@ -85,12 +88,21 @@ class FileLayer(Protocol):
 
 
 class PosixFiles:
-    """The file system of this machine. Forked children share the lock that their parent holds."""
+    """The file system of this machine. Forked children share the lock that their parent holds.
 
-    def make_directory(self, path: str) -> bool:
+    Parameters
+    ----------
+    by_umask : bool
+        Whether the umask alone says who may use what is made; else it is the owner's (modes 0700 and 0600).
+    """
+
+    def __init__(self, *, by_umask: bool = False) -> None:
+        self._directory_mode, self._file_mode = (0o777, 0o666) if by_umask else (0o700, 0o600)
+
+    def make_directory(self, path: str, *, private: bool) -> bool:
         with _reporting("make", path):
             try:
-                os.mkdir(path, 0o755)
+                os.mkdir(path, self._directory_mode if private else 0o777)
             except FileExistsError:
                 if not os.path.isdir(path):
                     raise NotADirectoryError(errno.ENOTDIR, "is not a directory") from None
@@ -143,42 +155,18 @@ class PosixFiles:
 
     def open(self, path: str, *, writable: bool) -> File:
         with _reporting("open", path):
-            return PosixFile(os.open(path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, 0o644), path)
+            flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+            return PosixFile(os.open(path, flags, self._file_mode), path)
 
     def lock(self, path: str) -> File:
         with _reporting("lock", path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            file = PosixFile(fd, path)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.fstat(fd).st_nlink:
-                    problem = f"{path} was removed just now, by whoever had it locked"
-                    raise PartitionLocked(problem, path=path, operation="lock", errno=errno.EAGAIN)
-                # A full disk has no room for the name, and the lock holds without.
-                with suppress(StorageError):
-                    holder = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
-                    file.write([holder], 0)
-                    file.truncate(len(holder))
-            except BlockingIOError as error:
-                refusal = _locked(fd, path, error)
-                file.close()
-                raise refusal from None
-            except BaseException:
-                file.close()
-                raise
-            return file
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, self._file_mode)
+            return _locked(fd, path, take)
 
     def lock_shared(self, path: str) -> File:
         """Keep out whoever wants the lock of a lock file that is there, and is not changed; others may share it."""
         with _reporting("lock", path):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                refusal = _locked(fd, path, error)
-                os.close(fd)
-                raise refusal from None
-            return PosixFile(fd, path)
+            return _locked(os.open(path, os.O_RDONLY), path, share)
 
 
 class PosixFile:
@@ -225,30 +213,40 @@ class PosixFile:
             os.close(self._fd)
 
 
-def _locked(fd: int, path: str, error: OSError) -> PartitionLocked:
-    """Give the error for a lock that somebody holds."""
+def _locked(fd: int, path: str, lock: Callable[[int], None]) -> "PosixFile":
+    """Return the file once `lock` has locked it; closes it otherwise."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 256, 0).decode(errors="replace").strip() or "a process"
-    else:
-        holder = "whoever checks it just now"
-    return PartitionLocked(
-        f"{path} is locked by {holder}; one store at a time may have the directory open",
-        path=path,
-        operation="lock",
-        errno=error.errno,
-    )
+        lock(fd)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise PartitionLocked(
+            f"{path} is {error.strerror}; one store at a time may have the directory open",
+            path=path,
+            operation="lock",
+            errno=error.errno,
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return PosixFile(fd, path)
 
 
 @contextmanager
 def syncing(path: str) -> Iterator[None]:
-    """Let any failure of a sync come out as `SyncFailed`, whatever the error number."""
+    """Let any failure of a sync come out as `SyncFailed`, whatever the error number.
+
+    One is none: that there was no descriptor to open a directory by, which no sync ever says.
+    """
     try:
         yield
-    except REFUSALS as error:
-        where = (error.path if isinstance(error, StorageError) else error.filename) or path
-        raise SyncFailed(str(error), path=where, operation="sync", errno=error.errno) from error
+    except (*REFUSALS, MemoryError) as error:
+        if lacks_descriptors(error):
+            raise
+        where = getattr(error, "path", "") or getattr(error, "filename", "") or path
+        problem = str(error) or "out of memory"
+        raise SyncFailed(
+            problem, path=where, operation="sync", errno=getattr(error, "errno", None)
+        ) from error
 
 
 @contextmanager

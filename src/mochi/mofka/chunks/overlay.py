@@ -56,7 +56,7 @@ class Overlay:
     def is_directory(self, path: str) -> bool:
         return self._below.is_directory(path)
 
-    def make_directory(self, path: str) -> bool:
+    def make_directory(self, path: str, *, private: bool) -> bool:
         raise StorageError(f"cannot make {path}: it is only read", path=path, operation="make")
 
     def remove_directory(self, path: str) -> None:

@@ -1,18 +1,23 @@
 """How a partition's directory is removed: at once for whoever opens it, and whole after any crash.
 
-The directory is renamed to ``<directory>.deleted-<n>`` first, which is one step; then what is in it goes file by
-file. So a removal that was cut short has either not begun, or has left nothing at the place where a partition is
-opened, and is finished by another call. Only what is ours is removed: chunk files, and files named ``mofka.*``. Any
-other file, such as a quarantine file, stays, and keeps the directory that it is in.
+The directory, whose name ends with the partition's uuid, is renamed to ``.deleted-<uuid>`` beside it first, which is
+one step, and fits wherever the name itself did; then what is in it goes file by file. So a removal that was cut short
+has either not begun, or has left nothing at the place where a partition is opened, and is finished by another call.
+Only what is ours is removed: chunk files, and files named ``mofka.*``. Any other file, such as a quarantine file,
+stays, and keeps the directory that it is in.
 """
 
+import itertools
 import os
 from typing import Protocol
 
 from mochi.mofka.chunks.files import File
 from mochi.mofka.chunks.layout import LOCK_NAME, belongs
 
-_ASIDE = ".deleted-"
+ASIDE = ".deleted"
+"""What stands for the topic in the name of a directory that is being removed; ``-<n>`` follows if others are left."""
+
+_UUID_LENGTH = 36
 
 
 class RemovingFiles(Protocol):
@@ -62,12 +67,12 @@ def remove_partition(files: RemovingFiles, directory: str) -> list[str]:
     parent, name = os.path.split(os.path.abspath(directory))
     if not files.is_directory(parent):
         return []
-    aside = [entry for entry in files.list_directory(parent) if entry.startswith(f"{name}{_ASIDE}")]
+    first = f"{ASIDE}-{name[-_UUID_LENGTH:]}"
+    names = (first, f"{first}-", f"{name}{ASIDE}-")  # the last as earlier versions named it
+    aside = [entry for entry in files.list_directory(parent) if entry == first or entry.startswith(names[1:])]
     if files.is_directory(directory):
-        number = 0
-        while f"{name}{_ASIDE}{number}" in aside:
-            number += 1
-        aside.append(f"{name}{_ASIDE}{number}")
+        free = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(1)))
+        aside.append(next(entry for entry in free if entry not in aside))
         lock = files.lock(os.path.join(directory, LOCK_NAME))
         try:
             files.rename(directory, os.path.join(parent, aside[-1]))

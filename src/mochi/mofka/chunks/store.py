@@ -296,9 +296,11 @@ class ChunkStore(ChunkView):
         ------
         StorageError
             If a write or sync of this commit, or of one before that was under way with it, has failed. No id is used
-            up. Where there was no space (ENOSPC, EDQUOT) for a write, what was written is taken back, and a later
-            commit may succeed. After any other failure no events are taken; reading goes on. Whether the events are
-            there when the directory is opened again is not known.
+            up. Where there was a want that passes, of space, descriptors or memory, what was written is taken back, and
+            a later commit may succeed. After any other failure no events are taken; reading goes on. Whether the events
+            are there when the directory is opened again is not known.
+        MemoryError
+            Likewise.
 
         Notes
         -----

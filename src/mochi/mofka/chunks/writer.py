@@ -14,11 +14,10 @@ finished in one order; one that begins a chunk, or the journal anew, is begun wh
 is one that follows a failure; commits under way at the same time sync by descriptors of their own, opened before they
 write, for the kernel tells each descriptor once of a failure, and would tell it to one of them alone. After a failed
 sync nothing is written any more, for what the kernel drops then cannot be written again, and likewise after any
-failed call but one that found no space: what that commit, and those begun after it, have written is cut off again, the
-journal begins anew, and the next commit may have better luck.
+failed call but one that found a want which passes, of space, descriptors or memory: what that commit, and those begun
+after it, have written is cut off again, the journal begins anew, and the next commit may have better luck.
 """
 
-import errno
 import itertools
 import time
 from collections import deque
@@ -38,6 +37,7 @@ from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
 from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
 from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
+from mochi.shortage import is_shortage
 
 
 class Commit:
@@ -175,6 +175,14 @@ class ChunkWriter:
             self._failed(error)
             raise
         self._under_way.popleft()
+        try:
+            return self._publish(commit)
+        except BaseException as error:
+            self.error = error  # it is stored, and not all of what is kept in memory says so
+            raise
+
+    def _publish(self, commit: Commit) -> list[int]:
+        """Let readers see a commit that is stored, and give the id of the first event of each batch."""
         if self._journal is not None and commit.records:
             self._journal.settle(commit.records)
         first_ids = [commit.first_id]
@@ -198,9 +206,9 @@ class ChunkWriter:
         )
 
     def _failed(self, error: BaseException) -> None:
-        """Take a commit back that found no space, and those after it; after any other failure write no more."""
+        """Take a commit back that met a want which passes, and those after it; after other failures write no more."""
         self._failure = self._failure or error
-        if not _is_out_of_space(error):
+        if not _passes(error):
             self.error = self.error or error
         elif not self._under_way:
             with suppress(
@@ -219,7 +227,7 @@ class ChunkWriter:
             shorten_roster(self._layer, self._directory, last.number)
             self._checkpoint(self._mode)
         except BaseException as error:
-            if not _is_out_of_space(error):
+            if not _passes(error):
                 self.error = error
             raise
         self._end = last
@@ -231,7 +239,7 @@ class ChunkWriter:
         try:
             self._checkpoint(self._mode)
         except BaseException as error:
-            self.error = error
+            self._failed(error)
             raise
 
     def release(self, number: int) -> bool:
@@ -361,10 +369,9 @@ class ChunkWriter:
         self._journal.begin(base, mode, self._ledger, self._catalog.event_count)
 
 
-def _is_out_of_space(error: BaseException) -> bool:
-    """Tell whether a call failed for want of space, in a way that leaves all that was written before as it was."""
-    number = getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, SyncFailed)
+def _passes(error: BaseException) -> bool:
+    """Tell whether a call failed by a want that passes, and left all that was written before as it was."""
+    return is_shortage(error) and not isinstance(error, SyncFailed)
 
 
 def _part(

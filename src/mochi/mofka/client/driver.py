@@ -63,7 +63,7 @@ class MofkaDriver(Driver):
 
     @property
     def num_servers(self) -> int:
-        """Number of servers of the service."""
+        """Number of servers of the service, without those that have ended in good order."""
         return len(self._servers)
 
     @property
@@ -76,7 +76,8 @@ class MofkaDriver(Driver):
 
     @property
     def _servers(self) -> list[str]:
-        return list(self._group.ranks)
+        self._group.refresh()
+        return self._group.servers
 
     @property
     def _registry(self) -> Registry:
@@ -105,7 +106,8 @@ class MofkaDriver(Driver):
         ----------
         options : mapping
             ``num_partitions``, ``config.type`` (``memory`` or ``default``), ``config.partition``, ``config.uuid``,
-            ``dependencies``. Partition i is served by server i modulo their number, in the group file's order.
+            ``dependencies``. Partition i is served by server i modulo their number, in the group file's order; servers
+            that have ended in good order are not counted.
         schema : JSON Schema, optional
             Short for a ``schema`` validator.
         """

@@ -37,6 +37,8 @@ class Group:
     ----------
     ranks : dict
         The ordinal of each server, by its address.
+    servers : list of str
+        Addresses of those that have not ended in good order, in the order of the file.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class Group:
         self._stamp: tuple[int, ...] = ()
         self._master: tuple[str, int] | None = None
         self.ranks: dict[str, int] = {}
+        self.servers: list[str] = []
         self.reset()
         self._read()
 
@@ -74,10 +77,12 @@ class Group:
             return
         view = group_file.read(self.path)
         if view.token is not None:
-            for address in view.ranks:
-                self._client.set_token(address, view.token)
+            for address, rank in view.ranks.items():
+                self._client.set_token(address, view.token, rank)
         self._master = None
+        ended = {member.address for member in view.members if member.ended}
         self.ranks, self._stamp = view.ranks, stamp
+        self.servers = [address for address in view.ranks if address not in ended]
 
     def refresh(self) -> None:
         """Read the group file again if it has changed; one that is gone or half there is passed over."""

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 MAX_NAME = 256
 
 _DRIVER = ("group_file", "margo", "timeout_ms")
-_TOPIC = ("config", "dependencies", "num_partitions", "partition")
+_TOPIC = ("config", "dependencies", "num_partitions", "partition", "partitions")
 _CONFIG = ("partition", "type", "uuid")
-_OF_OTHER_DRIVERS = ("flush_behavior", "partitions", "root_path", "use_file_locking")
+_OF_OTHER_DRIVERS = ("flush_behavior", "root_path", "use_file_locking")
 
 
 class DriverOptions(msgspec.Struct, frozen=True):
@@ -120,6 +120,12 @@ def parse_topic(options: Any) -> TopicOptions:
     if not isinstance(kind, str):
         raise ConfigError("options.config.type", f"must be a str, found {kind!r}")
     count = _partition_count(options)
+    if kind == "memory" and (unused := sorted(partition.keys() - {"retention"})):
+        log.warning(
+            "options.config.partition.%s: no effect on a partition in memory; options.config.type 'default' keeps "
+            "events in files",
+            ", ".join(unused),
+        )
     return TopicOptions(
         count,
         kind,
@@ -133,15 +139,18 @@ def parse_topic(options: Any) -> TopicOptions:
 
 
 def _partition_count(options: Mapping[str, Any]) -> int:
-    count = options.get("num_partitions", 0)
-    if (
-        isinstance(count, bool)
-        or not isinstance(count, int | float)
-        or ("num_partitions" in options and count < 1)
-    ):
-        raise ConfigError("options.num_partitions", f"must be a number, 1 or more, found {count!r}")
-    if not count:
+    given = [name for name in ("num_partitions", "partitions") if name in options]
+    if not given:
         log.warning("options.num_partitions is not given: the topic has no partition yet")
+        return 0
+    name, count = given[0], options[given[0]]
+    if isinstance(count, bool) or not isinstance(count, int | float) or count < 1:
+        raise ConfigError(f"options.{name}", f"must be a number, 1 or more, found {count!r}")
+    if any(options[other] != count for other in given):
+        raise ConfigError(
+            "options.partitions",
+            f"is what num_partitions was called; found {options['partitions']!r} beside {count!r}",
+        )
     return int(count)
 
 

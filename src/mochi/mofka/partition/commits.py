@@ -6,7 +6,8 @@ synced sooner.
 
 Invariants: commits are begun and finished in one order, and those who wait are told in that order; what follows a
 failed commit fails as well, as far as it had come when the failure was told, for to store it would leave a gap; nobody
-waits for a disk under a lock that arrivals need; while anything waits, a thread is on its way to look for it.
+waits for a disk under a lock that arrivals need; while anything waits, a thread is on its way to look for it, and what
+no thread can be had for is told so and waits no more.
 """
 
 import logging
@@ -24,6 +25,7 @@ from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.chunks.writer import Commit
 from mochi.mofka.partition.contract import expired
 from mochi.mofka.partition.cursors import Cursors
+from mochi.shortage import is_shortage
 
 T = TypeVar("T")
 
@@ -56,8 +58,9 @@ def fault_of(error: Exception) -> Fault:
         return expired(error.first, error.next)
     if isinstance(error, DamagedEvents):
         return Fault("damaged", str(error), {"first": error.first, "count": error.count})
-    if isinstance(error, REFUSALS):
-        return Fault("out_of_range" if isinstance(error, OutOfRange) else "storage", str(error))
+    if isinstance(error, REFUSALS) or is_shortage(error):
+        code = "out_of_range" if isinstance(error, OutOfRange) else "storage"
+        return Fault(code, str(error) or "the server is out of memory")
     log.exception("unexpected error in a partition")
     return Fault("internal", f"{type(error).__name__}: {error}")
 
@@ -80,13 +83,30 @@ class _Waiting:
             self.cursors.setdefault(consumer, []).extend(told)
         self.size += later.size
 
-    def tell(self, outcomes: Sequence[int | Fault], failure: Fault | None) -> None:
-        """Tell each batch its outcome, and each cursor the failure, if there is one."""
-        for (_, appended), outcome in zip(self.batches, outcomes, strict=True):
-            appended(outcome)
+    def stored(self, first_ids: Sequence[int]) -> None:
+        """Tell each batch the id of its first event, and each cursor that it is stored."""
+        for (_, appended), first_id in zip(self.batches, first_ids, strict=True):
+            _tell(appended, first_id)
+        self._tell_cursors(None)
+
+    def failed(self, failure: Fault) -> None:
+        """Tell all the failure."""
+        for _, appended in self.batches:
+            _tell(appended, failure)
+        self._tell_cursors(failure)
+
+    def _tell_cursors(self, failure: Fault | None) -> None:
         for told in self.cursors.values():
             for acknowledged in told:
-                acknowledged(failure)
+                _tell(acknowledged, failure)
+
+
+def _tell(told: Callable[[T], None], outcome: T) -> None:
+    """Tell one who waits; what goes wrong with that is no matter of the others."""
+    try:
+        told(outcome)
+    except Exception:
+        log.exception("somebody could not be told what became of a batch or cursor")
 
 
 class _UnderWay(NamedTuple):
@@ -197,7 +217,19 @@ class Commits:
             if self._threads and (self._threads == OVERLAP or not self._may_overlap()):
                 return
             self._threads += 1
-        self._io.run(self._run)
+        try:
+            self._io.run(self._run)
+        except Exception as error:
+            self._give_up(fault_of(error))
+
+    def _give_up(self, failure: Fault) -> None:
+        """Tell those who wait that no thread looks for them, unless another is on its way."""
+        given_up = _Waiting()
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                given_up, self._waiting = self._waiting, given_up
+        given_up.failed(failure)
 
     def _may_overlap(self) -> bool:
         return self._is_slow and self._waiting.size >= OVERLAP_BYTES
@@ -225,13 +257,14 @@ class Commits:
                 elif not expiring:
                     self._threads -= 1
                     return None
-                cursors = {consumer: self._cursors[consumer] for consumer in taken.cursors}
             if expiring:
                 self.trim()
             if not taken:
                 continue
             commit = None
             try:
+                with self._lock:
+                    cursors = {consumer: self._cursors[consumer] for consumer in taken.cursors}
                 commit = self._store.begin([batch for batch, _ in taken.batches], cursors)
             except Exception as error:
                 if not self._under_way:
@@ -255,19 +288,19 @@ class Commits:
             self._fail(content, fault_of(error))
         else:
             self._stored(commit.batches)
-            content.tell(first_ids, None)
+            content.stored(first_ids)
             self._note_failure(None)
         self.trim()
 
     def _fail(self, content: _Waiting, failure: Fault) -> None:
-        content.tell([failure] * len(content.batches), failure)
+        content.failed(failure)
         self._note_failure(failure)
         # Those that came meanwhile may follow one that failed: to store them would leave a gap.
         with self._lock:
             following, self._waiting.batches = self._waiting.batches, []
             self._waiting.size = 0
         for _, appended in following:
-            appended(failure)
+            _tell(appended, failure)
 
     def _note_failure(self, failure: Fault | None) -> None:
         """Log when commits begin to fail, and when they succeed again."""

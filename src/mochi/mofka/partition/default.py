@@ -164,7 +164,10 @@ class DefaultPartition:
                 outcome = fault_of(error)
             done(outcome)
 
-        self._io.run(run)
+        try:
+            self._io.run(run)
+        except Exception as error:
+            done(fault_of(error))
 
     def read(
         self,

@@ -49,21 +49,21 @@ class Tail:
         for batch in batches:
             size = batch.metadata_bytes + batch.data_bytes
             with self._lock:
+                end = self._blocks.end + batch.count
                 self._unread += size
                 if max(self._unread, size) > KEPT:
-                    self._blocks = Blocks(self._blocks.end + batch.count)
+                    self._blocks = Blocks(end)
                     continue
             try:
                 metadata = _copied(batch.metadata, batch.metadata_bytes, self._metadata)
                 data = _copied(batch.data, batch.data_bytes, self._data)
+                sizes = (batch.metadata_sizes.astype(np.uint32), batch.data_sizes.astype(np.uint32))
+                with self._lock:
+                    self._blocks.append(sizes[0], metadata, sizes[1], data)
+                    self._blocks.shrink(KEPT)
             except (MemoryError, OSError):
                 with self._lock:
-                    self._blocks = Blocks(self._blocks.end + batch.count)
-                continue
-            sizes = (batch.metadata_sizes.astype(np.uint32), batch.data_sizes.astype(np.uint32))
-            with self._lock:
-                self._blocks.append(sizes[0], metadata, sizes[1], data)
-                self._blocks.shrink(KEPT)
+                    self._blocks = Blocks(end)
 
     def read(self, first: int, max_events: int, max_bytes: int, with_data: bool) -> Slice | None:
         """Give events as `Partition.read` does; None if the first one is not kept. No copy."""

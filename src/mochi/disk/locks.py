@@ -1,0 +1,80 @@
+"""The lock of a directory: one process at a time has it, and who comes too late is told who that is.
+
+A lock lasts until its descriptor is closed, and forked children share it. Who holds one is asked of the kernel, where
+it tells; the name that the holder wrote into the file is believed only of another machine, since a dead process leaves
+its name behind.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from contextlib import suppress
+
+
+def take(fd: int) -> None:
+    """Lock an open file for this process alone, and write the process's name into it.
+
+    Parameters
+    ----------
+    fd : int
+        Open to read and write.
+
+    Raises
+    ------
+    BlockingIOError
+        Somebody else has the lock, or the file was removed by who had it; says which, and who.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BlockingIOError(error.errno, f"locked by {_holder(fd)}") from None
+    if not os.fstat(fd).st_nlink:
+        raise BlockingIOError(errno.EAGAIN, "removed meanwhile by who had it locked")
+    with suppress(OSError):  # a full disk has no room for the name, and the lock holds without
+        name = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+        os.pwrite(fd, name, 0)
+        os.ftruncate(fd, len(name))
+
+
+def share(fd: int) -> None:
+    """Keep out whoever wants the lock of an open file; others may share it. Changes nothing in the file.
+
+    Raises
+    ------
+    BlockingIOError
+        Somebody has the lock; says who.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BlockingIOError(error.errno, f"locked by {_holder(fd)}") from None
+
+
+def _holder(fd: int) -> str:
+    """Name who holds the lock of a file; a process that is known to live, or nobody in particular."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        return "whoever checks it just now"
+    host = socket.gethostname()
+    for pid in _lockers(os.fstat(fd).st_ino):
+        if os.path.exists(f"/proc/{pid}"):
+            return f"process {pid} on {host}"
+    written = os.pread(fd, 256, 0).decode(errors="replace").strip()
+    if written and not written.endswith(f" on {host}"):
+        return written
+    return "a process that is not known"
+
+
+def _lockers(inode: int) -> list[int]:
+    """Return the processes that have locked a file of this inode, as far as the kernel tells."""
+    try:
+        with open("/proc/locks") as file:
+            entries = [line.split() for line in file]
+    except OSError:
+        return []
+    # 1: FLOCK  ADVISORY  WRITE 1234 fe:00:2146336 0 EOF; one that waits has "->" behind its number.
+    return [int(e[4]) for e in entries if e[1] == "FLOCK" and e[5].rpartition(":")[2] == str(inode)]
