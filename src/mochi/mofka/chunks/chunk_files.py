@@ -145,4 +145,6 @@ def records_of(chunk: int, seal: Seal, kind: str) -> tuple[int, NDArray[np.void]
 
 def joined(sizes: Sequence[NDArray[np.unsignedinteger]]) -> NDArray[np.unsignedinteger]:
     """Give the sizes of events that follow each other as one array."""
+    if len(sizes) == 1:
+        return sizes[0]
     return np.concatenate(sizes) if sizes else np.empty(0, np.uint32)

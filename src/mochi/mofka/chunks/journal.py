@@ -186,7 +186,7 @@ class Journal:
             self._head.generation,
             self._sequence,
             self._settled,
-            replace(part.before, time=0),
+            part.before,
             part.count,
             len(part.notes),
             len(part.seals),
@@ -490,7 +490,19 @@ class _Record(NamedTuple):
     def pack(self, key: int) -> bytes:
         """Give the bytes of the header, of the newest version."""
         _, generation, sequence, settled, before, *rest = self
-        header = _RECORDS[_VERSION].pack(generation, sequence, settled, *astuple(before)[:-1], *rest)
+        header = _RECORDS[_VERSION].pack(
+            generation,
+            sequence,
+            settled,
+            before.number,
+            before.first_id,
+            before.count,
+            before.metadata_end,
+            before.data_end,
+            before.descriptor_end,
+            before.seals_end,
+            *rest,
+        )
         return header + _CHECKSUM.pack(_checksum(key, [header]))
 
     def part(self, before: Chunk, content: memoryview, key: int) -> Part:

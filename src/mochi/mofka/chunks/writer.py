@@ -18,7 +18,6 @@ failed call but one that found a want which passes, of space, descriptors or mem
 after it, have written is cut off again, the journal begins anew, and the next commit may have better luck.
 """
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -402,8 +401,7 @@ def _part(
     data: list[Buffer] = []
     sealed: list[Seal] = []
     packed: list[bytes] = []
-    for _, group in itertools.groupby(enumerate(batches), _sharing):
-        together = [batch for _, batch in group]
+    for together in _groups(batches):
         of_metadata = [buffer for batch in together for buffer in batch.metadata]
         of_data = [buffer for batch in together for buffer in batch.data]
         if journalled or len(together) > 1:
@@ -438,10 +436,18 @@ def _part(
     )
 
 
-def _sharing(numbered: tuple[int, Batch]) -> int:
-    """Give the same for small batches, and for each large one another."""
-    number, batch = numbered
-    return number if is_large(batch.data_bytes) else -1
+def _groups(batches: Sequence[Batch]) -> list[list[Batch]]:
+    """Divide batches into large ones, and runs of small ones."""
+    groups: list[list[Batch]] = []
+    open_group = False
+    for batch in batches:
+        large = is_large(batch.data_bytes)
+        if open_group and not large:
+            groups[-1].append(batch)
+        else:
+            groups.append([batch])
+        open_group = not large
+    return groups
 
 
 def _stream(
