@@ -117,7 +117,7 @@ def circular() -> dict[str, Any]:
         (b"\xff", Exception),
         ({"a": "\ud800"}, Exception),
         (circular(), Exception),
-        ({"a": np.int64(1)}, TypeError),
+        ({"a": np.arange(2)}, TypeError),
     ],
     ids=["word", "open", "not utf-8", "surrogate", "circular", "numpy"],
 )
@@ -330,7 +330,7 @@ def test_producer_options_that_are_unknown_are_refused(topic: TopicHandle, optio
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"batch_size": 0}, {"batch_size": -1}, {"max_num_batches": -1}, {"thread_pool": 2}, {"name": 5}],
+    [{"batch_size": -1}, {"max_num_batches": -1}, {"thread_pool": 2}, {"name": 5}],
 )
 def test_arguments_of_a_producer_of_a_wrong_type_or_out_of_range_are_type_errors(
     topic: TopicHandle, arguments: dict[str, Any]

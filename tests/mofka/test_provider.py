@@ -4,20 +4,22 @@ import errno
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from partition_io import BreakableFiles, Event, GatedIo
-from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, bulk_of
+from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, Stream, bulk_of
 
 from mochi.margo import rpc
+from mochi.margo.budget import Budget
 from mochi.margo.errors import ConnectionLost, Fault
-from mochi.margo.wire import Segment
+from mochi.margo.wire import Frame, Segment
 from mochi.mofka import provider
 from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.memory import MemoryPartition
@@ -554,6 +556,105 @@ def test_a_consumer_that_grants_nothing_costs_no_memory(
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 20000  # kilobytes; a copy for each of the 100 feeds would take 300 MB
     assert not any(stream.events for stream in streams)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+class Unread(Stream):
+    """A stream whose client reads nothing more once something has come on it, until told to go on."""
+
+    def __init__(self, go_on: threading.Event) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    def allocate(self, frame: Frame) -> Sequence[memoryview]:
+        assert self._go_on.wait(20)
+        return super().allocate(frame)
+
+
+@pytest.mark.parametrize("margo", [{}, THREADS])
+@pytest.mark.parametrize("fields", [None, {"sync": False}])
+def test_feeds_that_nobody_reads_are_bounded_together_and_go_on_when_they_are_read(
+    serve: Callable[..., Served],
+    connect: Callable[[Served], Peer],
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any] | None,
+    margo: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(provider, "MAX_FEED_BYTES", 256 << 10)
+    monkeypatch.setattr(tail, "KEPT", 0)
+    served = serve(fields=fields, margo=margo)
+    events = [(b"%d" % number, bytes(64 << 10)) for number in range(32)]
+    events[20] = (b"large", bytes(700 << 10))
+    other = connect(served)
+    other.store(events)
+    served.engine.budget = Budget(connection=1 << 20, share=1 << 20)
+    peer = connect(served)
+    partition, most, feeds = served.provider._partition, 0, 40
+    read = type(partition).read
+
+    def counted(self: Any, first: int, events: int, size: int, with_data: bool, done: Any) -> None:
+        nonlocal most
+        most = max(most, served.engine.budget.held)
+        read(self, first, events, size, with_data, done)
+
+    monkeypatch.setattr(type(partition), "read", counted)
+    go_on = threading.Event()
+    streams = [Unread(go_on) for _ in range(feeds)]
+    for number, stream in enumerate(streams):
+        named = peer.link.open_stream(stream)
+        peer.send(SUBSCRIBE, Subscribe(ANYWHEN, f"c{number}", named, 0, 1000, 1 << 30, True))
+    eventually(lambda: served.engine.budget.held > 700 << 10)
+    for number in range(20):
+        other.store([(b"{}", b"")], number + 1)
+    go_on.set()
+    peer.wait(lambda: all(len(stream.events) == 52 for stream in streams))
+    assert all(stream.events[:32] == events for stream in streams)
+    assert all(stream.first == sorted(stream.first) for stream in streams)
+    assert most <= (1 << 20) + (700 << 10)
+    eventually(lambda: served.engine.budget.held < 1000)
+
+
+def test_a_feed_that_ends_while_it_waits_for_memory_gives_up_its_place(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "MAX_FEED_BYTES", 600 << 10)
+    served = serve()
+    other = connect(served)
+    other.store([(b"%d" % number, bytes(600 << 10)) for number in range(4)])
+    served.engine.budget = Budget(connection=1 << 20, share=1 << 20)
+    peer = connect(served)
+    go_on = threading.Event()
+    for number in range(100):
+        named = peer.link.open_stream(Unread(go_on))
+        peer.send(SUBSCRIBE, Subscribe(ANYWHEN, "c", named, 0, 1000, 1 << 30, True))
+        if number:
+            peer.send(UNSUBSCRIBE, Unsubscribe(named))
+    eventually(lambda: served.engine.budget.held > 600 << 10)
+    assert sum(len(account.waiting) for account in served.engine.budget.accounts) <= 2
+    go_on.set()
+    peer.close()
+    eventually(lambda: served.held() == 0)
+    assert served.engine.budget.held == 0
+
+
+def test_a_connection_has_no_more_feeds_than_it_may(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "MAX_FEEDS", 3)
+    served = serve()
+    peer = connect(served)
+    for _ in range(5):
+        numbers = [peer.subscribe()[1] for _ in range(3)]
+        refused(peer, "bad_request", SUBSCRIBE, Subscribe(ANYWHEN, "c", 1 << 40, 0, 1, 1, True))
+        assert connect(served).subscribe()[2].first == 0
+        for number in numbers:
+            peer.ask(UNSUBSCRIBE, Unsubscribe(number), Done)
 
 
 @pytest.mark.parametrize("margo", [{}, THREADS])

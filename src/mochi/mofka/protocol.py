@@ -43,7 +43,9 @@ END_OF_STREAM = 1
 MAX_CONSUMER_NAME = 1024
 """Characters of a consumer's name."""
 
-Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+MAX_NUMBER = 2**63 - 1
+
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Identity: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
 ConsumerName: TypeAlias = Annotated[str, Meta(max_length=MAX_CONSUMER_NAME)]
 

@@ -4,22 +4,28 @@ It finds the master database, takes back the partitions that are recorded for it
 finishes what was cut short: creations, and deletions while it was down. A partition that cannot be opened keeps its
 record, and has a stand-in that says why to all who ask for it; the others are served.
 
+While a server that may have the master database does not answer, it is waited for, and the log says for whom. Of two
+master databases, which nobody means to have, the first in the order of addresses is used, as clients do.
+
 A service without a master database, or with one that remembers nothing, restores nothing.
 """
 
 import logging
 import os
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import cast
 
 import msgspec
 from msgspec.structs import replace
 
-from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.client import BedrockClient, ask_all
 from mochi.bedrock.modules import Deployed
+from mochi.flock.client import FlockClient
+from mochi.flock.group_file import Member
 from mochi.flock.provider import FlockProvider
+from mochi.margo import deployment
 from mochi.margo.client import Client
 from mochi.margo.errors import ConfigError, Fault, MargoError
 from mochi.mofka.chunks import ChunkStore, PosixFiles, StorageError, remove_partition
@@ -34,8 +40,14 @@ from mochi.yokan.provider import YokanProvider
 
 log = logging.getLogger(__name__)
 
-RETRY_INTERVAL = 0.1
+RETRY_INTERVAL = 0.5
 """Seconds between two rounds of asking the other servers for the master database."""
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds that another server has to answer in one round."""
+
+REMINDER = 60.0
+"""Seconds between two lines that say who is waited for."""
 
 
 class Restoration:
@@ -52,10 +64,11 @@ class Restoration:
         self._unopened = unopened
         self._providers = server.config()["providers"]
         self._running = partitions_among(self._providers)
-        self._client = Client()
+        self._client = Client(timeout=ANSWER_TIMEOUT)
+        self._heard: tuple[Member, ...] = ()
 
     def run(self) -> None:
-        """Do it; blocks until the master database is found, for the time-out of dependencies at most.
+        """Do it; blocks until the master database is found, or for the time-out of dependencies if there is one.
 
         Raises
         ------
@@ -70,42 +83,99 @@ class Restoration:
             self._client.close()
 
     def _find_master(self) -> tuple[Database, str] | None:
-        """Return the master database, and what it is called as a dependency; one of this server is preferred."""
+        """Return the master database, and what it is called as a dependency."""
         own = master_among(self._providers)
-        if own is not None:
-            provider = cast(YokanProvider, self._server.provider(own["name"]))
-            return provider.database, f"yokan:{own['provider_id']}@{self._server.address}"
-        deadline = time.monotonic() + self._server.dependency_resolution_timeout
+        timeout = self._server.dependency_resolution_timeout
+        began = time.monotonic()
+        reminder = began
         while True:
-            failures: list[MargoError] = []
-            for address in self._meet_others():
-                try:
-                    master = master_among(BedrockClient(self._client).config(address)["providers"])
-                except MargoError as error:
-                    failures.append(error)
-                    continue
-                if master is not None:
-                    number = master["provider_id"]
-                    return DatabaseHandle(self._client, address, number), f"yokan:{number}@{address}"
+            masters, failures = self._ask_others()
+            if own is not None:
+                masters[self._server.address] = own["provider_id"]
+            if masters:
+                if reminder != began:
+                    log.info("the master database is there, at %s", min(masters))
+                return self._chosen(masters)
             if not failures:
                 return None
-            if time.monotonic() > deadline:
+            waits_for = "; ".join(failures)
+            now = time.monotonic()
+            if timeout is not None and now > began + timeout:
                 raise MargoError(
-                    f"the master database, which knows the partitions of this server, is not found: {failures[0]}"
+                    f"the master database, which knows the partitions of this server, is not found: {waits_for}"
                 )
-            time.sleep(RETRY_INTERVAL)
+            if now >= reminder:
+                log.warning(
+                    "waits for the master database, which knows the partitions of this server: %s", waits_for
+                )
+                reminder = now + REMINDER
+            self._server.rest(RETRY_INTERVAL)
 
-    def _meet_others(self) -> list[str]:
-        """Be ready to call the other servers of the group, which may move meanwhile; return their addresses."""
+    def _chosen(self, masters: Mapping[str, int]) -> tuple[Database, str]:
+        """Return the first of the master databases, which are given by their addresses, and its name."""
+        address, *others = sorted(masters)
+        number = masters[address]
+        is_here = address == self._server.address
+        if others:
+            deployment.log.log(
+                logging.WARNING if self._server.speaks else logging.DEBUG,
+                "%d servers have a master database, of which that at %s is used, and none of those at %s; "
+                'a condition ("__if__") leaves it to one of them',
+                len(masters),
+                address,
+                ", ".join(others),
+            )
+        if not is_here:
+            return DatabaseHandle(self._client, address, number), f"yokan:{number}@{address}"
+        own = master_among(self._providers)
+        assert own is not None
+        return cast(YokanProvider, self._server.provider(own["name"])).database, f"yokan:{number}@{address}"
+
+    def _ask_others(self) -> tuple[dict[str, int], list[str]]:
+        """Ask the other servers for master databases; return these by addresses, and who does not answer, and why.
+
+        A member that answers may know where others are now.
+        """
+        members = self._meet_others()
+        masters: dict[str, int] = {}
+        failures: dict[int | None, str] = {}
+        answering: set[int | None] = set()
+        self._heard = ()
+        for address, answer in ask_all(members, lambda address: self._ask(members[address])).items():
+            rank = members[address].rank
+            if isinstance(answer, MargoError):
+                failures[rank] = f"rank {rank}: {answer}"
+                continue
+            master, heard = answer
+            if master is not None:
+                masters[address] = master
+            answering.add(rank)
+            self._heard += heard
+        return masters, [failure for rank, failure in failures.items() if rank not in answering]
+
+    def _ask(self, member: Member) -> tuple[int | None, tuple[Member, ...]]:
+        """Return the provider id of a server's master database, and what it knows of the others."""
+        master = master_among(BedrockClient(self._client).config(member.address)["providers"])
+        heard: tuple[Member, ...] = ()
+        with suppress(Fault):
+            heard = FlockClient(self._client).view(member.address, member.provider_id).ranked().members
+        return None if master is None else master["provider_id"], heard
+
+    def _meet_others(self) -> dict[str, Member]:
+        """Be ready to call the other servers of the group, which may move meanwhile; return them by address."""
         for provider in self._providers:
             if provider["type"] == "flock":
                 view = cast(FlockProvider, self._server.provider(provider["name"])).view
-                others = [address for address in view.ranks if address != self._server.address]
+                members = {
+                    member.address: member
+                    for member in (*self._heard, *view.ranked().members)
+                    if member.rank != self._server.rank and member.address != self._server.address
+                }
                 if view.token is not None:
-                    for address in others:
-                        self._client.set_token(address, view.token, view.ranks[address])
-                return others
-        return []
+                    for member in members.values():
+                        self._client.set_token(member.address, view.token, member.rank)
+                return members
+        return {}
 
     def _restore(self, database: Database, master: str) -> None:
         registry = Registry(database)

@@ -20,7 +20,7 @@ from mochi.flock.errors import FlockError
 from mochi.margo.errors import ConfigError as MargoConfigError
 from mochi.margo.errors import Fault, MargoError
 from mochi.mofka.client.group import Group
-from mochi.mofka.client.options import TopicOptions, check_name, parse_driver, parse_topic
+from mochi.mofka.client.options import TopicOptions, check_name, check_text, parse_driver, parse_topic
 from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error
 from mochi.mofka.client.topic import MofkaTopic
 from mochi.mofka.deletion import remove_partitions
@@ -36,8 +36,10 @@ class MofkaDriver(Driver):
 
     Options
     -------
-    group_file : str
+    group_file : str or os.PathLike
         Path of the group file of the service; whoever may read it may use the service.
+    group_file_timeout_ms : int or float
+        Milliseconds that a group file is waited for that is not there yet, 5000 by default.
     timeout_ms : int or float
         Milliseconds that blocking calls take at most, 30000 by default.
     margo : object
@@ -49,7 +51,7 @@ class MofkaDriver(Driver):
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
         try:
-            self._group = Group(self._service.client, parsed.group_file)
+            self._group = Group(self._service.client, parsed.group_file, parsed.patience)
         except FlockError as error:
             raise ConfigError("options.group_file", str(error)) from error
         self._service.follow(self._group)
@@ -256,6 +258,7 @@ class MofkaDriver(Driver):
             raise as_diaspora_error(error, f"adding a partition to topic {topic_name!r}") from error
 
     def _load(self, name: str) -> TopicRecord:
+        check_text("topic name", name)
         try:
             record = self._registry.load(name)
         except MargoError as error:
@@ -293,6 +296,7 @@ class MofkaDriver(Driver):
         DiasporaError
             The topic is gone, and a server cannot remove what is stored of a partition.
         """
+        check_text("topic name", name)
         try:
             self._registry.withdraw(name)
             partitions = self._registry.partitions(name)
@@ -310,6 +314,7 @@ class MofkaDriver(Driver):
 
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
+        check_text("topic name", name)
         try:
             return self._registry.exists(name)
         except MargoError as error:

@@ -35,6 +35,7 @@ from mochi.mofka.client.service import EpochChanged, PartitionInfo, Search, dead
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
+    MAX_NUMBER,
     REQUEST_DATA,
     SUBSCRIBE,
     UNSUBSCRIBE,
@@ -119,8 +120,9 @@ class Feed:
         serializer = topic.serializer
         self.deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
         self._name = consumer.name
-        self._batch_size = 0 if consumer.batch_size == ADAPTIVE_BATCH_SIZE else consumer.batch_size
-        self._batches = max(consumer.max_num_batches, MIN_BATCHES)
+        adaptive = consumer.batch_size == ADAPTIVE_BATCH_SIZE
+        self._batch_size = 0 if adaptive else min(consumer.batch_size, MAX_NUMBER)
+        self._batches = min(max(consumer.max_num_batches, MIN_BATCHES), MAX_NUMBER)
         self._credit = credit
         self._with_data = consumer.loads_all
         self.reset()

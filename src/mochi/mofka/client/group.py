@@ -32,6 +32,8 @@ class Group:
         Is told the token for each server.
     path : str
         The group file.
+    patience : float
+        Seconds that it is waited for if it is not there yet.
 
     Attributes
     ----------
@@ -50,7 +52,7 @@ class Group:
     Any thread; `reset` in a forked child.
     """
 
-    def __init__(self, client: Client, path: str) -> None:
+    def __init__(self, client: Client, path: str, patience: float) -> None:
         self.path = path
         self._client = client
         self._bedrock = BedrockClient(client)
@@ -59,6 +61,7 @@ class Group:
         self.ranks: dict[str, int] = {}
         self.servers: list[str] = []
         self.reset()
+        group_file.read_within(path, patience)
         self._read()
 
     def reset(self) -> None:

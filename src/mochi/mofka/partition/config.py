@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from mochi.margo.bulk import BufferPoolConfig
 from mochi.margo.config import convert
+from mochi.margo.errors import ConfigError
 from mochi.mofka.chunks.retention import KEEP_ALL, Retention
 
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
@@ -100,7 +101,13 @@ class DefaultFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, fr
     @classmethod
     def parse(cls, value: dict[str, Any]) -> "DefaultFields":
         """Check a ``partition`` section; `ConfigError` names the field at fault and what is allowed."""
-        return convert(value, cls, "config.partition")
+        fields = convert(value, cls, "config.partition")
+        if fields.path.startswith("~"):
+            raise ConfigError(
+                "config.partition.path",
+                f"{fields.path!r} is not expanded here, where it may be another's home; write it in full",
+            )
+        return fields
 
     def kept(self) -> Retention:
         """Return how much is kept."""
