@@ -51,7 +51,7 @@ class MofkaDriver(Driver):
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
         try:
-            self._group = Group(self._service.client, parsed.group_file, parsed.patience)
+            self._group = Group(self._service, parsed.group_file, parsed.patience)
         except FlockError as error:
             raise ConfigError("options.group_file", str(error)) from error
         self._service.follow(self._group)
@@ -136,9 +136,11 @@ class MofkaDriver(Driver):
             raise as_diaspora_error(error, f"creating topic {name!r}") from error
 
     def _create(self, name: str, wanted: TopicOptions, descriptions: list[dict[str, Any]]) -> None:
+        self._group.read(lambda registry: registry.exists(name))
+        self._group.ask_for_view()
+        servers = self._servers
         planned = [
-            self._plan(self._servers[index % len(self._servers)], uuid, wanted)
-            for index, uuid in enumerate(wanted.uuids)
+            self._plan(servers[index % len(servers)], uuid, wanted) for index, uuid in enumerate(wanted.uuids)
         ]
         self._undo_again()
         self._registry.reserve(name, planned)
@@ -260,7 +262,7 @@ class MofkaDriver(Driver):
     def _load(self, name: str) -> TopicRecord:
         check_text("topic name", name)
         try:
-            record = self._registry.load(name)
+            record = self._group.load(name)
         except MargoError as error:
             raise as_diaspora_error(error, f"opening topic {name!r}") from error
         if record is None:
@@ -316,7 +318,7 @@ class MofkaDriver(Driver):
         """Tell whether there is a topic of this name."""
         check_text("topic name", name)
         try:
-            return self._registry.exists(name)
+            return self._group.read(lambda registry: registry.exists(name))
         except MargoError as error:
             raise as_diaspora_error(error, f"looking for topic {name!r}") from error
 
@@ -324,22 +326,7 @@ class MofkaDriver(Driver):
         """Return all topics: components, number of partitions, and the partitions."""
         self._undo_again()
         try:
-            topics: dict[str, dict[str, Any]] = {}
-            for name in self._registry.names():
-                record = self._registry.load(name)
-                if record is not None:
-                    topics[name] = {
-                        "name": name,
-                        "num_partitions": len(record.partitions),
-                        "partition_selector": record.selector,
-                        "partitions": [
-                            {"address": each.address, "provider_id": each.provider_id, "uuid": each.uuid}
-                            for each in record.partitions
-                        ],
-                        "serializer": record.serializer,
-                        "validator": record.validator,
-                    }
-            return topics
+            return self._group.read(_listed)
         except MargoError as error:
             raise as_diaspora_error(error, "listing the topics") from error
 
@@ -348,6 +335,25 @@ class MofkaDriver(Driver):
         lost = self._service.close()
         if lost:
             raise DiasporaError(f"{lost} events could not be stored before the driver was closed")
+
+
+def _listed(registry: Registry) -> dict[str, dict[str, Any]]:
+    topics: dict[str, dict[str, Any]] = {}
+    for name in registry.names():
+        record = registry.load(name)
+        if record is not None:
+            topics[name] = {
+                "name": name,
+                "num_partitions": len(record.partitions),
+                "partition_selector": record.selector,
+                "partitions": [
+                    {"address": each.address, "provider_id": each.provider_id, "uuid": each.uuid}
+                    for each in record.partitions
+                ],
+                "serializer": record.serializer,
+                "validator": record.validator,
+            }
+    return topics
 
 
 def _named(**dependencies: str) -> dict[str, str]:
