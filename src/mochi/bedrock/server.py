@@ -41,6 +41,7 @@ from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
+from mochi.margo.address import canonical
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault, MargoError
@@ -51,6 +52,9 @@ __all__ = ["Server"]
 R = TypeVar("R")
 
 SECRET_SIZE = 32
+
+DEPENDENCY_TIMEOUT = 30.0
+"""Seconds to wait for a provider of another server, where the configuration does not say."""
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +100,7 @@ class Server:
         self._secret: bytes | None = None
         self._settings = config
         self._closed = False
+        self._stopping = threading.Event()
         self._libraries: list[str] = []
         self._modules: dict[str, Module] = {}
         self._running: dict[str, Running] = {}
@@ -123,9 +128,19 @@ class Server:
         return self.world.rank
 
     @property
-    def dependency_resolution_timeout(self) -> float:
-        """Seconds to wait for a provider of another server."""
+    def dependency_resolution_timeout(self) -> float | None:
+        """Seconds to wait for a provider of another server; None where the configuration does not say."""
         return self._settings.dependency_resolution_timeout
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is the one that speaks of those that were started together, where one is enough."""
+        return self._peers.speaks
+
+    def rest(self, seconds: float) -> None:
+        """Wait for some time; `BedrockError` once the server is told to stop."""
+        if self._stopping.wait(seconds):
+            raise BedrockError("told to stop before it was complete")
 
     def provider(self, name: str) -> Provider:
         """Return the provider of this name; `BedrockError` if there is none."""
@@ -188,7 +203,7 @@ class Server:
                 self._complete()
                 on_ready()
             except BaseException as error:
-                if not self._closed:
+                if not self._stopping.is_set():
                     failures.append(error)
                 self.finalize()
 
@@ -210,6 +225,7 @@ class Server:
 
     def finalize(self) -> None:
         """Make `run` return. Idempotent."""
+        self._stopping.set()
         self.engine.finalize()
 
     def load_module(self, library: str) -> None:
@@ -460,14 +476,15 @@ class Server:
             declared = module.dependencies(spec.config)
         except Exception as error:
             raise _in_context(error, where, spec.name) from error
-        deadline = time.monotonic() + self._settings.dependency_resolution_timeout
+        timeout = self._settings.dependency_resolution_timeout
+        deadline = time.monotonic() + (DEPENDENCY_TIMEOUT if timeout is None else timeout)
         return resolve(
             spec,
             declared,
             where,
             engine=self.engine,
             running=self._running,
-            own_names=("local", self.address, self._settings.address),
+            own_names=("local", self.address, canonical(self._settings.address or self.address)),
             world=self.world,
             look_up=partial(self._look_up, deadline),
         )
@@ -512,6 +529,7 @@ class Server:
         self.engine.undefine(running.spec.provider_id)
 
     def _close(self) -> None:
+        self._stopping.set()
         with self._changing:
             self._closed = True
             for running in reversed(list(self._running.values())):

@@ -31,6 +31,7 @@ from typing import TypeVar
 import msgspec
 
 from mochi.margo import rpc, transport
+from mochi.margo.address import canonical
 from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
@@ -41,6 +42,7 @@ from mochi.margo.errors import (
 from mochi.margo.handshake import Asking, Seat
 from mochi.margo.link import Claim, Link, PendingCall
 from mochi.margo.wire import (
+    Buffer,
     Frame,
     FrameReader,
     Kind,
@@ -102,7 +104,7 @@ class Client:
         rank : int, optional
             Which member of the service is meant; another one that answers there is not spoken to. None takes any.
         """
-        self._seats[address] = Seat(token, rank)
+        self._seats[canonical(address)] = Seat(token, rank)
 
     def link(self, address: str, timeout: float | None = None) -> Link:
         """Return the link to `address`, connecting where there is none.
@@ -116,6 +118,7 @@ class Client:
         VersionMismatch
             They do not speak the same version.
         """
+        address = canonical(address)
         link = self.living_link(address)
         if link is not None:
             return link
@@ -136,7 +139,7 @@ class Client:
 
     def living_link(self, address: str) -> Link | None:
         """Return the link to `address` if there is one; never blocks."""
-        link = self._links.get(address)
+        link = self._links.get(canonical(address))
         return None if link is None or link.is_lost else link
 
     def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:
@@ -201,7 +204,26 @@ class Client:
         provider_id: int = 0,
         timeout: float | None = None,
     ) -> R:
-        """Call an RPC defined with `Engine.define`.
+        """Call an RPC defined with `Engine.define`; raises as `transfer` does."""
+        return self.transfer(address, name, args, result, provider_id=provider_id, timeout=timeout)[0]
+
+    def transfer(
+        self,
+        address: str,
+        name: str,
+        args: msgspec.Struct,
+        result: type[R],
+        *,
+        provider_id: int = 0,
+        timeout: float | None = None,
+        bulk: Sequence[Sequence[Buffer]] = (),
+    ) -> tuple[R, Sequence[memoryview | None]]:
+        """Call an RPC, with bulk of the request, and return its answer, and the bulk of that.
+
+        Parameters
+        ----------
+        bulk : sequence of sequence of buffers
+            Segments, sent as they are when the call returns.
 
         Raises
         ------
@@ -213,14 +235,14 @@ class Client:
         seconds = self.timeout if timeout is None else timeout
         link = self.link(address, seconds)
         pending = PendingCall()
-        number = link.request(name, provider_id, rpc.pack(args), pending, timeout=seconds)
+        number = link.request(name, provider_id, rpc.pack(args), pending, bulk=bulk, timeout=seconds)
         if not self.wait(pending.is_done, lambda: (link,), time.monotonic() + seconds):
             link.cancel(number)
             raise DeadlineExceeded(f"{name} at {address} has not answered within {seconds:g} s")
         if pending.error is not None:
             raise pending.error
         assert pending.frame is not None
-        return rpc.unpack(pending.frame.message, result)
+        return rpc.unpack(pending.frame.message, result), pending.frame.bulk
 
     def wait(
         self, is_done: Callable[[], bool], links: Callable[[], Collection[Link]], deadline: float

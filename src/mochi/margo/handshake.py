@@ -27,12 +27,19 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable
-from typing import Annotated, NoReturn, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from mochi.margo import rpc
-from mochi.margo.errors import AddressError, AuthenticationError, Fault, ProtocolError, VersionMismatch
+from mochi.margo.errors import (
+    AddressError,
+    AuthenticationError,
+    Fault,
+    MargoError,
+    ProtocolError,
+    VersionMismatch,
+)
 from mochi.margo.wire import VERSION, Kind
 
 FEATURES = 0
@@ -292,7 +299,7 @@ class Asking:
             The server refuses for another reason, or says what is no answer.
         """
         if self.state is State.WAITING and kind is Kind.FAULT:
-            self._refused(rpc.unpack_fault(message))
+            raise refusal(rpc.unpack_fault(message), self._where)
         if self.state is not State.WAITING or kind is not Kind.WELCOME:
             raise ProtocolError(f"the server at {self._where} greets with {kind.name}")
         reply = rpc.unpack(message, Welcome)
@@ -301,16 +308,20 @@ class Asking:
         self.state = State.PROVEN
         return rpc.pack(proof)
 
-    def _refused(self, fault: Fault) -> NoReturn:
-        server = f"the server at {self._where}"
-        if fault.code == "version":
-            found = fault.details.get("versions")
-            versions = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
-            raise VersionMismatch(server, versions, "this client", VERSION)
-        if fault.code == "protocol" and _TEXT_OF_VERSION_1.search(fault.message):
-            raise VersionMismatch(server, [1], "this client", VERSION)
-        if fault.code == "authentication":
-            raise _of_another_service(self._where)
-        if fault.code in ("starting", "wrong_member", "crowded"):
-            raise AddressError(f"{server} does not let this client in: {fault.message}")
-        raise fault
+
+def refusal(fault: Fault, where: str) -> MargoError:
+    """Return the error that tells a client why the server at `where` ends a connection; of another reason, `fault`."""
+    server = f"the server at {where}"
+    if fault.code == "version":
+        found = fault.details.get("versions")
+        versions = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
+        return VersionMismatch(server, versions, "this client", VERSION)
+    if fault.code == "protocol" and _TEXT_OF_VERSION_1.search(fault.message):
+        return VersionMismatch(server, [1], "this client", VERSION)
+    if fault.code == "authentication":
+        return _of_another_service(where)
+    if fault.code in ("starting", "wrong_member", "crowded"):
+        error = AddressError(f"{server} does not let this client in: {fault.message}")
+        error.__cause__ = fault
+        return error
+    return fault

@@ -137,26 +137,15 @@ class Group:
         DiasporaError
             No server has one, or those that answer have none; says of each that does not answer why.
         """
-        return self._ask_master(lambda master: master)
+        return self.ask(lambda master: master)
 
     def lose_master(self) -> None:
         """Look for the master database anew when it is needed next: it was not where it was."""
         self._master = None
 
     def read(self, question: Callable[[Registry], T]) -> T:
-        """Ask the master database, again and again while its server is away, until the driver's time-out.
-
-        Parameters
-        ----------
-        question : callable
-            May be called several times.
-
-        Raises
-        ------
-        DiasporaError, MargoError
-            What `question` raises, or `master`.
-        """
-        return self._ask_master(lambda master: question(self._registry_at(master)))
+        """Ask the master database as `ask` does."""
+        return self.ask(lambda master: question(self._registry_at(master)))
 
     def load(self, topic: str) -> TopicRecord | None:
         """Return what the master database records of a topic, None if there is none of this name; errors as `read`."""
@@ -169,7 +158,19 @@ class Group:
                 self._service.client.set_token(partition.address, self._token, partition.rank)
         return record
 
-    def _ask_master(self, question: Callable[[tuple[str, int]], T]) -> T:
+    def ask(self, question: Callable[[tuple[str, int]], T]) -> T:
+        """Ask the server of the master database, again and again while it is away, until the driver's time-out.
+
+        Parameters
+        ----------
+        question : callable
+            Is given address and provider id of the database; may be called several times.
+
+        Raises
+        ------
+        DiasporaError, MargoError
+            What `question` raises, or `master`.
+        """
         pause, began = FIRST_PAUSE, time.monotonic()
         deadline = began + self._service.timeout
         is_told = False
