@@ -9,16 +9,16 @@ from mochi.mofka.client.members import Choice, Members
 
 def view(*places: str, ended: tuple[int, ...] = ()) -> GroupView:
     return GroupView(
-        tuple(Member(f"tcp://{place}:1", 1, rank, rank in ended) for rank, place in enumerate(places))
+        tuple(Member(f"ofi+tcp://{place}:1", 1, rank, rank in ended) for rank, place in enumerate(places))
     )
 
 
 def places(members: list[Member]) -> list[str]:
-    return [member.address.removeprefix("tcp://").removesuffix(":1") for member in members]
+    return [member.address.removeprefix("ofi+tcp://").removesuffix(":1") for member in members]
 
 
 def at(members: Members, place: str) -> Member:
-    (found,) = (member for member in members.addresses if member.address == f"tcp://{place}:1")
+    (found,) = (member for member in members.addresses if member.address == f"ofi+tcp://{place}:1")
     return found
 
 
@@ -37,11 +37,11 @@ def test_a_member_is_where_it_was_heard() -> None:
     members.missed(at(members, "d"))
     members.heard(at(members, "c"))
     assert places(members.present) == ["a", "c"]
-    assert members.silent == {"tcp://d:1"}
+    assert members.silent == {"ofi+tcp://d:1"}
     members.missed(at(members, "c"))
     assert places(members.present) == ["a", "d"]
     members.heard(at(members, "d"))
-    assert (places(members.present), members.silent) == (["a", "d"], {"tcp://c:1"})
+    assert (places(members.present), members.silent) == (["a", "d"], {"ofi+tcp://c:1"})
 
 
 def test_a_member_that_was_heard_has_moved_if_nobody_tells_of_that_place_any_more() -> None:
@@ -102,20 +102,20 @@ ORDER = view("a", "b", "c").members
 
 def test_the_first_in_the_order_that_has_the_database_is_chosen_whoever_answers_first() -> None:
     choice = Choice(ORDER, ())
-    choice.answered("tcp://b:1", 7)
+    choice.answered("ofi+tcp://b:1", 7)
     assert choice.master is None
-    choice.answered("tcp://a:1", 5)
-    assert choice.master == ("tcp://a:1", 5)
+    choice.answered("ofi+tcp://a:1", 5)
+    assert choice.master == ("ofi+tcp://a:1", 5)
     choice = Choice(ORDER, ())
-    choice.answered("tcp://b:1", 7)
-    choice.answered("tcp://a:1", None)
-    assert choice.master == ("tcp://b:1", 7)
+    choice.answered("ofi+tcp://b:1", 7)
+    choice.answered("ofi+tcp://a:1", None)
+    assert choice.master == ("ofi+tcp://b:1", 7)
 
 
 def test_one_that_was_silent_before_is_not_waited_for() -> None:
-    choice = Choice(ORDER, {"tcp://a:1"})
-    choice.answered("tcp://b:1", 7)
-    assert choice.master == ("tcp://b:1", 7)
+    choice = Choice(ORDER, {"ofi+tcp://a:1"})
+    choice.answered("ofi+tcp://b:1", 7)
+    assert choice.master == ("ofi+tcp://b:1", 7)
 
 
 def test_without_a_database_there_is_no_choice() -> None:

@@ -100,7 +100,6 @@ class MofkaDriver(Driver):
 
     @property
     def _registry(self) -> Registry:
-        self._service.check_open()
         return self._group.registry()
 
     def create_topic(

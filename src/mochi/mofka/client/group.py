@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
@@ -17,7 +18,8 @@ from mochi.bedrock.client import BedrockClient, answers
 from mochi.flock import group_file, rpc
 from mochi.flock.errors import FlockError
 from mochi.flock.group_file import GroupView, Member
-from mochi.margo.errors import AuthenticationError, MargoError
+from mochi.margo.client import PATIENCE
+from mochi.margo.errors import AuthenticationError, ConnectionLost, MargoError
 from mochi.mofka.client.members import Choice, Members
 from mochi.mofka.client.service import (
     CONNECT_TIMEOUT,
@@ -139,10 +141,6 @@ class Group:
         """
         return self.ask(lambda master: master)
 
-    def lose_master(self) -> None:
-        """Look for the master database anew when it is needed next: it was not where it was."""
-        self._master = None
-
     def read(self, question: Callable[[Registry], T]) -> T:
         """Ask the master database as `ask` does."""
         return self.ask(lambda master: question(self._registry_at(master)))
@@ -176,6 +174,7 @@ class Group:
         is_told = False
         while True:
             reason: DiasporaError | MargoError | None
+            self._service.check_open()
             self.refresh()
             left = deadline - time.monotonic()
             master, reason = self._find_master(max(min(left, CONNECT_TIMEOUT), 1e-3))
@@ -196,10 +195,11 @@ class Group:
             is_starting = isinstance(reason, MargoError | ConnectionFailed) or waited < CONNECT_TIMEOUT
             if left <= 0 or not is_starting:
                 raise reason
-            if not is_told and waited >= CONNECT_TIMEOUT:
+            if not is_told and waited >= PATIENCE:
                 is_told = True
                 log.warning("waiting for the master database since %.0f s: %s", waited, reason)
-            self._service.rest(min(pause, left))
+            with suppress(ConnectionLost):  # the driver was closed
+                self._service.rest(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _find_master(self, patience: float) -> tuple[tuple[str, int] | None, DiasporaError | None]:
