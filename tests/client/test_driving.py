@@ -62,7 +62,7 @@ def test_a_dead_server_and_a_wrong_token_are_told_apart(start_server: Any) -> No
     metadata = {**group["metadata"], "__token__": "00" * 32}
     server.group_file.write_text(json.dumps({**group, "metadata": metadata}))
     with pytest.raises(Exception, match="token"):
-        server.driver(timeout_ms=300)
+        server.driver(timeout_ms=3000)
     server.group_file.write_text(json.dumps(group))
     server.driver().close()
     server.kill()
