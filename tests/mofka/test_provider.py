@@ -28,7 +28,6 @@ from mochi.mofka.protocol import (
     GRANT,
     LEND,
     REMEMBERED_BATCHES,
-    REMOVE,
     REQUEST_DATA,
     SEND_BATCH,
     SUBSCRIBE,
@@ -39,8 +38,6 @@ from mochi.mofka.protocol import (
     Grant,
     Lend,
     Lent,
-    Remove,
-    Removed,
     RequestData,
     SendBatch,
     Subscribe,
@@ -763,10 +760,9 @@ def test_a_partition_that_is_removed_tells_everybody_and_is_gone_once_it_is_clos
         return ["/kept"]
 
     served.provider._remove_stored = remove
-    with pytest.raises(Fault, match="cannot") as raised:
-        peer.ask(REMOVE, Remove(ANYWHEN, False), Removed)
-    assert raised.value.code == "storage"
-    assert peer.ask(REMOVE, Remove(ANYWHEN, False), Removed).kept == ["/kept"]
+    with pytest.raises(OSError, match="cannot"):
+        served.provider.remove(False)
+    assert served.provider.remove(False) == ["/kept"]
     assert found == [5]
     peer.wait(lambda: stream.error is not None)
     with pytest.raises(Fault) as store_error:
@@ -783,11 +779,8 @@ def test_a_partition_with_events_is_not_removed_as_unused(
     peer = connect(served)
     peer.store(numbered(0, 1))
     served.provider._remove_stored = lambda: pytest.fail("removed")
-    assert peer.ask(REMOVE, Remove(ANYWHEN, True), Removed).kept == []
+    assert served.provider.remove(True) == []
     assert peer.store(numbered(1, 1), 1).first == 1
-    with pytest.raises(Fault, match="serves partition"):
-        peer.ask(REMOVE, Remove(Where(b"x" * 16, 0), False), Removed)
-    assert peer.store(numbered(2, 1), 2).first == 2
 
 
 def test_requests_that_reach_a_closed_provider_are_refused(

@@ -117,6 +117,10 @@ class Deployed(Protocol):
     """A server, as a module sees it that brings providers back."""
 
     @property
+    def engine(self) -> Engine:
+        """What RPCs of the server itself may be defined on, see `mochi.bedrock.rpc.ENGINE_ID`."""
+
+    @property
     def address(self) -> str:
         """Where it listens."""
 
@@ -143,6 +147,9 @@ class Deployed(Protocol):
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id."""
+
+    def stop_provider(self, name: str) -> None:
+        """Stop the provider of this name."""
 
 
 @runtime_checkable

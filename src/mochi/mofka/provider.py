@@ -17,7 +17,6 @@ from uuid import UUID
 
 import msgspec
 
-from mochi import shortage
 from mochi.margo import rpc
 from mochi.margo.budget import Reservation
 from mochi.margo.bulk import BulkBuffer
@@ -36,7 +35,6 @@ from mochi.mofka.protocol import (
     LEND,
     MAX_BATCH_EVENTS,
     MAX_REQUESTED_BYTES,
-    REMOVE,
     REQUEST_DATA,
     SEND_BATCH,
     SIZE,
@@ -49,8 +47,6 @@ from mochi.mofka.protocol import (
     Grant,
     Lend,
     Lent,
-    Remove,
-    Removed,
     RequestData,
     SendBatch,
     Subscribe,
@@ -188,7 +184,7 @@ class PartitionProvider:
         self.kind = kind
         self.uuid = uuid
         self._engine = engine
-        self._provider_id = provider_id
+        self.provider_id = provider_id
         self._partition = partition
         self._remove_stored = remove
         self._where = Where(UUID(uuid).bytes, partition.epoch)
@@ -209,7 +205,6 @@ class PartitionProvider:
         self._register(UNSUBSCRIBE, self._unsubscribe, Unsubscribe, pool)
         self._register(REQUEST_DATA, self._request_data, RequestData, pool)
         self._register(ACKNOWLEDGE, self._acknowledge, Acknowledge, pool)
-        self._register(REMOVE, self._remove, Remove, pool)
         self._await_expiry()
 
     @property
@@ -232,7 +227,7 @@ class PartitionProvider:
 
     def close(self) -> None:
         """Stop serving, tell consumers, store what has arrived, and close the partition; idempotent."""
-        self._engine.undefine(self._provider_id)
+        self._engine.undefine(self.provider_id)
         with self._lock:
             if self._closed is not None:
                 return
@@ -265,17 +260,17 @@ class PartitionProvider:
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
             with self._lock:
-                if self._closed is not None and name != REMOVE:
+                if self._closed is not None:
                     raise self._closed
                 handler(request, message)
 
-        self._engine.register(name, self._provider_id, handle, pool=pool, **options)
+        self._engine.register(name, self.provider_id, handle, pool=pool, **options)
 
     def _check(self, where: Where) -> None:
         if where.uuid != self._where.uuid:
             raise Fault(
                 "wrong_partition",
-                f"provider {self._provider_id} at {self._engine.address} serves partition {self.uuid} "
+                f"provider {self.provider_id} at {self._engine.address} serves partition {self.uuid} "
                 f"of topic {self.topic!r}, not {where.uuid.hex()}",
             )
         if where.epoch not in (0, self._where.epoch):
@@ -571,28 +566,28 @@ class PartitionProvider:
 
         self._partition.acknowledge(asked.consumer, asked.event_id + 1, done)
 
-    def _remove(self, request: Request, asked: Remove) -> None:
-        self._check(asked.where)
-        if asked.unused_only and (self._partition.count or self._partition.error is not None):
-            request.reply(rpc.pack(Removed([])))
-            return
+    def remove(self, unused_only: bool) -> list[str]:
+        """End the service, and remove what is stored, unless it is to stay if there are events; may block.
 
-        def remove() -> None:
-            with self._lock:
-                self._end_service("deleted", f"topic {self.topic!r} was deleted")
-            try:
-                self._partition.close()
-            except Exception as error:
-                log.warning("topic %r, partition %s: closing it: %s", self.topic, self.uuid, error)
-            try:
-                kept = self._remove_stored()
-            except Exception as error:
-                log.error("topic %r, partition %s cannot be removed: %s", self.topic, self.uuid, error)
-                request.fail(Fault("storage", str(error)))
-            else:
-                request.reply(rpc.pack(Removed(kept)))
+        Returns
+        -------
+        list of str
+            Paths of what is not the partition's own, and stays.
 
-        shortage.start(threading.Thread(target=remove, name="mofka-remove", daemon=True))
+        Raises
+        ------
+        MargoError, StorageError
+            It cannot be removed; another call goes on from there.
+        """
+        with self._lock:
+            if unused_only and (self._partition.count or self._partition.error is not None):
+                return []
+            self._end_service("deleted", f"topic {self.topic!r} was deleted")
+        try:
+            self._partition.close()
+        except Exception as error:
+            log.warning("topic %r, partition %s: closing it: %s", self.topic, self.uuid, error)
+        return self._remove_stored()
 
 
 def _segments(frame: Frame) -> tuple[Segment, Segment, Segment]:

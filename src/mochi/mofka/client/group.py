@@ -107,6 +107,10 @@ class Group:
             self._master = self._find_master()
         return self._master
 
+    def lose_master(self) -> None:
+        """Have the master database looked for anew."""
+        self._master = None
+
     def _find_master(self) -> tuple[str, int]:
         failures: list[str] = []
         refusal: AuthenticationError | None = None
