@@ -43,8 +43,8 @@ LINGER = 2.0
 BUDGET_PAUSE = 0.5
 """Seconds between two looks for connections to close while the budget is used up."""
 
-ACCEPT_BURST = 64
-"""Connections accepted in one turn of the loop."""
+ACCEPT_BURST = 8
+"""Connections accepted in one turn of the loop, so that those who are in wait for no more than these."""
 
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
