@@ -244,15 +244,14 @@ class Link:
                 self._receivers.pop(call, None)
                 raise ConnectionLost(f"the connection to {self.address} is lost: {self._why()}")
             self._transmit(buffers)
-        if self._left:
-            self.flush()
+        self._send_left()
 
     def _transmit(self, buffers: Sequence[Buffer]) -> None:
         """Queue `buffers`, and send what the socket takes; the caller holds `_sending`."""
         try:
+            self._queue_left()
             self._queue.put(buffers)
-            while self._left:
-                self._queue.put(self._left.popleft())
+            self._queue_left()
             self._queue.pump(self.peer.sendmsg)
             self._update_interest()
         except BaseException as error:
@@ -263,6 +262,16 @@ class Link:
                 pass
             if not isinstance(error, OSError):
                 raise
+
+    def _queue_left(self) -> None:
+        """Queue what calls within this thread have left, before what it sends later on."""
+        while self._left:
+            self._queue.put(self._left.popleft())
+
+    def _send_left(self) -> None:
+        """Send what calls within this thread have left while it held `_sending`."""
+        if self._left:
+            self.flush()
 
     def _why(self) -> MargoError:
         return (
@@ -277,7 +286,11 @@ class Link:
             if interest == self._interest:
                 return
             self._interest = interest
-            self._poller.modify(self.descriptor, interest)
+            try:
+                self._poller.modify(self.descriptor, interest)
+            except (OSError, ValueError):
+                if self.error is None:  # else it was failed meanwhile
+                    raise
 
     def flush(self) -> None:
         """Send on what is queued; never blocks."""
@@ -298,6 +311,7 @@ class Link:
                     if holder is not None:
                         token.below[self] = (holder, self._driven)
                     self._claims["reader"] = weakref.ref(token)
+            self._send_left()
         return self.is_claimed_by(token)
 
     def is_claimed_by(self, token: Claim) -> bool:
@@ -327,6 +341,7 @@ class Link:
         with self._sending:
             self._driven = driven
             self._update_interest()
+        self._send_left()
 
     @property
     def has_queued(self) -> bool:

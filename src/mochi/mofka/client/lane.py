@@ -510,7 +510,8 @@ class Lane:
             self._release(batch)
             batch.settle(answer.first, None)
         rest = deque(other for other in self.in_flight if other is not batch)
-        if held is not self.lock or len(rest) == len(self.in_flight):
+        is_new = len(rest) < len(self.in_flight)
+        if held is not self.lock or not is_new:
             return
         self.in_flight = rest
         if self.open.entries:
@@ -618,7 +619,10 @@ class Lane:
 
     def _recover(self) -> None:
         """Look for the partition, and send again what was not acknowledged."""
-        cause, search = self._do(self._begin_search)
+        begun = self._do(self._begin_search)
+        if begun is None:
+            return
+        cause, search = begun
         try:
             partition, link = search.connect(self.partition, cause)
         except (MargoError, DiasporaError) as error:
@@ -627,7 +631,9 @@ class Lane:
         self._do(lambda held: self._found(held, partition, link))
         self._service.client.notify()
 
-    def _begin_search(self, held: OwnedLock) -> tuple[MargoError | None, Search]:
+    def _begin_search(self, held: OwnedLock) -> tuple[MargoError | None, Search] | None:
+        if not self._recovering:  # another search was faster; all in flight has gone over one connection
+            return None
         self._link = self._lent = None
         cause, self._cause = self._cause, None
         search = self._search = self._search or Search(self._service, self.options.topic)
