@@ -96,11 +96,13 @@ class MofkaDriver(Driver):
 
     @property
     def _servers(self) -> list[str]:
+        self._service.check_open()
         self._group.refresh()
         return self._group.servers
 
     @property
     def _registry(self) -> Registry:
+        self._service.check_open()
         return self._group.registry()
 
     def create_topic(
