@@ -290,7 +290,9 @@ class RocksdbBackend(Backend):
             raise problem from None
         self._has_failed = True
         log.error(
-            'the database "%s" can be read alone, until it can be written again: %s', self._config.path, problem
+            'the database "%s" can be read alone, until it can be written again: %s',
+            self._config.path,
+            problem,
         )
         return db
 

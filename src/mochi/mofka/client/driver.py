@@ -308,7 +308,7 @@ class MofkaDriver(Driver):
             name,
             [
                 PartitionInfo(index, partition.address, partition.provider_id, partition.uuid)
-                for index, partition in enumerate(record.partitions)
+                for index, partition in enumerate(self._group.placed(name, record.partitions))
             ],
             Validator.from_metadata(**record.validator),
             PartitionSelector.from_metadata(**record.selector),

@@ -8,6 +8,10 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from msgspec.structs import replace
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
 from mochi.bedrock.client import BedrockClient
@@ -16,7 +20,7 @@ from mochi.flock.errors import FlockError
 from mochi.margo.client import Client
 from mochi.margo.errors import AuthenticationError, MargoError
 from mochi.mofka.client.service import CONNECT_TIMEOUT, PartitionInfo
-from mochi.mofka.hosting import MASTER_TAG, master_among
+from mochi.mofka.hosting import MASTER_TAG, master_among, partitions_among
 from mochi.mofka.registry import PartitionRecord, Registry
 from mochi.yokan.client import DatabaseHandle
 
@@ -169,4 +173,28 @@ class Group:
             log.debug("looking for the partitions of topic %r: %s", topic, error)
             self._master = None
             return None
-        return {} if record is None else {partition.uuid: partition for partition in record.partitions}
+        partitions = [] if record is None else self.placed(topic, record.partitions)
+        return {partition.uuid: partition for partition in partitions}
+
+    def placed(self, topic: str, partitions: Sequence[PartitionRecord]) -> list[PartitionRecord]:
+        """Return the records of partitions with where these are now.
+
+        A server that has moved may not have been able to record that. It is asked itself.
+        """
+        addresses = {rank: address for address, rank in self.ranks.items()}
+        at = {
+            each.uuid: addresses.get(each.rank, each.address) for each in partitions if each.rank is not None
+        }
+        moved = {at[each.uuid] for each in partitions if at.get(each.uuid, each.address) != each.address}
+        served: dict[tuple[str, str], int] = {}
+        for address in moved:
+            with suppress(MargoError):
+                self._client.link(address, CONNECT_TIMEOUT)
+                running = partitions_among(self._bedrock.config(address)["providers"])
+                served |= {(address, uuid): each["provider_id"] for (_, uuid), each in running.items()}
+        return [
+            replace(each, address=at[each.uuid], provider_id=served[at[each.uuid], each.uuid])
+            if (at.get(each.uuid, ""), each.uuid) in served
+            else each
+            for each in partitions
+        ]
