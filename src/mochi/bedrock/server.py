@@ -40,12 +40,16 @@ from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, n
 from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
+from mochi.bedrock.queries import Queries
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
+from mochi.margo import deployment
 from mochi.margo.address import canonical
 from mochi.margo.client import Client
-from mochi.margo.engine import Engine
+from mochi.margo.connection import Request
+from mochi.margo.engine import Engine, unpack_arguments
 from mochi.margo.errors import ConfigError, Fault, MargoError
 from mochi.margo.handshake import Seat
+from mochi.margo.rpc import pack
 
 __all__ = ["Server"]
 
@@ -376,6 +380,12 @@ class Server:
                 if isinstance(running.provider, Forms)
             }
         )
+        if self.engine.gate.is_open and (self._peers.speaks or any(offers.values())):
+            deployment.log.warning(
+                "%s is open to whoever can reach it, who may also stop it: no provider gives the service a token, "
+                "as one of the type flock does",
+                self.address,
+            )
         for where, running in configured.items():
             name = running.spec.name
             self._form(running, {rank: said[name] for rank, said in offers.items() if name in said}, where)
@@ -429,13 +439,21 @@ class Server:
                 )
             return handle
 
-        def query(args: rpc.QueryConfig) -> rpc.QueryResult:
-            from mochi.bedrock.jx9.errors import Jx9Error
+        queries = Queries()
 
-            try:
-                return rpc.QueryResult(self.query(args.script))
-            except Jx9Error as error:
-                raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+        def query(request: Request) -> None:
+            args = unpack_arguments(rpc.QUERY_CONFIG, request, rpc.QueryConfig)
+
+            def run() -> None:
+                from mochi.bedrock.jx9.errors import Jx9Error
+
+                try:
+                    result = rpc.QueryResult(self.query(args.script))
+                except Jx9Error as error:
+                    raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+                request.reply(pack(result))
+
+            queries.put(request, run)
 
         def start(args: rpc.StartProvider) -> int | Future[int]:
             def change() -> int:
@@ -459,7 +477,7 @@ class Server:
             return lambda args: _faulting(lambda: remove(args.name))
 
         self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
-        self.engine.define(rpc.QUERY_CONFIG, own, rpc.QueryConfig, query, pool=pool)
+        self.engine.register(rpc.QUERY_CONFIG, own, query, pool=pool)
         self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
         self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
         self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)

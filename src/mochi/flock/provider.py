@@ -25,6 +25,7 @@ from mochi.flock.client import Sign, announce, listens, side_by_side, talking_to
 from mochi.flock.config import FlockConfig
 from mochi.flock.errors import FlockError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
+from mochi.margo.complaints import Complaint
 from mochi.margo.engine import Engine
 from mochi.margo.errors import MargoError
 from mochi.margo.handshake import Seat
@@ -37,6 +38,8 @@ REPLACED = 255
 """Status of a server that ends because it has been."""
 
 _log = logging.getLogger(__name__)
+
+ANNOUNCED = Complaint("flock: a member has told", logging.INFO)
 
 
 class FlockProvider:
@@ -251,7 +254,7 @@ class FlockProvider:
         with self._changing:
             self._adopt(self._view.with_member(member))
         state = "has ended" if member.ended else "is a member"
-        _log.info("flock: %s %s, with rank %s", member.address, state, member.rank)
+        self._engine.complain(ANNOUNCED, f"{member.address} {state}, with rank {member.rank}")
 
 
 def _listens(member: Member) -> Sign:

@@ -117,12 +117,16 @@ class Request:
         It is called at once, or given to `spawn`, on the loop. A request that is void by then is answered with a fault.
         """
 
-        def go() -> None:
+        def granted() -> None:
+            if self.connection.is_outstanding(self):
+                self.size += size
+                self.attempt(lambda: spawn(lambda: self.attempt(make)))
+            else:
+                self.connection.release(size)
+
+        if self.connection.reserve(size, granted) is None:
             self.size += size
             self.attempt(make)
-
-        if self.connection.reserve(size, lambda: spawn(go)) is None:
-            go()
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Do what the request asks for, unless it is void; what `work` raises is its answer."""
@@ -397,9 +401,13 @@ class Connection:
         """Whether something waits for the peer to read it."""
         return bool(self._queue or self._lending)
 
+    def is_outstanding(self, request: Request) -> bool:
+        """Whether a request waits for its answer."""
+        return self._outstanding.get(request.frame.call) is request
+
     def settle(self, request: Request) -> bool:
         """Take note that a request is answered, whose bytes are to be released; False if that is not news."""
-        if self._outstanding.get(request.frame.call) is not request:
+        if not self.is_outstanding(request):
             return False
         del self._outstanding[request.frame.call]
         return True

@@ -30,7 +30,7 @@ from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Ha
 from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
 from mochi.margo.gate import Gate, Lobby
 from mochi.margo.pools import Pool, Pools, Strand, check_cores, pin
-from mochi.margo.wire import MAX_MESSAGE, Allocate, Frame
+from mochi.margo.wire import MAX_MESSAGE, ONE_WAY, Allocate, Frame
 
 A = TypeVar("A", bound=msgspec.Struct)
 R = TypeVar("R")
@@ -43,8 +43,8 @@ LINGER = 2.0
 BUDGET_PAUSE = 0.5
 """Seconds between two looks for connections to close while the budget is used up."""
 
-ACCEPT_BURST = 64
-"""Connections accepted in one turn of the loop."""
+ACCEPT_BURST = 8
+"""Connections accepted in one turn of the loop, so that those who are in wait for no more than these."""
 
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
@@ -69,6 +69,14 @@ def _no_bulk(frame: Frame) -> Sequence[memoryview]:
     if any(not segment.lease for segment in frame.segments):
         raise Fault("bad_request", "bulk where none is expected")
     return ()
+
+
+def unpack_arguments(name: str, request: Request, kind: type[A]) -> A:
+    """Return the arguments of a request for the RPC `name`; `Fault` ``bad_request`` if they are none."""
+    try:
+        return rpc.unpack(request.frame.message, kind)
+    except ProtocolError as error:
+        raise Fault("bad_request", f"{name}: {error}") from error
 
 
 def _answer(request: Request, done: Future[Any]) -> None:
@@ -288,10 +296,7 @@ class Engine:
         where = pool or self.default_pool
 
         def handle(request: Request) -> None:
-            try:
-                arguments = rpc.unpack(request.frame.message, args)
-            except ProtocolError as error:
-                raise Fault("bad_request", f"{name}: {error}") from error
+            arguments = unpack_arguments(name, request, args)
 
             def make() -> None:
                 result = handler(arguments)
@@ -300,7 +305,10 @@ class Engine:
                 else:
                     request.reply(rpc.pack(result))
 
-            request.reserve(MAX_MESSAGE, make, spawn)
+            if request.frame.flags & ONE_WAY:
+                make()
+            else:
+                request.reserve(MAX_MESSAGE, make, spawn)
 
         def spawn(work: Callable[[], None]) -> None:
             if where.inline:
