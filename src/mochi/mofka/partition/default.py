@@ -7,7 +7,6 @@ from memory, all else from the files, into pools apart. Nothing is kept in memor
 
 import errno
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -163,8 +162,7 @@ class DefaultPartition:
 
     def expires_in(self) -> float | None:
         """Tell in how many seconds the oldest chunk is too old."""
-        expiry = self._store.next_expiry()
-        return None if expiry is None else (expiry - time.time_ns()) / 1e9
+        return self._store.expires_in()
 
     def expire(self) -> None:
         """Drop chunks that are too old, on an I/O thread."""
