@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -70,6 +71,37 @@ def acknowledge(topic: TopicHandle, event_id: int, partition: int) -> None:
         assert event is not None
         assert event.event_id == event_id
         event.acknowledge()
+
+
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+
+
+@pytest.mark.parametrize("how", ["ended", "killed"])
+def test_a_partition_on_a_read_only_file_system_is_served_for_reading(machine: Machine, how: str) -> None:
+    server = serve(machine)
+    driver = machine.driver(server)
+    driver.create_topic("t", options=on_disk(machine))
+    assert push(driver.open_topic("t"), range(120), 0) == list(range(120))
+    end(server, how)
+    data = machine.directory / "data"
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    within = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(data)]
+    if subprocess.run([*within, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only the superuser can mount a directory read-only")
+    text = json.dumps(persistent(machine))
+    server = machine.bedrock(text, "na+sm", "-c", "config.json", within=within)
+    assert "its file system is read-only" in server.output
+    topic = machine.driver(server).open_topic("t")
+    assert pull(topic, 120, 0) == [(n, n) for n in range(120)]
+    with topic.producer() as producer:
+        future = producer.push({})
+        with pytest.raises(DiasporaError, match=r"takes no more events: .* read-only"):
+            future.wait(10000)
+    with pytest.raises(DiasporaError, match="read-only"):
+        acknowledge(topic, 0, 0)
+    end(server, how)
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+    assert pull(machine.driver(serve(machine)).open_topic("t"), 120, 0) == [(n, n) for n in range(120)]
 
 
 def push_until_refused(topic: TopicHandle, refusals: list[DiasporaError]) -> None:
