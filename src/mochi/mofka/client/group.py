@@ -9,9 +9,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
 from mochi.bedrock.client import BedrockClient
@@ -30,7 +32,7 @@ from mochi.mofka.client.service import (
     Service,
     is_away,
 )
-from mochi.mofka.hosting import MASTER_TAG, master_among
+from mochi.mofka.hosting import MASTER_TAG, master_among, partitions_among
 from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
 from mochi.yokan.client import DatabaseHandle
 
@@ -151,11 +153,11 @@ class Group:
         return self._introduced(self.read(lambda registry: registry.load(topic)))
 
     def _introduced(self, record: TopicRecord | None) -> TopicRecord | None:
-        """Know the token for the servers of a topic: one that has moved stands there before it is in the group file."""
+        """Know the servers of a topic: one that has moved may stand there before the group file says so, or not yet."""
         if record is not None and self._token is not None:
             for partition in record.partitions:
                 self._service.client.set_token(partition.address, self._token, partition.rank)
-        return record
+        return None if record is None else replace(record, partitions=self._placed(record.partitions))
 
     def ask(self, question: Callable[[tuple[str, int]], T]) -> T:
         """Ask the server of the master database, again and again while it is away, until the driver's time-out.
@@ -299,3 +301,29 @@ class Group:
             self._master = None
             return None
         return {} if record is None else {partition.uuid: partition for partition in record.partitions}
+
+    def _placed(self, partitions: Sequence[PartitionRecord]) -> list[PartitionRecord]:
+        """Return the records of partitions with where these are now.
+
+        A server that has moved may not have been able to record that, and is asked where nobody answers at its record.
+        """
+        addresses = {rank: address for address, rank in self.ranks.items()}
+        now_at = {
+            (each.rank, each.address): addresses[each.rank]
+            for each in partitions
+            if each.rank in addresses and each.address != addresses[each.rank]
+        }
+        served: dict[str, tuple[str, int]] = {}
+        for (_, old), new in now_at.items():
+            with suppress(MargoError):
+                self._service.client.link(old, CONNECT_TIMEOUT)
+                continue
+            with suppress(MargoError):
+                running = partitions_among(self._bedrock.config(new, timeout=CONNECT_TIMEOUT)["providers"])
+                served |= {uuid: (new, each["provider_id"]) for (_, uuid), each in running.items()}
+        return [
+            replace(each, address=served[each.uuid][0], provider_id=served[each.uuid][1])
+            if (each.rank, each.address) in now_at and each.uuid in served
+            else each
+            for each in partitions
+        ]
