@@ -42,6 +42,7 @@ from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Prov
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.queries import Queries
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
+from mochi.margo import deployment
 from mochi.margo.address import canonical
 from mochi.margo.client import Client
 from mochi.margo.connection import Request
@@ -379,6 +380,12 @@ class Server:
                 if isinstance(running.provider, Forms)
             }
         )
+        if self.engine.gate.is_open and (self._peers.speaks or any(offers.values())):
+            deployment.log.warning(
+                "%s is open to whoever can reach it, who may also stop it: no provider gives the service a token, "
+                "as one of the type flock does",
+                self.address,
+            )
         for where, running in configured.items():
             name = running.spec.name
             self._form(running, {rank: said[name] for rank, said in offers.items() if name in said}, where)
