@@ -1,8 +1,8 @@
-"""What others are given while one client does its worst: ``python -m benchmarks.attacks``.
+"""What others are given while one who holds the token does its worst: ``python -m benchmarks.misuse``.
 
-Each row is an attack, on one server over tcp. An honest client, a process of its own, pushes one event after the other to a
-partition in files and waits for each, first alone and then under attack. Memory is what the server holds under attack at
-most, beside what it held before.
+Each row is a misuse, on one server over tcp. An honest client, a process of its own, pushes one event after the other
+to a partition in files and waits for each, first alone and then under attack. Memory is what the server holds under
+attack at most, beside what it held before. What those without the token can do is in `benchmarks.attacks`.
 """
 
 import socket
@@ -145,16 +145,6 @@ def small_requests(target: Target) -> None:
     _hold(peers)
 
 
-def unproven(target: Target) -> None:
-    """Connections that say nothing, as fast as they can be made, and that stay as long as they are let."""
-    peers: list[socket.socket] = []
-    while True:
-        with suppress(OSError):
-            peers.append(transport.connect(target.address, 10.0))
-        if len(peers) > 500:
-            peers.pop(0).close()
-
-
 def _send(peer: socket.socket, data: bytes) -> None:
     peer.setblocking(True)
     with suppress(OSError):
@@ -179,7 +169,6 @@ ATTACKS: tuple[Callable[[Target], None], ...] = (
     half_batches,
     dear_queries,
     small_requests,
-    unproven,
 )
 
 
@@ -279,11 +268,11 @@ def markdown(report: Report) -> Iterator[str]:
 
 def main() -> int:
     """Run, print, write; the exit status is 1 if any row failed."""
-    parser = command_line("attacks", __doc__.partition("\n")[0], "each attack once")
+    parser = command_line("misuse", __doc__.partition("\n")[0], "each once")
     options = parser.parse_args(namespace=Options())
     selected = matching([Attack(number) for number in range(len(ATTACKS))], options.only)
     rows, failures = repeat(selected, 1 if options.quick else options.repetitions, options.directory)
-    report = Report(environment("attacks"), {}, rows, failures)
+    report = Report(environment("misuse"), {}, rows, failures)
     return publish(report, markdown(report), options)
 
 
