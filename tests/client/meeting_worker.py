@@ -1,7 +1,7 @@
 """A busy program whose handler of a timer uses the client; the arguments are group file, topic, seed, seconds.
 
-Everything that the handler does has to come to its end while the program is suspended under it. All that both pushed has
-to be there once, and in the order of each.
+Everything that the handler does has to come to its end while the program is suspended under it. All that both pushed
+has to be there once, and in the order of each.
 """
 
 import gc

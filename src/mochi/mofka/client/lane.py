@@ -361,7 +361,8 @@ class Lane:
 
     def _store(self, batch: Batch) -> None:
         """Have a batch stored that was pushed while the process ends; `DiasporaError` if it is not."""
-        if not self.settles(batch, deadline_after(min(self._service.timeout, EXIT_FLUSH))):
+        deadline = self._service.ends_at = deadline_after(min(self._service.timeout, EXIT_FLUSH))
+        if not self.settles(batch, deadline):
             raise self.not_in_time()
         if batch.error is not None:
             raise batch.error.with_traceback(None)
@@ -713,9 +714,10 @@ class Lane:
         link = self._link
         if link is not None and link.is_held_up:
             self._renew()
-        self._service.work()
-        return self._service.client.wait_for_server(
-            is_done,
+        service = self._service
+        service.work()
+        done = service.client.wait_for_server(
+            (lambda: is_done() or service.has_work) if service.is_exiting else is_done,
             self.links,
             deadline,
             lambda: (
@@ -724,6 +726,7 @@ class Lane:
                 else f"topic {self.options.topic!r}, {self.partition}, which is connected and does not answer"
             ),
         )
+        return done if not service.has_work or is_done() else self._wait(is_done, deadline)
 
     def settles(self, batch: Batch, deadline: float) -> bool:
         """Wait until `batch` is settled, which goes as soon as it may; False when the time is over."""
