@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from mochi.mofka.chunks import ChunkConfig, ChunkStore, File, PosixFiles, StorageError
-from mochi.mofka.chunks.descriptors import Descriptors, Holders
+from mochi.mofka.chunks.descriptors import Descriptors, Holder, Holders
 from mochi.mofka.chunks.files import SyncFailed
 
 PROGRAM = Path(__file__).with_name("many_partitions.py")
@@ -42,20 +42,15 @@ def open_files(directory: Path) -> list[str]:
     return sorted(found)
 
 
-class Named:
+class Named(Holder):
     """A holder that says of itself whether it is unsynced."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.dirty = False
 
     def is_unsynced(self) -> bool:
         return self.dirty
-
-    def give_up(self) -> list[File]:
-        return []
-
-    def settle(self) -> None:
-        pass
 
 
 class WhoGivesUp(RuleBasedStateMachine):
@@ -112,7 +107,7 @@ class WhoGivesUp(RuleBasedStateMachine):
 
     @invariant()
     def users_are_counted(self) -> None:
-        assert [self.holders.users(holder) for holder in self.named] == list(self.users.values())
+        assert [holder.users for holder in self.named] == list(self.users.values())
 
 
 def test_the_one_that_rests_for_longest_gives_up_first_and_no_one_in_use() -> None:

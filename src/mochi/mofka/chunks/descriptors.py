@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from mochi.mofka.chunks.errors import REFUSALS
 from mochi.mofka.chunks.files import File
@@ -33,14 +33,27 @@ SETTLED = 4
 """How many holders are settled at most, in vain, to make room once."""
 
 
-class Holder(Protocol):
-    """Who has files open."""
+class Holder:
+    """Who has files open, all of them on disk.
+
+    Attributes
+    ----------
+    users : int
+        How often it is in use; for `Holders`.
+    """
+
+    __slots__ = ("users",)
+
+    def __init__(self) -> None:
+        self.users = 0
 
     def is_unsynced(self) -> bool:
-        """Tell whether something written by them may not be on disk."""
+        """Tell whether something written by the files may not be on disk."""
+        return False
 
     def give_up(self) -> Sequence[File]:
         """Part with the files, which are the caller's to close; called while the holder is not in use."""
+        return ()
 
     def settle(self) -> None:
         """Put on disk what was written, unless that has to wait for somebody."""
@@ -58,7 +71,6 @@ class Holders:
     def __init__(self, capacity: int) -> None:
         self.open = 0
         self._capacity = capacity
-        self._users: dict[Holder, int] = {}
         self._idle: OrderedDict[Holder, None] = OrderedDict()
         self._unsynced: OrderedDict[Holder, None] = OrderedDict()
 
@@ -67,20 +79,16 @@ class Holders:
         """Whether there is no room for one more."""
         return self.open >= self._capacity
 
-    def users(self, holder: Holder) -> int:
-        """Give how often a holder is in use."""
-        return self._users.get(holder, 0)
-
     def use(self, holder: Holder) -> None:
         """Let a holder be in use, once more."""
-        self._users[holder] = self._users.get(holder, 0) + 1
-        self.forget(holder)
+        if not holder.users:
+            self.forget(holder)
+        holder.users += 1
 
     def rest(self, holder: Holder) -> None:
         """Let a holder be in use once less."""
-        self._users[holder] -= 1
-        if not self._users[holder]:
-            del self._users[holder]
+        holder.users -= 1
+        if not holder.users:
             (self._unsynced if holder.is_unsynced() else self._idle)[holder] = None
 
     def forget(self, holder: Holder) -> None:
@@ -162,7 +170,8 @@ class Descriptors:
         with self.lock:
             self.holders.rest(holder)
             files = self._given_up(holder) if self.holders.is_full else ()
-        close_all(files)
+        if files:
+            close_all(files)
 
     def _make_room(self) -> bool:
         """Have the files of a holder closed, of an idle one if there is any; tell whether any were."""
@@ -186,7 +195,7 @@ class Descriptors:
 
     def _given_up(self, holder: Holder) -> Sequence[File]:
         """Take a holder's files if that may be; the caller has the lock, and closes them without it."""
-        if self.holders.users(holder) or holder.is_unsynced():
+        if holder.users or holder.is_unsynced():
             return ()
         self.holders.forget(holder)
         files = holder.give_up()

@@ -10,30 +10,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from mochi.mofka.chunks.descriptors import Descriptors, close_all
+from mochi.mofka.chunks.descriptors import Descriptors, Holder, close_all
 from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.files import File, FileLayer
 
 
-class _Entry:
-    """A file that is open for reading; a holder of one descriptor."""
+class _Entry(Holder):
+    """A file that is open for reading."""
 
     __slots__ = ("_cache", "file", "path")
 
     def __init__(self, cache: "FdCache", path: str, file: File) -> None:
+        super().__init__()
         self._cache = cache
         self.path = path
         self.file = file
 
-    def is_unsynced(self) -> bool:
-        return False
-
     def give_up(self) -> Sequence[File]:
         self._cache.drop(self)
         return [self.file]
-
-    def settle(self) -> None:
-        pass
 
 
 class FdCache:
@@ -66,7 +61,8 @@ class FdCache:
                 self._descriptors.holders.rest(entry)
                 is_forgotten = self._entries.get(path) is not entry
                 unwanted = self._unused([entry]) if is_forgotten else self._surplus()
-            close_all(unwanted)
+            if unwanted:
+                close_all(unwanted)
 
     def forget(self, paths: Iterable[str]) -> None:
         """Close files that are removed, those in use as soon as their last user is done."""
@@ -113,8 +109,7 @@ class FdCache:
         count = len(self._entries) - self._capacity
         if count <= 0:
             return []
-        holders = self._descriptors.holders
-        surplus = [entry for entry in self._entries.values() if not holders.users(entry)][:count]
+        surplus = [entry for entry in self._entries.values() if not entry.users][:count]
         for entry in surplus:
             del self._entries[entry.path]
         return self._unused(surplus)
@@ -122,7 +117,7 @@ class FdCache:
     def _unused(self, entries: Iterable[_Entry]) -> list[File]:
         """Give the files of those that are not in use, and count them no more; the caller has the lock."""
         holders = self._descriptors.holders
-        unused = [entry for entry in entries if not holders.users(entry)]
+        unused = [entry for entry in entries if not entry.users]
         for entry in unused:
             holders.forget(entry)
         holders.open -= len(unused)

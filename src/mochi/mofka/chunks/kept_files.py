@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
-from mochi.mofka.chunks.descriptors import Descriptors
+from mochi.mofka.chunks.descriptors import Descriptors, Holder
 from mochi.mofka.chunks.files import Buffer, File, FileLayer
 
 
@@ -42,18 +42,19 @@ class RoomyFiles:
         return self.descriptors.call(partial(self._files.lock, path))
 
 
-class KeptFiles(RoomyFiles):
+class KeptFiles(RoomyFiles, Holder):
     """A file layer whose open files are a holder of descriptors, for one partition's writer.
 
     Attributes
     ----------
-    settle : callable
+    when_short : callable
         Has whoever owns the partition put on disk what is written, unless that has to wait; called from any thread.
     """
 
     def __init__(self, files: FileLayer, descriptors: Descriptors) -> None:
-        super().__init__(files, descriptors)
-        self.settle: Callable[[], None] = lambda: None
+        RoomyFiles.__init__(self, files, descriptors)
+        Holder.__init__(self)
+        self.when_short: Callable[[], None] = lambda: None
         self._open: list[KeptFile] = []
 
     def open(self, path: str, *, writable: bool) -> "KeptFile":
@@ -99,6 +100,10 @@ class KeptFiles(RoomyFiles):
         """Tell whether there is any such file."""
         return any(kept.written != kept.synced for kept in self._open)
 
+    def settle(self) -> None:
+        """Have the files put on disk."""
+        self.when_short()
+
     def give_up(self) -> list[File]:
         """Part with the files that are open, for the caller to close."""
         files = [kept.file for kept in self._open if kept.file is not None]
@@ -125,6 +130,8 @@ class KeptFile:
         How often it was written, and how many of these writes are on disk.
     """
 
+    __slots__ = ("_files", "file", "path", "synced", "written")
+
     def __init__(self, files: KeptFiles, path: str) -> None:
         self._files = files
         self.path = path
@@ -133,21 +140,20 @@ class KeptFile:
         self.synced = 0
 
     def _opened(self) -> File:
-        if self.file is None:
-            self._files.size(self.path)
-            self.file = self._files.opened(self.path, writable=True)
+        self._files.size(self.path)
+        self.file = self._files.opened(self.path, writable=True)
         return self.file
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
-        file = self._opened()
+        file = self.file or self._opened()
         self.written += 1
         file.write(buffers, offset)
 
     def read(self, target: memoryview, offset: int) -> None:
-        self._opened().read(target, offset)
+        (self.file or self._opened()).read(target, offset)
 
     def truncate(self, size: int) -> None:
-        file = self._opened()
+        file = self.file or self._opened()
         self.written += 1
         file.truncate(size)
 

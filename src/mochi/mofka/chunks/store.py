@@ -353,7 +353,7 @@ class ChunkStore(ChunkView):
         It is to call `ChunkStore.settle` if nobody uses the writing side just now, and otherwise to do nothing: whoever
         calls it may be in the middle of a commit of another store.
         """
-        self._kept.settle = settle
+        self._kept.when_short = settle
 
     def close(self) -> None:
         """Put all events on disk, and let go of files and lock; a second call does nothing.
