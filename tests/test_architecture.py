@@ -17,6 +17,7 @@ ALLOWED = {
     "mochi.flock": {"mochi.margo"},
     "mochi.yokan": {"mochi.margo"},
     "mochi.abt_io": {"mochi.disk", "mochi.margo", "mochi.shortage"},
+    "mochi.warabi": {"mochi.abt_io", "mochi.margo"},
     "mochi.bedrock": {"mochi.margo", "mochi.shortage"},
     "mochi.mofka.chunks": {"mochi.disk", "mochi.shortage"},
     "mochi.mofka": {

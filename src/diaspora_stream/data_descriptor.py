@@ -8,12 +8,12 @@ Invariants: descriptors never change; views compose at once, so that a descripto
 selection in coordinates of the event's data, ascending, without overlap and inside that data.
 """
 
-import operator
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, SupportsIndex, TypeAlias
 
 from diaspora_stream.errors import InvalidDescriptor
+from diaspora_stream.integers import unsigned
 
 Segment: TypeAlias = tuple[int, int]
 """(offset, size), in bytes from the start of the event's data, or of the view it is asked of."""
@@ -36,22 +36,11 @@ class _Stride(NamedTuple):
 
 _Selection: TypeAlias = _Stride | tuple[Segment, ...]
 
-_MAX: Final = 2**64 - 1
 _SUB, _STRIDE, _UNSTRUCTURED = 1, 2, 3
 _WORD: Final = struct.Struct("<Q")
 _PAIR: Final = struct.Struct("<QQ")
 _HEADER: Final = struct.Struct("<QQQ")
 _STRIDE_BODY: Final = struct.Struct("<QQQQ")
-
-
-def _unsigned(name: str, value: SupportsIndex) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if not 0 <= number <= _MAX:
-        raise TypeError(f"{name} must be an int from 0 to 2**64-1, not {value!r}")
-    return number
 
 
 def _merged(segments: Iterable[Segment]) -> tuple[Segment, ...]:
@@ -134,7 +123,7 @@ class DataDescriptor:
 
     def __init__(self, location: str | bytes = b"", size: SupportsIndex = 0, /) -> None:
         self._location = location.encode(errors="surrogateescape") if isinstance(location, str) else location
-        self._base_size = self._size = _unsigned("size", size)
+        self._base_size = self._size = unsigned("size", size)
         self._selection = ((0, self._size),)
 
     @property
@@ -182,7 +171,7 @@ class DataDescriptor:
         TypeError
             For a parameter that is no int from 0 to 2**64-1.
         """
-        start, length = _unsigned("offset", offset), _unsigned("size", size)
+        start, length = unsigned("offset", offset), unsigned("size", size)
         if start > self._size or length == 0 or self._size == 0:
             return DataDescriptor()
         return self._select(((start, min(length, self._size - start)),))
@@ -210,10 +199,10 @@ class DataDescriptor:
             For a parameter that is no int from 0 to 2**64-1.
         """
         stride = _Stride(
-            _unsigned("offset", offset),
-            _unsigned("num_blocks", num_blocks),
-            _unsigned("block_size", block_size),
-            _unsigned("gap_size", gap_size),
+            unsigned("offset", offset),
+            unsigned("num_blocks", num_blocks),
+            unsigned("block_size", block_size),
+            unsigned("gap_size", gap_size),
         )
         if stride.offset > self._size or stride.num_blocks == 0 or stride.block_size == 0:
             return DataDescriptor()
@@ -237,7 +226,7 @@ class DataDescriptor:
         TypeError
             For an offset or size that is no int from 0 to 2**64-1.
         """
-        wanted = [(_unsigned("offset", offset), _unsigned("size", size)) for offset, size in segments]
+        wanted = [(unsigned("offset", offset), unsigned("size", size)) for offset, size in segments]
         if not wanted:
             return DataDescriptor()
         _check_segments(wanted, self._size)

@@ -1,22 +1,42 @@
 """Python values as JSON: what an application may pass as metadata or options, and how it is written.
 
 Invariants: text is compact UTF-8, keys are in byte order, NaN and the infinities are null, bytes are base64
-text, a tuple is an array, a dict key that is no str is `str(key)`. What `encode` writes, `from_text` reads.
+text, a tuple is an array, a dict key that is no str is `str(key)`. What `encode` writes, `from_text` reads,
+however deep the stack of the one who reads is already.
+
+msgspec does the work. Where it refuses, `write_slowly` and `read_slowly` do it again in Python, without recursion:
+they tell where and why, or succeed where only the stack was too small.
 """
 
 import re
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from diaspora_stream.errors import InvalidJson, InvalidMetadata
 
+MAX_NESTING: Final = 1000
+"""Levels of arrays and objects in each other that `encode` writes at least from any stack."""
+
 
 def _to_builtin(value: Any) -> Any:
-    """Reduce an instance of a subclass of float, int or str, such as numpy.float64, to the builtin type."""
-    for builtin in (float, int, str):
-        if isinstance(value, builtin):
-            return builtin(value)
+    """Reduce a value that msgspec does not know to one that it does; TypeError if there is none."""
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return memoryview(value)
+    if getattr(value, "ndim", None) == 0:  # a scalar of NumPy and its kin
+        if value.dtype.kind in "mM":
+            return str(value)
+        plain = value.item()
+        return float(value) if type(plain) is type(value) else plain
+    if callable(getattr(value, "isoformat", None)):
+        return value.isoformat()
     raise TypeError
 
 
@@ -26,23 +46,75 @@ encode_fast: Final = msgspec.json.Encoder(enc_hook=_to_builtin, order="sorted").
 _decode: Final = msgspec.json.Decoder().decode
 
 
-def _with_str_keys(value: Any, path: str) -> Any:
+class _Level(NamedTuple):
+    """An array or object that is being written."""
+
+    value: Any
+    items: Iterator[tuple[str, Any]]
+    end: bytes
+
+
+def _level(value: Any) -> _Level:
     if isinstance(value, dict):
-        return {str(key): _with_str_keys(item, f"{path}/{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_str_keys(item, f"{path}/{index}") for index, item in enumerate(value)]
-    try:
-        encode_fast(value)
-    except TypeError:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise TypeError(
-            f"{kind} at {path!r} has no JSON form; "
-            "use None, bool, int, float, str, bytes, list, tuple or dict of these"
-        ) from None
-    return value
+        named = {str(key): item for key, item in value.items()}
+        return _Level(value, iter(sorted(named.items(), key=lambda pair: pair[0])), b"}")
+    return _Level(value, ((str(index), item) for index, item in enumerate(value)), b"]")
 
 
-def encode(value: Any) -> bytes:
+def write_slowly(value: Any, *, is_finite: bool = False) -> bytes:
+    """Return a value as JSON text, or tell what in it is refused, and where."""
+    text = bytearray()
+    levels = [_Level(None, iter([("", value)]), b"")]
+    steps: list[str] = []
+    inside: set[int] = set()
+
+    def path() -> str:
+        whole = "".join(f"/{step}" for step in steps[1:])
+        return repr(whole if len(whole) <= 200 else f"{whole[:100]}...{whole[-97:]}")
+
+    while levels:
+        level = levels[-1]
+        for step, item in level.items:
+            steps[len(levels) - 1 :] = [step]
+            try:
+                if level.end == b"}":
+                    text += encode_fast(step) + b":"
+                if not isinstance(item, dict | list | tuple):
+                    leaf = encode_fast(item)
+                    if is_finite and leaf == b"null" and item is not None:
+                        raise InvalidMetadata(f"{item} at {path()} is not finite, and has no JSON form")
+                    text += leaf + b","
+                    continue
+            except TypeError:
+                kind = f"{type(item).__module__}.{type(item).__qualname__}"
+                raise TypeError(
+                    f"{kind} at {path()} has no JSON form; use None, bool, int, float, str, bytes, list, tuple or "
+                    "dict of these, a scalar of NumPy, or what has an isoformat()"
+                ) from None
+            except UnicodeEncodeError as error:
+                raise InvalidMetadata(f"text that is not Unicode at {path()}: {error.reason}") from None
+            except ValueError as error:
+                raise InvalidMetadata(f"an integer that cannot be stored at {path()}: {error}") from None
+            except RecursionError:
+                raise InvalidMetadata(f"nested too deeply at {path()}") from None
+            if id(item) in inside:
+                raise InvalidMetadata(f"a value that contains itself at {path()}")
+            if len(levels) > MAX_NESTING:
+                raise InvalidMetadata(f"nested too deeply at {path()}: {MAX_NESTING} levels at most")
+            text += b"{" if isinstance(item, dict) else b"["
+            inside.add(id(item))
+            levels.append(_level(item))
+            break
+        else:
+            if text.endswith(b","):
+                del text[-1:]
+            text += level.end + b","
+            inside.discard(id(level.value))
+            levels.pop()
+    return bytes(text[:-1])
+
+
+def encode(value: Any, *, is_finite: bool = False) -> bytes:
     """Return a value as compact JSON text with sorted keys.
 
     Costs one Python call more than the bare encoder as long as every dict key is a str; otherwise the value
@@ -52,32 +124,85 @@ def encode(value: Any) -> bytes:
     ----------
     value
         None, bool, int, float, str, bytes, or a list, tuple or dict of these, subclasses included. An int of
-        any size is written exactly; a reader in another language may see a float beyond 64 bits.
+        any size is written exactly; a reader in another language may see a float beyond 64 bits. A scalar of
+        NumPy is what its ``item()`` is; what has an ``isoformat()``, such as a datetime, is that text.
+    is_finite : bool
+        Whether NaN and the infinities are refused, rather than written as null.
 
     Raises
     ------
     TypeError
-        For a value of another type, such as a numpy integer or array; says which, and where.
+        For a value of another type, such as an array; says which, and where.
     InvalidMetadata
-        For text that is not Unicode (a lone surrogate), and for a value that contains itself.
+        For text that is not Unicode (a lone surrogate), an integer of thousands of digits, a value that contains
+        itself, or is nested too deeply; says where.
     """
     try:
-        try:
-            return encode_fast(value)
-        except TypeError:
-            return encode_fast(_with_str_keys(value, ""))
-    except RecursionError:
-        raise InvalidMetadata("a value that contains itself, or is nested too deeply") from None
-    except UnicodeEncodeError as error:
-        raise InvalidMetadata(f"text that is not Unicode: {error}") from None
+        text = encode_fast(value)
+    except (TypeError, ValueError, RecursionError):
+        return write_slowly(value, is_finite=is_finite)
+    return write_slowly(value, is_finite=True) if is_finite and b"null" in text else text
 
 
-def _not_unicode(text: str | bytes | bytearray | memoryview) -> InvalidJson:
+_TOKEN: Final = re.compile(
+    rb'[ \t\n\r]*([\[\]{},:]|"[^"\\]*(?:\\.[^"\\]*)*"|[^ \t\n\r\[\]{},:"]+)', re.DOTALL
+)
+
+_VALUE, _FIRST_VALUE, _KEY, _FIRST_KEY, _COLON, _NEXT = range(6)
+"""What may come next in JSON text; `_FIRST_...`: or the end of the array or object, `_NEXT`: a comma, or that end."""
+
+
+def read_slowly(text: bytes) -> Any:
+    """Return the value of JSON text, or tell what is wrong with it, and where."""
+    whole: list[Any] = []
+    holders: list[Any] = [whole]
+    keys: list[str] = []
+    state, end = _VALUE, 0
+    while state != _NEXT or len(holders) > 1:
+        found = _TOKEN.match(text, end)
+        if found is None:
+            raise InvalidJson("Input data was truncated", len(text))
+        token, start, end = found[1], found.start(1), found.end()
+        holder = holders[-1]
+        if state in (_VALUE, _FIRST_VALUE) and token not in b"]},:":
+            value: Any = {} if token == b"{" else [] if token == b"[" else _scalar(token, start)
+            if isinstance(holder, dict):
+                holder[keys.pop()] = value
+            else:
+                holder.append(value)
+            state = _NEXT
+            if token in b"[{":
+                holders.append(value)
+                state = _FIRST_KEY if token == b"{" else _FIRST_VALUE
+        elif state in (_KEY, _FIRST_KEY) and token.startswith(b'"'):
+            keys.append(_scalar(token, start))
+            state = _COLON
+        elif state == _COLON and token == b":":
+            state = _VALUE
+        elif state == _NEXT and token == b",":
+            state = _KEY if isinstance(holder, dict) else _VALUE
+        elif state in (_NEXT, _FIRST_VALUE, _FIRST_KEY) and token == (
+            b"}" if isinstance(holder, dict) else b"]"
+        ):
+            holders.pop()
+            state = _NEXT
+        else:
+            raise InvalidJson("invalid character", start)
+    if text[end:].strip(b" \t\n\r"):
+        raise InvalidJson("trailing characters", end)
+    return whole[0]
+
+
+def _scalar(token: bytes, start: int) -> Any:
     try:
-        text.encode() if isinstance(text, str) else str(text, "utf-8")
-    except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        return InvalidJson(f"not Unicode: {error.reason}", error.start)
-    return InvalidJson("not Unicode", 0)
+        return _decode(token)
+    except msgspec.ValidationError:
+        raise InvalidJson("a number out of range", start) from None
+    except msgspec.DecodeError:
+        problem = (
+            "a lone surrogate in a text, or an invalid escape" if token.startswith(b'"') else "invalid value"
+        )
+        raise InvalidJson(problem, start) from None
 
 
 def from_text(text: str | bytes | bytearray | memoryview) -> Any:
@@ -91,16 +216,15 @@ def from_text(text: str | bytes | bytearray | memoryview) -> Any:
     try:
         return _decode(text)
     except msgspec.DecodeError as error:
-        reason = str(error)
-        found = re.fullmatch(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)", reason)
+        found = re.fullmatch(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)", str(error))
         if found:
             raise InvalidJson(found[1], int(found[2])) from None
-        end = len(text.encode()) if isinstance(text, str) else memoryview(text).nbytes
-        raise InvalidJson(reason, end) from None
-    except UnicodeError:
-        raise _not_unicode(text) from None
-    except RecursionError:
-        raise InvalidJson("nested too deeply", 0) from None
+    except (UnicodeError, RecursionError):
+        pass
+    try:
+        return read_slowly((text if isinstance(text, str) else str(text, "utf-8")).encode())
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InvalidJson(f"not Unicode: {error.reason}", error.start) from None
 
 
 decode = from_text

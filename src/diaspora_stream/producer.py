@@ -1,7 +1,7 @@
 """The producing side of a topic."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from diaspora_stream.future import FutureFlushed, FutureUint
 from diaspora_stream.thread_pool import ThreadPool
@@ -33,7 +33,7 @@ class Producer:
     batch_size: int
     max_num_batches: int
 
-    def push(self, metadata: Any, data: Any = b"", *, partition: int | None = None) -> FutureUint:
+    def push(self, metadata: Any, data: Any = b"", *, partition: SupportsIndex | None = None) -> FutureUint:
         """Push one event.
 
         Parameters

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from diaspora_stream.errors import DiasporaError
+from diaspora_stream.integers import unsigned
 
 T = TypeVar("T")
 
@@ -27,9 +28,7 @@ class ThreadPool:
     """
 
     def __init__(self, thread_count: int = 0) -> None:
-        if not isinstance(thread_count, int) or thread_count < 0:
-            raise TypeError(f"thread_count must be an int, 0 or more, not {thread_count!r}")
-        self._thread_count = thread_count
+        self._thread_count = unsigned("thread_count", thread_count)
         self._closed = False
         self._forget_threads()
         _pools.add(self)

@@ -1,8 +1,8 @@
 """Topics: a name, a list of partitions, and the makers of producers and consumers."""
 
 import enum
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, SupportsIndex
 
 from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector
 from diaspora_stream.producer import Producer
@@ -50,12 +50,14 @@ class TopicHandle:
         Parameters
         ----------
         batch_size : int
-            Events a batch. A batch also goes when it has 8 MiB, at a flush, and when one of its events is waited for.
+            Events a batch; 0 means adaptive. A batch also goes when it has 8 MiB, at a flush, and when one of its
+            events is waited for.
         max_num_batches : int
             Batches that may wait behind the one on its way, for each partition; 0 counts as 1.
         options : mapping
-            ``{"when_full": "block"}`` (the default): a push for which there is no room waits up to the driver's
-            time-out; ``"raise"``: it raises at once.
+            ``when_full``: with ``"block"`` (the default), a push for which there is no room waits up to the driver's
+            time-out, with ``"raise"`` it raises at once. ``not_finite``: with ``"null"`` (the default), NaN and the
+            infinities in metadata are stored as null, with ``"raise"`` they are refused.
         """
         raise NotImplementedError
 
@@ -68,7 +70,7 @@ class TopicHandle:
         batch_size: int = ADAPTIVE_BATCH_SIZE,
         max_num_batches: int = 2,
         thread_pool: ThreadPool | None = None,
-        targets: Sequence[int] | None = None,
+        targets: Iterable[SupportsIndex] | None = None,
         options: Mapping[str, Any] = {},
     ) -> Consumer:
         """Make a consumer, which starts after the last event acknowledged under this name.
@@ -81,8 +83,11 @@ class TopicHandle:
             Events a batch at most.
         max_num_batches : int
             Batches that the servers send ahead of the application, for each partition.
-        targets : sequence of int, optional
+        targets : iterable of int, optional
             Partitions to consume; None or empty stands for all.
+        options : mapping
+            ``{"iteration_timeout_ms": 5000}`` (the default): how long a ``for`` loop waits for the next event before
+            it ends; 0 and -1 stand for ever.
 
         Raises
         ------

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mochi.bedrock import rpc
 from mochi.bedrock.client import BedrockClient, ClientException
 from mochi.bedrock.client import Client as BedrockApi
 from mochi.bedrock.config import parse
@@ -29,7 +30,9 @@ from mochi.bedrock.server import Server
 from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
-from mochi.margo.errors import AddressError, ConfigError, Fault
+from mochi.margo.errors import AddressError, AuthenticationError, ConfigError, Fault
+from mochi.margo.link import PendingCall
+from mochi.margo.rpc import pack
 
 HERE = Path(__file__).parent
 PROBE = "libprobe-bedrock-module.so"
@@ -76,7 +79,26 @@ class Told(Alone):
 
     def gather(self, item: Any) -> dict[int, Any]:
         said = super().gather(item)
-        return said | {rank: [other, b""] for rank, other in self._others.items()} if item else said
+        if not isinstance(item, list):
+            return said
+        return said | {rank: [other, b""] for rank, other in self._others.items()}
+
+
+class Sharing(Told):
+    """The same, with a secret that all of them know, and rounds for which those wait that are here."""
+
+    SECRET = b"s" * 32
+
+    def __init__(self, rank: int, others: dict[int, str], barrier: threading.Barrier) -> None:
+        super().__init__(rank, 2, others)
+        self._barrier = barrier
+
+    def gather(self, item: Any) -> dict[int, Any]:
+        self._barrier.wait(30)
+        said = super().gather(item)
+        if not isinstance(item, list):
+            return said
+        return {rank: [address, self.SECRET] for rank, (address, _) in said.items()}
 
 
 @contextmanager
@@ -585,6 +607,87 @@ def test_servers_that_wait_for_each_other_answer_meanwhile() -> None:
         assert shown == [f"probe:1@{addresses[1]}", f"probe:1@{addresses[0]}"]
 
 
+def flock(bootstrap: str = "self") -> dict[str, Any]:
+    return {"name": "group", "type": "flock", "config": {"bootstrap": bootstrap, "group": {"type": "static"}}}
+
+
+def test_servers_that_were_started_together_wait_for_each_other_before_their_flock_providers_are_made() -> (
+    None
+):
+    addresses = [f"na+sm://bedrock-test-{os.getpid()}-{rank}" for rank in range(2)]
+    barrier = threading.Barrier(2)
+    with ExitStack() as stack, ThreadPoolExecutor(2) as threads:
+        starting = [
+            threads.submit(
+                lambda rank=rank: stack.enter_context(
+                    serving(
+                        deployment(
+                            probe("first"),
+                            probe("second", dependencies={"peer": f"first@{1 - rank}"}),
+                            flock(),
+                            libraries=[PROBE, "libflock-bedrock-module.so"],
+                        ),
+                        addresses[rank],
+                        Sharing(rank, {1 - rank: addresses[1 - rank]}, barrier),
+                    )
+                )
+            )
+            for rank in range(2)
+        ]
+        servers = [start.result(30) for start in starting]
+        assert len({server.engine.gate.token for server in servers}) == 2
+
+
+def test_a_server_that_waits_before_its_flock_provider_is_made_answers_its_peers_alone(
+    client: Client,
+) -> None:
+    own, other = (f"na+sm://bedrock-test-{os.getpid()}-{name}" for name in ("own", "other"))
+    config = deployment(
+        probe("waits", dependencies={"peer": f"far@{other}"}),
+        flock(),
+        libraries=[PROBE, "libflock-bedrock-module.so"],
+    )
+    peer, bedrock = Client(timeout=10), BedrockClient(client)
+    peer.set_token(own, Sharing.SECRET, 1)
+
+    def is_up() -> bool:
+        try:
+            peer.link(own)
+        except AddressError:
+            return False
+        return True
+
+    with ExitStack() as stack, ThreadPoolExecutor(1) as threads:
+        stack.callback(peer.close)
+        starting = threads.submit(
+            lambda: stack.enter_context(
+                serving(config, own, Sharing(1, {0: "na+sm://nobody"}, threading.Barrier(1)))
+            )
+        )
+        while not is_up():
+            assert not starting.done()
+            time.sleep(0.01)
+        for ask in (
+            bedrock.config,
+            bedrock.shutdown,
+            lambda where: bedrock.start_provider(where, probe("x")),
+        ):
+            with pytest.raises(AddressError, match="does not know yet who may come in"):
+                ask(own)
+        assert names(BedrockClient(peer).config(own)) == []
+        with serving(deployment(probe("far")), other):
+            server = starting.result(30)
+        token = server.engine.gate.token
+        assert token not in (None, Sharing.SECRET)
+        client.set_token(own, token, 1)
+        assert names(bedrock.config(own)) == ["waits", "group"]
+        late = Client(timeout=10)
+        stack.callback(late.close)
+        late.set_token(own, Sharing.SECRET, 1)
+        with pytest.raises(AuthenticationError):
+            late.link(own)
+
+
 def test_the_wait_for_a_dependency_ends_at_its_deadline() -> None:
     """A server that accepts connections and says nothing is the worst case."""
     with socket.socket() as silent:
@@ -727,6 +830,61 @@ def test_a_script_is_run_over_the_expanded_configuration(margo: dict[str, Any], 
         assert bedrock.query(address, "return $MPI_COMM_WORLD;") == world
         bedrock.query(address, "$__config__.providers = []; return $__config__;")
         assert names(bedrock.config(address)) == ["a"]
+
+
+def test_queries_run_beside_the_event_loop_and_connections_take_turns(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, order = threading.Semaphore(0), []
+
+    def query(self: Server, script: str) -> str:
+        assert go.acquire(timeout=20)
+        order.append(script)
+        return script
+
+    monkeypatch.setattr(Server, "query", query)
+    other = Client(timeout=20)
+    with serving(deployment(probe("p"))) as server:
+        link = client.link(server.address)
+        many = [PendingCall() for _ in range(100)]
+        for pending in many:
+            link.request(rpc.QUERY_CONFIG, 0, pack(rpc.QueryConfig("many")), pending)
+        for _ in range(20):
+            assert BedrockClient(other).lookup(server.address, "p").type == "probe"
+        few = [PendingCall() for _ in range(3)]
+        link_of_few = other.link(server.address)
+        for pending in few:
+            link_of_few.request(rpc.QUERY_CONFIG, 0, pack(rpc.QueryConfig("few")), pending)
+        assert BedrockClient(other).lookup(server.address, "p").type == "probe"
+        assert order == []
+        for _ in range(103):
+            go.release()
+        for one, pendings in ((client, many), (other, few)):
+            where = one.link(server.address)
+            for pending in pendings:
+                assert one.wait(pending.is_done, lambda: (where,), time.monotonic() + 20)  # noqa: B023
+        assert order.count("many") == 100
+        assert "few" in order[:3]
+        assert order.index("few", order.index("few") + 1) < 20
+    other.close()
+
+
+def test_without_a_thread_for_it_a_query_is_refused_and_the_server_lives_on(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(deployment()) as server:
+        bedrock = BedrockClient(client)
+        assert bedrock.query(server.address, "return 1;") == 1
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(Fault, match="can run no queries now") as caught:
+                bedrock.query(server.address, "return 1;")
+            assert caught.value.code == "unavailable"
+        assert bedrock.query(server.address, "return 2;") == 2
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def circular() -> dict[str, Any]:
         (b"\xff", Exception),
         ({"a": "\ud800"}, Exception),
         (circular(), Exception),
-        ({"a": np.int64(1)}, TypeError),
+        ({"a": np.arange(2)}, TypeError),
     ],
     ids=["word", "open", "not utf-8", "surrogate", "circular", "numpy"],
 )
@@ -291,7 +291,8 @@ def test_a_closed_producer_takes_no_event(server: Server) -> None:
         for _ in range(2):
             with pytest.raises(Exception, match=r"'late'.* is closed"):
                 producer.push(2)
-        assert producer.flush().wait() is True
+        with pytest.raises(Exception, match=r"'late'.* is closed"):
+            producer.flush()
 
 
 def test_a_failure_that_a_future_told_is_not_told_again_at_the_end(topic: TopicHandle) -> None:
@@ -330,7 +331,7 @@ def test_producer_options_that_are_unknown_are_refused(topic: TopicHandle, optio
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"batch_size": 0}, {"batch_size": -1}, {"max_num_batches": -1}, {"thread_pool": 2}, {"name": 5}],
+    [{"batch_size": -1}, {"max_num_batches": -1}, {"thread_pool": 2}, {"name": 5}],
 )
 def test_arguments_of_a_producer_of_a_wrong_type_or_out_of_range_are_type_errors(
     topic: TopicHandle, arguments: dict[str, Any]

@@ -230,3 +230,14 @@ def test_the_program_runs_as_a_process(file: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "only\n", "")
+
+
+def test_ctrl_c_ends_a_command_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(**options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diaspora_stream.ctl.topic.Driver", interrupted)
+    assert main(["topic", "list", "--driver", "any"]) == 130
+    assert capsys.readouterr() == ("", "")

@@ -7,6 +7,7 @@ import pytest
 
 from mochi.flock.config import parse
 from mochi.flock.errors import ConfigError
+from mochi.margo.errors import ConfigError as MargoConfigError
 
 SEED: dict[str, Any] = {"bootstrap": "self", "file": "mofka.json", "group": {"type": "static"}}
 EXPANDED: dict[str, Any] = {
@@ -28,6 +29,13 @@ def test_an_expanded_configuration_loads_again() -> None:
 def test_an_array_of_bootstraps_is_echoed_as_given() -> None:
     config = parse({**SEED, "bootstrap": ["join", "mpi"]})
     assert config.expand()["bootstrap"] == ["join", "mpi"]
+
+
+def test_a_file_in_the_home_is_shown_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse({**EXPANDED, "file": "~/mofka.json"}).file == "/home/me/mofka.json"
+    with pytest.raises(MargoConfigError, match=r"config\.file: .*home of no user"):
+        parse({**EXPANDED, "file": "~nobody-here/mofka.json"})
 
 
 def test_without_a_file_none_is_shown() -> None:

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mochi.flock.module import FlockModule
 from mochi.flock.provider import FlockProvider
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
-from mochi.margo.errors import AuthenticationError
+from mochi.margo.errors import AddressError, AuthenticationError
 
 PROVIDER_ID = 7
 
@@ -64,7 +64,7 @@ def test_a_provider_shows_its_expanded_configuration(engine: Engine, tmp_path: P
 def test_a_wrong_configuration_leaves_nothing_behind(engine: Engine) -> None:
     with pytest.raises(ConfigError):
         start(engine, None, bootstrap="view")
-    assert engine.token is None
+    assert engine.gate.token is None
     start(engine, None)
 
 
@@ -75,7 +75,7 @@ def test_the_group_file_appears_when_the_server_is_ready(engine: Engine, tmp_pat
     provider.ready(engine)
     view = group_file.read(path)
     assert view.members == (Member(engine.address, PROVIDER_ID, 0),)
-    assert view.token == engine.token
+    assert view.token == engine.gate.token
     assert {**view.metadata, "__token__": "secret"} == {
         "__config__": "{}",
         "__token__": "secret",
@@ -88,15 +88,35 @@ def test_without_a_file_the_token_is_set_all_the_same(engine: Engine) -> None:
     provider = start(engine, None)
     provider.ready(engine)
     provider.close()
-    assert engine.token is not None
-    assert len(engine.token) == 32
+    assert engine.gate.token is not None
+    assert len(engine.gate.token) == 32
+
+
+def test_the_member_is_let_in_to_under_its_rank_alone(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "mofka.json"
+    founder = start(engine, path)
+    founder.form({0: founder.offer})
+    founder.ready(engine)
+    with serving() as second, closing(Client(timeout=20)) as client:
+        newcomer = start(second, path, bootstrap="join")
+        newcomer.form({0: newcomer.offer})
+        token = engine.gate.token
+        assert token is not None
+        for rank, address, is_meant in ((0, second.address, False), (1, second.address, True)):
+            client.set_token(address, token, rank)
+            if is_meant:
+                assert client.link(address).instance == second.instance
+            else:
+                with pytest.raises(AddressError, match="rank 0 of the service is meant, this is 1"):
+                    client.link(address)
+        newcomer.close()
 
 
 def test_two_services_have_different_tokens(engine: Engine) -> None:
     with serving() as other:
         start(engine, None)
         start(other, None)
-        assert engine.token != other.token
+        assert engine.gate.token != other.gate.token
 
 
 def test_a_file_that_cannot_be_written_stops_the_start(engine: Engine, tmp_path: Path) -> None:
@@ -132,7 +152,7 @@ def test_a_relative_file_stays_where_the_process_was_started(
     provider = start(engine, Path("mofka.json"))
     monkeypatch.chdir(tmp_path / "elsewhere")
     provider.ready(engine)
-    assert group_file.read(tmp_path / "mofka.json").token == engine.token
+    assert group_file.read(tmp_path / "mofka.json").token == engine.gate.token
     assert provider.config["file"] == "mofka.json"
 
 
@@ -173,18 +193,21 @@ def test_a_server_finds_itself_by_its_address_in_a_file_that_it_adds_a_token_to_
     engine: Engine, tmp_path: Path
 ) -> None:
     path = tmp_path / "mofka.json"
-    own, other = Member(engine.address, PROVIDER_ID), Member("na+sm://0-first", 1)
-    members_of(path, own, other)
+    other = "na+sm://z-first"
+    by_hand = [
+        {"address": address, "provider_id": number} for address, number in ((other, 1), (engine.address, 7))
+    ]
+    path.write_text(json.dumps({"members": by_hand}))
     provider = start(engine, path, bootstrap="file")
-    assert provider.form({0: provider.offer}) == (1, {0: other.address, 1: engine.address})
+    assert provider.form({0: provider.offer}) == (1, {0: other, 1: engine.address})
     provider.ready(engine)
-    assert group_file.read(path).token == engine.token
-    assert group_file.read(path).members == (other, own)
+    assert group_file.read(path).token == engine.gate.token
+    assert set(group_file.read(path).members) == {Member(other, 1, 0), Member(engine.address, 7, 1)}
     with serving() as second:
         members_of(path, Member(engine.address, 1, 1), Member(second.address, 1, 0), __token__="abcd")
         late = start(second, path, bootstrap="file")
         assert late.form({0: late.offer}) == (0, {0: second.address, 1: engine.address})
-        assert second.token == b"\xab\xcd"
+        assert second.gate.token == b"\xab\xcd"
         late.close()
     provider.close()
     assert len(group_file.read(path).members) == 2
@@ -206,7 +229,7 @@ def test_a_group_may_stand_in_the_configuration(engine: Engine, tmp_path: Path) 
     provider = start(engine, path, bootstrap=["join", "view"], view=view)
     assert provider.form({0: provider.offer}) == (1, {0: "na+sm://x", 1: engine.address})
     provider.ready(engine)
-    assert engine.token == b"\x00\xff"
+    assert engine.gate.token == b"\x00\xff"
     assert group_file.read(path).ranks == {"na+sm://x": 0, engine.address: 1}
     assert json.loads(json.dumps(provider.config))["view"] == view
 
@@ -218,7 +241,7 @@ def test_the_last_member_that_lives_removes_the_group_file(engine: Engine, tmp_p
     founder.ready(engine)
     with serving() as second:
         newcomer = start(second, path, bootstrap="join")
-        assert second.token == engine.token
+        assert second.gate.token == engine.gate.token
         assert newcomer.form({0: newcomer.offer}) == (1, {0: engine.address, 1: second.address})
         newcomer.ready(second)
         assert founder.view.members == newcomer.view.members
@@ -257,7 +280,7 @@ def test_a_group_of_some_ranks_has_these_alone(engine: Engine, tmp_path: Path) -
     with pytest.raises(ConfigError, match="no process of rank 1 has this provider"):
         provider.form({0: offers[0], 2: provider.offer})
     assert provider.form({**offers, 2: provider.offer}) == (2, {1: "na+sm://1", 2: engine.address})
-    assert engine.token == b"secret"
+    assert engine.gate.token == b"secret"
     provider.ready(engine)
     assert not path.exists()  # rank 1 writes it
     with serving() as other, pytest.raises(ConfigError, match=r"rank 0, which is not in \[1, 2\]"):
@@ -270,7 +293,7 @@ def test_one_that_comes_back_takes_its_place_also_where_the_file_has_gone_meanwh
     path = tmp_path / "mofka.json"
     before = members_of(path, *(Member(f"na+sm://gone-{rank}", 1, rank) for rank in range(3)), __token__="aa")
     provider = meeting(1, None, engine, path)
-    assert engine.token == before.token
+    assert engine.gate.token == before.token
     assert provider.form({1: provider.offer})[1] == {
         0: "na+sm://gone-0",
         1: engine.address,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.flock import group_file
-from mochi.flock.errors import GroupFileError
+from mochi.flock.errors import GroupFileError, GroupFileMissing
 from mochi.flock.group_file import GroupView, Member
 
 TOKEN = bytes(range(32))
@@ -68,14 +68,14 @@ def test_the_order_of_the_file_is_kept_by_the_reader() -> None:
 
 
 def test_a_rank_is_kept_and_shown_by_address_and_stands_for_the_place_where_there_is_none() -> None:
-    members = (Member("tcp://b:1", 1, 0), Member("tcp://a:1", 1, 1), Member("tcp://a:1", 2, 1))
+    members = (Member("ofi+tcp://b:1", 1, 0), Member("ofi+tcp://a:1", 1, 1), Member("ofi+tcp://a:1", 2, 1))
     content = group_file.serialize(GroupView(members))
-    assert content.startswith(b'{"members":[{"address":"tcp://a:1","provider_id":1,"rank":1},')
-    assert group_file.parse(content).ranks == {"tcp://a:1": 1, "tcp://b:1": 0}
-    members = (Member("tcp://a:1", 1), Member("tcp://a:1", 2), Member("tcp://b:1", 1))
+    assert content.startswith(b'{"members":[{"address":"ofi+tcp://a:1","provider_id":1,"rank":1},')
+    assert group_file.parse(content).ranks == {"ofi+tcp://a:1": 1, "ofi+tcp://b:1": 0}
+    members = (Member("ofi+tcp://a:1", 1), Member("ofi+tcp://a:1", 2), Member("ofi+tcp://b:1", 1))
     assert group_file.parse(group_file.serialize(GroupView(members))).ranks == {
-        "tcp://a:1": 0,
-        "tcp://b:1": 1,
+        "ofi+tcp://a:1": 0,
+        "ofi+tcp://b:1": 1,
     }
 
 
@@ -121,7 +121,7 @@ def test_a_relative_path_is_written_in_the_working_directory(
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "mofka.json"
     (path / "kept").mkdir(parents=True)
-    with pytest.raises(GroupFileError, match="cannot be written") as caught:
+    with pytest.raises(GroupFileError, match="cannot be written: is a directory, no file") as caught:
         group_file.write(path, VIEW)
     assert caught.value.path == str(path)
     assert os.listdir(tmp_path) == ["mofka.json"]
@@ -140,8 +140,35 @@ def test_a_missing_file_is_named_when_reading(tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_a_missing_file_is_waited_for_but_not_without_its_directory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mofka.json"
+    with pytest.raises(GroupFileMissing, match="no such group file"):
+        group_file.read_within(path, 0.1)
+    assert [str(path) in record.message for record in caplog.records] == [True]
+    with pytest.raises(GroupFileError, match=r"there is no directory .*nowhere"):
+        group_file.read_within(tmp_path / "nowhere" / "mofka.json", 3600)
+    monkeypatch.setattr(group_file.time, "sleep", lambda _: group_file.write(path, VIEW))
+    assert group_file.read_within(path, 3600) == VIEW
+
+
+def test_a_pipe_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "mofka.json"
+    os.mkfifo(path)
+    for refuse in (
+        lambda: group_file.read(path),
+        lambda: group_file.read_within(path, 3600),
+        lambda: group_file.write(path, VIEW),
+        lambda: group_file.update(path, lambda view: None),
+    ):
+        with pytest.raises(GroupFileError, match="is a pipe, no file"):
+            refuse()
+    assert path.is_fifo()
+
+
 def test_a_directory_is_not_a_group_file(tmp_path: Path) -> None:
-    with pytest.raises(GroupFileError, match="cannot be read: Is a directory"):
+    with pytest.raises(GroupFileError, match="cannot be read: is a directory, no file"):
         group_file.read(tmp_path)
 
 

@@ -1,82 +1,265 @@
 """The greeting: who is let in, and whom a client believes."""
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mochi.margo import rpc
-from mochi.margo.errors import AuthenticationError, ProtocolError
-from mochi.margo.handshake import Hello, Welcome, answer, hello, is_proven, prove, welcome
-from mochi.margo.wire import VERSION
+from mochi.margo.errors import AddressError, AuthenticationError, Fault, ProtocolError, VersionMismatch
+from mochi.margo.handshake import (
+    Answering,
+    Asking,
+    Hello,
+    Proof,
+    Seat,
+    State,
+    Terms,
+    Welcome,
+    answer,
+    hello,
+    prove,
+    read_hello,
+)
+from mochi.margo.wire import VERSION, Kind
 
 INSTANCE = b"i" * 16
 TOKEN = b"t" * 32
+SEAT = Seat(TOKEN, 3)
 
 
-@pytest.mark.parametrize("token", [TOKEN, None])
-def test_both_sides_with_the_same_token_agree(token: bytes | None) -> None:
-    greeting = hello()
-    reply = welcome(greeting, token, INSTANCE)
-    assert reply.version == VERSION
-    assert is_proven(answer(greeting, reply, token, "here"), greeting, reply, token)
+def server(seat: Seat | None) -> Answering:
+    """A server that answers everybody from one seat."""
+    return Answering(lambda greeting: seat, INSTANCE)
+
+
+def welcome_of(answering: Answering, message: bytes) -> bytes:
+    reply = answering.received(Kind.HELLO, message)
+    assert reply is not None
+    return reply
+
+
+@pytest.mark.parametrize("seat", [SEAT, Seat(TOKEN), None])
+def test_both_sides_with_the_same_token_agree(seat: Seat | None) -> None:
+    asking, answering = Asking(seat, "here"), server(seat)
+    proof = asking.received(Kind.WELCOME, welcome_of(answering, asking.hello))
+    assert answering.state is State.GREETED
+    assert answering.received(Kind.PROOF, proof) is None
+    assert asking.state is answering.state is State.PROVEN
+    assert asking.instance == INSTANCE
 
 
 def test_a_client_without_the_token_learns_where_it_stands() -> None:
-    greeting = hello()
+    asking = Asking(None, "here")
     with pytest.raises(AuthenticationError, match="here needs its token, which stands in its group file"):
-        answer(greeting, welcome(greeting, TOKEN, INSTANCE), None, "here")
+        asking.received(Kind.WELCOME, welcome_of(server(SEAT), asking.hello))
 
 
 def test_a_client_does_not_prove_itself_to_a_server_with_another_token() -> None:
-    greeting = hello()
+    asking = Asking(SEAT, "here")
     with pytest.raises(AuthenticationError, match="does not hold the token"):
-        answer(greeting, welcome(greeting, b"other", INSTANCE), TOKEN, "here")
+        asking.received(Kind.WELCOME, welcome_of(server(Seat(b"other", 3)), asking.hello))
+    refused = Asking(SEAT, "here")
+    with pytest.raises(AuthenticationError, match="does not hold the token"):
+        refused.received(Kind.FAULT, rpc.pack_fault(Fault("authentication", "another service is meant")))
 
 
 def test_a_client_with_a_token_does_not_believe_a_server_that_proves_nothing() -> None:
-    greeting = hello()
+    asking = Asking(SEAT, "here")
     with pytest.raises(AuthenticationError, match="does not hold the token"):
-        answer(greeting, welcome(greeting, None, INSTANCE), TOKEN, "here")
+        asking.received(Kind.WELCOME, welcome_of(server(None), asking.hello))
 
 
 def test_a_server_does_not_believe_a_wrong_or_an_empty_proof() -> None:
-    greeting = hello()
-    reply = welcome(greeting, TOKEN, INSTANCE)
-    proof = answer(greeting, reply, TOKEN, "here")
-    for wrong in (b"", b"x" * 32, prove(b"other", b"client", greeting.nonce, reply.nonce), reply.proof):
-        assert not is_proven(msgspec.structs.replace(proof, proof=wrong), greeting, reply, TOKEN)
+    asking = Asking(SEAT, "here")
+    for wrong in (b"", b"x" * 32, "server's own", "of another token"):
+        answering = server(SEAT)
+        reply = rpc.unpack(welcome_of(answering, asking.hello), Welcome)
+        if wrong == "server's own":
+            wrong = reply.proof
+        elif wrong == "of another token":
+            wrong = prove(b"other", b"client", asking.hello, reply.terms)
+        with pytest.raises(AuthenticationError):
+            answering.received(Kind.PROOF, rpc.pack(Proof(wrong)))
+        assert answering.state is not State.PROVEN
 
 
 def test_a_proof_does_not_hold_for_another_connection() -> None:
-    greeting = hello()
-    proof = answer(greeting, welcome(greeting, TOKEN, INSTANCE), TOKEN, "here")
-    again = hello()
-    assert not is_proven(proof, again, welcome(again, TOKEN, INSTANCE), TOKEN)
+    asking = Asking(SEAT, "here")
+    proof = asking.received(Kind.WELCOME, welcome_of(server(SEAT), asking.hello))
+    other = server(SEAT)
+    welcome_of(other, asking.hello)
+    with pytest.raises(AuthenticationError):
+        other.received(Kind.PROOF, proof)
 
 
-def test_a_server_refuses_versions_it_does_not_speak() -> None:
-    with pytest.raises(ProtocolError, match=r"versions \[2, 3\] of the wire format, this is 1"):
-        welcome(Hello([2, 3], 0, bytes(16)), None, INSTANCE)
+Change = Callable[[msgspec.Struct], msgspec.Struct]
+
+HELLO_CHANGES: dict[str, Change] = {
+    "versions": lambda said: msgspec.structs.replace(said, versions=[VERSION, 7]),
+    "features": lambda said: msgspec.structs.replace(said, features=1),
+    "nonce": lambda said: msgspec.structs.replace(said, nonce=b"n" * 16),
+    "service": lambda said: msgspec.structs.replace(said, service=b""),
+    "rank": lambda said: msgspec.structs.replace(said, rank=1),
+    "any rank": lambda said: msgspec.structs.replace(said, rank=None),
+    "more": lambda said: msgspec.structs.replace(said, more={"x": msgspec.Raw(b"\x01")}),
+}
+TERMS_CHANGES: dict[str, Change] = {
+    "nonce": lambda said: msgspec.structs.replace(said, nonce=b"n" * 16),
+    "instance": lambda said: msgspec.structs.replace(said, instance=b"o" * 16),
+    "more": lambda said: msgspec.structs.replace(said, more={"x": msgspec.Raw(b"\x01")}),
+}
+
+
+@pytest.mark.parametrize("name", HELLO_CHANGES)
+def test_whatever_is_changed_in_hello_on_its_way_the_client_does_not_prove_itself(name: str) -> None:
+    asking = Asking(SEAT, "here")
+    changed = rpc.pack(HELLO_CHANGES[name](rpc.unpack(asking.hello, Hello)))
+    assert changed != asking.hello
+    with pytest.raises(AuthenticationError, match="does not hold the token"):
+        asking.received(Kind.WELCOME, welcome_of(server(SEAT), changed))
+
+
+@pytest.mark.parametrize("name", TERMS_CHANGES)
+def test_whatever_is_changed_in_the_terms_on_their_way_neither_side_believes(name: str) -> None:
+    asking, answering = Asking(SEAT, "here"), server(SEAT)
+    reply = rpc.unpack(welcome_of(answering, asking.hello), Welcome)
+    changed = rpc.pack(TERMS_CHANGES[name](rpc.unpack(reply.terms, Terms)))
+    assert changed != reply.terms
+    with pytest.raises(AuthenticationError, match="does not hold the token"):
+        asking.received(Kind.WELCOME, rpc.pack(Welcome(changed, reply.proof)))
+    with pytest.raises(AuthenticationError):
+        answering.received(Kind.PROOF, rpc.pack(Proof(prove(TOKEN, b"client", asking.hello, changed))))
+
+
+def test_what_later_versions_add_to_a_greeting_is_proved_with_the_rest() -> None:
+    """Elements beyond those that are known, and names in the map, are passed over; the proof is over the bytes sent."""
+    service, nonce = SEAT.service, b"n" * 16
+    for message in (
+        rpc.pack([[VERSION], 0, nonce, service, 3, {"channel": b"tls", "versions": {"libfabric": 2}}]),
+        rpc.pack([[VERSION], 0, nonce, service, 3, {}, "element of a later build"]),
+        b"\x96\x91" + rpc.pack(VERSION) + b"\xcd\x00\x00" + rpc.pack(nonce) + rpc.pack(service) + b"\x03\x80",
+    ):
+        answering = server(SEAT)
+        reply = rpc.unpack(welcome_of(answering, message), Welcome)
+        assert reply.proof == prove(TOKEN, b"server", message, reply.terms)
+        answering.received(Kind.PROOF, rpc.pack(Proof(prove(TOKEN, b"client", message, reply.terms))))
+        assert answering.state is State.PROVEN
+
+
+def test_the_number_of_a_service_is_that_of_its_token_alone() -> None:
+    assert Seat(TOKEN, 0).service == Seat(TOKEN).service != Seat(b"other").service
+    assert TOKEN[:16] not in Seat(TOKEN).service
+
+
+@pytest.mark.parametrize(
+    ("versions", "problem"),
+    [
+        ([1], "the client speaks version 1 of the wire format, this server version 2: update the client"),
+        ([3, 4], "the client speaks version 3, 4 of .*: update this server"),
+        ([], "the client speaks version none of .*: update the client"),
+    ],
+)
+def test_a_server_refuses_versions_it_does_not_speak(versions: list[int], problem: str) -> None:
+    for message in (rpc.pack([versions, 0, bytes(16)]), rpc.pack([versions, "of another form"])):
+        with pytest.raises(Fault, match=problem) as caught:
+            server(None).received(Kind.HELLO, message)
+        assert (caught.value.code, caught.value.details) == ("version", {"versions": [VERSION]})
+
+
+@pytest.mark.parametrize(
+    ("fault", "side"),
+    [
+        (
+            Fault("protocol", "the peer speaks versions [2] of the wire format, this is 1"),
+            "the server at here",
+        ),
+        (Fault("version", "", {"versions": [1]}), "the server at here"),
+        (Fault("version", "", {"versions": [3, 4]}), "this client"),
+        (Fault("version", "", {"versions": ["x"]}), "the server at here"),
+        (Fault("version", ""), "the server at here"),
+    ],
+)
+def test_a_client_that_is_refused_for_its_version_says_which_side_to_update(fault: Fault, side: str) -> None:
+    with pytest.raises(VersionMismatch, match=f"update {side}$") as caught:
+        Asking(None, "here").received(Kind.FAULT, rpc.pack_fault(fault))
+    assert caught.value.version == VERSION
+
+
+@pytest.mark.parametrize("code", ["starting", "wrong_member", "crowded"])
+def test_who_is_not_the_one_that_is_meant_or_not_ready_is_as_one_who_is_not_there(code: str) -> None:
+    with pytest.raises(AddressError, match="the server at here does not let this client in: reason"):
+        Asking(SEAT, "here").received(Kind.FAULT, rpc.pack_fault(Fault(code, "reason")))
 
 
 def test_a_server_takes_the_version_in_common() -> None:
-    assert welcome(Hello([7, VERSION], 0b1010, bytes(16)), None, INSTANCE).version == VERSION
+    message = rpc.pack(Hello([7, VERSION], 0b1010, bytes(16)))
+    reply = rpc.unpack(welcome_of(server(None), message), Welcome)
+    terms = rpc.unpack(reply.terms, Terms)
+    assert (terms.version, terms.features) == (VERSION, 0)
 
 
 @pytest.mark.parametrize("size", [0, 15, 17])
 def test_nonces_have_16_bytes_on_both_sides(size: int) -> None:
     with pytest.raises(ProtocolError, match=f"nonce of {size} bytes"):
-        welcome(Hello([VERSION], 0, bytes(size)), TOKEN, INSTANCE)
+        read_hello(rpc.pack(Hello([VERSION], 0, bytes(size))))
+    terms = rpc.pack(Terms(VERSION, 0, bytes(size), INSTANCE))
     with pytest.raises(ProtocolError, match=f"nonce of {size} bytes"):
-        answer(hello(), Welcome(VERSION, 0, bytes(size), b""), None, "here")
+        answer(hello(), Welcome(terms, b""), None, "here")
 
 
-@pytest.mark.parametrize("reply", [Welcome(2, 0, bytes(16), b""), Welcome(VERSION, 4, bytes(16), b"")])
-def test_a_client_refuses_what_it_has_not_offered(reply: Welcome) -> None:
+@pytest.mark.parametrize(("version", "features"), [(3, 0), (VERSION, 4)])
+def test_a_client_refuses_what_it_has_not_offered(version: int, features: int) -> None:
+    terms = rpc.pack(Terms(version, features, bytes(16), INSTANCE))
     with pytest.raises(ProtocolError, match="offered"):
-        answer(hello(), reply, None, "here")
+        answer(hello(), Welcome(terms, b""), None, "here")
 
 
-@pytest.mark.parametrize("message", [b"", b"\xff", rpc.pack([[1], -1, bytes(16)]), rpc.pack(["x", 0, b""])])
+@pytest.mark.parametrize(
+    "message", [b"", b"\xff", rpc.pack([[VERSION], -1, bytes(16)]), rpc.pack(["x", 0, b""])]
+)
 def test_a_greeting_that_is_none_is_a_protocol_error(message: bytes) -> None:
-    with pytest.raises(ProtocolError, match="not a Hello"):
-        rpc.unpack(message, Hello)
+    with pytest.raises(ProtocolError, match=r"not a (Hello|_Versions)"):
+        read_hello(message)
+
+
+FRAMES = st.tuples(
+    st.sampled_from(Kind),
+    st.one_of(
+        st.binary(max_size=80),
+        st.builds(
+            rpc.pack, st.recursive(st.integers(-1, 300) | st.binary(max_size=20) | st.none(), st.lists)
+        ),
+        st.just(rpc.pack(hello(SEAT))),
+    ),
+)
+
+
+@given(st.lists(FRAMES, max_size=4), st.sampled_from([SEAT, None]))
+def test_whatever_a_peer_says_it_is_let_in_by_its_proof_or_told_why_not(
+    frames: list[tuple[Kind, bytes]], seat: Seat | None
+) -> None:
+    answering = server(seat)
+    greeted = False
+    try:
+        for kind, message in frames:
+            if answering.state is State.PROVEN:
+                break
+            reply = answering.received(kind, message)
+            assert (reply is not None) == (kind is Kind.HELLO)
+            greeted = greeted or kind is Kind.HELLO
+    except (AuthenticationError, Fault, ProtocolError):
+        assert answering.state is not State.PROVEN
+    assert answering.state is not State.PROVEN or (greeted and seat is None)
+
+
+@given(FRAMES)
+def test_whatever_a_server_says_a_client_with_a_token_believes_its_proof_alone(
+    frame: tuple[Kind, bytes],
+) -> None:
+    asking = Asking(SEAT, "here")
+    with pytest.raises((AddressError, AuthenticationError, Fault, ProtocolError)):
+        asking.received(*frame)
+    assert asking.state is State.WAITING

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
+from mochi.margo import budget as budget_module
 from mochi.margo import connection as connection_module
+from mochi.margo import engine as engine_module
 from mochi.margo import handshake, rpc, transport
+from mochi.margo.budget import CONNECTION_BYTES, Budget
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
-from mochi.margo.connection import MAX_OUTSTANDING, MAX_QUEUED_BYTES, Connection, Request
+from mochi.margo.connection import MAX_OUTSTANDING, Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import (
     AddressError,
@@ -38,7 +43,9 @@ from mochi.margo.errors import (
     Fault,
     MargoError,
     ProtocolError,
+    VersionMismatch,
 )
+from mochi.margo.handshake import Seat
 from mochi.margo.link import Link, PendingCall
 from mochi.margo.wire import (
     DESCRIPTORS,
@@ -159,8 +166,10 @@ def impostor(address: str, behave: Callable[[Raw], None]) -> Iterator[str]:
     def serve() -> None:
         peer, _ = listener.accept()
         with Raw(peer) as raw:
-            greeting = rpc.unpack(raw.receive().message, handshake.Hello)
-            raw.send(encode(Kind.WELCOME, message=rpc.pack(handshake.welcome(greeting, None, b""))))
+            greeting = handshake.Answering(lambda _: None, b"")
+            welcome = greeting.received(Kind.HELLO, raw.receive().message)
+            assert welcome is not None
+            raw.send(encode(Kind.WELCOME, message=welcome))
             assert raw.receive().kind is Kind.PROOF
             with suppress(ConnectionError, EOFError):
                 behave(raw)
@@ -621,6 +630,58 @@ def test_a_peer_that_does_not_greet_in_time_is_closed(
     assert call(client, engine, "echo", 2) == 2
 
 
+def test_peers_that_say_nothing_hold_few_connections_and_newcomers_come_in(
+    serve: Serve, client: Client, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LOBBY_CAPACITY", 8)
+    monkeypatch.setattr(engine_module, "LOBBY_GRACE", 0.0)
+    engine = serve(address, echo)
+    with ExitStack() as stack:
+        crowd = [Raw(stack.enter_context(transport.connect(engine.address, SECONDS))) for _ in range(50)]
+        assert call(client, engine, "echo", 1) == 1
+        assert len(engine._connections) <= 8 + 1
+        assert rpc.unpack_fault(crowd[0].receive().message).code == "crowded"
+        assert crowd[0].is_closed()
+        assert call(client, engine, "echo", 2) == 2
+
+
+def test_a_crowd_that_greets_is_let_in_though_few_may_be_on_their_way_in(
+    serve: Serve, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LOBBY_CAPACITY", 2)
+    monkeypatch.setattr(engine_module, "LOBBY_GRACE", SECONDS)
+    engine = serve(address, echo)
+    with ExitStack() as stack, ThreadPoolExecutor(32) as threads:
+        crowd = [Client(timeout=SECONDS) for _ in range(100)]
+        for each in crowd:
+            stack.callback(each.close)
+        assert list(threads.map(lambda each: call(each, engine, "echo", 3), crowd)) == [3] * 100
+
+
+def test_peers_that_are_refused_cost_one_line_and_one_that_counts_them(
+    serve: Serve,
+    client: Client,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(engine_module, "INTERVAL", 1000.0)
+    engine = serve(address, echo)
+    for _ in range(100):
+        with transport.connect(engine.address, SECONDS) as peer:
+            peer.sendall(b"nonsense" * 8)
+            assert Raw(peer).is_closed()
+    assert call(client, engine, "echo", 1) == 1
+    engine.finalize()
+    assert until(lambda: len(caplog.records) > 1)
+    first, counted = (record.getMessage() for record in caplog.records)
+    assert first == "refusing a connection: a frame starts with b'nons', expected b'MFK1'"
+    assert (
+        counted
+        == "refusing a connection: 99 more, the last one: a frame starts with b'nons', expected b'MFK1'"
+    )
+
+
 def test_a_server_that_dribbles_its_greeting_does_not_hold_a_client_beyond_its_time_out(
     client: Client, address: str
 ) -> None:
@@ -664,10 +725,195 @@ def test_a_client_that_never_reads_costs_bounded_memory_and_holds_nobody_up(
             raw.request(number, "give", message)
         for number in range(20):
             assert call(client, engine, "echo", number) == number
-        assert len(answered) <= MAX_QUEUED_BYTES // size + 2
+        assert len(answered) <= CONNECTION_BYTES // size + 2
         for _ in range(count):
             assert len(raw.receive().bulk[0] or b"") == size
     assert answered == list(range(1, count + 1))
+
+
+def test_an_answer_is_not_made_before_there_is_room_for_it(
+    serve: Serve, client: Client, address: str
+) -> None:
+    size, count = 30 << 20, 20
+    made: list[int] = []
+    content = bytes(size)
+
+    def give(request: Request) -> None:
+        def make() -> None:
+            made.append(request.frame.call)
+            request.reply(b"", [[content]])
+
+        request.reserve(size, make)
+
+    engine = serve(address, lambda e: (e.register("give", 1, give), echo(e)))
+    with Raw.connect(engine.address) as raw:
+        for number in range(1, count + 1):
+            raw.request(number, "give")
+        assert until(lambda: len(made) == CONNECTION_BYTES // size)
+        assert [call(client, engine, "echo", number) for number in range(20)] == list(range(20))
+        assert len(made) == CONNECTION_BYTES // size
+        for _ in range(count):
+            assert len(raw.receive().bulk[0] or b"") == size
+    assert made == list(range(1, count + 1))
+    assert until(lambda: engine.budget.held == 0)
+
+
+def test_answers_of_plain_functions_on_threads_are_not_made_without_end(
+    serve: Serve, client: Client, address: str
+) -> None:
+    made: list[int] = []
+
+    def give(number: Number) -> bytes:
+        made.append(number.value)
+        return bytes(15 << 20)
+
+    engine = serve(
+        address, lambda e: (e.define("give", 1, Number, give, pool=e.pool("io")), echo(e)), FOUR_XSTREAMS
+    )
+    with Raw.connect(engine.address) as raw:
+        for number in range(1, 101):
+            raw.request(number, "give", rpc.pack(Number(number)))
+        assert until(lambda: len(made) >= CONNECTION_BYTES // (16 << 20))
+        assert [call(client, engine, "echo", number) for number in range(20)] == list(range(20))
+        assert len(made) <= CONNECTION_BYTES // (15 << 20)
+        assert {raw.receive().call for _ in range(100)} == set(range(1, 101))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have connections that keep a server waiting closed soon."""
+    monkeypatch.setattr(budget_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(engine_module, "BUDGET_PAUSE", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_when_the_budget_is_used_up_who_does_not_read_is_closed_and_who_reads_is_served(
+    serve: Serve, client: Client, address: str
+) -> None:
+    size = 30 << 20
+    content = bytes(size)
+
+    def give(request: Request) -> None:
+        request.reserve(size, lambda: request.reply(b"", [[content]]))
+
+    def define(engine: Engine) -> None:
+        engine.budget = Budget(server=110 << 20, connection=64 << 20, share=1 << 20)
+        engine.register("give", 1, give)
+        echo(engine)
+
+    engine = serve(address, define)
+    with ExitStack() as stack:
+        idle, *raws = [stack.enter_context(Raw.connect(engine.address)) for _ in range(6)]
+        for number, raw in enumerate(raws):
+            raw.request(1, "give")
+            assert until(lambda: engine.budget.held > min(number, 2) * size)  # noqa: B023
+        # Five times 30 MiB are more than 110, so the last two wait until two that do not read are gone.
+        assert until(lambda: len(engine._connections) <= 4 and not engine.budget.is_short)
+        for number in range(20):
+            assert call(client, engine, "echo", number) == number
+        for raw in raws[3:]:
+            assert len(raw.receive().bulk[0] or b"") == size
+        assert [raw.is_closed() for raw in raws[:2]] == [True, True]
+        idle.request(1, "echo", rpc.pack(Number(5)))
+        assert idle.receive().message == rpc.pack(Number(5))
+    assert until(lambda: engine.budget.held == 0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_bulk_waits_for_memory_that_half_sent_requests_hold_until_those_are_closed(
+    serve: Serve, client: Client, address: str
+) -> None:
+    size = 30 << 20
+    given: list[int] = []
+
+    def allocate(frame: Frame) -> Sequence[memoryview]:
+        given.append(frame.call)
+        return allocate_private(frame)
+
+    def define(engine: Engine) -> None:
+        engine.budget = Budget(server=70 << 20, connection=64 << 20, share=1 << 20)
+        engine.register("take", 1, lambda request: request.reply(b"taken"), allocate=allocate)
+        echo(engine)
+
+    def head(number: int) -> bytes:
+        return encode(
+            Kind.REQUEST, call=number, rpc=rpc.number("take"), provider_id=1, segments=[Segment(size)]
+        )
+
+    engine = serve(address, define)
+    with ExitStack() as stack:
+        first, second, whole = [stack.enter_context(Raw.connect(engine.address)) for _ in range(3)]
+        for number, raw in ((1, first), (2, second)):
+            raw.send(head(number) + bytes(size // 2))
+            assert until(lambda number=number: number in given)  # type: ignore[misc]
+        whole.send(head(3) + bytes(100))
+        for number in range(20):
+            assert call(client, engine, "echo", number) == number
+        assert 3 not in given or first.is_closed()
+        whole.send(bytes(size - 100))
+        assert whole.receive().message == b"taken"
+        assert given == [1, 2, 3]
+        assert first.is_closed()
+    assert until(lambda: engine.budget.held == 0)
+
+
+def test_connections_take_turns_a_request_each(serve: Serve, client: Client, address: str) -> None:
+    go, entered = threading.Event(), threading.Event()
+    handled: list[int] = []
+
+    def stop(request: Request) -> None:
+        entered.set()
+        go.wait(SECONDS)
+        request.reply()
+
+    def work(request: Request) -> None:
+        handled.append(request.frame.call // 1000)
+        request.reply()
+
+    engine = serve(address, lambda e: (e.register("stop", 1, stop), e.register("work", 1, work)))
+    count, peers = 100, 4
+    with ExitStack() as stack:
+        raws = [stack.enter_context(Raw.connect(engine.address)) for _ in range(peers + 1)]
+        raws[0].request(1, "stop")
+        assert entered.wait(SECONDS)
+        for who in range(peers):
+            for number in range(count):
+                raws[who + 1].request(1000 * who + number + 1, "work")
+        go.set()
+        assert until(lambda: len(handled) == count * peers)
+    for at in range(0, count * peers, peers):
+        seen = handled[: at + peers]
+        counts = [seen.count(who) for who in range(peers)]
+        assert max(counts) - min(counts) <= 2
+
+
+def test_a_connection_that_closes_is_gone_at_once_with_what_has_half_arrived(
+    serve: Serve, client: Client, address: str
+) -> None:
+    half: list[weakref.ref[Any]] = []
+
+    def allocate(frame: Frame) -> Sequence[memoryview]:
+        memory = np.zeros(1 << 20, np.uint8)
+        half.append(weakref.ref(memory))
+        half.append(weakref.ref(next(iter(engine._connections))))
+        return [memory.data]
+
+    engine = serve(address, lambda e: e.register("take", 1, lambda request: None, allocate=allocate))
+    gc.collect()
+    gc.disable()
+    try:
+        with Raw.connect(engine.address) as raw:
+            raw.send(
+                encode(
+                    Kind.REQUEST, call=1, rpc=rpc.number("take"), provider_id=1, segments=[Segment(1 << 20)]
+                )
+                + bytes(1 << 19)
+            )
+            assert until(lambda: len(half) == 2)
+            assert all(each() is not None for each in half)
+        assert until(lambda: all(each() is None for each in half))
+    finally:
+        gc.enable()
 
 
 def test_one_way_requests_to_a_pool_that_is_stuck_are_not_read_without_end(
@@ -704,7 +950,7 @@ def test_one_way_requests_to_a_pool_that_is_stuck_are_not_read_without_end(
         sender.start()
         assert until(lambda: bool(connections) and len(connections[0]._outstanding) >= MAX_OUTSTANDING)
         assert [call(client, engine, "echo", n) for n in range(20)] == list(range(20))
-        assert len(connections[0]._outstanding) <= MAX_OUTSTANDING + STAGING_SIZE // size
+        assert len(connections[0]._outstanding) == MAX_OUTSTANDING
         assert sender.is_alive()
         go.set()
         assert last.wait(SECONDS)
@@ -774,6 +1020,50 @@ def test_a_server_that_breaks_the_format_makes_pending_calls_raise(
         client.call(where, "echo", Number(1), Number)
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"), [("crowded", AddressError), ("authentication", AuthenticationError)]
+)
+def test_a_refusal_that_comes_behind_the_greeting_is_told_as_one_within_it(
+    client: Client, address: str, code: str, kind: type[MargoError]
+) -> None:
+    """The server lets a connection go, or finds a proof wrong, when the client has sent its first request."""
+
+    def behave(raw: Raw) -> None:
+        raw.receive()
+        raw.send(encode(Kind.FAULT, message=rpc.pack_fault(Fault(code, "reason"))))
+        assert raw.is_closed()
+
+    with impostor(address, behave) as where, pytest.raises(kind):
+        client.call(where, "echo", Number(1), Number)
+
+
+def test_a_client_of_version_1_is_told_to_update(serve: Serve, address: str) -> None:
+    engine = serve(address, echo)
+    with Raw(transport.connect(engine.address, SECONDS)) as raw:
+        raw.send(encode(Kind.HELLO, message=rpc.pack([[1], 0, bytes(16)])))
+        fault = rpc.unpack_fault(raw.receive().message)
+        assert (fault.code, fault.message.rpartition(": ")[2]) == ("version", "update the client")
+        assert raw.is_closed()
+
+
+def test_a_server_of_version_1_is_named_as_the_one_to_update(client: Client, address: str) -> None:
+    listener, where = transport.listen(address)
+    listener.settimeout(SECONDS)
+    words = "the peer speaks versions [2] of the wire format, this is 1"
+
+    def refuse() -> None:
+        peer, _ = listener.accept()
+        with Raw(peer) as raw:
+            raw.receive()
+            raw.send(encode(Kind.FAULT, message=rpc.pack_fault(Fault("protocol", words))))
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    with listener, pytest.raises(VersionMismatch, match="update the server at"):
+        client.link(where)
+    thread.join(SECONDS)
+
+
 def test_bulk_that_the_receiver_cannot_hold_fails_the_call_alone(client: Client, address: str) -> None:
     class Small(PendingCall):
         def allocate(self, frame: Frame) -> Sequence[memoryview]:
@@ -822,13 +1112,87 @@ def test_a_receiver_that_raises_loses_its_link_and_the_client_goes_on(
 
 def with_token(engine: Engine) -> None:
     echo(engine)
-    engine.token = b"k" * 32
+    engine.gate.admit(Seat(b"k" * 32, 1))
 
 
-def test_the_right_token_opens(serve: Serve, client: Client, address: str) -> None:
+@pytest.mark.parametrize("rank", [None, 1])
+def test_the_right_token_opens(serve: Serve, client: Client, address: str, rank: int | None) -> None:
     engine = serve(address, with_token)
-    client.set_token(engine.address, b"k" * 32)
+    client.set_token(engine.address, b"k" * 32, rank)
     assert call(client, engine, "echo", 1) == 1
+
+
+def test_another_member_of_the_service_is_not_spoken_to(serve: Serve, client: Client, address: str) -> None:
+    engine = serve(address, with_token)
+    client.set_token(engine.address, b"k" * 32, 2)
+    with pytest.raises(AddressError, match="rank 2 of the service is meant, this is 1"):
+        call(client, engine, "echo", 1)
+
+
+def test_a_server_that_does_not_know_yet_who_may_come_in_lets_nobody_in_but_its_peers(
+    serve: Serve, client: Client, address: str
+) -> None:
+    engine = serve(address, lambda e: (echo(e), e.gate.shut(), e.gate.admit_peers(Seat(b"p" * 32, 0))))
+    for token in (None, b"k" * 32):
+        if token is not None:
+            client.set_token(engine.address, token)
+        with pytest.raises(AddressError, match="does not know yet who may come in"):
+            call(client, engine, "echo", 1)
+    client.set_token(engine.address, b"p" * 32, 0)
+    assert call(client, engine, "echo", 1) == 1
+
+
+def test_a_greeting_that_is_passed_on_to_another_member_does_not_let_its_bearer_in(
+    serve: Serve, client: Client, address: str
+) -> None:
+    """Somebody at the address of member 2 passes all frames on to member 1."""
+    engine = serve(address, with_token)
+    listener, where = transport.listen(address)
+    listener.settimeout(SECONDS)
+    faults: list[str] = []
+
+    def relay() -> None:
+        peer, _ = listener.accept()
+        with Raw(peer) as victim, Raw(transport.connect(engine.address, SECONDS)) as there:
+            there.send(encode(Kind.HELLO, message=victim.receive().message))
+            reply = there.receive()
+            faults.append(rpc.unpack_fault(reply.message).code)
+            victim.send(encode(reply.kind, message=reply.message))
+
+    thread = threading.Thread(target=relay)
+    thread.start()
+    client.set_token(where, b"k" * 32, 2)
+    with listener, pytest.raises(AddressError, match="this is 1"):
+        client.link(where)
+    thread.join(SECONDS)
+    assert faults == ["wrong_member"]
+
+
+def test_a_member_is_found_through_a_forwarded_port(serve: Serve, client: Client, address: str) -> None:
+    engine = serve(address, with_token)
+    listener, where = transport.listen(address)
+    listener.settimeout(SECONDS)
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def tunnel() -> None:
+        peer, _ = listener.accept()
+        with peer, transport.connect(engine.address, SECONDS) as there, ThreadPoolExecutor(2) as ways:
+            ways.submit(forward, peer, there)
+            ways.submit(forward, there, peer)
+
+    thread = threading.Thread(target=tunnel)
+    thread.start()
+    client.set_token(where, b"k" * 32, 1)
+    with listener:
+        assert client.call(where, "echo", Number(5), Number, provider_id=1).value == 5
+    client.close()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

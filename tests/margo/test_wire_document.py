@@ -8,7 +8,11 @@ import msgspec
 import pytest
 
 from mochi.margo import handshake, rpc, wire
-from mochi.margo.connection import GREETING_TIMEOUT, MAX_OUTSTANDING, MAX_OUTSTANDING_BYTES, MAX_QUEUED_BYTES
+from mochi.margo.budget import CONNECTION_BYTES, LEAST_MOVE, PATIENCE, SERVER_BYTES, SHARE_BYTES
+from mochi.margo.connection import GREETING_TIMEOUT, MAX_OUTSTANDING
+from mochi.margo.engine import LOBBY_CAPACITY, LOBBY_GRACE
+from mochi.margo.errors import Fault
+from mochi.margo.gate import Gate
 from mochi.margo.rpc import MAX_FAULT
 from mochi.margo.wire import Frame, FrameReader, Kind, Limits, allocate_private
 from mochi.mofka import protocol
@@ -51,11 +55,37 @@ def test_the_greeting_of_the_examples_is_a_valid_one() -> None:
     assert [hello.kind, welcome.kind, proof.kind] == [Kind.HELLO, Kind.WELCOME, Kind.PROOF]
     greeting = rpc.unpack(hello.message, handshake.Hello)
     reply = rpc.unpack(welcome.message, handshake.Welcome)
-    assert (greeting.nonce, reply.nonce) == (CLIENT_NONCE, SERVER_NONCE)
-    assert reply.instance == bytes(range(0x20, 0x30))
+    terms = rpc.unpack(reply.terms, handshake.Terms)
+    seat = handshake.Seat(TOKEN, 1)
+    assert (greeting.service, greeting.rank) == (seat.service, seat.rank)
+    assert (greeting.nonce, terms.nonce) == (CLIENT_NONCE, SERVER_NONCE)
+    assert (terms.version, terms.instance) == (wire.VERSION, bytes(range(0x20, 0x30)))
+    assert reply.proof == handshake.prove(TOKEN, b"server", hello.message, reply.terms)
     answer = rpc.unpack(proof.message, handshake.Proof)
     assert handshake.answer(greeting, reply, TOKEN, "here") == answer
-    assert handshake.is_proven(answer, greeting, reply, TOKEN)
+    assert answer.proof == handshake.prove(TOKEN, b"client", hello.message, reply.terms)
+
+
+def test_the_greeting_is_that_of_the_code() -> None:
+    assert TEXT.startswith(f"# Wire format, version {wire.VERSION}\n")
+    rows = table("Greeting")
+    structs = (handshake.Hello, handshake.Welcome, handshake.Terms, handshake.Proof)
+    for kind in structs:
+        assert [kind.__name__, ", ".join(kind.__struct_fields__)] in rows
+    gate = Gate()
+    gate.shut()
+    codes = {"protocol", "authentication", "crowded"}
+    with pytest.raises(Fault) as starting:
+        gate.seat_of(handshake.hello())
+    gate.admit(handshake.Seat(TOKEN, 0))
+    with pytest.raises(Fault) as elsewhere:
+        gate.seat_of(handshake.hello(handshake.Seat(TOKEN, 1)))
+    with pytest.raises(Fault) as version:
+        handshake.read_hello(rpc.pack([[1], 0, CLIENT_NONCE]))
+    codes |= {caught.value.code for caught in (starting, elsewhere, version)}
+    assert {row[0] for row in rows if len(row) == 3} == codes
+    assert f"At most {LOBBY_CAPACITY} connections" in section("Greeting")
+    assert f"had {LOBBY_GRACE:g} seconds" in section("Greeting")
 
 
 def test_the_request_of_the_examples_is_a_batch_of_two_events() -> None:
@@ -107,8 +137,10 @@ def test_limits_are_those_of_the_code() -> None:
     assert f"within {GREETING_TIMEOUT:g} seconds" in TEXT
     for figure in (
         f"{MAX_OUTSTANDING} requests",
-        f"{MAX_OUTSTANDING_BYTES >> 20} MiB of their",
-        f"{MAX_QUEUED_BYTES >> 20} MiB",
+        f"for which it holds {CONNECTION_BYTES >> 20} MiB",
+        f"{SERVER_BYTES >> 20} MiB, beside {SHARE_BYTES >> 20} MiB for each",
+        f"{PATIENCE:g} s at least",
+        f"{LEAST_MOVE >> 10} KiB at a time",
     ):
         assert figure in section("Calls")
     assert f"at most {MAX_FAULT} bytes" in section("Faults")

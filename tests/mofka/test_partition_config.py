@@ -92,6 +92,11 @@ def test_a_value_out_of_bounds_is_refused_with_the_name_of_its_field(name: str, 
     assert raised.value.where == f"config.partition.{name}"
 
 
+def test_a_path_is_not_taken_for_a_directory_named_tilde() -> None:
+    with pytest.raises(ConfigError, match=r"config\.partition\.path: '~/x' is not expanded here"):
+        DefaultFields.parse({"path": "~/x"})
+
+
 def test_the_path_is_required() -> None:
     with pytest.raises(ConfigError, match="path"):
         DefaultFields.parse({})

@@ -155,6 +155,20 @@ def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path, path: str) 
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_path_in_the_home_is_where_the_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = {
+        "path": "~/db",
+        "create_if_missing": True,
+        "db_paths": [{"path": "~/tables", "target_size": 1 << 20}],
+    }
+    backend = RocksdbBackend(config, "config")
+    assert (tmp_path / "db" / "CURRENT").exists()
+    assert backend.config["path"] == str(tmp_path / "db")
+    assert backend.config["db_paths"][0]["path"] == str(tmp_path / "tables")
+    backend.close()
+
+
 def test_an_absent_database_is_not_made_against_the_configuration(path: str) -> None:
     with pytest.raises(ConfigError, match=r"there is no database at .*, and create_if_missing is false"):
         RocksdbBackend({"path": path, "create_if_missing": False}, WHERE)

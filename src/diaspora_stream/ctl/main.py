@@ -1,7 +1,7 @@
 """Entry point of diaspora-ctl: finds the command, prepares its arguments, and turns errors into exit codes.
 
 Results go to standard output, logs and errors to standard error. The exit code is 0 when the command did what
-it was asked to, 1 otherwise.
+it was asked to, 130 when Ctrl-C ended it, 1 otherwise.
 """
 
 import logging
@@ -21,6 +21,8 @@ PROGRAM: Final = "diaspora-ctl"
 
 DRIVER_OPTIONS: Final = "DIASPORA_CTL_DRIVER_OPTIONS"
 """Environment variable with arguments to put before those of the command line; quoted as in a shell."""
+
+INTERRUPTED: Final = 130
 
 LEVELS: Final = {
     "trace": logging.DEBUG - 5,
@@ -103,6 +105,8 @@ def _run(name: str, command: _Command, given: Sequence[str]) -> int:
         return 1
     try:
         command.run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except Exception as error:
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
         print(f"Error: {error}", file=sys.stderr)

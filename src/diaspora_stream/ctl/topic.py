@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 from diaspora_stream.api import Driver
@@ -17,6 +16,9 @@ from diaspora_stream.validator import Validator
 C = TypeVar("C")
 
 _log = logging.getLogger("diaspora_stream.ctl")
+
+_MAX_FILE = 16 << 20
+"""Bytes that are read of a file of options."""
 
 _DRIVER = (
     Flag("driver", "driver to use, such as mofka", "NAME", required=True),
@@ -62,7 +64,8 @@ def _options(arguments: Arguments, prefix: str) -> dict[str, Any]:
     if path is None:
         return arguments.options[prefix]
     try:
-        base = from_text(Path(path).read_bytes())
+        with open(path, "rb") as file:
+            base = from_text(file.read(_MAX_FILE))
     except InvalidJson as error:
         raise ConfigError(path, str(error)) from None
     except OSError as error:

@@ -7,9 +7,11 @@ group of them.
 import importlib
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from msgspec import Struct
@@ -23,12 +25,23 @@ from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, Fault,
 if TYPE_CHECKING:
     from mochi.margo.engine import Engine  # not for clients to load
 
-__all__ = ["BedrockClient", "Client", "ClientException", "ServiceGroupHandle", "ServiceHandle", "ask_all"]
+__all__ = [
+    "BedrockClient",
+    "Client",
+    "ClientException",
+    "ServiceGroupHandle",
+    "ServiceHandle",
+    "answers",
+    "ask_all",
+]
 
 R = TypeVar("R")
 
 ClientException = MargoError
 """What every method here raises, under the name that it has in scripts."""
+
+MAX_ASKED = 32
+"""Servers that are asked side by side."""
 
 RETRY_INTERVAL = 0.05
 """Seconds between two look-ups of a provider that is not there yet."""
@@ -53,10 +66,15 @@ class BedrockClient:
         self._client = client
         self._provider_id = provider_id
 
-    def config(self, address: str) -> dict[str, Any]:
-        """Return the expanded configuration of a server."""
+    def config(self, address: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return the expanded configuration of a server, which has `timeout` seconds to answer."""
         return self._client.call(
-            address, rpc.GET_CONFIG, rpc.Nothing(), dict[str, Any], provider_id=self._provider_id
+            address,
+            rpc.GET_CONFIG,
+            rpc.Nothing(),
+            dict[str, Any],
+            provider_id=self._provider_id,
+            timeout=timeout,
         )
 
     def query(self, address: str, script: str) -> Any:
@@ -84,8 +102,8 @@ class BedrockClient:
         """Load a library; `Fault` ``config`` where it cannot be loaded."""
         self._change(address, rpc.LOAD_MODULE, rpc.LoadModule(library))
 
-    def start_provider(self, address: str, spec: dict[str, Any]) -> int:
-        """Start a provider and return its id.
+    def start_provider(self, address: str, spec: dict[str, Any], *, timeout: float | None = None) -> int:
+        """Start a provider and return its id, within `timeout` seconds or the time-out of the client.
 
         Parameters
         ----------
@@ -98,7 +116,12 @@ class BedrockClient:
             Code ``config``: the entry is wrong or the component cannot start it, and the server is as before.
         """
         return self._client.call(
-            address, rpc.START_PROVIDER, rpc.StartProvider(spec), int, provider_id=self._provider_id
+            address,
+            rpc.START_PROVIDER,
+            rpc.StartProvider(spec),
+            int,
+            provider_id=self._provider_id,
+            timeout=timeout,
         )
 
     def stop_provider(self, address: str, name: str) -> None:
@@ -187,7 +210,7 @@ class Client:
         if isinstance(arg, str):
             parse(arg)
         else:
-            self._token = arg.token
+            self._token = arg.gate.token
 
     def make_service_handle(self, address: str, provider_id: int = 0) -> "ServiceHandle":
         """Return a handle of the server at `address`; nothing is sent yet."""
@@ -217,11 +240,10 @@ class Client:
 
         def members() -> tuple[str, ...]:
             view = group_file.read(file)
-            addresses = tuple(dict.fromkeys(member.address for member in view.members))
-            for address in addresses:
+            for address, rank in view.ranks.items():
                 if view.token is not None:
-                    self.margo.set_token(address, view.token)
-            return addresses
+                    self.margo.set_token(address, view.token, rank)
+            return tuple(view.ranks)
 
         return ServiceGroupHandle(self, members, provider_id)
 
@@ -357,17 +379,44 @@ class ServiceGroupHandle(Sequence[ServiceHandle]):
 
 
 def ask_all(addresses: Iterable[str], question: Callable[[str], R]) -> dict[str, R | MargoError]:
-    """Ask all servers at the same time; return what each answers, or its error, in the order of the addresses."""
-    with ThreadPoolExecutor(max_workers=32) as threads:
-        pending = {address: threads.submit(_outcome, question, address) for address in addresses}
-    return {address: future.result() for address, future in pending.items()}
+    """Ask all servers side by side; return what each answers, or its error, in the order of the addresses."""
+    wanted = list(dict.fromkeys(addresses))
+    found = dict(answers(wanted, question))
+    return {address: found[address] for address in wanted}
 
 
-def _outcome(question: Callable[[str], R], address: str) -> R | MargoError:
-    try:
-        return question(address)
-    except MargoError as error:
-        return error
+def answers(addresses: Collection[str], question: Callable[[str], R]) -> Iterator[tuple[str, R | MargoError]]:
+    """Ask servers side by side; yield the address of each, and what it answers or its error, as they come.
+
+    Interruptible by Ctrl-C; who stops earlier does not wait for the others, which are asked in threads of their own.
+    """
+    left: SimpleQueue[str] = SimpleQueue()
+    found: SimpleQueue[tuple[str, R | BaseException]] = SimpleQueue()
+    for address in addresses:
+        left.put(address)
+
+    def ask() -> None:
+        with suppress(Empty):
+            while True:
+                address = left.get_nowait()
+                try:
+                    found.put((address, question(address)))
+                except BaseException as error:
+                    found.put((address, error))
+
+    threads = 0
+    if len(addresses) > 1:
+        with suppress(RuntimeError):  # no more can be started
+            while threads < min(len(addresses), MAX_ASKED):
+                threading.Thread(target=ask, name="bedrock-ask", daemon=True).start()
+                threads += 1
+    if not threads:
+        ask()
+    for _ in addresses:
+        address, outcome = found.get()
+        if isinstance(outcome, BaseException) and not isinstance(outcome, MargoError):
+            raise outcome
+        yield address, outcome
 
 
 def _document(value: "str | dict[str, Any] | PoolSpec | XstreamSpec | ProviderSpec") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mochi.margo.engine import Engine
 __all__ = [
     "Deployed",
     "Forms",
+    "Guards",
     "MakesFiles",
     "Meets",
     "Module",
@@ -28,9 +29,6 @@ __all__ = [
 ]
 
 GROUP = "mochi.bedrock.modules"
-
-_WITHOUT_MODULE = ("libwarabi-bedrock-module.so",)
-"""Libraries that configurations of old name, and that nothing here depends on."""
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +58,13 @@ class Meets(Protocol):
         secret : bytes or None
             Random, known to all of them; None where they cannot be heard: this process was started again.
         """
+
+
+@runtime_checkable
+class Guards(Protocol):
+    """A module whose providers tell the gate of their engine who may come in. Until one is there, nobody may."""
+
+    guards: bool
 
 
 @runtime_checkable
@@ -112,6 +117,10 @@ class Deployed(Protocol):
     """A server, as a module sees it that brings providers back."""
 
     @property
+    def engine(self) -> Engine:
+        """What RPCs of the server itself may be defined on, see `mochi.bedrock.rpc.ENGINE_ID`."""
+
+    @property
     def address(self) -> str:
         """Where it listens."""
 
@@ -120,8 +129,15 @@ class Deployed(Protocol):
         """Its ordinal in its service: the same one when it is started again."""
 
     @property
-    def dependency_resolution_timeout(self) -> float:
-        """Seconds to wait for a provider of another server."""
+    def dependency_resolution_timeout(self) -> float | None:
+        """Seconds to wait for a provider of another server; None where the configuration does not say."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is the one that speaks of those that were started together, where one is enough."""
+
+    def rest(self, seconds: float) -> None:
+        """Wait for some time; `BedrockError` once the server is told to stop."""
 
     def config(self) -> dict[str, Any]:
         """Its configuration, expanded."""
@@ -131,6 +147,9 @@ class Deployed(Protocol):
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id."""
+
+    def stop_provider(self, name: str) -> None:
+        """Stop the provider of this name."""
 
 
 @runtime_checkable
@@ -189,10 +208,9 @@ def load(library: str) -> Module | None:
                 f'library "{library}" cannot be loaded: {type(error).__name__}: {error}'
             ) from error
         return module
-    if library not in _WITHOUT_MODULE:
-        near = difflib.get_close_matches(library, known, n=1)
-        hint = f', did you mean "{near[0]}"?' if near else ""
-        log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
+    near = difflib.get_close_matches(library, known, n=1)
+    hint = f', did you mean "{near[0]}"?' if near else ""
+    log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
     return None
 
 

@@ -6,10 +6,14 @@ Invariants:
 - a provider that fails to start leaves no trace: no RPC, no name, no id;
 - `Server.config` describes what runs now, and deploys the same server again.
 
-Deployment happens in the constructor, before anything is served. `Server.run` then completes the server in a thread
-of its own, while RPCs are answered already, so that the servers of a service can ask each other: providers form their
-groups, modules take back what an earlier run has left, and then the providers say to the world that they are there.
-Later changes come by RPC, one at a time, in the pool that the ``bedrock`` section names.
+Deployment happens in the constructor; what is asked meanwhile waits, unless a provider waits for one of another server.
+`Server.run` then completes the server in a thread of its own, while RPCs are answered already, so that the servers of a
+service can ask each other: providers form their groups, modules take back what an earlier run has left, and then the
+providers say to the world that they are there. Later changes come by RPC, one at a time, in the pool that the
+``bedrock`` section names.
+
+Nobody is let in before it is known who may come, but those that were started together with this server. A configuration
+without a provider that guards the server leaves it open.
 
 The servers of a service keep step by the rounds of `mochi.bedrock.peers`, of which each makes the same four: where it
 listens; what its providers offer; that it is complete; that it has told the world.
@@ -34,18 +38,27 @@ from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
 from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
-from mochi.bedrock.modules import Forms, MakesFiles, Meets, Module, Provider, Publishes, Restores
+from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
+from mochi.bedrock.queries import Queries
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
+from mochi.margo import deployment
+from mochi.margo.address import canonical
 from mochi.margo.client import Client
-from mochi.margo.engine import Engine
+from mochi.margo.connection import Request
+from mochi.margo.engine import Engine, unpack_arguments
 from mochi.margo.errors import ConfigError, Fault, MargoError
+from mochi.margo.handshake import Seat
+from mochi.margo.rpc import pack
 
 __all__ = ["Server"]
 
 R = TypeVar("R")
 
 SECRET_SIZE = 32
+
+DEPENDENCY_TIMEOUT = 30.0
+"""Seconds to wait for a provider of another server, where the configuration does not say."""
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +104,14 @@ class Server:
         self._secret: bytes | None = None
         self._settings = config
         self._closed = False
+        self._stopping = threading.Event()
         self._libraries: list[str] = []
         self._modules: dict[str, Module] = {}
         self._running: dict[str, Running] = {}
         self._changing = threading.RLock()
         self._client = Client()
         self.engine = Engine(address, config.margo)
+        self.engine.gate.shut()
         self.engine.on_finalize.append(self._close)
         try:
             self._deploy()
@@ -117,9 +132,19 @@ class Server:
         return self.world.rank
 
     @property
-    def dependency_resolution_timeout(self) -> float:
-        """Seconds to wait for a provider of another server."""
+    def dependency_resolution_timeout(self) -> float | None:
+        """Seconds to wait for a provider of another server; None where the configuration does not say."""
         return self._settings.dependency_resolution_timeout
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is the one that speaks of those that were started together, where one is enough."""
+        return self._peers.speaks
+
+    def rest(self, seconds: float) -> None:
+        """Wait for some time; `BedrockError` once the server is told to stop."""
+        if self._stopping.wait(seconds):
+            raise BedrockError("told to stop before it was complete")
 
     def provider(self, name: str) -> Provider:
         """Return the provider of this name; `BedrockError` if there is none."""
@@ -182,7 +207,7 @@ class Server:
                 self._complete()
                 on_ready()
             except BaseException as error:
-                if not self._closed:
+                if not self._stopping.is_set():
                     failures.append(error)
                 self.finalize()
 
@@ -204,6 +229,7 @@ class Server:
 
     def finalize(self) -> None:
         """Make `run` return. Idempotent."""
+        self._stopping.set()
         self.engine.finalize()
 
     def load_module(self, library: str) -> None:
@@ -328,12 +354,16 @@ class Server:
         self._define()
         said = self._peers.gather([self.address, secrets.token_bytes(SECRET_SIZE)])
         self.world = self.world.having({rank: address for rank, (address, _) in said.items()})
-        self._secret = None if isinstance(self._peers, Returning) else min(said.items())[1][1]
+        if type(self._peers) not in (Alone, Returning):
+            self._secret = min(said.items())[1][1]
+        if self._secret:
+            self.engine.gate.admit_peers(Seat(self._secret, self._peers.rank))
         for library in self._settings.libraries:
             self.load_module(library)
         paths = {spec.name: f"providers[{index}]" for index, spec in enumerate(self._settings.providers)}
-        for spec in self._settings.providers:
-            self._module(spec, paths[spec.name])
+        needed = [self._module(spec, paths[spec.name]) for spec in self._settings.providers]
+        if not any(isinstance(module, Guards) for module in needed):
+            self.engine.gate.open()
         for spec in self._settings.providers:
             self._start(spec, self._deployed(spec, paths[spec.name]), paths[spec.name])
 
@@ -350,6 +380,12 @@ class Server:
                 if isinstance(running.provider, Forms)
             }
         )
+        if self.engine.gate.is_open and (self._peers.speaks or any(offers.values())):
+            deployment.log.warning(
+                "%s is open to whoever can reach it, who may also stop it: no provider gives the service a token, "
+                "as one of the type flock does",
+                self.address,
+            )
         for where, running in configured.items():
             name = running.spec.name
             self._form(running, {rank: said[name] for rank, said in offers.items() if name in said}, where)
@@ -362,6 +398,7 @@ class Server:
         self._peers.gather(None)
         with self._changing:
             self._secret = None
+            self.engine.gate.admit_peers(None)
             for module in self._modules.values():
                 self._introduce(module)
         self._peers.close()
@@ -402,13 +439,21 @@ class Server:
                 )
             return handle
 
-        def query(args: rpc.QueryConfig) -> rpc.QueryResult:
-            from mochi.bedrock.jx9.errors import Jx9Error
+        queries = Queries()
 
-            try:
-                return rpc.QueryResult(self.query(args.script))
-            except Jx9Error as error:
-                raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+        def query(request: Request) -> None:
+            args = unpack_arguments(rpc.QUERY_CONFIG, request, rpc.QueryConfig)
+
+            def run() -> None:
+                from mochi.bedrock.jx9.errors import Jx9Error
+
+                try:
+                    result = rpc.QueryResult(self.query(args.script))
+                except Jx9Error as error:
+                    raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+                request.reply(pack(result))
+
+            queries.put(request, run)
 
         def start(args: rpc.StartProvider) -> int | Future[int]:
             def change() -> int:
@@ -432,7 +477,7 @@ class Server:
             return lambda args: _faulting(lambda: remove(args.name))
 
         self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
-        self.engine.define(rpc.QUERY_CONFIG, own, rpc.QueryConfig, query, pool=pool)
+        self.engine.register(rpc.QUERY_CONFIG, own, query, pool=pool)
         self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
         self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
         self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)
@@ -449,21 +494,24 @@ class Server:
             declared = module.dependencies(spec.config)
         except Exception as error:
             raise _in_context(error, where, spec.name) from error
-        deadline = time.monotonic() + self._settings.dependency_resolution_timeout
+        timeout = self._settings.dependency_resolution_timeout
+        deadline = time.monotonic() + (DEPENDENCY_TIMEOUT if timeout is None else timeout)
         return resolve(
             spec,
             declared,
             where,
             engine=self.engine,
             running=self._running,
-            own_names=("local", self.address, self._settings.address),
+            own_names=("local", self.address, canonical(self._settings.address or self.address)),
             world=self.world,
             look_up=partial(self._look_up, deadline),
         )
 
     def _look_up(self, deadline: float, what: str, address: str) -> ProviderHandle:
-        if self.engine.token is not None:
-            self._client.set_token(address, self.engine.token)
+        rank = self.world.rank_of(address)
+        token = self.engine.gate.token if rank is None else self._secret or self.engine.gate.token
+        if token:
+            self._client.set_token(address, token, rank)
         return BedrockClient(self._client).lookup(
             address, what, timeout=max(deadline - time.monotonic(), 0.0)
         )
@@ -499,6 +547,7 @@ class Server:
         self.engine.undefine(running.spec.provider_id)
 
     def _close(self) -> None:
+        self._stopping.set()
         with self._changing:
             self._closed = True
             for running in reversed(list(self._running.values())):

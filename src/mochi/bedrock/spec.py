@@ -144,6 +144,10 @@ class World(Struct, frozen=True):
         known = dict(enumerate(self.addresses)) | dict(addresses)
         return World(self.rank, size, [known.get(rank, UNKNOWN) for rank in range(size)])
 
+    def rank_of(self, address: str) -> int | None:
+        """Return the rank of the process at `address`; None if none of these is there."""
+        return next((rank for rank, known in enumerate(self.addresses) if known == address), None)
+
 
 class PoolSpec(_Spec, Struct, forbid_unknown_fields=True, kw_only=True):
     """One entry of ``argobots.pools``."""

@@ -13,6 +13,7 @@ import msgspec
 
 from mochi.flock.errors import ConfigError
 from mochi.flock.group_file import GroupView
+from mochi.margo.paths import expand_home
 
 BOOTSTRAPS: Final = ("self", "mpi", "join", "file", "view")
 GROUPS: Final = ("static", "centralized", "swim")
@@ -90,6 +91,8 @@ def parse(config: dict[str, Any]) -> FlockConfig:
             raise ConfigError(
                 f"config.{name}.config.{field}", f"{name} type {component.type!r} has no such field"
             )
+    if parsed.file is not None:
+        parsed = msgspec.structs.replace(parsed, file=expand_home(parsed.file, "config.file"))
     if parsed.mpi_ranks is not None and "mpi" not in ways:
         _log.warning("flock: config.mpi_ranks has no effect on the bootstrap %r", parsed.bootstrap)
     return parsed

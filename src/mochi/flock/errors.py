@@ -24,5 +24,9 @@ class GroupFileError(FlockError):
         self.problem = problem
 
 
+class GroupFileMissing(GroupFileError):
+    """There is no group file, or not yet."""
+
+
 class ConfigError(FlockError, margo.ConfigError):
     """A provider configuration that cannot be used; ``where`` is a path such as ``config.group.type``."""

@@ -1,35 +1,48 @@
 """The group file: who the members of a service are, and the token that proves a caller may talk to them.
 
 The file is the original's: one line of JSON without a newline, members sorted by address and then provider
-id, metadata sorted by key. Four rules are ours:
+id, metadata sorted by key. Six rules are ours:
 
 1. It holds the token of the service (metadata key ``__token__``, hexadecimal), so it has mode 0600 from its
    first byte on: who may read the file may use the service.
 2. It appears whole or not at all, and outlives a crash of the machine once `write` has returned.
 3. A view that travels over the network has no token in it.
-4. A member may have two keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
-   again at another address, and ``ended``, if it has ended in good order.
+4. A member may have three keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
+   again at another address; ``ended``, if it has ended in good order; and ``home``, the host and directory of one that
+   has joined, by which it is known when it joins again.
+5. An address is read in any of its forms, and kept and written in one, see `mochi.margo.address.canonical`.
+6. What is no regular file is neither read nor replaced.
 
-`parse` and `serialize` are pure; `read`, `write` and `update` add the file around them.
+`parse` and `serialize` are pure; `read`, `read_within`, `write` and `update` add the file around them.
 """
 
 import fcntl
+import logging
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Final
 
 import msgspec
 
-from mochi.flock.errors import GroupFileError
+from mochi.flock.errors import GroupFileError, GroupFileMissing
+from mochi.margo.address import canonical
+from mochi.margo.paths import check_regular, read_small
+
+_log = logging.getLogger(__name__)
 
 TOKEN_KEY: Final = "__token__"
 
 LOCK_PATIENCE: Final = 10.0
 """Seconds that an update waits for others to be done with theirs."""
+
+START_PATIENCE: Final = 5.0
+"""Seconds that clients and commands wait for the group file of a service that is starting."""
+
+_LOOK_INTERVAL: Final = 0.05
 
 _SHAPE: Final = (
     '{"members": [{"address": "<text>", "provider_id": <0 to 65535>}, ...], "metadata": {"<text>": "<text>"}}'
@@ -43,6 +56,11 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     provider_id: Annotated[int, msgspec.Meta(ge=0, le=65535)]
     rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
     ended: bool = False
+    home: str | None = None
+
+    def __post_init__(self) -> None:
+        """Have the address in its one form."""
+        msgspec.structs.force_setattr(self, "address", canonical(self.address))
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -80,7 +98,7 @@ class GroupView(msgspec.Struct, frozen=True):
         others = [
             other for other in self.members if other.rank != member.rank and other.address != member.address
         ]
-        return GroupView((*others, member), self.metadata)
+        return GroupView(_in_order((*others, member)), self.metadata)
 
     def with_token(self, token: bytes) -> "GroupView":
         """Return the view with the shared secret of its service."""
@@ -93,8 +111,11 @@ class GroupView(msgspec.Struct, frozen=True):
 
 def serialize(view: GroupView) -> bytes:
     """Encode a view as the content of a group file."""
-    members = sorted(view.members, key=lambda member: (member.address, member.provider_id))
-    return msgspec.json.encode(GroupView(tuple(members), view.metadata), order="sorted")
+    return msgspec.json.encode(GroupView(_in_order(view.members), view.metadata), order="sorted")
+
+
+def _in_order(members: Iterable[Member]) -> tuple[Member, ...]:
+    return tuple(sorted(members, key=lambda member: (member.address, member.provider_id)))
 
 
 def parse(content: bytes, path: str = "<group view>") -> GroupView:
@@ -132,15 +153,19 @@ def read(path: str | os.PathLike[str]) -> GroupView:
 
     Raises
     ------
+    GroupFileMissing
+        There is no file.
     GroupFileError
-        The file is missing, cannot be read, or holds no group.
+        It is no regular file, cannot be read, or holds no group.
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb") as file:
-            content = file.read()
+        content = read_small(name)
     except FileNotFoundError:
-        raise GroupFileError(
+        directory = os.path.dirname(os.path.abspath(name))
+        if not os.path.isdir(directory):
+            raise GroupFileError(name, f"no such group file: there is no directory {directory}") from None
+        raise GroupFileMissing(
             name,
             "no such group file; the service writes it when it is ready, where its flock configuration says",
         ) from None
@@ -154,17 +179,34 @@ def read(path: str | os.PathLike[str]) -> GroupView:
     return parse(content, name)
 
 
+def read_within(path: str | os.PathLike[str], patience: float) -> GroupView:
+    """Read a group file, for which `patience` seconds are waited if its directory is there; errors as `read`."""
+    deadline = time.monotonic() + patience
+    is_told = False
+    while True:
+        try:
+            return read(path)
+        except GroupFileMissing:
+            if time.monotonic() >= deadline:
+                raise
+        if not is_told:
+            is_told = True
+            _log.warning("waiting up to %g s for the group file %s, which is not there yet", patience, path)
+        time.sleep(_LOOK_INTERVAL)
+
+
 def write(path: str | os.PathLike[str], view: GroupView) -> None:
     """Write a group file, or replace it, in one step that readers and crashes cannot cut in two.
 
     Raises
     ------
     GroupFileError
-        The file cannot be written; what stood at `path` before is untouched.
+        The file cannot be written, or what stands at `path` is no regular file; it is untouched.
     """
     name = os.fspath(path)
     directory, base = os.path.split(os.path.abspath(name))
     try:
+        check_regular(name)
         fd, temporary = tempfile.mkstemp(prefix=f"{base}.", suffix=".swp", dir=directory)
         try:
             with open(fd, "wb") as file:

@@ -12,6 +12,7 @@ class FlockModule:
     """Module of the provider type ``flock``."""
 
     type = "flock"
+    guards = True
 
     def __init__(self) -> None:
         self._place: Place | None = None

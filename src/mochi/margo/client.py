@@ -30,15 +30,19 @@ from typing import TypeVar
 
 import msgspec
 
-from mochi.margo import handshake, rpc, transport
+from mochi.margo import rpc, transport
+from mochi.margo.address import canonical
 from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
     DeadlineExceeded,
     ProtocolError,
+    VersionMismatch,
 )
+from mochi.margo.handshake import Asking, Seat
 from mochi.margo.link import Claim, Link, PendingCall
 from mochi.margo.wire import (
+    Buffer,
     Frame,
     FrameReader,
     Kind,
@@ -52,6 +56,10 @@ log = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 3600.0
 """Seconds that a wait without end, or with a far one, sleeps at a time: the kernel does not take any number."""
+
+
+PATIENCE = 5.0
+"""Seconds that a wait for a server lasts before the log is told of it."""
 
 
 class Client:
@@ -71,7 +79,7 @@ class Client:
 
     def __init__(self, *, timeout: float = 30.0) -> None:
         self.timeout = timeout
-        self._tokens: dict[str, bytes] = {}
+        self._seats: dict[str, Seat] = {}
         self._reset()
         _clients.add(self)
 
@@ -92,9 +100,15 @@ class Client:
             self._background.abandon()
         self._reset()
 
-    def set_token(self, address: str, token: bytes) -> None:
-        """Use `token` with the server at `address` from now on."""
-        self._tokens[address] = token
+    def set_token(self, address: str, token: bytes, rank: int | None = None) -> None:
+        """Use `token` with the server at `address` from now on.
+
+        Parameters
+        ----------
+        rank : int, optional
+            Which member of the service is meant; another one that answers there is not spoken to. None takes any.
+        """
+        self._seats[canonical(address)] = Seat(token, rank)
 
     def link(self, address: str, timeout: float | None = None) -> Link:
         """Return the link to `address`, connecting where there is none.
@@ -102,10 +116,13 @@ class Client:
         Raises
         ------
         AddressError
-            Nobody answers there.
+            Nobody answers there, or not the member that is meant, or one that lets nobody in yet.
         AuthenticationError
             The server and this client do not hold the same token.
+        VersionMismatch
+            They do not speak the same version.
         """
+        address = canonical(address)
         link = self.living_link(address)
         if link is not None:
             return link
@@ -126,7 +143,7 @@ class Client:
 
     def living_link(self, address: str) -> Link | None:
         """Return the link to `address` if there is one; never blocks."""
-        link = self._links.get(address)
+        link = self._links.get(canonical(address))
         return None if link is None or link.is_lost else link
 
     def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:
@@ -142,24 +159,25 @@ class Client:
         deadline = time.monotonic() + timeout
         peer = transport.connect(address, timeout)
         try:
-            greeting = handshake.hello()
-            peer.sendall(encode(Kind.HELLO, message=rpc.pack(greeting)))
+            greeting = Asking(self._seats.get(address), address)
+            peer.sendall(encode(Kind.HELLO, message=greeting.hello))
             frame = self._receive_greeting(peer, address, deadline)
-            reply = rpc.unpack(frame.message, handshake.Welcome)
-            proof = handshake.answer(greeting, reply, self._tokens.get(address), address)
-            peer.sendall(encode(Kind.PROOF, message=rpc.pack(proof)))
+            peer.sendall(encode(Kind.PROOF, message=greeting.received(frame.kind, frame.message)))
         except OSError as error:
             peer.close()
             raise AddressError(
                 f"the server at {address} does not greet: {error.strerror or error}"
             ) from error
+        except VersionMismatch:
+            peer.close()
+            raise
         except ProtocolError as error:
             peer.close()
             raise ProtocolError(f"what answers at {address} is no server of this kind: {error}") from error
         except BaseException:
             peer.close()
             raise
-        return peer, reply.instance
+        return peer, greeting.instance
 
     def _receive_greeting(self, peer: socket.socket, address: str, deadline: float) -> Frame:
         reader = FrameReader(allocate_private)
@@ -171,10 +189,6 @@ class Client:
             if time.monotonic() > deadline:
                 raise TimeoutError("timed out")
             for frame in reader.received(count):
-                if frame.kind is Kind.FAULT:
-                    raise rpc.unpack_fault(frame.message)
-                if frame.kind is not Kind.WELCOME:
-                    raise ProtocolError(f"the server at {address} greets with {frame.kind.name}")
                 return frame
 
     def forget(self, link: Link) -> None:
@@ -194,7 +208,26 @@ class Client:
         provider_id: int = 0,
         timeout: float | None = None,
     ) -> R:
-        """Call an RPC defined with `Engine.define`.
+        """Call an RPC defined with `Engine.define`; raises as `transfer` does."""
+        return self.transfer(address, name, args, result, provider_id=provider_id, timeout=timeout)[0]
+
+    def transfer(
+        self,
+        address: str,
+        name: str,
+        args: msgspec.Struct,
+        result: type[R],
+        *,
+        provider_id: int = 0,
+        timeout: float | None = None,
+        bulk: Sequence[Sequence[Buffer]] = (),
+    ) -> tuple[R, Sequence[memoryview | None]]:
+        """Call an RPC, with bulk of the request, and return its answer, and the bulk of that.
+
+        Parameters
+        ----------
+        bulk : sequence of sequence of buffers
+            Segments, sent as they are when the call returns.
 
         Raises
         ------
@@ -204,16 +237,18 @@ class Client:
             There was no answer. After the last two the call may have taken effect.
         """
         seconds = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
         link = self.link(address, seconds)
         pending = PendingCall()
-        number = link.request(name, provider_id, rpc.pack(args), pending, timeout=seconds)
-        if not self.wait(pending.is_done, lambda: (link,), time.monotonic() + seconds):
+        number = link.request(name, provider_id, rpc.pack(args), pending, bulk=bulk, timeout=seconds)
+        whom = f"the server at {address} to answer {name}"
+        if not self.wait_for_server(pending.is_done, lambda: (link,), deadline, lambda: whom):
             link.cancel(number)
             raise DeadlineExceeded(f"{name} at {address} has not answered within {seconds:g} s")
         if pending.error is not None:
             raise pending.error
         assert pending.frame is not None
-        return rpc.unpack(pending.frame.message, result)
+        return rpc.unpack(pending.frame.message, result), pending.frame.bulk
 
     def wait(
         self, is_done: Callable[[], bool], links: Callable[[], Collection[Link]], deadline: float
@@ -257,6 +292,38 @@ class Client:
             else:
                 self._sleep(is_done, deadline)
         return True
+
+    def wait_for_server(
+        self,
+        is_done: Callable[[], bool],
+        links: Callable[[], Collection[Link]],
+        deadline: float,
+        whom: Callable[[], str],
+    ) -> bool:
+        """Wait as `wait` does; one that lasts longer than `PATIENCE` is told to the log, and again when it is over.
+
+        Parameters
+        ----------
+        whom : callable
+            Tells server and reason, as they are then; empty if somebody else tells the log.
+        """
+        patience = min(deadline, time.monotonic() + PATIENCE)
+        if self.wait(is_done, links, patience):
+            return True
+        if patience == deadline:
+            return False
+        server = whom()
+        if not server:
+            return self.wait(is_done, links, deadline)
+        began = time.monotonic() - PATIENCE
+        log.warning("waiting for %s, for %g s already", server, PATIENCE)
+        outcome = "was interrupted"
+        try:
+            done = self.wait(is_done, links, deadline)
+            outcome = "is over" if done else "was in vain"
+        finally:
+            log.warning("the wait for %s %s after %.1f s", server, outcome, time.monotonic() - began)
+        return done
 
     def _sleep(self, is_done: Callable[[], bool], deadline: float) -> None:
         """Sleep until a `notify`, or the deadline."""

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import secrets
 import threading
 import time
@@ -22,14 +23,14 @@ import msgspec
 import uvloop
 
 from mochi.margo import rpc, transport
+from mochi.margo.budget import Budget, Grant
+from mochi.margo.complaints import INTERVAL, Complaint, Complaints
 from mochi.margo.config import PRIMARY, MargoConfig
-from mochi.margo.connection import Connection, Definition, Handler, Request
-from mochi.margo.errors import Fault, InUse, ProtocolError
+from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Handler, Request
+from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
+from mochi.margo.gate import Gate, Lobby
 from mochi.margo.pools import Pool, Pools, Strand, check_cores, pin
-from mochi.margo.wire import (
-    Allocate,
-    Frame,
-)
+from mochi.margo.wire import MAX_MESSAGE, ONE_WAY, Allocate, Frame
 
 A = TypeVar("A", bound=msgspec.Struct)
 R = TypeVar("R")
@@ -39,11 +40,28 @@ log = logging.getLogger(__name__)
 LINGER = 2.0
 """Seconds that `Engine.run` waits at its end for handlers to answer, and then for peers to take what is queued."""
 
-ACCEPT_BURST = 64
-"""Connections accepted in one turn of the loop."""
+BUDGET_PAUSE = 0.5
+"""Seconds between two looks for connections to close while the budget is used up."""
+
+ACCEPT_BURST = 8
+"""Connections accepted in one turn of the loop, so that those who are in wait for no more than these."""
 
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
+
+LOBBY_CAPACITY = 512
+LOBBY_SHARE = 8
+"""Connections that have not proved themselves: so many at most, and so few that they hold one in eight descriptors."""
+
+LOBBY_GRACE = 0.25
+"""Seconds that a connection has to prove itself also when others wait for its place."""
+
+NOT_ACCEPTING = Complaint("cannot accept connections for now", logging.ERROR)
+
+
+def _lobby_capacity() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return LOBBY_CAPACITY if soft == resource.RLIM_INFINITY else min(LOBBY_CAPACITY, soft // LOBBY_SHARE)
 
 
 def _no_bulk(frame: Frame) -> Sequence[memoryview]:
@@ -51,6 +69,14 @@ def _no_bulk(frame: Frame) -> Sequence[memoryview]:
     if any(not segment.lease for segment in frame.segments):
         raise Fault("bad_request", "bulk where none is expected")
     return ()
+
+
+def unpack_arguments(name: str, request: Request, kind: type[A]) -> A:
+    """Return the arguments of a request for the RPC `name`; `Fault` ``bad_request`` if they are none."""
+    try:
+        return rpc.unpack(request.frame.message, kind)
+    except ProtocolError as error:
+        raise Fault("bad_request", f"{name}: {error}") from error
 
 
 def _answer(request: Request, done: Future[Any]) -> None:
@@ -80,8 +106,8 @@ class Engine:
     ----------
     address : str
         The address as peers can use it.
-    token : bytes or None
-        What peers must prove to hold before any RPC; None lets anybody in who can reach the address.
+    gate : Gate
+        Whom it lets in before any RPC: at first, anybody who can reach the address.
     instance : bytes
         Random; tells this engine from an earlier one at the same address.
     on_finalize : list of callables
@@ -99,13 +125,18 @@ class Engine:
         check_cores(self.config.xstreams, "margo.argobots.xstreams[{}]")
         self._listener, self.address = transport.listen(address)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-        self.token: bytes | None = None
+        self.gate = Gate()
         self.instance = secrets.token_bytes(16)
         self.on_finalize: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self.pools = Pools(self.config, self.call_soon)
         self._definitions: dict[tuple[int, int], tuple[str, Definition]] = {}
         self._connections: set[Connection] = set()
+        self.budget = Budget()
+        self._is_watching = False
+        self._lobby = Lobby[Connection](_lobby_capacity(), LOBBY_GRACE)
+        self._pause: asyncio.TimerHandle | None = None
+        self._complaints = Complaints()
         self._status = 0
         self._finalizing = False
         self.loop.add_reader(self._listener, self._accept)
@@ -265,15 +296,19 @@ class Engine:
         where = pool or self.default_pool
 
         def handle(request: Request) -> None:
-            try:
-                arguments = rpc.unpack(request.frame.message, args)
-            except ProtocolError as error:
-                raise Fault("bad_request", f"{name}: {error}") from error
-            result = handler(arguments)
-            if isinstance(result, Future):
-                result.add_done_callback(lambda done: _answer(request, done))
+            arguments = unpack_arguments(name, request, args)
+
+            def make() -> None:
+                result = handler(arguments)
+                if isinstance(result, Future):
+                    result.add_done_callback(lambda done: _answer(request, done))
+                else:
+                    request.reply(rpc.pack(result))
+
+            if request.frame.flags & ONE_WAY:
+                make()
             else:
-                request.reply(rpc.pack(result))
+                request.reserve(MAX_MESSAGE, make, spawn)
 
         def spawn(work: Callable[[], None]) -> None:
             if where.inline:
@@ -363,6 +398,7 @@ class Engine:
         finally:
             for connection in list(self._connections):
                 connection.close()
+            self._log_complaints()
             self.pools.close()
             self.loop.close()
 
@@ -394,29 +430,94 @@ class Engine:
             self.loop.remove_reader(self._listener)
             self._listener.close()
 
+    def _pause_accepting(self, seconds: float) -> None:
+        self.loop.remove_reader(self._listener)
+        self._pause = self.loop.call_later(seconds, self._resume_accepting)
+
     def _resume_accepting(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         if self._listener.fileno() >= 0:
             self.loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
         for _ in range(ACCEPT_BURST):
+            now = self.loop.time()
+            if (seconds := self._lobby.wait(now)) > 0:
+                self._pause_accepting(seconds)
+                return
             try:
                 peer = transport.accept(self._listener)
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("cannot accept connections for now: %s", error.strerror)
-                    self.loop.remove_reader(self._listener)
-                    self.loop.call_later(ACCEPT_PAUSE, self._resume_accepting)
+                    self.complain(NOT_ACCEPTING, error.strerror)
+                    self._pause_accepting(ACCEPT_PAUSE)
                     return
                 log.debug("a connection was lost before it was accepted: %s", error)
                 continue
             if peer is None:
-                log.warning("refused a connection from another user")
-            else:
-                self._connections.add(Connection(self, peer))
+                self.complain(REFUSING, "it is of another user")
+                continue
+            crowding = self._lobby.to_let_go()
+            if crowding is not None:
+                crowding.let_go()
+            connection = Connection(self, peer)
+            self._connections.add(connection)
+            self._lobby.enter(connection, transport.origin(peer), now)
+
+    def has_proven(self, connection: Connection) -> None:
+        """Take note that a peer has proved itself."""
+        if self._lobby.leave(connection) and self._pause is not None:
+            self._resume_accepting()
+
+    def grant(self, grants: Sequence[Grant]) -> None:
+        """Have what the budget granted called soon; see to it that a budget that is used up comes free. Any thread."""
+        for each in grants:
+            self.call_soon(each)
+        if self.budget.is_short:
+            self.on_loop(self._watch)
+
+    def _watch(self) -> None:
+        if not self._is_watching:
+            self._is_watching = True
+            self.loop.call_later(BUDGET_PAUSE, self._let_go)
+
+    def _let_go(self) -> None:
+        """Close connections that have kept the server waiting for long, while others wait for their memory."""
+        self._is_watching = False
+        while (account := self.budget.stalled(time.monotonic())) is not None:
+            connection = next(each for each in self._connections if each.account is account)
+            self.complain(CLOSING, f"it does not read, or send on, and {account.held} bytes are held for it")
+            connection.close()
+        if self.budget.is_short:
+            self._watch()
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that has closed."""
         self._connections.discard(connection)
+        self.has_proven(connection)
+
+    def complain(self, kind: Complaint, problem: object) -> None:
+        """Log what a peer did wrong, or what was done for it and failed: of each kind one line a second. Any thread."""
+        text = str(problem)
+        if isinstance(problem, Exception) and not isinstance(problem, MargoError):
+            text = f"{type(problem).__name__}: {problem}"
+            log.debug("%s", kind.what, exc_info=problem)
+
+        def note() -> None:
+            if not self._complaints.has_noted:
+                self.loop.call_later(INTERVAL, self._log_complaints)
+            line = self._complaints.add(kind, text)
+            if line is not None:
+                log.log(kind.level, "%s", line)
+
+        self.on_loop(note)
+
+    def _log_complaints(self) -> None:
+        for kind, line in self._complaints.interval_over():
+            log.log(kind.level, "%s", line)
+        if self._complaints.has_noted:
+            self.loop.call_later(INTERVAL, self._log_complaints)

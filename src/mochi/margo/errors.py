@@ -55,6 +55,28 @@ class ProtocolError(MargoError):
     """Bytes from the peer that break the wire format; the connection is closed."""
 
 
+class VersionMismatch(ProtocolError):
+    """The two sides have no version of the wire format in common.
+
+    Attributes
+    ----------
+    peer_versions : tuple of int
+        What the peer speaks.
+    version : int
+        What this side speaks.
+    """
+
+    def __init__(self, peer: str, peer_versions: Iterable[int], here: str, version: int) -> None:
+        self.peer_versions = tuple(peer_versions)
+        self.version = version
+        spoken = ", ".join(map(str, self.peer_versions)) or "none"
+        is_older = max(self.peer_versions, default=0) < version
+        super().__init__(
+            f"{peer} speaks version {spoken} of the wire format, {here} version {version}: "
+            f"update {peer if is_older else here}"
+        )
+
+
 class ConnectionLost(MargoError, ConnectionError):
     """The peer is gone while something was expected of it."""
 

@@ -1,38 +1,99 @@
-"""The greeting: both sides agree on a version and prove, without showing it, that they hold the service's token.
+"""The greeting: both sides agree on a version, and prove, without showing it, that they hold the service's token.
 
-Pure functions over messages. HELLO (client) carries versions, feature bits and a nonce; WELCOME (server) the chosen
-version, the features both have, a nonce, and the server's proof; PROOF (client) the client's. A proof is the
-HMAC-SHA-256 under the token of the role and both nonces, so that it holds for one connection and one direction only.
-A server without a token asks for no proof, and takes any; a client that was given a token takes a server's proof only,
-because another service may have taken the address over.
+HELLO (client) carries versions, feature bits, a nonce, and who is meant: a service, by a public number that follows
+from its token, and in it a member, by its rank. WELCOME (server) carries the server's terms (the version chosen, the
+features both have, a nonce, the server's instance) and its proof; PROOF (client) the client's. A proof is the
+HMAC-SHA-256 under the token of the role and of all that was said before, byte by byte: it holds for one connection,
+one direction, and one member. Addresses are no part of it, so that tunnels and forwarded ports work. What a later
+feature has to say goes into the map at the end of HELLO or of the terms, and is proved with the rest.
+
+No I/O: `Asking` and `Answering` take frames and return what to send. A frame that is not in the tables is an error,
+after which the connection is of no more use.
+
+| `Answering` (server) | frame | what follows | next |
+|---|---|---|---|
+| WAITING | HELLO | WELCOME, from the seat that is meant | GREETED |
+| GREETED | PROOF that is right | the peer is let in | PROVEN |
+
+| `Asking` (client) | frame | what follows | next |
+|---|---|---|---|
+| | | HELLO, at the beginning | WAITING |
+| WAITING | WELCOME with the right proof | PROOF, and requests | PROVEN |
 """
 
+import enum
+import hashlib
 import hmac
+import re
 import secrets
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeAlias
 
 import msgspec
 
-from mochi.margo.errors import AuthenticationError, ProtocolError
-from mochi.margo.wire import VERSION
+from mochi.margo import rpc
+from mochi.margo.errors import (
+    AddressError,
+    AuthenticationError,
+    Fault,
+    MargoError,
+    ProtocolError,
+    VersionMismatch,
+)
+from mochi.margo.wire import VERSION, Kind
 
 FEATURES = 0
 """Feature bits of this build; a feature is used where both sides have its bit."""
 
 NONCE_SIZE = 16
-"""Bytes of a nonce."""
+"""Bytes of a nonce, and of the number of a service."""
+
+_TEXT_OF_VERSION_1 = re.compile(r"versions .* of the wire format, this is 1$")
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """A member's place in a service: the token of the service, and the member's rank; None stands for any of them."""
+
+    token: bytes
+    rank: int | None = None
+
+    @property
+    def service(self) -> bytes:
+        """The public number of the service, from which the token cannot be told."""
+        return hmac.digest(self.token, b"service", "sha256")[:NONCE_SIZE]
+
+
+More: TypeAlias = dict[str, msgspec.Raw]
+"""What later features say in a greeting, by their names; one that is not known is passed over."""
+
+
+class _Versions(msgspec.Struct, array_like=True):
+    """What HELLO begins with in every version."""
+
+    versions: list[int]
 
 
 class Hello(msgspec.Struct, array_like=True):
-    """First message of a client."""
+    """First message of a client.
+
+    Attributes
+    ----------
+    service : bytes
+        `Seat.service` of the one that is meant; empty if the client has no token.
+    rank : int or None
+        The member that is meant; None for any of the service.
+    """
 
     versions: list[int]
     features: Annotated[int, msgspec.Meta(ge=0)]
     nonce: bytes
+    service: bytes = b""
+    rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    more: More = {}
 
 
-class Welcome(msgspec.Struct, array_like=True):
-    """Answer of a server; `proof` is empty when it has no token.
+class Terms(msgspec.Struct, array_like=True):
+    """What a server answers.
 
     Attributes
     ----------
@@ -43,47 +104,72 @@ class Welcome(msgspec.Struct, array_like=True):
     version: int
     features: Annotated[int, msgspec.Meta(ge=0)]
     nonce: bytes
+    instance: bytes
+    more: More = {}
+
+
+class Welcome(msgspec.Struct, array_like=True):
+    """Answer of a server: the bytes of its `Terms`, and its proof, which is empty if it has no token."""
+
+    terms: bytes
     proof: bytes
-    instance: bytes = b""
 
 
 class Proof(msgspec.Struct, array_like=True):
-    """Last message of a greeting."""
+    """Last message of a greeting; empty where the server asks for none."""
 
     proof: bytes
 
 
-def prove(token: bytes, role: bytes, client_nonce: bytes, server_nonce: bytes) -> bytes:
-    """Return the proof that `role` (``b"client"`` or ``b"server"``) holds `token`."""
-    return hmac.digest(token, role + client_nonce + server_nonce, "sha256")
+def prove(token: bytes, role: bytes, hello: bytes, terms: bytes) -> bytes:
+    """Return the proof that `role` (``b"client"`` or ``b"server"``) holds `token`, and has heard and said just this.
+
+    Parameters
+    ----------
+    hello, terms : bytes
+        The messages as they were sent.
+    """
+    said = hashlib.sha256(hello).digest() + hashlib.sha256(terms).digest()
+    return hmac.digest(token, role + said, "sha256")
 
 
-def hello() -> Hello:
-    """Return a client's first message, with a fresh nonce."""
-    return Hello([VERSION], FEATURES, secrets.token_bytes(NONCE_SIZE))
+def hello(seat: Seat | None = None) -> Hello:
+    """Return a client's first message, to the one of `seat`, with a fresh nonce."""
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    if seat is None:
+        return Hello([VERSION], FEATURES, nonce)
+    return Hello([VERSION], FEATURES, nonce, seat.service, seat.rank)
 
 
-def welcome(greeting: Hello, token: bytes | None, instance: bytes) -> Welcome:
-    """Answer a client's first message.
+def read_hello(message: bytes) -> Hello:
+    """Decode a client's first message.
 
     Raises
     ------
+    Fault
+        No version in common.
     ProtocolError
-        No version in common, or a nonce of the wrong length.
+        It is none, or its nonce is of the wrong length.
     """
-    if VERSION not in greeting.versions:
-        raise ProtocolError(
-            f"the peer speaks versions {greeting.versions} of the wire format, this is {VERSION}"
-        )
+    versions = rpc.unpack(message, _Versions).versions
+    if VERSION not in versions:
+        mismatch = VersionMismatch("the client", versions, "this server", VERSION)
+        raise Fault("version", str(mismatch), {"versions": [VERSION]})
+    greeting = rpc.unpack(message, Hello)
     if len(greeting.nonce) != NONCE_SIZE:
         raise ProtocolError(f"a nonce of {len(greeting.nonce)} bytes, expected {NONCE_SIZE}")
+    return greeting
+
+
+def welcome(greeting: Hello, message: bytes, token: bytes | None, instance: bytes) -> Welcome:
+    """Answer a client's first message, as it was decoded and as it was sent."""
     nonce = secrets.token_bytes(NONCE_SIZE)
-    proof = prove(token, b"server", greeting.nonce, nonce) if token else b""
-    return Welcome(VERSION, greeting.features & FEATURES, nonce, proof, instance)
+    terms = rpc.pack(Terms(VERSION, greeting.features & FEATURES, nonce, instance))
+    return Welcome(terms, prove(token, b"server", message, terms) if token else b"")
 
 
 def answer(greeting: Hello, reply: Welcome, token: bytes | None, where: str) -> Proof:
-    """Check the server's proof, and return the client's.
+    """Check a server's answer and its proof, and return the client's.
 
     Raises
     ------
@@ -92,26 +178,150 @@ def answer(greeting: Hello, reply: Welcome, token: bytes | None, where: str) -> 
     ProtocolError
         The server chose a version or features that were not offered, or a nonce of the wrong length.
     """
-    if reply.version not in greeting.versions or reply.features & ~greeting.features:
+    terms = rpc.unpack(reply.terms, Terms)
+    if terms.version not in greeting.versions or terms.features & ~greeting.features:
         raise ProtocolError(
-            f"the server at {where} chose version {reply.version} and features {reply.features:#x} of the versions "
+            f"the server at {where} chose version {terms.version} and features {terms.features:#x} of the versions "
             f"{greeting.versions} and features {greeting.features:#x} offered"
         )
-    if len(reply.nonce) != NONCE_SIZE:
+    if len(terms.nonce) != NONCE_SIZE:
         raise ProtocolError(
-            f"the server at {where} sent a nonce of {len(reply.nonce)} bytes, expected {NONCE_SIZE}"
+            f"the server at {where} sent a nonce of {len(terms.nonce)} bytes, expected {NONCE_SIZE}"
         )
     if not token and not reply.proof:
         return Proof(b"")
     if not token:
         raise AuthenticationError(f"the service at {where} needs its token, which stands in its group file")
-    if not hmac.compare_digest(reply.proof, prove(token, b"server", greeting.nonce, reply.nonce)):
-        raise AuthenticationError(
-            f"the service at {where} does not hold the token given: the group file is stale, or of another service"
-        )
-    return Proof(prove(token, b"client", greeting.nonce, reply.nonce))
+    message = rpc.pack(greeting)
+    if not hmac.compare_digest(reply.proof, prove(token, b"server", message, reply.terms)):
+        raise _of_another_service(where)
+    return Proof(prove(token, b"client", message, reply.terms))
 
 
-def is_proven(proof: Proof, greeting: Hello, reply: Welcome, token: bytes | None) -> bool:
-    """Tell whether a client holds the token."""
-    return not token or hmac.compare_digest(proof.proof, prove(token, b"client", greeting.nonce, reply.nonce))
+def _of_another_service(where: str) -> AuthenticationError:
+    return AuthenticationError(
+        f"the service at {where} does not hold the token given: the group file is stale, or of another service"
+    )
+
+
+class State(enum.Enum):
+    """How far a greeting has come."""
+
+    WAITING = enum.auto()
+    GREETED = enum.auto()
+    PROVEN = enum.auto()
+
+
+class Answering:
+    """A greeting as the server sees it.
+
+    Parameters
+    ----------
+    seat_of : callable
+        Given HELLO, returns the seat from which it is answered, None if no token is needed; raises who is refused.
+    instance : bytes
+        Tells the server's start.
+    """
+
+    def __init__(self, seat_of: Callable[[Hello], Seat | None], instance: bytes) -> None:
+        self.state = State.WAITING
+        self._seat_of = seat_of
+        self._instance = instance
+        self._token: bytes | None = None
+        self._hello = b""
+        self._terms = b""
+
+    def received(self, kind: Kind, message: bytes) -> bytes | None:
+        """Take a frame; return the message of WELCOME, if that is to be sent.
+
+        Raises
+        ------
+        AuthenticationError, Fault, ProtocolError
+            The peer is refused, and is to be told why.
+        """
+        if self.state is State.WAITING and kind is Kind.HELLO:
+            greeting = read_hello(message)
+            seat = self._seat_of(greeting)
+            self._token = None if seat is None else seat.token
+            reply = welcome(greeting, message, self._token, self._instance)
+            self._hello, self._terms = message, reply.terms
+            self.state = State.GREETED
+            return rpc.pack(reply)
+        if self.state is State.GREETED and kind is Kind.PROOF:
+            proof = rpc.unpack(message, Proof).proof
+            if self._token and not hmac.compare_digest(
+                proof, prove(self._token, b"client", self._hello, self._terms)
+            ):
+                raise AuthenticationError("the token is not that of this service")
+            self.state = State.PROVEN
+            return None
+        raise AuthenticationError(f"a frame of kind {kind.name} before the greeting was over")
+
+
+class Asking:
+    """A greeting as the client sees it.
+
+    Parameters
+    ----------
+    seat : Seat or None
+        Who is meant; None if no token is known.
+    where : str
+        The server's address, for messages.
+
+    Attributes
+    ----------
+    hello : bytes
+        The message to begin with.
+    instance : bytes
+        Tells the server's start; empty before WELCOME.
+    """
+
+    def __init__(self, seat: Seat | None, where: str) -> None:
+        self.state = State.WAITING
+        self.instance = b""
+        self._greeting = hello(seat)
+        self.hello = rpc.pack(self._greeting)
+        self._token = None if seat is None else seat.token
+        self._where = where
+
+    def received(self, kind: Kind, message: bytes) -> bytes:
+        """Take the server's answer; return the message of PROOF.
+
+        Raises
+        ------
+        AddressError
+            Who answers is not the member that is meant, or lets nobody in yet.
+        AuthenticationError
+            The server needs a token and none is known, or it holds another one, or none.
+        VersionMismatch
+            The server speaks other versions of the wire format.
+        Fault, ProtocolError
+            The server refuses for another reason, or says what is no answer.
+        """
+        if self.state is State.WAITING and kind is Kind.FAULT:
+            raise refusal(rpc.unpack_fault(message), self._where)
+        if self.state is not State.WAITING or kind is not Kind.WELCOME:
+            raise ProtocolError(f"the server at {self._where} greets with {kind.name}")
+        reply = rpc.unpack(message, Welcome)
+        proof = answer(self._greeting, reply, self._token, self._where)
+        self.instance = rpc.unpack(reply.terms, Terms).instance
+        self.state = State.PROVEN
+        return rpc.pack(proof)
+
+
+def refusal(fault: Fault, where: str) -> MargoError:
+    """Return the error that tells a client why the server at `where` ends a connection; of another reason, `fault`."""
+    server = f"the server at {where}"
+    if fault.code == "version":
+        found = fault.details.get("versions")
+        versions = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
+        return VersionMismatch(server, versions, "this client", VERSION)
+    if fault.code == "protocol" and _TEXT_OF_VERSION_1.search(fault.message):
+        return VersionMismatch(server, [1], "this client", VERSION)
+    if fault.code == "authentication":
+        return _of_another_service(where)
+    if fault.code in ("starting", "wrong_member", "crowded"):
+        error = AddressError(f"{server} does not let this client in: {fault.message}")
+        error.__cause__ = fault
+        return error
+    return fault

@@ -166,7 +166,7 @@ def main() -> None:
         error.show()
         sys.exit(1)
     except click.Abort:
-        sys.exit(1)
+        sys.exit(130)
     except OSError as error:
         click.echo(f"error: {error.filename}: {error.strerror}", err=True)
         sys.exit(1)

@@ -27,6 +27,7 @@ from typing import Protocol
 
 from mochi.margo import bulk, rpc
 from mochi.margo.errors import ConnectionLost, MargoError, ProtocolError
+from mochi.margo.handshake import refusal
 from mochi.margo.wire import (
     DESCRIPTORS,
     ONE_WAY,
@@ -356,7 +357,7 @@ class Link:
     def _hand_over(self, frame: Frame) -> None:
         kind = frame.kind
         if kind is Kind.FAULT and not frame.call:
-            raise rpc.unpack_fault(frame.message)
+            raise refusal(rpc.unpack_fault(frame.message), self.address)
         entry = self._receivers.get(frame.call)
         if entry is None:
             return

@@ -31,6 +31,7 @@ from rocksdict import (
 
 from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
+from mochi.margo.paths import expand_home
 from mochi.yokan.backend import Backend
 from mochi.yokan.errors import StorageError
 
@@ -168,6 +169,16 @@ def _tune(options: Options | ReadOptions, tuning: Struct, where: str) -> None:
         log.warning("%s: not supported by this binding of RocksDB, ignored: %s", where, ", ".join(left))
 
 
+def _at_home(config: RocksdbConfig, where: str) -> RocksdbConfig:
+    """Return the configuration with the home of the user in its paths."""
+    expanded: dict[str, Any] = {"path": expand_home(config.path, f"{where}.path")}
+    if config.db_paths is not UNSET:
+        expanded["db_paths"] = tuple(
+            DbPath(expand_home(each.path, f"{where}.db_paths"), each.target_size) for each in config.db_paths
+        )
+    return msgspec.structs.replace(config, **expanded)
+
+
 @contextmanager
 def _storage(what: str) -> Iterator[None]:
     """Turn what rocksdict raises, whose own classes say nothing, into a `StorageError`."""
@@ -197,7 +208,7 @@ class RocksdbBackend(Backend):
     """
 
     def __init__(self, config: Mapping[str, Any], where: str, *, by_umask: bool = False) -> None:
-        self._config = convert(config, RocksdbConfig, where)
+        self._config = _at_home(convert(config, RocksdbConfig, where), where)
         self._check_path(f"{where}.path")
         self._directory_mode = 0o777 if by_umask else 0o700
         if self._config.write_options.sync and self._config.write_options.disable_wal:

@@ -51,6 +51,14 @@ def accept(listener: socket.socket) -> socket.socket | None:
     return peer
 
 
+def origin(peer: socket.socket) -> str:
+    """Return where an accepted connection comes from, as far as that costs a peer something to change.
+
+    The process on a Unix socket; on TCP the host's address, of which an IPv6 host may have 2**64.
+    """
+    return sm.origin(peer) if peer.family == socket.AF_UNIX else tcp.origin(peer)
+
+
 def connect(text: str, timeout: float) -> socket.socket:
     """Connect to the address `text` within `timeout` seconds; the socket has that time-out set.
 

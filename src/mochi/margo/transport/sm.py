@@ -57,6 +57,17 @@ def connect(address: SmAddress, timeout: float) -> socket.socket:
 
 def is_trusted(peer: socket.socket) -> bool:
     """Tell whether the process at the other end is of this user, or of root."""
-    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(raw)
+    _, uid = _credentials(peer)
     return uid in (os.geteuid(), 0)
+
+
+def origin(peer: socket.socket) -> str:
+    """Return which process connected."""
+    pid, uid = _credentials(peer)
+    return f"{uid}/{pid}"
+
+
+def _credentials(peer: socket.socket) -> tuple[int, int]:
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import ipaddress
 import socket
 import struct
 
@@ -83,3 +84,14 @@ def connect(address: TcpAddress, timeout: float) -> socket.socket:
         peer.close()
         raise
     return peer
+
+
+def origin(peer: socket.socket) -> str:
+    """Return the host at the other end, by its network where it has a network of addresses; empty once it is gone."""
+    try:
+        address = ipaddress.ip_address(peer.getpeername()[0].partition("%")[0])
+    except OSError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+    return str(address)

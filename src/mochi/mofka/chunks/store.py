@@ -332,9 +332,9 @@ class ChunkStore(ChunkView):
         """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.trim.Trimmer.run`."""
         return self._trimmer.run()
 
-    def next_expiry(self) -> int | None:
-        """Tell when there is something to `trim` for its age, in nanoseconds since 1970; None without any."""
-        return self._trimmer.next_expiry()
+    def expires_in(self) -> float | None:
+        """Tell in how many seconds there is something to `trim` for its age; None without any."""
+        return self._trimmer.expires_in()
 
     def sync(self) -> None:
         """Put all events on disk; while no commit is under way. A failure ends writing, as in `finish`."""

@@ -5,6 +5,7 @@ has them), under ``partition``, or under ``config.partition``; the later of thes
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,25 +13,31 @@ from uuid import UUID, uuid4
 import msgspec
 
 from diaspora_stream.errors import ConfigError, hint
+from mochi.flock.group_file import START_PATIENCE
 from mochi.margo.config import MargoConfig
 from mochi.margo.errors import ConfigError as MargoConfigError
+from mochi.margo.paths import expand_home
 from mochi.mofka.partition.config import PARTITION_FIELDS
 
 log = logging.getLogger(__name__)
 
 MAX_NAME = 256
 
-_DRIVER = ("group_file", "margo", "timeout_ms")
+MAX_TIMEOUT_MS = 1e15
+"""Milliseconds of a time-out at most, a thousand times a lifetime."""
+
+_DRIVER = ("group_file", "group_file_timeout_ms", "margo", "timeout_ms")
 _TOPIC = ("config", "dependencies", "num_partitions", "partition", "partitions")
 _CONFIG = ("partition", "type", "uuid")
 _OF_OTHER_DRIVERS = ("flush_behavior", "root_path", "use_file_locking")
 
 
 class DriverOptions(msgspec.Struct, frozen=True):
-    """What a driver was told."""
+    """What a driver was told; the path of the group file is absolute, times are in seconds."""
 
     group_file: str
     timeout: float
+    patience: float
 
 
 class TopicOptions(msgspec.Struct, frozen=True):
@@ -67,19 +74,61 @@ def parse_driver(options: Any) -> DriverOptions:
     if options.pop("use_progress_thread", None) is not None:
         log.warning("options.use_progress_thread is obsolete and has no effect")
     _reject_unknown(options, _DRIVER, "options")
-    path = options.get("group_file")
-    if not isinstance(path, str) or not path:
-        raise ConfigError("options.group_file", f"must be the path of a group file, found {path!r}")
     try:
         MargoConfig.parse(_object(options.get("margo", {}), "options.margo"), "options.margo")
     except MargoConfigError as error:
         raise ConfigError(error.where, error.problem) from error
     timeout = options.get("timeout_ms", 30000)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT_MS:
         raise ConfigError(
             "options.timeout_ms", f"must be a positive number of milliseconds, found {timeout!r}"
         )
-    return DriverOptions(path, timeout / 1000)
+    patience = options.get("group_file_timeout_ms", 1000 * START_PATIENCE)
+    if (
+        isinstance(patience, bool)
+        or not isinstance(patience, int | float)
+        or not 0 <= patience <= MAX_TIMEOUT_MS
+    ):
+        raise ConfigError(
+            "options.group_file_timeout_ms",
+            f"must be a number of milliseconds, 0 or more, found {patience!r}",
+        )
+    return DriverOptions(
+        os.path.abspath(_path("options.group_file", options.get("group_file"))),
+        timeout / 1000,
+        patience / 1000,
+    )
+
+
+def _path(where: str, path: Any) -> str:
+    """Return a path that was given as a str or an ``os.PathLike``, the user's home in place of ``~``."""
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ConfigError(where, f"must be a path, found {path!r}")
+    try:
+        return expand_home(path, where)
+    except MargoConfigError as error:
+        raise ConfigError(error.where, error.problem) from error
+
+
+def check_text(what: str, text: Any) -> str:
+    """Check that something is a str that can be encoded, which one with half of a surrogate pair cannot be.
+
+    Raises
+    ------
+    TypeError
+        It is no str.
+    ConfigError
+        It cannot be encoded; says `what` it is.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a str, not {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(what, f"{text!r} is not Unicode text: {error.reason}") from None
+    return text
 
 
 def check_name(name: Any) -> str:
@@ -116,6 +165,8 @@ def parse_topic(options: Any) -> TopicOptions:
     partition = {key: options[key] for key in options if key in PARTITION_FIELDS}
     partition.update(_object(options.get("partition", {}), "options.partition"))
     partition.update(_object(config.get("partition", {}), "options.config.partition"))
+    if "path" in partition:
+        partition["path"] = _path("options.path", partition["path"])
     kind = config.get("type", "memory")
     if not isinstance(kind, str):
         raise ConfigError("options.config.type", f"must be a str, found {kind!r}")
@@ -126,7 +177,7 @@ def parse_topic(options: Any) -> TopicOptions:
             "events in files",
             ", ".join(unused),
         )
-    return TopicOptions(
+    parsed = TopicOptions(
         count,
         kind,
         partition,
@@ -136,6 +187,11 @@ def parse_topic(options: Any) -> TopicOptions:
             for name, value in _object(options.get("dependencies", {}), "options.dependencies").items()
         },
     )
+    try:
+        msgspec.msgpack.encode(parsed)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError("options", f"cannot be sent to a server: {error}") from None
+    return parsed
 
 
 def _partition_count(options: Mapping[str, Any]) -> int:

@@ -8,10 +8,11 @@ which flushes them in a thread of its own: a finalizer runs wherever the garbage
 import logging
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from diaspora_stream.errors import ConfigError, DiasporaError, NoPartition, TimeoutExpired, hint
 from diaspora_stream.future import FutureFlushed, FutureUint
+from diaspora_stream.integers import unsigned
 from diaspora_stream.json_value import encode, encode_fast, from_text
 from diaspora_stream.partition_selector import DefaultPartitionSelector
 from diaspora_stream.producer import Producer, segments_of
@@ -21,7 +22,7 @@ from diaspora_stream.validator import DefaultValidator
 from mochi.margo.wire import Buffer
 from mochi.mofka.client.batch import Gather, byte_view
 from mochi.mofka.client.lane import Flush, Lane, LaneOptions
-from mochi.mofka.client.service import Service, deadline_after
+from mochi.mofka.client.service import Service
 
 if TYPE_CHECKING:
     from mochi.mofka.client.topic import MofkaTopic
@@ -52,9 +53,11 @@ class MofkaProducer(Producer):
         self._serializer = topic.serializer
         self._selector = topic.partition_selector
         self._prefixed = isinstance(self._serializer, DefaultSerializer)
-        self._plain = self._prefixed and type(self._validator) is DefaultValidator
+        chosen = _choices(options)
+        self._is_finite = chosen["not_finite"] == "raise"
+        self._plain = self._prefixed and type(self._validator) is DefaultValidator and not self._is_finite
         self._options = LaneOptions(
-            topic.name, batch_size, max_num_batches, _when_full(options), self._prefixed
+            topic.name, batch_size, max_num_batches, chosen["when_full"], self._prefixed
         )
         self._lanes = [Lane(service, self._options, partition) for partition in topic.partition_infos]
         one = len(self._lanes) == 1 and type(self._selector) is DefaultPartitionSelector
@@ -67,7 +70,7 @@ class MofkaProducer(Producer):
     def __repr__(self) -> str:
         return f"<Producer {self.name!r} of topic {self.topic.name!r}>"
 
-    def push(self, metadata: Any, data: Any = b"", *, partition: int | None = None) -> FutureUint:
+    def push(self, metadata: Any, data: Any = b"", *, partition: SupportsIndex | None = None) -> FutureUint:
         """Push one event, see `diaspora_stream.producer.Producer.push`."""
         if self._plain and type(metadata) is dict:
             try:
@@ -94,18 +97,25 @@ class MofkaProducer(Producer):
         return future
 
     def _text(self, metadata: Any) -> bytes:
-        if isinstance(metadata, str | bytes | bytearray):
+        if isinstance(metadata, str):
+            metadata = from_text(str.__str__(metadata))
+        elif isinstance(metadata, bytes | bytearray):
             metadata = from_text(metadata)
+        elif isinstance(metadata, memoryview):
+            raise TypeError("metadata is a JSON value or JSON text, not a memoryview; give bytes(...) of it")
         if not self._plain:
             self._validator.validate(metadata)
-        return encode(metadata) if self._prefixed else bytes(memoryview(self._serializer.serialize(metadata)))
+        if self._is_finite or self._prefixed:
+            text = encode(metadata, is_finite=self._is_finite)
+            if self._prefixed:
+                return text
+        return bytes(memoryview(self._serializer.serialize(metadata)))
 
-    def _select(self, metadata: Any, partition: int | None) -> Lane:
+    def _select(self, metadata: Any, partition: SupportsIndex | None) -> Lane:
         if self._closed:
             raise DiasporaError(f"{self!r} is closed")
-        if partition is not None and not (isinstance(partition, int) and partition >= 0):
-            raise TypeError(f"partition must be an int, 0 or more, not {partition!r}")
-        index = self._selector.select(metadata, partition)
+        requested = None if partition is None else unsigned("partition", partition)
+        index = self._selector.select(metadata, requested)
         if not (isinstance(index, int) and 0 <= index < len(self._lanes)):
             raise NoPartition(
                 f"the partition selector chose {index!r}, and topic {self.topic.name!r} has partitions 0 to "
@@ -115,12 +125,19 @@ class MofkaProducer(Producer):
 
     def flush(self) -> FutureFlushed:
         """Send what is pending, see `diaspora_stream.producer.Producer.flush`."""
+        if self._closed:
+            raise DiasporaError(f"{self!r} is closed")
+        return self._flush()
+
+    def _flush(self) -> FutureFlushed:
         failed, self._options.failed = self._options.failed, None
         flush = Flush(lane for lane in self._lanes if lane.has_pending)
 
         def wait(timeout: float | None) -> bool:
             try:
-                done = flush.wait_until(deadline_after(timeout))
+                done = flush.wait_until(self._service.deadline(timeout))
+                if not done and timeout is None:
+                    raise flush.not_in_time()
             except DiasporaError as error:
                 if self._options.failed is error:
                     self._options.failed = None
@@ -139,7 +156,7 @@ class MofkaProducer(Producer):
         if self._options.failed is self._options.told:
             self._options.failed = None
         try:
-            if not self.flush().wait(self._service.timeout * 1000):
+            if not self._flush().wait(self._service.timeout * 1000):
                 missing = ", ".join(str(lane.partition) for lane in self._lanes if lane.has_pending)
                 raise TimeoutExpired(
                     f"{self!r}: not all events are stored within {self._service.timeout:g} s; waiting for {missing}"
@@ -153,17 +170,25 @@ class MofkaProducer(Producer):
         self._only = None
 
 
-def _when_full(options: Mapping[str, Any]) -> str:
-    known = ("ack_early", "when_full")
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"options.{key}", f"unknown producer option{hint(key, known)}")
-    if "ack_early" in options:
-        log.warning("producer option ack_early has no effect: an event is acknowledged once it is stored")
-    value = options.get("when_full", "block")
-    if value not in ("block", "raise"):
-        raise ConfigError("options.when_full", f"found {value!r}, allowed are 'block' and 'raise'")
-    return str(value)
+_CHOICES = {"when_full": ("block", "raise"), "not_finite": ("null", "raise")}
+"""What a producer's options may be; the first of each is the default."""
+
+
+def _choices(options: Mapping[str, Any]) -> dict[str, str]:
+    chosen = {name: allowed[0] for name, allowed in _CHOICES.items()}
+    for key, value in options.items():
+        if key == "ack_early":
+            log.warning("producer option ack_early has no effect: an event is acknowledged once it is stored")
+            continue
+        if key not in _CHOICES:
+            raise ConfigError(
+                f"options.{key}", f"unknown producer option{hint(key, (*_CHOICES, 'ack_early'))}"
+            )
+        if value not in _CHOICES[key]:
+            first, second = _CHOICES[key]
+            raise ConfigError(f"options.{key}", f"found {value!r}, allowed are {first!r} and {second!r}")
+        chosen[key] = value
+    return chosen
 
 
 def _as_data(data: Any) -> Any:

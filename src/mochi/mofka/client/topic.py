@@ -1,16 +1,18 @@
 """Topics of the ``mofka`` driver."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex, TypeVar
 
-from diaspora_stream.consumer import DataAllocator, DataSelector
-from diaspora_stream.errors import ConfigError, DiasporaError
+from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, DataAllocator, DataSelector
+from diaspora_stream.errors import ConfigError, DiasporaError, hint
+from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE, Ordering, TopicHandle
 from diaspora_stream.validator import Validator
 from mochi.mofka.client.consumer import MofkaConsumer
+from mochi.mofka.client.options import check_text
 from mochi.mofka.client.producer import MofkaProducer
 from mochi.mofka.client.service import PartitionInfo, Service
 from mochi.mofka.protocol import MAX_CONSUMER_NAME
@@ -18,15 +20,20 @@ from mochi.mofka.protocol import MAX_CONSUMER_NAME
 T = TypeVar("T")
 
 
-def _count(name: str, value: int, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise TypeError(f"{name} must be an integer, {least} or more, not {value!r}")
-    return value
-
-
 def _of_type(name: str, value: T, kind: type) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")
+    return value
+
+
+def _iteration_timeout_ms(options: Mapping[str, Any]) -> float:
+    known = "iteration_timeout_ms"
+    for key in options:
+        if key != known:
+            raise ConfigError(f"options.{key}", f"unknown consumer option{hint(key, (known,))}")
+    value = options.get(known, ITERATION_TIMEOUT_MS)
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        raise ConfigError(f"options.{known}", f"must be a number of milliseconds, found {value!r}")
     return value
 
 
@@ -67,14 +74,15 @@ class MofkaTopic(TopicHandle):
         options: Mapping[str, Any] = {},
     ) -> MofkaProducer:
         """Make a producer, see `diaspora_stream.topic.TopicHandle.producer`."""
+        self._service.check_open()
         if not isinstance(ordering, Ordering):
             raise TypeError(f"ordering must be an Ordering, not {ordering!r}")
         return MofkaProducer(
             self._service,
             self,
-            _of_type("name", name, str),
-            _count("batch_size", batch_size, 1),
-            _count("max_num_batches", max_num_batches, 0),
+            check_text("the name of a producer", name),
+            unsigned("batch_size", batch_size) or ADAPTIVE_BATCH_SIZE,
+            unsigned("max_num_batches", max_num_batches),
             _of_type("thread_pool", thread_pool or self._thread_pool, ThreadPool),
             options,
         )
@@ -88,10 +96,11 @@ class MofkaTopic(TopicHandle):
         batch_size: int = ADAPTIVE_BATCH_SIZE,
         max_num_batches: int = 2,
         thread_pool: ThreadPool | None = None,
-        targets: Sequence[int] | None = None,
+        targets: Iterable[SupportsIndex] | None = None,
         options: Mapping[str, Any] = {},
     ) -> MofkaConsumer:
         """Make a consumer, see `diaspora_stream.topic.TopicHandle.consumer`."""
+        self._service.check_open()
         if (data_selector is WHOLE) != (data_allocator is WHOLE):
             raise TypeError("give both data_selector and data_allocator, or neither")
         if (data_selector is None) != (data_allocator is None):
@@ -99,9 +108,7 @@ class MofkaTopic(TopicHandle):
         for given in (data_selector, data_allocator):
             if given not in (WHOLE, None) and not callable(given):
                 raise TypeError(f"data_selector and data_allocator must be callables, not {given!r}")
-        for key in options:
-            raise ConfigError(f"options.{key}", "unknown consumer option; there are none")
-        if len(_of_type("name", name, str)) > MAX_CONSUMER_NAME:
+        if len(check_text("the name of a consumer", name)) > MAX_CONSUMER_NAME:
             raise DiasporaError(
                 f"the name of a consumer has at most {MAX_CONSUMER_NAME} characters, and this one has {len(name)}"
             )
@@ -109,21 +116,25 @@ class MofkaTopic(TopicHandle):
             self._service,
             self,
             name,
-            _count("batch_size", batch_size, 0),
-            _count("max_num_batches", max_num_batches, 0),
+            unsigned("batch_size", batch_size),
+            unsigned("max_num_batches", max_num_batches),
             _of_type("thread_pool", thread_pool or self._thread_pool, ThreadPool),
             self._targets(targets),
             data_selector,
             data_allocator,
+            _iteration_timeout_ms(options),
         )
 
-    def _targets(self, targets: Sequence[int] | None) -> list[PartitionInfo]:
-        if not targets:
+    def _targets(self, targets: Iterable[SupportsIndex] | None) -> list[PartitionInfo]:
+        if targets is None:
             return self.partition_infos
-        for target in targets:
-            if not 0 <= _of_type("target", target, int) < len(self.partition_infos):
+        if isinstance(targets, str | bytes | bytearray) or not isinstance(targets, Iterable):
+            raise TypeError(f"targets must be an iterable of integers, not {targets!r}")
+        chosen = {unsigned("target", target) for target in targets}
+        for target in chosen:
+            if target >= len(self.partition_infos):
                 raise DiasporaError(
                     f"target {target} does not exist, topic {self.name!r} has partitions 0 to "
                     f"{len(self.partition_infos) - 1}"
                 )
-        return [self.partition_infos[target] for target in sorted(set(targets))]
+        return [self.partition_infos[target] for target in sorted(chosen)] or self.partition_infos

@@ -2,12 +2,14 @@
 
 import os
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from mochi.margo.bulk import BufferPoolConfig
 from mochi.margo.config import convert
+from mochi.margo.errors import ConfigError
 from mochi.mofka.chunks.retention import KEEP_ALL, Retention
 
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
@@ -80,6 +82,35 @@ class RetentionFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, 
         )
 
 
+MAX_DIRECTORY_NAME = 255
+"""Bytes that file systems allow for the name of a directory."""
+
+_RESERVED = (".deleted",)
+"""Topics whose partitions would have directories that mean something else."""
+
+
+def check_topic_name(topic: str, kind: str = "memory") -> None:
+    """Check that a topic may have this name; partitions of `kind` ``default`` have directories named after it.
+
+    Raises
+    ------
+    ConfigError
+        Says what is wrong.
+    """
+    if not topic or topic in _RESERVED or not topic.isprintable() or set(topic) & {"/", ":"}:
+        raise ConfigError(
+            "topic name", f"must be printable, without '/' and ':', and none of {_RESERVED}; found {topic!r}"
+        )
+    size = len(directory_of(topic, str(UUID(int=0)), "").encode())
+    if kind == "default" and size > MAX_DIRECTORY_NAME:
+        allowed = MAX_DIRECTORY_NAME - size + len(topic.encode())
+        raise ConfigError(
+            "topic name",
+            f"has {len(topic.encode())} bytes, and a topic with partitions in files at most {allowed}: their "
+            f"directories are named after it; found {topic!r}",
+        )
+
+
 def directory_of(topic: str, uuid: str, path: str) -> str:
     """Return the directory of a `default` partition whose `path` this is."""
     return os.path.join(path, f"{topic}-{uuid}")
@@ -100,7 +131,13 @@ class DefaultFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, fr
     @classmethod
     def parse(cls, value: dict[str, Any]) -> "DefaultFields":
         """Check a ``partition`` section; `ConfigError` names the field at fault and what is allowed."""
-        return convert(value, cls, "config.partition")
+        fields = convert(value, cls, "config.partition")
+        if fields.path.startswith("~"):
+            raise ConfigError(
+                "config.partition.path",
+                f"{fields.path!r} is not expanded here, where it may be another's home; write it in full",
+            )
+        return fields
 
     def kept(self) -> Retention:
         """Return how much is kept."""

@@ -1,0 +1,40 @@
+"""A server of one target, for tests."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mochi.margo.client import Client
+from mochi.margo.engine import Engine
+from mochi.warabi.client import TargetHandle
+from mochi.warabi.module import WarabiModule
+from mochi.warabi.provider import WarabiProvider
+
+Serve = Callable[..., AbstractContextManager[tuple[WarabiProvider, TargetHandle]]]
+
+
+@contextmanager
+def served(config: dict[str, Any], address: str = "na+sm") -> Iterator[tuple[WarabiProvider, TargetHandle]]:
+    engine = Engine(address)
+    try:
+        provider = WarabiModule().create(engine, "blobs", 5, config, [], {})
+    except BaseException:
+        engine.finalize()
+        engine.run()
+        raise
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    client = Client(timeout=10)
+    try:
+        yield provider, TargetHandle(client, engine.address, 5)
+    finally:
+        client.close()
+        engine.finalize()
+        thread.join()
+        provider.close()
+
+
+def in_file(path: Path, **fields: Any) -> dict[str, Any]:
+    return {"target": {"type": "abtio", "config": {"path": str(path), "create_if_missing": True, **fields}}}
