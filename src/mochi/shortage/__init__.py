@@ -51,7 +51,10 @@ def start(thread: Thread) -> None:
 
 
 def accepted_descriptors() -> int:
-    """Return the descriptors of this process among which connections are accepted; the rest is kept for storage."""
+    """Return the number that a connection's descriptor is below, or it is refused: the rest is kept for storage.
+
+    A process is always given the lowest number that is free, so a high one tells that all below are taken.
+    """
     limit = _limit()
     return limit - max(16, limit // 16)
 
