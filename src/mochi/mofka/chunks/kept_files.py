@@ -41,6 +41,9 @@ class RoomyFiles:
     def lock(self, path: str) -> File:
         return self.descriptors.call(partial(self._files.lock, path))
 
+    def lock_shared(self, path: str) -> File:
+        return self.descriptors.call(partial(self._files.lock_shared, path))
+
 
 class KeptFiles(RoomyFiles, Holder):
     """A file layer whose open files are a holder of descriptors, for one partition's writer.

@@ -7,6 +7,7 @@ forked child must not use the store, and keeps its lock held as long as it lives
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -15,12 +16,15 @@ from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.creation import made_and_locked
 from mochi.mofka.chunks.descriptors import Descriptors
+from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
 from mochi.mofka.chunks.kept_files import KeptFiles, RoomyFiles
 from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.chunks.overlay import Overlay
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, recover, survey
+from mochi.mofka.chunks.retention import KEEP_ALL
 from mochi.mofka.chunks.trim import Trimmer
 from mochi.mofka.chunks.writer import ChunkWriter, Commit
 
@@ -254,6 +258,29 @@ class ChunkStore(ChunkView):
             opened.callback(descriptors.closed)
             opened.push(resources.pop_all())
             return cls(config, recovery, catalog, reader, writer, trimmer, kept, opened)
+
+    @classmethod
+    def open_to_read(
+        cls,
+        directory: str | os.PathLike[str],
+        config: ChunkConfig | None = None,
+        files: FileLayer | None = None,
+        descriptors: Descriptors | None = None,
+    ) -> Self:
+        """Open a partition's directory that cannot be written; arguments and errors as of `open`.
+
+        All that is stored can be read, what a crash left in the journal too, and nothing is taken or dropped. What
+        recovery would change is kept in temporary files.
+        """
+        path = os.fspath(directory)
+        with ExitStack() as resources:
+            overlay = resources.enter_context(closing(Overlay(files or PosixFiles())))
+            store = cls.open(path, replace(config or ChunkConfig(), retention=KEEP_ALL), overlay, descriptors)
+            store._writer.error = StorageError(f"the file system of {path} is read-only", path=path)
+            opened = resources.pop_all()
+            opened.push(store._resources)
+            store._resources = opened
+            return store
 
     @property
     def error(self) -> BaseException | None:
