@@ -554,9 +554,11 @@ def test_two_master_databases_are_told_once_and_all_use_the_first(machine: Machi
     check_streams(machine, service, 2)
 
 
-@pytest.mark.parametrize("form", ["tcp", "sm"])
-def test_servers_whose_addresses_are_written_in_short_come_back_at_them(machine: Machine, form: str) -> None:
-    names = [f"127.0.0.1:{free_port()}" if form == "tcp" else f"{uuid4()}" for _ in range(2)]
+@pytest.mark.parametrize(("form", "host"), [("tcp", "127.0.0.1"), ("tcp", "LocalHost"), ("sm", "")])
+def test_servers_whose_addresses_are_written_in_short_come_back_at_them(
+    machine: Machine, form: str, host: str
+) -> None:
+    names = [f"{host}:{free_port()}" if host else f"{uuid4()}" for _ in range(2)]
     members = [{"address": f"{form}://{name}", "provider_id": 1} for name in names]
     path = machine.directory / "mofka.json"
     path.write_text(json.dumps({"members": members}))

@@ -16,10 +16,11 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
-from mochi.bedrock.client import BedrockClient, answers
+from mochi.bedrock.client import BedrockClient
 from mochi.flock import group_file, rpc
 from mochi.flock.errors import FlockError
 from mochi.flock.group_file import GroupView, Member
+from mochi.margo.asking import answers
 from mochi.margo.client import PATIENCE
 from mochi.margo.errors import AuthenticationError, ConnectionLost, MargoError
 from mochi.mofka.client.members import Choice, Members
