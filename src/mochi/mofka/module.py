@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from mochi.bedrock.modules import Deployed
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import PosixFiles, remove_partition
-from mochi.mofka.partition.config import DefaultFields, directory_of
+from mochi.mofka.partition.config import DefaultFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.memory import MemoryPartition
@@ -111,12 +110,8 @@ def _check_directory(fields: ProviderConfig) -> None:
 
 
 def _check_uuid(text: str) -> None:
-    try:
-        if str(UUID(text)) == text:
-            return
-    except ValueError:
-        pass
-    raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
+    if not is_uuid(text):
+        raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
 
 
 def _memory_partition(section: dict[str, Any]) -> MemoryPartition:
