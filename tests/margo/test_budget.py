@@ -54,6 +54,8 @@ class Oracle:
             if not self.beyond(which, first[1]):
                 return first
             if which not in self.blocked:
+                if self.is_there(*first[:2]) and all(other[1] != which[1] for other in self.blocked):
+                    return first
                 self.blocked.append(which)
         for answers in (False, True):
             first = next((self.first_of(which) for which in self.blocked if which[1] is answers), None)
