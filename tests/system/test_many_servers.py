@@ -140,6 +140,25 @@ def test_one_command_makes_one_service_without_mpi(machine: Machine) -> None:
     assert "error" not in service.output
 
 
+def test_one_line_tells_a_script_that_all_servers_are_ready(machine: Machine) -> None:
+    reading, writing = os.pipe()
+    (machine.directory / "config.json").write_text(json.dumps(spread()))
+    command = [BIN / "bedrock", "-n", "3", "na+sm", "-c", "config.json", "--ready-fd", str(writing)]
+    with (
+        subprocess.Popen(
+            command, cwd=machine.directory, stdout=subprocess.DEVNULL, pass_fds=[writing]
+        ) as process,
+        open(reading) as told,
+    ):
+        os.close(writing)
+        (line,) = told.read().splitlines()
+        view = group_file.read(machine.directory / "mofka.json")
+        process.terminate()
+    assert len(view.members) == 3
+    assert view.ranks[line] == 0
+    assert process.returncode == 0
+
+
 def test_a_server_that_is_killed_is_started_again_under_its_rank(machine: Machine) -> None:
     service = machine.servers(3, json.dumps(spread()), "tcp://127.0.0.1")
     before = service.members()
