@@ -1009,6 +1009,26 @@ def test_want_of_descriptors_neither_spins_nor_ends_the_server(client: Client, a
         late.close()
 
 
+def test_connections_leave_descriptors_to_storage(client: Client, address: str) -> None:
+    with server_process(address, "64") as (process, where), ExitStack() as stack:
+        client.call(where, "echo", Number(1), Number, provider_id=1)
+
+        def come_in() -> None:
+            peer = Raw.connect(where)
+            stack.callback(peer.peer.close)
+            peer.request(1, "echo", rpc.pack(Number(1)))  # answered once it has proved itself
+            assert peer.receive().kind is Kind.RESPONSE
+
+        with pytest.raises((EOFError, OSError)):
+            deque((come_in() for _ in range(64)), 0)
+        assert 40 < len(os.listdir(f"/proc/{process.pid}/fd")) <= 48
+        assert client.call(where, "echo", Number(2), Number, provider_id=1) == Number(2)
+        stack.close()
+        late = Client(timeout=SECONDS)
+        assert late.call(where, "echo", Number(3), Number, provider_id=1) == Number(3)
+        late.close()
+
+
 def test_500_idle_connections_are_served(serve: Serve, client: Client, address: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 1300:
