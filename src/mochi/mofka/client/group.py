@@ -150,10 +150,14 @@ class Group:
         return self._introduced(self.read(lambda registry: registry.load(topic)))
 
     def _introduced(self, record: TopicRecord | None) -> TopicRecord | None:
-        """Know the token for the servers of a topic: one that has moved stands there before it is in the group file."""
+        """Know the token for the servers of a topic: one that has moved stands there before it is in the group file.
+
+        And the way to them: in a copy of the group file, addresses may be those of a tunnel.
+        """
         if record is not None and self._token is not None:
             for partition in record.partitions:
-                self._service.client.set_token(partition.address, self._token, partition.rank)
+                via = self._members.written(partition.rank)
+                self._service.client.set_token(partition.address, self._token, partition.rank, via=via)
         return record
 
     def ask(self, question: Callable[[tuple[str, int]], T]) -> T:
