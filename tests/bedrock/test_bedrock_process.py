@@ -342,10 +342,6 @@ def test_the_token_of_the_group_file_is_needed(servers: Servers) -> None:
             "margo.argobots.xstreams[0].scheduler.pools: expected",
         ),
         (
-            {"margo": {"argobots": {"xstreams": [{"scheduler": {"pools": [0]}, "cpubind": 4096}]}}},
-            "margo.argobots.xstreams[0].cpubind: core 4096 is none that this process may use",
-        ),
-        (
             SERVICE | {"providers": [{"__if__": "$MPI_COMM_WORLD.rank =="}]},
             "providers[0].__if__: line 1 column",
         ),

@@ -81,7 +81,7 @@ def test_all_that_was_stored_is_read_and_nothing_is_changed(
     with ChunkStore.open_to_read(directory, config, ReadOnlyFiles()) as store:
         assert events_of(store) == numbered(0, 50)
         assert store.cursors == {"reader": 40}
-        assert store.next_expiry() is None
+        assert store.expires_in() is None
         for refused in (
             lambda: store.append([batch_of(numbered(50, 1))]),
             lambda: store.append([], {"x": 1}),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from real_service import Machine, Server, config, spread
 
-from diaspora_stream.api import TopicHandle
+from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import DiasporaError, TopicExists, TopicNotFound
 
 
@@ -436,3 +436,45 @@ def test_changes_of_the_topics_survive_a_kill_after_the_disk_of_the_master_datab
     assert pull(driver.open_topic("later"), 100, 0) == [(n, n) for n in range(100)]
     assert [name.partition("-")[0] for name in directories(machine)] == ["kept", "large", "later"]
     assert "Traceback" not in server.output
+
+
+def test_a_server_starts_for_reading_on_a_full_disk_and_goes_on_once_there_is_space(
+    machine: Machine, small_disk: Path
+) -> None:
+    settings = persistent(machine, path=str(small_disk / "master"))
+    settings["providers"][0]["config"]["file"] = str(small_disk / "mofka.json")
+    section = {"path": str(small_disk / "data")}
+    partitions = {"num_partitions": 2, "config": {"type": "default", "partition": section}}
+
+    def serve_again() -> Driver:
+        server = machine.serve(settings, address="tcp://127.0.0.1")
+        server.group_file = small_disk / "mofka.json"
+        servers.append(server)
+        return machine.driver(server)
+
+    servers: list[Server] = []
+    driver = serve_again()
+    for name in ("first", "second"):
+        driver.create_topic(name, options=partitions)
+    driver.delete_topic("first")
+    topic = driver.open_topic("second")
+    assert [push(topic, range(100), index) for index in range(2)] == [[*range(100)]] * 2
+    ballast = small_disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+    for _ in range(2):
+        servers[-1].kill()
+        driver = serve_again()
+        servers[-1].expect("can be read alone, until it can be written again: .*No space left on device")
+        topic = driver.open_topic("second")
+        assert [pull(topic, 100, index) for index in range(2)] == [[(n, n) for n in range(100)]] * 2
+        with pytest.raises(DiasporaError, match="No space left on device"):
+            driver.create_topic("third", options={"num_partitions": 1})
+    ballast.unlink()
+    driver.create_topic("third", options={"num_partitions": 1})
+    assert push(topic, range(3), 0) == [100, 101, 102]
+    servers[-1].kill()
+    driver = serve_again()
+    assert sorted(driver.list_topics()) == ["second", "third"]
+    assert {each["address"] for each in driver.list_topics()["second"]["partitions"]} == {servers[-1].address}

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mochi.flock import group_file
-from mochi.flock.client import Sign, announce, side_by_side, talking_to
+from mochi.flock.client import Sign, announce, talking_to
 from mochi.flock.config import FlockConfig
 from mochi.flock.errors import ConfigError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
@@ -255,8 +255,7 @@ class JoinBootstrap(Bootstrap):
         """Return what this server was before, if it was a member, at another address."""
         former = [member for member in view.members if member.home == self.me.home]
         with talking_to(view, CALL_TIMEOUT) as client:
-            signs = side_by_side(client.sign, former)
-        free = [member for member, sign in zip(former, signs, strict=True) if not sign.is_living]
+            free = [member for member, sign in client.signs(former) if not sign.is_living]
         return min(free, key=lambda member: view.ranks[member.address], default=None)
 
     def publish(self, view: GroupView) -> None:
@@ -357,7 +356,7 @@ def _find(view: GroupView, own: str) -> Member | None:
 
 def _check_alive(file: str, view: GroupView) -> None:
     with talking_to(view, CALL_TIMEOUT) as client:
-        if not any(sign.is_living for sign in side_by_side(client.sign, view.members)):
+        if not any(sign.is_living for _, sign in client.signs(view.members)):
             raise GroupFileError(file, "the group file is of a service that has ended: no member answers")
 
 
@@ -373,7 +372,7 @@ def _await_end(file: str, view: GroupView) -> None:
     with talking_to(other, CALL_TIMEOUT) as client:
         members = [member for member in other.members if not member.ended]
         while True:
-            signs = dict(zip(members, side_by_side(client.sign, members), strict=True))
+            signs = dict(client.signs(members))
             living = [member for member, sign in signs.items() if sign.is_living]
             if not living:
                 return

@@ -19,12 +19,14 @@ from typing import Any
 
 import msgspec
 
+from mochi import shortage
 from mochi.flock import group_file, rpc
 from mochi.flock.bootstrap import CALL_TIMEOUT, Offer, Place, bootstrap, new_token
-from mochi.flock.client import Sign, announce, listens, side_by_side, talking_to
+from mochi.flock.client import Sign, announce, listens, talking_to
 from mochi.flock.config import FlockConfig
 from mochi.flock.errors import FlockError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
+from mochi.margo.asking import answers
 from mochi.margo.complaints import Complaint
 from mochi.margo.engine import Engine
 from mochi.margo.errors import MargoError
@@ -148,7 +150,7 @@ class FlockProvider:
         self._bootstrap.publish(self._view)
         self._is_published = self._file is not None and not self._bootstrap.keeps_file
         self._is_complete = True
-        threading.Thread(target=self._watch, name="flock-watch", daemon=True).start()
+        shortage.start(threading.Thread(target=self._watch, name="flock-watch", daemon=True))
 
     def close(self) -> None:
         """Leave the server, and the group file if it is still the one of this service. Idempotent."""
@@ -168,7 +170,7 @@ class FlockProvider:
         me = self._bootstrap.me
         if view.token != self._token or not any(m.address == me.address for m in view.members):
             return view
-        if all(sign is Sign.GONE for sign in side_by_side(_listens, self._others(view))):
+        if all(sign is Sign.GONE for _, sign in answers(self._others(view), _listens)):
             return None
         return view.with_member(self._ended)
 

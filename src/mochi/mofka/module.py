@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -60,6 +61,8 @@ class MofkaModule:
         if not fields.topic or "/" in fields.topic or "\0" in fields.topic:
             raise ConfigError("config.topic", f"must be a name without '/', found {fields.topic!r}")
         section = dict(fields.partition)
+        if fields.attach:
+            _check_directory(fields)
         for key in _OBSOLETE:
             if section.pop(key, None) is not None:
                 log.warning("config.partition.%s is obsolete and has no effect", key)
@@ -99,6 +102,12 @@ class MofkaModule:
         """Take requests to change topics, see `topics`, and take back the partitions of before, see `restoring`."""
         topics = TopicServer(server)
         Restoration(server, self._unopened, topics.topics).run()
+
+
+def _check_directory(fields: ProviderConfig) -> None:
+    directory = directory_of(fields.topic, fields.uuid, DefaultFields.parse(fields.partition).path)
+    if not os.path.isdir(directory):
+        raise ConfigError("config.partition.path", f"the directory {directory} is missing")
 
 
 def _check_uuid(text: str) -> None:

@@ -46,7 +46,7 @@ class PartitionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes
     ----------
     rank : int or None
-        Ordinal of its server; None for one that the original recorded, which nobody brings back.
+        Ordinal of its server; None for one that the original recorded, which nobody brings back until it is attached.
     partition : Mapping
         The ``partition`` section of its configuration, as it was given.
     dependencies : Mapping
@@ -194,6 +194,11 @@ class Registry:
                 raise KeyNotFound(f"topic {topic!r} has no partition {partition.uuid} (any more)")
             documents.append((ids[partition.uuid], msgspec.json.encode(partition)))
         self._database.doc_update(_key(topic, "partitions"), documents)
+
+    def attach(self, topic: str, partitions: Iterable[PartitionRecord]) -> None:
+        """Record by whom partitions are served from now on, and what brings them back."""
+        self.update(topic, partitions)
+        self._database.sync()
 
     def withdraw(self, topic: str) -> None:
         """Begin to delete a topic: it is not visible any more. Does nothing to one that is not visible anyway."""

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,9 +37,11 @@ from mochi.mofka.client.service import (
 from mochi.mofka.client.topic import MofkaTopic
 from mochi.mofka.protocol import (
     ADD_PARTITION,
+    ATTACH_TOPIC,
     CREATE_TOPIC,
     DELETE_TOPIC,
     AddPartition,
+    AttachTopic,
     CreateTopic,
     DeleteTopic,
     Kind,
@@ -47,6 +51,8 @@ from mochi.mofka.protocol import (
 from mochi.mofka.registry import BadRecord, Registry, TopicRecord
 
 log = logging.getLogger(__name__)
+
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 class MofkaDriver(Driver):
@@ -266,10 +272,7 @@ class MofkaDriver(Driver):
         Exception
             No such topic or server, or the server cannot start such a partition; then nothing was changed.
         """
-        if not (isinstance(server_rank, int) and 0 <= server_rank < self.num_servers):
-            raise DiasporaError(
-                f"server_rank {server_rank!r} does not exist, the service has servers 0 to {self.num_servers - 1}"
-            )
+        address = self._server_at(server_rank)
         wanted = parse_topic(
             {
                 "num_partitions": 1,
@@ -278,7 +281,7 @@ class MofkaDriver(Driver):
             }
         )
         check_text("topic name", topic_name)
-        place = self._place(self._servers[server_rank], wanted.uuids[0])
+        place = self._place(address, wanted.uuids[0])
         kind = Kind(wanted.type, wanted.partition, wanted.dependencies)
 
         def ask(timeout_ms: int) -> AddPartition:
@@ -287,6 +290,39 @@ class MofkaDriver(Driver):
         self._change(
             topic_name, f"adding a partition to topic {topic_name!r}", ADD_PARTITION, ask, lambda: False
         )
+
+    def attach_topic(self, name: str, path: str, *, server_rank: int = 0) -> None:
+        """Have partitions of a topic that nobody serves, as the original has left them, served from their directories.
+
+        Nothing is removed, and no directory is made: one that is missing is named in a warning, or in the error if
+        there is none.
+
+        Parameters
+        ----------
+        path : str
+            At the server: where the directories ``<name>-<uuid>`` of the partitions are, or one of these.
+        server_rank : int
+            Index of the server in the group file.
+        """
+        check_text("topic name", name)
+        check_text("path", path)
+        address = self._server_at(server_rank)
+        directory, base = os.path.split(os.path.normpath(path))
+        uuid = base.removeprefix(f"{name}-") if re.fullmatch(f"{re.escape(name)}-{_UUID}", base) else ""
+        rank = self._group.ranks[address]
+
+        def ask(timeout_ms: int) -> AttachTopic:
+            return AttachTopic(name, timeout_ms, directory if uuid else path, uuid, rank, address)
+
+        self._change(name, f"attaching topic {name!r}", ATTACH_TOPIC, ask, lambda: False)
+
+    def _server_at(self, server_rank: int) -> str:
+        servers = self._servers
+        if not (isinstance(server_rank, int) and 0 <= server_rank < len(servers)):
+            raise DiasporaError(
+                f"server_rank {server_rank!r} does not exist, the service has servers 0 to {len(servers) - 1}"
+            )
+        return servers[server_rank]
 
     def _load(self, name: str) -> TopicRecord:
         check_text("topic name", name)

@@ -9,15 +9,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
-from mochi.bedrock.client import BedrockClient, answers
+from mochi.bedrock.client import BedrockClient
 from mochi.flock import group_file, rpc
 from mochi.flock.errors import FlockError
 from mochi.flock.group_file import GroupView, Member
+from mochi.margo.asking import answers
 from mochi.margo.client import PATIENCE
 from mochi.margo.errors import AuthenticationError, ConnectionLost, MargoError
 from mochi.mofka.client.members import Choice, Members
@@ -29,7 +32,7 @@ from mochi.mofka.client.service import (
     Service,
     is_away,
 )
-from mochi.mofka.hosting import MASTER_TAG, master_among
+from mochi.mofka.hosting import MASTER_TAG, master_among, partitions_among
 from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
 from mochi.yokan.client import DatabaseHandle
 
@@ -150,15 +153,15 @@ class Group:
         return self._introduced(self.read(lambda registry: registry.load(topic)))
 
     def _introduced(self, record: TopicRecord | None) -> TopicRecord | None:
-        """Know the token for the servers of a topic: one that has moved stands there before it is in the group file.
+        """Know the servers of a topic: one that has moved may stand there before the group file says so, or not yet.
 
-        And the way to them: in a copy of the group file, addresses may be those of a tunnel.
+        And another way to each: in a copy of the group file, addresses may be those of a tunnel.
         """
         if record is not None and self._token is not None:
             for partition in record.partitions:
                 via = self._members.written(partition.rank)
                 self._service.client.set_token(partition.address, self._token, partition.rank, via=via)
-        return record
+        return None if record is None else replace(record, partitions=self._placed(record.partitions))
 
     def ask(self, question: Callable[[tuple[str, int]], T]) -> T:
         """Ask the server of the master database, again and again while it is away, until the driver's time-out.
@@ -302,3 +305,32 @@ class Group:
             self._master = None
             return None
         return {} if record is None else {partition.uuid: partition for partition in record.partitions}
+
+    def _placed(self, partitions: Sequence[PartitionRecord]) -> list[PartitionRecord]:
+        """Return the records of partitions with where these are now.
+
+        A server that has moved may not have been able to record that, and is asked where nobody answers at its record.
+        """
+        addresses = {rank: address for address, rank in self.ranks.items()}
+        now_at = {
+            (each.rank, each.address): addresses[each.rank]
+            for each in partitions
+            if each.rank in addresses and each.address != addresses[each.rank]
+        }
+        served: dict[str, tuple[str, int]] = {}
+        for (_, old), new in now_at.items():
+            for address in (old, new):
+                try:
+                    running = partitions_among(
+                        self._bedrock.config(address, timeout=CONNECT_TIMEOUT)["providers"]
+                    )
+                except MargoError:
+                    continue
+                served |= {uuid: (address, each["provider_id"]) for (_, uuid), each in running.items()}
+                break
+        return [
+            replace(each, address=served[each.uuid][0], provider_id=served[each.uuid][1])
+            if (each.rank, each.address) in now_at and each.uuid in served
+            else each
+            for each in partitions
+        ]
