@@ -15,7 +15,7 @@ import pytest
 
 from mochi.bedrock.client import Client
 from mochi.flock import group_file
-from mochi.flock.group_file import Member
+from mochi.flock.group_file import GroupView, Member
 
 BIN = Path(sys.executable).parent
 READY = re.compile(
@@ -261,6 +261,13 @@ def test_a_script_is_told_on_a_descriptor_that_a_server_is_ready(servers: Server
     assert "--ready-fd 77: Bad file descriptor" in only_line(
         servers.run("bedrock", "--ready-fd", "77", "na+sm")
     )
+
+
+def test_members_that_have_ended_are_not_in_the_handle_of_a_group(tmp_path: Path) -> None:
+    members = (Member("sm://a", 1, 0), Member("na+sm://b", 1, 1, ended=True), Member("na+sm://c", 1, 2))
+    group_file.write(tmp_path / "mofka.json", GroupView(members))
+    group = Client("na+sm").make_service_group_handle_from_flock(tmp_path / "mofka.json")
+    assert [handle.address for handle in group] == ["na+sm://a", "na+sm://c"]
 
 
 def test_what_no_condition_can_mean_is_told_once_on_standard_error_and_is_null(servers: Servers) -> None:

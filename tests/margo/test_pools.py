@@ -293,6 +293,29 @@ def test_a_bound_xstream_runs_on_its_cores_and_no_others_do(serve: Serve, client
     assert found == [own[:1], own[-1:], own[:1], own]
 
 
+def test_a_loop_that_is_bound_adds_xstreams_that_are_bound_to_other_cores(
+    serve: Serve, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = sorted(os.sched_getaffinity(0))
+
+    def add(_: Nothing) -> None:
+        engine.add_xstream({"name": "x", "scheduler": {"pools": ["a"]}, "cpubind": own[-1]})
+
+    def cores(_: Nothing) -> list[int]:
+        return sorted(os.sched_getaffinity(0))
+
+    def define(engine: Engine) -> None:
+        engine.define("add", 1, Nothing, add, pool=engine.pool("__primary__"))
+        engine.define("cores", 1, Nothing, cores, pool=engine.pool("a"))
+
+    primary = {"name": "__primary__", "scheduler": {"pools": ["__primary__"]}, "cpubind": own[0]}
+    pools = [{"name": "__primary__"}, {"name": "a"}]
+    engine = serve("na+sm", define, {"argobots": {"pools": pools, "xstreams": [primary]}})
+    client.call(engine.address, "add", Nothing(), type(None), provider_id=1)
+    assert client.call(engine.address, "cores", Nothing(), list[int], provider_id=1) == own[-1:]
+    assert not [record for record in caplog.records if "core" in record.message]
+
+
 def test_the_thread_that_ran_a_bound_loop_is_free_afterwards() -> None:
     own = os.sched_getaffinity(0)
     core = max(own)

@@ -140,6 +140,25 @@ def test_one_command_makes_one_service_without_mpi(machine: Machine) -> None:
     assert "error" not in service.output
 
 
+def test_one_line_tells_a_script_that_all_servers_are_ready(machine: Machine) -> None:
+    reading, writing = os.pipe()
+    (machine.directory / "config.json").write_text(json.dumps(spread()))
+    command = [BIN / "bedrock", "-n", "3", "na+sm", "-c", "config.json", "--ready-fd", str(writing)]
+    with (
+        subprocess.Popen(
+            command, cwd=machine.directory, stdout=subprocess.DEVNULL, pass_fds=[writing]
+        ) as process,
+        open(reading) as told,
+    ):
+        os.close(writing)
+        (line,) = told.read().splitlines()
+        view = group_file.read(machine.directory / "mofka.json")
+        process.terminate()
+    assert len(view.members) == 3
+    assert view.ranks[line] == 0
+    assert process.returncode == 0
+
+
 def test_a_server_that_is_killed_is_started_again_under_its_rank(machine: Machine) -> None:
     service = machine.servers(3, json.dumps(spread()), "tcp://127.0.0.1")
     before = service.members()
@@ -554,9 +573,11 @@ def test_two_master_databases_are_told_once_and_all_use_the_first(machine: Machi
     check_streams(machine, service, 2)
 
 
-@pytest.mark.parametrize("form", ["tcp", "sm"])
-def test_servers_whose_addresses_are_written_in_short_come_back_at_them(machine: Machine, form: str) -> None:
-    names = [f"127.0.0.1:{free_port()}" if form == "tcp" else f"{uuid4()}" for _ in range(2)]
+@pytest.mark.parametrize(("form", "host"), [("tcp", "127.0.0.1"), ("tcp", "LocalHost"), ("sm", "")])
+def test_servers_whose_addresses_are_written_in_short_come_back_at_them(
+    machine: Machine, form: str, host: str
+) -> None:
+    names = [f"{host}:{free_port()}" if host else f"{uuid4()}" for _ in range(2)]
     members = [{"address": f"{form}://{name}", "provider_id": 1} for name in names]
     path = machine.directory / "mofka.json"
     path.write_text(json.dumps({"members": members}))

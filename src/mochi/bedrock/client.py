@@ -29,6 +29,7 @@ __all__ = [
     "ClientException",
     "ServiceGroupHandle",
     "ServiceHandle",
+    "answers",
     "ask_all",
 ]
 

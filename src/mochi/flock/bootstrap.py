@@ -17,6 +17,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -26,7 +27,8 @@ from mochi.flock.client import Sign, announce, talking_to
 from mochi.flock.config import FlockConfig
 from mochi.flock.errors import ConfigError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
-from mochi.margo.errors import MargoError
+from mochi.margo import transport
+from mochi.margo.errors import AddressError, MargoError
 
 __all__ = ["Bootstrap", "Offer", "Place", "bootstrap", "new_token"]
 
@@ -206,7 +208,7 @@ class ReturnBootstrap(Bootstrap):
 
     def _check_free(self, view: GroupView) -> None:
         """Return unless the member of the rank is alive, and answers; it is given some time to end."""
-        (holder,) = (member for member in view.members if member.rank == self.me.rank)
+        holder = next(member for member in view.members if member.rank == self.me.rank)
         if holder.address == self.me.address:
             return
         deadline = time.monotonic() + ENDING
@@ -351,7 +353,16 @@ def new_token() -> bytes:
 
 
 def _find(view: GroupView, own: str) -> Member | None:
-    return next((member for member in view.members if member.address == own), None)
+    by_address = {member.address: member for member in view.members}
+    if own in by_address:
+        return by_address[own]
+    return next((member for member in view.members if _leads_to(member.address, own)), None)
+
+
+def _leads_to(address: str, own: str) -> bool:
+    with suppress(AddressError):
+        return transport.leads_to(address, own)
+    return False
 
 
 def _check_alive(file: str, view: GroupView) -> None:

@@ -49,15 +49,19 @@ class FlockClient:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def view(self, address: str, provider_id: int) -> GroupView:
+    def view(self, address: str, provider_id: int, *, timeout: float | None = None) -> GroupView:
         """Return the current view of the group, with ordinals and who has ended; it has no token in it.
+
+        The member has `timeout` seconds to answer, else those of the client.
 
         Raises
         ------
         MargoError
             The server cannot be reached, refuses the token, or has no flock provider of that id.
         """
-        return self._client.call(address, rpc.GET_VIEW, rpc.GetView(), GroupView, provider_id=provider_id)
+        return self._client.call(
+            address, rpc.GET_VIEW, rpc.GetView(), GroupView, provider_id=provider_id, timeout=timeout
+        )
 
     def announce(self, to: Member, member: Member) -> None:
         """Tell a member of one that has come, has moved, or ends; errors as `view`."""

@@ -85,6 +85,7 @@ class FlockProvider:
         self._token = self._bootstrap.token or engine.gate.token or new_token()
         if engine.gate.token not in (None, self._token):
             raise FlockError("the server is a member of another service already, which has another token")
+        engine.address = self._bootstrap.me.address  # perhaps by the name of its host
         self._seat: Seat | None = None
         self._bootstrap.on_place = self._take_seat
         self._take_seat(self._bootstrap.me)
@@ -223,16 +224,24 @@ class FlockProvider:
                     return
 
     def _adopt(self, found: GroupView) -> None:
-        """Take over what is known of the members; end the server if another has its rank."""
+        """Take over what is known of the members."""
         me = self._bootstrap.me
         found = found.ranked()
         for member in found.members:
             if member.rank == me.rank and member.address != me.address and self._is_complete:
-                _log.error("rank %d is served at %s by now; this server ends", me.rank, member.address)
-                self._engine.finalize(REPLACED)
-                self._closed.set()
-                return
+                shortage.start(threading.Thread(target=self._face, args=(member,), daemon=True))
         self._view = self._view_of(found.with_member(me).members)
+
+    def _face(self, rival: Member) -> None:
+        """End the server if another has its rank and is there; who is not there is known to those who have old news."""
+        with talking_to(self._view_of((rival,)), CALL_TIMEOUT) as client:
+            sign = client.sign(rival)
+        if not sign.is_living:
+            announce(self._bootstrap.me, self._view, CALL_TIMEOUT)
+        elif not self._closed.is_set():
+            _log.error("rank %s is served at %s by now; this server ends", rival.rank, rival.address)
+            self._engine.finalize(REPLACED)
+            self._closed.set()
 
     def _take_seat(self, me: Member) -> None:
         """Let in who means this member, under its rank as it is from now on."""

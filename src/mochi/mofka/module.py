@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from uuid import UUID
 
+from mochi import shortage
 from mochi.bedrock.modules import Deployed
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import PosixFiles, remove_partition
-from mochi.mofka.partition.config import DefaultFields, directory_of
+from mochi.mofka.chunks.descriptors import Descriptors
+from mochi.mofka.partition.config import DefaultFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.memory import MemoryPartition
@@ -36,6 +37,7 @@ class MofkaModule:
 
     def __init__(self) -> None:
         self._unopened: dict[str, Fault] = {}
+        self._descriptors = Descriptors(shortage.storage_descriptors())
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
         """What a provider may depend on; a `default` partition needs an abt_io provider."""
@@ -73,7 +75,11 @@ class MofkaModule:
             partition = UnopenedPartition(section, unavailable)
         elif fields.type == "default":
             partition = DefaultPartition(
-                fields.topic, fields.uuid, DefaultFields.parse(section), dependencies["io_controller"]
+                fields.topic,
+                fields.uuid,
+                DefaultFields.parse(section),
+                dependencies["io_controller"],
+                self._descriptors,
             )
         elif fields.type == "memory":
             partition = _memory_partition(section)
@@ -111,12 +117,8 @@ def _check_directory(fields: ProviderConfig) -> None:
 
 
 def _check_uuid(text: str) -> None:
-    try:
-        if str(UUID(text)) == text:
-            return
-    except ValueError:
-        pass
-    raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
+    if not is_uuid(text):
+        raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
 
 
 def _memory_partition(section: dict[str, Any]) -> MemoryPartition:

@@ -50,8 +50,9 @@ SETTLE_TIMEOUT = 30.0
 RETRY_INTERVAL = 0.5
 """Seconds between two rounds of asking the other servers for the master database."""
 
-ANSWER_TIMEOUT = 5.0
-"""Seconds that another server has to answer in one round."""
+FIRST_PATIENCE = 1.0
+PATIENCE = 30.0
+"""Seconds that another server has to answer: in the first round, twice as many in the next, and at most."""
 
 REMINDER = 60.0
 """Seconds between two lines that say who is waited for."""
@@ -77,7 +78,7 @@ class Restoration:
         self._providers = server.config()["providers"]
         self._configured = partitions_among(self._providers)
         self._unattached: list[tuple[str, str]] = []
-        self._client = Client(timeout=ANSWER_TIMEOUT)
+        self._client = Client(timeout=FIRST_PATIENCE)
         self._heard: tuple[Member, ...] = ()
 
     def run(self) -> None:
@@ -118,6 +119,7 @@ class Restoration:
             if masters:
                 if reminder != began:
                     log.info("the master database is there, at %s", min(masters))
+                self._client.timeout = PATIENCE
                 return self._chosen(masters)
             if not failures:
                 return None
@@ -133,6 +135,7 @@ class Restoration:
                 )
                 reminder = now + REMINDER
             self._server.rest(RETRY_INTERVAL)
+            self._client.timeout = min(2 * self._client.timeout, PATIENCE)
 
     def _chosen(self, masters: Mapping[str, int]) -> tuple[str, int]:
         """Return the first of the master databases, which are given by their addresses."""

@@ -5,6 +5,7 @@ nothing is left half made by a client that ends, and what a server that ends lea
 `registry`, and finished or cleared away when it is back, see `restoring`.
 """
 
+import asyncio
 import logging
 import threading
 import time
@@ -53,7 +54,7 @@ from mochi.mofka.protocol import (
     SettleTopic,
     TopicChanged,
 )
-from mochi.mofka.registry import PartitionRecord, Registry
+from mochi.mofka.registry import BadRecord, PartitionRecord, Registry
 from mochi.yokan.provider import YokanProvider
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ CHANGES = 4
 
 START_TIMEOUT = 15.0
 """Seconds that a server has to start a partition."""
+
+RETRY_INTERVAL = 60.0
+"""Seconds after which a server that could not remove a partition is asked again."""
 
 Asked = CreateTopic | AddPartition | AttachTopic | DeleteTopic | SettleTopic
 
@@ -179,6 +183,7 @@ class Topics:
         self._lock = threading.Lock()
         self._lives: Lives[Request] = Lives()
         self._unfinished: set[str] = set()
+        self._retry: asyncio.TimerHandle | None = None
         self._workers = Workers(CHANGES, "mofka-topics")
 
     def close(self) -> None:
@@ -281,8 +286,21 @@ class Topics:
         if not isinstance(request.asked, SettleTopic):
             self._try_again()
 
+    def _note_unfinished(self, topic: str) -> None:
+        """Have what is left of a topic cleared away with the next change of any, or after a while."""
+        self._unfinished.add(topic)
+        self._server.engine.on_loop(self._await_retry)
+
+    def _await_retry(self) -> None:
+        def retry() -> None:
+            self._retry = None
+            self._try_again()
+
+        if self._retry is None:
+            self._retry = self._server.engine.loop.call_later(RETRY_INTERVAL, retry)
+
     def _try_again(self) -> None:
-        """Clear away what could not be: it may be possible now that a change was."""
+        """Clear away what could not be."""
         for topic in list(self._unfinished):
             self._unfinished.discard(topic)
             self.ask(SettleTopic(topic, 0, self._server.rank, self._server.address))
@@ -323,7 +341,7 @@ class Topics:
         except MargoError as error:
             removal.left["its record"] = error
         if removal.left:
-            self._unfinished.add(topic)
+            self._note_unfinished(topic)
         for text in removal.kept:
             log.warning("%s", text)
         for what, reason in removal.left.items():
@@ -413,7 +431,7 @@ class Topics:
                 removal.clear(self.registry, topic, self.registry.partitions(topic, readable_only=True))
         warnings = removal.kept
         if removal.left:
-            self._unfinished.add(topic)
+            self._note_unfinished(topic)
         for uuid, reason in removal.left.items():
             problem = f"topic {topic!r} is deleted, but what is stored of partition {uuid} not yet: {reason}"
             if isinstance(reason, Fault):
@@ -472,6 +490,8 @@ def _fault(error: Exception) -> Fault:
         return Fault("config", str(error), {"where": error.where, "problem": error.problem})
     if isinstance(error, AddressError | ConnectionLost | DeadlineExceeded):
         return Fault("unreachable", str(error))
+    if isinstance(error, BadRecord):
+        return Fault("bad_record", str(error))
     return Fault("internal", f"{type(error).__name__}: {error}")
 
 

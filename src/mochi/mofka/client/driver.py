@@ -219,6 +219,11 @@ class MofkaDriver(Driver):
                 return TimeoutExpired(f"{what}: {fault}")
             case "unreachable":
                 return ConnectionFailed(f"{what}: {fault}")
+            case "no_rpc" | "no_provider":
+                return DiasporaError(
+                    f"{what}: {fault}; the server that has the master database needs the library "
+                    "libmofka-bedrock-module.so"
+                )
             case "config" if "where" in fault.details:
                 where = fault.details["where"]
                 return ConfigError(

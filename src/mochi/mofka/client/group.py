@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
 from mochi.bedrock.client import BedrockClient
-from mochi.flock import group_file, rpc
+from mochi.flock import group_file
+from mochi.flock.client import FlockClient
 from mochi.flock.errors import FlockError
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo.asking import answers
@@ -53,6 +54,11 @@ class Group:
     patience : float
         Seconds that it is waited for if it is not there yet.
 
+    Attributes
+    ----------
+    problem : str or None
+        Why nobody could tell where a partition is when that was asked last.
+
     Raises
     ------
     FlockError
@@ -70,6 +76,7 @@ class Group:
         self._stamp: tuple[int, ...] = ()
         self._token: bytes | None = None
         self._master: tuple[str, int] | None = None
+        self.problem: str | None = None
         self.reset()
         self._know(group_file.read_within(path, patience))
 
@@ -115,20 +122,13 @@ class Group:
 
     def _ask_for_views(self, members: list[Member]) -> bool:
         """Learn from members who the members are now; return whether one may be where nobody knew."""
-        by_address = {member.address: member for member in members}
+        providers = {member.address: member.provider_id for member in members}
+        flock = FlockClient(self._service.client)
 
         def view_of(address: str) -> GroupView:
-            asked = rpc.GetView()
-            return self._service.client.call(
-                address,
-                rpc.GET_VIEW,
-                asked,
-                GroupView,
-                provider_id=by_address[address].provider_id,
-                timeout=CONNECT_TIMEOUT,
-            )
+            return flock.view(address, providers[address], timeout=CONNECT_TIMEOUT)
 
-        told = [view for _, view in answers(list(by_address), view_of) if isinstance(view, GroupView)]
+        told = [view for _, view in answers(list(providers), view_of) if isinstance(view, GroupView)]
         is_new = bool(told) and self._members.told(told)
         if is_new:
             self._set_tokens()
@@ -295,14 +295,13 @@ class Group:
         """Return the partitions of a topic by their uuids, none if there is no such topic; None if nobody can tell."""
         self.refresh()
         master, problem = self._find_master(CONNECT_TIMEOUT)
+        self.problem = None if problem is None else str(problem)
+        if master is None:
+            return None
         try:
-            if master is None:
-                log.debug("looking for the partitions of topic %r: %s", topic, problem)
-                return None
             record = self._introduced(self._registry_at(master).load(topic))
         except MargoError as error:
-            log.debug("looking for the partitions of topic %r: %s", topic, error)
-            self._master = None
+            self._master, self.problem = None, str(error)
             return None
         return {} if record is None else {partition.uuid: partition for partition in record.partitions}
 
