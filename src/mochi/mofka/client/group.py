@@ -156,10 +156,14 @@ class Group:
         return self._introduced(self.read(lambda registry: registry.load(topic)))
 
     def _introduced(self, record: TopicRecord | None) -> TopicRecord | None:
-        """Know the servers of a topic: one that has moved may stand there before the group file says so, or not yet."""
+        """Know the servers of a topic: one that has moved may stand there before the group file says so, or not yet.
+
+        And another way to each: in a copy of the group file, addresses may be those of a tunnel.
+        """
         if record is not None and self._token is not None:
             for partition in record.partitions:
-                self._service.client.set_token(partition.address, self._token, partition.rank)
+                via = self._members.written(partition.rank)
+                self._service.client.set_token(partition.address, self._token, partition.rank, via=via)
         return None if record is None else replace(record, partitions=self._placed(record.partitions))
 
     def ask(self, question: Callable[[tuple[str, int]], T]) -> T:
@@ -317,12 +321,15 @@ class Group:
         }
         served: dict[str, tuple[str, int]] = {}
         for (_, old), new in now_at.items():
-            with suppress(MargoError):
-                self._service.client.link(old, CONNECT_TIMEOUT)
-                continue
-            with suppress(MargoError):
-                running = partitions_among(self._bedrock.config(new, timeout=CONNECT_TIMEOUT)["providers"])
-                served |= {uuid: (new, each["provider_id"]) for (_, uuid), each in running.items()}
+            for address in (old, new):
+                try:
+                    running = partitions_among(
+                        self._bedrock.config(address, timeout=CONNECT_TIMEOUT)["providers"]
+                    )
+                except MargoError:
+                    continue
+                served |= {uuid: (address, each["provider_id"]) for (_, uuid), each in running.items()}
+                break
         return [
             replace(each, address=served[each.uuid][0], provider_id=served[each.uuid][1])
             if (each.rank, each.address) in now_at and each.uuid in served
