@@ -130,7 +130,7 @@ def test_with_a_retention_the_newest_events_are_there_and_the_others_are_told_as
 def test_want_of_memory_while_a_batch_is_added_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     partition = MemoryPartition({})
     events = [(b"%d" % number, b"data") for number in range(6)]
-    for event in events[:3]:
+    for event in events[:2]:
         append(partition, batch_of([event]))
 
     def refused(*_: object) -> None:
@@ -140,7 +140,7 @@ def test_want_of_memory_while_a_batch_is_added_changes_nothing(monkeypatch: pyte
         patch.setattr(blocks, "_merge", refused)
         with pytest.raises(MemoryError):
             append(partition, batch_of([(b"lost", b"")]))
-    for event in events[3:]:
+    for event in events[2:]:
         append(partition, batch_of([event]))
     assert partition.count == len(events)
     for first in range(len(events)):
