@@ -41,6 +41,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+SHORTEST_LOOK = 0.25
+"""Seconds that servers have to answer when the time-out is nearly over."""
+
 
 class Group:
     """The servers of one service.
@@ -184,7 +187,7 @@ class Group:
             self._service.check_open()
             self.refresh()
             left = deadline - time.monotonic()
-            master, reason = self._find_master(max(min(left, CONNECT_TIMEOUT), 1e-3))
+            master, reason = self._find_master(max(min(left, CONNECT_TIMEOUT), SHORTEST_LOOK))
             if master is not None:
                 try:
                     found = question(master)
@@ -200,13 +203,13 @@ class Group:
             waited, left = time.monotonic() - began, deadline - time.monotonic()
             # Who refuses us, or has no database, may be at its start; for as long as a server has to answer.
             is_starting = isinstance(reason, MargoError | ConnectionFailed) or waited < CONNECT_TIMEOUT
-            if left <= 0 or not is_starting:
+            if left <= pause or not is_starting:  # a look without time for an answer would hide the reason
                 raise reason
             if not is_told and waited >= PATIENCE:
                 is_told = True
                 log.warning("waiting for the master database since %.0f s: %s", waited, reason)
             with suppress(ConnectionLost):  # the driver was closed
-                self._service.rest(min(pause, left))
+                self._service.rest(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _find_master(self, patience: float) -> tuple[tuple[str, int] | None, DiasporaError | None]:
