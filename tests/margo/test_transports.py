@@ -1180,6 +1180,22 @@ def test_another_member_of_the_service_is_not_spoken_to(serve: Serve, client: Cl
         call(client, engine, "echo", 1)
 
 
+def test_another_way_to_a_member_is_tried_first_and_its_address_then(
+    serve: Serve, client: Client, address: str
+) -> None:
+    engine = serve(address, with_token)
+    other = serve(address, lambda e: (echo(e), e.gate.admit(Seat(b"k" * 32, 2))))
+    listener, gone = transport.listen(address)
+    listener.close()
+    for where, via in ((gone, engine.address), (engine.address, gone), (engine.address, other.address)):
+        client.set_token(where, b"k" * 32, 1, via=via)
+        assert client.link(where).instance == engine.instance
+        client.close()
+    client.set_token(gone, b"k" * 32, 1, via=other.address)
+    with pytest.raises(AddressError, match=r"nobody answers at .*; nor by .* rank 1 of the service is meant"):
+        client.link(gone)
+
+
 def test_a_server_that_does_not_know_yet_who_may_come_in_lets_nobody_in_but_its_peers(
     serve: Serve, client: Client, address: str
 ) -> None:
