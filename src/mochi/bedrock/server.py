@@ -40,12 +40,16 @@ from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, n
 from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
+from mochi.bedrock.queries import Queries
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
+from mochi.margo import deployment
 from mochi.margo.address import canonical
 from mochi.margo.client import Client
-from mochi.margo.engine import Engine
+from mochi.margo.connection import Request
+from mochi.margo.engine import Engine, unpack_arguments
 from mochi.margo.errors import ConfigError, Fault, MargoError
 from mochi.margo.handshake import Seat
+from mochi.margo.rpc import pack
 
 __all__ = ["Server"]
 
@@ -101,6 +105,7 @@ class Server:
         self._settings = config
         self._closed = False
         self._stopping = threading.Event()
+        self._is_restored = False
         self._libraries: list[str] = []
         self._modules: dict[str, Module] = {}
         self._running: dict[str, Running] = {}
@@ -241,12 +246,15 @@ class Server:
                 return
             module = modules.load(library)
             self._libraries.append(library)
-            if module is not None:
-                self._modules[module.type] = module
-                if isinstance(module, MakesFiles):
-                    module.by_umask = self._settings.file_mode == "umask"
-                self._introduce(module)
-                log.debug("loaded %s, which brings the type %s", library, module.type)
+            if module is None:
+                return
+            self._modules[module.type] = module
+            if isinstance(module, MakesFiles):
+                module.by_umask = self._settings.file_mode == "umask"
+            self._introduce(module)
+            log.debug("loaded %s, which brings the type %s", library, module.type)
+        if self._is_restored and isinstance(module, Restores):
+            module.restore(self)
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id.
@@ -376,12 +384,19 @@ class Server:
                 if isinstance(running.provider, Forms)
             }
         )
+        if self.engine.gate.is_open and (self._peers.speaks or any(offers.values())):
+            deployment.log.warning(
+                "%s is open to whoever can reach it, who may also stop it: no provider gives the service a token, "
+                "as one of the type flock does",
+                self.address,
+            )
         for where, running in configured.items():
             name = running.spec.name
             self._form(running, {rank: said[name] for rank, said in offers.items() if name in said}, where)
         for module in list(self._modules.values()):
             if isinstance(module, Restores):
                 module.restore(self)
+        self._is_restored = True
         self._peers.gather(None)
         for where, running in configured.items():
             self._publish(running, where)
@@ -429,13 +444,21 @@ class Server:
                 )
             return handle
 
-        def query(args: rpc.QueryConfig) -> rpc.QueryResult:
-            from mochi.bedrock.jx9.errors import Jx9Error
+        queries = Queries()
 
-            try:
-                return rpc.QueryResult(self.query(args.script))
-            except Jx9Error as error:
-                raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+        def query(request: Request) -> None:
+            args = unpack_arguments(rpc.QUERY_CONFIG, request, rpc.QueryConfig)
+
+            def run() -> None:
+                from mochi.bedrock.jx9.errors import Jx9Error
+
+                try:
+                    result = rpc.QueryResult(self.query(args.script))
+                except Jx9Error as error:
+                    raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+                request.reply(pack(result))
+
+            queries.put(request, run)
 
         def start(args: rpc.StartProvider) -> int | Future[int]:
             def change() -> int:
@@ -449,8 +472,8 @@ class Server:
         def stop(args: rpc.StopProvider) -> None:
             _faulting(lambda: self.stop_provider(args.name))
 
-        def load(args: rpc.LoadModule) -> None:
-            _faulting(lambda: self.load_module(args.library))
+        def load(args: rpc.LoadModule) -> Future[None] | None:
+            return _in_thread(lambda: _faulting(lambda: self.load_module(args.library)))  # it may ask others
 
         def adding(add: Callable[[Any], None]) -> Callable[[rpc.Add], None]:
             return lambda args: _faulting(lambda: add(args.spec))
@@ -459,7 +482,7 @@ class Server:
             return lambda args: _faulting(lambda: remove(args.name))
 
         self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
-        self.engine.define(rpc.QUERY_CONFIG, own, rpc.QueryConfig, query, pool=pool)
+        self.engine.register(rpc.QUERY_CONFIG, own, query, pool=pool)
         self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
         self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
         self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)

@@ -29,8 +29,8 @@ from mochi.margo.config import PRIMARY, MargoConfig
 from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Handler, Request
 from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
 from mochi.margo.gate import Gate, Lobby
-from mochi.margo.pools import Pool, Pools, Strand, check_cores, pin
-from mochi.margo.wire import MAX_MESSAGE, Allocate, Frame
+from mochi.margo.pools import Pool, Pools, Strand, pin
+from mochi.margo.wire import MAX_MESSAGE, ONE_WAY, Allocate, Frame
 
 A = TypeVar("A", bound=msgspec.Struct)
 R = TypeVar("R")
@@ -43,8 +43,8 @@ LINGER = 2.0
 BUDGET_PAUSE = 0.5
 """Seconds between two looks for connections to close while the budget is used up."""
 
-ACCEPT_BURST = 64
-"""Connections accepted in one turn of the loop."""
+ACCEPT_BURST = 8
+"""Connections accepted in one turn of the loop, so that those who are in wait for no more than these."""
 
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
@@ -71,6 +71,14 @@ def _no_bulk(frame: Frame) -> Sequence[memoryview]:
     return ()
 
 
+def unpack_arguments(name: str, request: Request, kind: type[A]) -> A:
+    """Return the arguments of a request for the RPC `name`; `Fault` ``bad_request`` if they are none."""
+    try:
+        return rpc.unpack(request.frame.message, kind)
+    except ProtocolError as error:
+        raise Fault("bad_request", f"{name}: {error}") from error
+
+
 def _answer(request: Request, done: Future[Any]) -> None:
     error = done.exception()
     if error is not None:
@@ -88,11 +96,6 @@ class Engine:
         Where to listen, see `mochi.margo.address`; bound at once.
     config : MargoConfig, optional
         Pools, xstreams and the rest of the ``margo`` section.
-
-    Raises
-    ------
-    ConfigError
-        An xstream is bound to a core that this process may not use.
 
     Attributes
     ----------
@@ -114,7 +117,6 @@ class Engine:
 
     def __init__(self, address: str, config: MargoConfig | None = None) -> None:
         self.config = MargoConfig.parse(None) if config is None else config
-        check_cores(self.config.xstreams, "margo.argobots.xstreams[{}]")
         self._listener, self.address = transport.listen(address)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.gate = Gate()
@@ -122,6 +124,7 @@ class Engine:
         self.on_finalize: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self.pools = Pools(self.config, self.call_soon)
+        self.pools.check_cores(self.config.xstreams, "margo.argobots.xstreams[{}]")
         self._definitions: dict[tuple[int, int], tuple[str, Definition]] = {}
         self._connections: set[Connection] = set()
         self.budget = Budget()
@@ -190,11 +193,10 @@ class Engine:
         Raises
         ------
         ConfigError
-            It is none, or its name is taken, or it serves a pool that is not there or allows no further xstream, or is
-            bound to a core that this process may not use.
+            It is none, or its name is taken, or it serves a pool that is not there or allows no further xstream.
         """
         config = self.config.with_xstream(value, where)
-        check_cores(config.xstreams[-1:], where)
+        self.pools.check_cores(config.xstreams[-1:], where)
         self.pools.add_xstream(config.xstreams[-1])
         self.config = config
 
@@ -288,10 +290,7 @@ class Engine:
         where = pool or self.default_pool
 
         def handle(request: Request) -> None:
-            try:
-                arguments = rpc.unpack(request.frame.message, args)
-            except ProtocolError as error:
-                raise Fault("bad_request", f"{name}: {error}") from error
+            arguments = unpack_arguments(name, request, args)
 
             def make() -> None:
                 result = handler(arguments)
@@ -300,7 +299,10 @@ class Engine:
                 else:
                     request.reply(rpc.pack(result))
 
-            request.reserve(MAX_MESSAGE, make, spawn)
+            if request.frame.flags & ONE_WAY:
+                make()
+            else:
+                request.reserve(MAX_MESSAGE, make, spawn)
 
         def spawn(work: Callable[[], None]) -> None:
             if where.inline:
@@ -356,7 +358,7 @@ class Engine:
         before = os.sched_getaffinity(0)
         cores = self.pools.loop.cores
         if cores:
-            pin(cores)
+            pin(self.pools.cores_of(self.pools.loop))
         try:
             if not self._finalizing:
                 self.loop.run_forever()

@@ -54,13 +54,17 @@ def completed(partition: PartitionRecord, providers: Callable[[], Providers]) ->
     )
 
 
-def provider_entry(topic: str, partition: PartitionRecord, master: str) -> dict[str, Any]:
+def provider_entry(
+    topic: str, partition: PartitionRecord, master: str, *, attach: bool = False
+) -> dict[str, Any]:
     """Return the entry, such as ``providers`` of a configuration holds, that starts a partition.
 
     Parameters
     ----------
     master : str
         The master database, as ``yokan:<id>@<address>``.
+    attach : bool
+        Whether the partition must have its directory already.
     """
     needs: dict[str, Any] = {
         name: values[0] if len(values) == 1 else values for name, values in partition.dependencies.items()
@@ -74,6 +78,7 @@ def provider_entry(topic: str, partition: PartitionRecord, master: str) -> dict[
             "type": partition.type,
             "uuid": partition.uuid,
             "partition": partition.partition,
+            **({"attach": True} if attach else {}),
         },
         "dependencies": {**needs, "master_database": master},
     }

@@ -20,6 +20,7 @@ import msgspec
 from mochi.margo import rpc
 from mochi.margo.budget import Reservation
 from mochi.margo.bulk import BulkBuffer
+from mochi.margo.complaints import Complaint
 from mochi.margo.connection import Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
@@ -508,8 +509,10 @@ class PartitionProvider:
                 return
             if isinstance(read, BaseException):
                 level = logging.INFO if isinstance(read, Fault) and read.code == "expired" else logging.ERROR
-                what = (self.topic, self.uuid, feed.next, read)
-                log.log(level, "topic %r, partition %s: cannot read event %d: %s", *what)
+                what = Complaint(
+                    f"topic {self.topic!r}, partition {self.uuid}: cannot read for a consumer", level
+                )
+                self._engine.complain(what, f"event {feed.next}: {read}")
                 self._end(feed, read)
                 return
             feed.busy = False
@@ -606,6 +609,8 @@ class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     Attributes
     ----------
+    attach : bool
+        Input only: whether a `default` partition must have its directory already.
     failed, damaged, expired : str, list of str, int
         Output only, and ignored when they are read again.
     """
@@ -614,6 +619,7 @@ class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
     type: str
     uuid: str
     partition: dict[str, Any] = {}
+    attach: bool = False
     failed: str = ""
     damaged: list[str] = []
     expired: int = 0

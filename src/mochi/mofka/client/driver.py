@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,19 +29,19 @@ from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
 from mochi.mofka.client.options import check_name, check_text, parse_driver, parse_topic
 from mochi.mofka.client.service import (
-    FIRST_PAUSE,
     PartitionInfo,
     Service,
     as_diaspora_error,
     deadline_after,
-    is_away,
 )
 from mochi.mofka.client.topic import MofkaTopic
 from mochi.mofka.protocol import (
     ADD_PARTITION,
+    ATTACH_TOPIC,
     CREATE_TOPIC,
     DELETE_TOPIC,
     AddPartition,
+    AttachTopic,
     CreateTopic,
     DeleteTopic,
     Kind,
@@ -49,6 +51,8 @@ from mochi.mofka.protocol import (
 from mochi.mofka.registry import BadRecord, Registry, TopicRecord
 
 log = logging.getLogger(__name__)
+
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 class MofkaDriver(Driver):
@@ -71,7 +75,7 @@ class MofkaDriver(Driver):
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
         try:
-            self._group = Group(self._service.client, parsed.group_file, parsed.patience)
+            self._group = Group(self._service, parsed.group_file, parsed.patience)
         except FlockError as error:
             raise ConfigError("options.group_file", str(error)) from error
         self._service.follow(self._group)
@@ -102,7 +106,6 @@ class MofkaDriver(Driver):
 
     @property
     def _registry(self) -> Registry:
-        self._service.check_open()
         return self._group.registry()
 
     def create_topic(
@@ -142,6 +145,7 @@ class MofkaDriver(Driver):
                 raise TypeError(
                     f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one"
                 )
+        self._group.ask_for_view()
         servers = self._servers
         places = [self._place(servers[index % len(servers)], uuid) for index, uuid in enumerate(wanted.uuids)]
         validator_of, selector_of, serializer_of = (part.to_metadata() for part in components.values())
@@ -180,29 +184,29 @@ class MofkaDriver(Driver):
         """
         deadline = deadline_after(self._service.timeout)
         is_unknown = False
-        while True:
+
+        def send(master: tuple[str, int]) -> TopicChanged:
+            nonlocal is_unknown
+            left = max(deadline - time.monotonic(), 1e-3)
+            message = ask(math.ceil(left * 1000))
             try:
-                left = max(deadline - time.monotonic(), 1e-3)
-                address, _ = self._group.master()
-                client, message = self._service.client, ask(math.ceil(left * 1000))
-                changed = client.call(
-                    address, rpc, message, TopicChanged, provider_id=ENGINE_ID, timeout=left
+                return self._service.client.call(
+                    master[0], rpc, message, TopicChanged, provider_id=ENGINE_ID, timeout=left
                 )
-            except Fault as fault:
-                if fault.code in ("topic_exists", "topic_not_found") and is_unknown and is_done():
-                    return
-                if not is_away(fault) or time.monotonic() > deadline:
-                    raise self._refusal(name, what, fault) from fault
-            except MargoError as error:
-                is_unknown = is_unknown or isinstance(error, ConnectionLost)
-                if not is_away(error) or time.monotonic() > deadline:
-                    raise as_diaspora_error(error, what) from error
-            else:
-                for text in changed.warnings:
-                    log.warning("%s", text)
+            except ConnectionLost:
+                is_unknown = True
+                raise
+
+        try:
+            changed = self._group.ask(send)
+        except Fault as fault:
+            if fault.code in ("topic_exists", "topic_not_found") and is_unknown and is_done():
                 return
-            self._group.lose_master()
-            self._service.rest(FIRST_PAUSE)
+            raise self._refusal(name, what, fault) from fault
+        except MargoError as error:
+            raise as_diaspora_error(error, what) from error
+        for text in changed.warnings:
+            log.warning("%s", text)
 
     def _refusal(self, name: str, what: str, fault: Fault) -> DiasporaError:
         """Return the error that tells an application why a topic was not changed."""
@@ -215,6 +219,11 @@ class MofkaDriver(Driver):
                 return TimeoutExpired(f"{what}: {fault}")
             case "unreachable":
                 return ConnectionFailed(f"{what}: {fault}")
+            case "no_rpc" | "no_provider":
+                return DiasporaError(
+                    f"{what}: {fault}; the server that has the master database needs the library "
+                    "libmofka-bedrock-module.so"
+                )
             case "config" if "where" in fault.details:
                 where = fault.details["where"]
                 return ConfigError(
@@ -268,10 +277,7 @@ class MofkaDriver(Driver):
         Exception
             No such topic or server, or the server cannot start such a partition; then nothing was changed.
         """
-        if not (isinstance(server_rank, int) and 0 <= server_rank < self.num_servers):
-            raise DiasporaError(
-                f"server_rank {server_rank!r} does not exist, the service has servers 0 to {self.num_servers - 1}"
-            )
+        address = self._server_at(server_rank)
         wanted = parse_topic(
             {
                 "num_partitions": 1,
@@ -280,7 +286,7 @@ class MofkaDriver(Driver):
             }
         )
         check_text("topic name", topic_name)
-        place = self._place(self._servers[server_rank], wanted.uuids[0])
+        place = self._place(address, wanted.uuids[0])
         kind = Kind(wanted.type, wanted.partition, wanted.dependencies)
 
         def ask(timeout_ms: int) -> AddPartition:
@@ -290,10 +296,43 @@ class MofkaDriver(Driver):
             topic_name, f"adding a partition to topic {topic_name!r}", ADD_PARTITION, ask, lambda: False
         )
 
+    def attach_topic(self, name: str, path: str, *, server_rank: int = 0) -> None:
+        """Have partitions of a topic that nobody serves, as the original has left them, served from their directories.
+
+        Nothing is removed, and no directory is made: one that is missing is named in a warning, or in the error if
+        there is none.
+
+        Parameters
+        ----------
+        path : str
+            At the server: where the directories ``<name>-<uuid>`` of the partitions are, or one of these.
+        server_rank : int
+            Index of the server in the group file.
+        """
+        check_text("topic name", name)
+        check_text("path", path)
+        address = self._server_at(server_rank)
+        directory, base = os.path.split(os.path.normpath(path))
+        uuid = base.removeprefix(f"{name}-") if re.fullmatch(f"{re.escape(name)}-{_UUID}", base) else ""
+        rank = self._group.ranks[address]
+
+        def ask(timeout_ms: int) -> AttachTopic:
+            return AttachTopic(name, timeout_ms, directory if uuid else path, uuid, rank, address)
+
+        self._change(name, f"attaching topic {name!r}", ATTACH_TOPIC, ask, lambda: False)
+
+    def _server_at(self, server_rank: int) -> str:
+        servers = self._servers
+        if not (isinstance(server_rank, int) and 0 <= server_rank < len(servers)):
+            raise DiasporaError(
+                f"server_rank {server_rank!r} does not exist, the service has servers 0 to {len(servers) - 1}"
+            )
+        return servers[server_rank]
+
     def _load(self, name: str) -> TopicRecord:
         check_text("topic name", name)
         try:
-            record = self._registry.load(name)
+            record = self._group.load(name)
         except MargoError as error:
             raise as_diaspora_error(error, f"opening topic {name!r}") from error
         if record is None:
@@ -339,7 +378,7 @@ class MofkaDriver(Driver):
         """Tell whether there is a topic of this name."""
         check_text("topic name", name)
         try:
-            return self._registry.exists(name)
+            return self._group.read(lambda registry: registry.exists(name))
         except MargoError as error:
             raise as_diaspora_error(error, f"looking for topic {name!r}") from error
 
@@ -349,29 +388,7 @@ class MofkaDriver(Driver):
         Of a topic whose record cannot be read there is an ``error`` instead.
         """
         try:
-            topics: dict[str, dict[str, Any]] = {}
-            registry = self._registry
-            for name in registry.names():
-                try:
-                    record = registry.load(name)
-                except BadRecord as error:
-                    topics[name] = {"name": name, "error": error.problem}
-                    continue
-                if record is not None:
-                    topics[name] = {
-                        "name": name,
-                        "num_partitions": len(record.partitions),
-                        "partition_selector": record.selector,
-                        "partitions": [
-                            {"address": each.address, "provider_id": each.provider_id, "uuid": each.uuid}
-                            for each in record.partitions
-                        ],
-                        "serializer": record.serializer,
-                        "validator": record.validator,
-                    }
-            for name in registry.bad_names():
-                topics[name] = {"name": name, "error": "the name is no text"}
-            return topics
+            return self._group.read(_listed)
         except MargoError as error:
             raise as_diaspora_error(error, "listing the topics") from error
 
@@ -380,6 +397,31 @@ class MofkaDriver(Driver):
         lost = self._service.close()
         if lost:
             raise DiasporaError(f"{lost} events could not be stored before the driver was closed")
+
+
+def _listed(registry: Registry) -> dict[str, dict[str, Any]]:
+    topics: dict[str, dict[str, Any]] = {}
+    for name in registry.names():
+        try:
+            record = registry.load(name)
+        except BadRecord as error:
+            topics[name] = {"name": name, "error": error.problem}
+            continue
+        if record is not None:
+            topics[name] = {
+                "name": name,
+                "num_partitions": len(record.partitions),
+                "partition_selector": record.selector,
+                "partitions": [
+                    {"address": each.address, "provider_id": each.provider_id, "uuid": each.uuid}
+                    for each in record.partitions
+                ],
+                "serializer": record.serializer,
+                "validator": record.validator,
+            }
+    for name in registry.bad_names():
+        topics[name] = {"name": name, "error": "the name is no text"}
+    return topics
 
 
 def _named(**dependencies: str) -> dict[str, str]:
