@@ -432,20 +432,21 @@ class _Directory:
         return over
 
     def is_others(self, chunk: int, run: SealRun) -> bool:
-        """Tell whether, without `sync`, others' bytes are there where the last seal of a run has ours.
+        """Tell whether, without `sync`, others' metadata is there where the last seal of a run has ours.
 
-        It was written when these were: what is not there, or zeros, was torn by a power cut.
+        It was written when that was: what is not there, or zeros, was torn by a power cut. Data may be in lent memory
+        that changed.
         """
         if self.head is None or self.head.mode != Mode.LIGHT:
             return False
-        at = int(run.firsts[-2]) - run.first
-        for kind, stream in ((layout.META, run.metadata), (layout.DATA, run.data)):
-            for begin, end, expected in stream.blocks(int(stream.bounds[at]), int(stream.bounds[-1])):
-                content = self.bytes_of(chunk, kind, begin, end)
-                if not content:
-                    return False
-                if xxh3_64_intdigest(content, key_of(self.owner, chunk)) != expected:
-                    return not _is_torn(content, begin)
+        bounds = run.metadata.bounds
+        start = int(bounds[int(run.firsts[-2]) - run.first])
+        for begin, end, expected in run.metadata.blocks(start, int(bounds[-1])):
+            content = self.bytes_of(chunk, layout.META, begin, end)
+            if not content:
+                return False
+            if xxh3_64_intdigest(content, key_of(self.owner, chunk)) != expected:
+                return not _is_torn(content, begin)
         return False
 
     def others_after(self, chunks: Sequence[Chunk], base: Chunk) -> int:
