@@ -7,11 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from mochi import shortage
 from mochi.bedrock.modules import Deployed
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import PosixFiles, remove_partition
+from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.partition.config import DefaultFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
@@ -35,6 +37,7 @@ class MofkaModule:
 
     def __init__(self) -> None:
         self._unopened: dict[str, Fault] = {}
+        self._descriptors = Descriptors(shortage.storage_descriptors())
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
         """What a provider may depend on; a `default` partition needs an abt_io provider."""
@@ -72,7 +75,11 @@ class MofkaModule:
             partition = UnopenedPartition(section, unavailable)
         elif fields.type == "default":
             partition = DefaultPartition(
-                fields.topic, fields.uuid, DefaultFields.parse(section), dependencies["io_controller"]
+                fields.topic,
+                fields.uuid,
+                DefaultFields.parse(section),
+                dependencies["io_controller"],
+                self._descriptors,
             )
         elif fields.type == "memory":
             partition = _memory_partition(section)
