@@ -8,7 +8,7 @@ import resource
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -146,8 +146,10 @@ def without_threads(server: Server) -> Iterator[None]:
     try:
         yield
     finally:
-        if group is not None:
-            (group / "pids.max").write_text("max")
+        if root is not None and group is not None:
+            with suppress(OSError):  # it has ended
+                (root / "cgroup.procs").write_text(str(server.pid))
+            group.rmdir()
 
 
 Harm = Callable[[Server], Any]
