@@ -605,12 +605,14 @@ def _touching(parts: Sequence[Part], kind: str) -> list[tuple[int, list[Buffer]]
     stop = -1
     for part in parts:
         buffers = part.metadata if kind == layout.META else part.data
-        size = sum(map(len, buffers))
-        if size and part.before.ends[kind] == stop:
+        start, size = part.before.ends[kind], sum(map(len, buffers))
+        if not size:
+            continue
+        if start == stop:
             runs[-1][1].extend(buffers)
-        elif size:
-            runs.append((part.before.ends[kind], list(buffers)))
-        stop = part.before.ends[kind] + size
+        else:
+            runs.append((start, list(buffers)))
+        stop = start + size
     return runs
 
 
