@@ -17,12 +17,14 @@ DataSelector: TypeAlias = Callable[[Any, DataDescriptor], DataDescriptor | None]
 DataAllocator: TypeAlias = Callable[[Any, DataDescriptor], Sequence[Any]]
 
 ITERATION_TIMEOUT_MS = 5000
-"""How long a ``for`` loop over a consumer waits for the next event before it ends, as in the original."""
+"""How long a ``for`` loop over a consumer waits for the next event before it ends, as in the original; a backend may
+have an option for it."""
 
 
 class FutureEvent(Future[Event | None]):
     """The next event. `wait` returns None when its time is over; the event is then kept for the next wait.
 
+    Without a time-out it waits for ever: an event may be long in coming.
     A future that is dropped gives its event back to the consumer, to the front.
     """
 

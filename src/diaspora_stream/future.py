@@ -4,6 +4,7 @@ A backend implements `Pending` for a batch or a flush; a `FutureUint` is two slo
 event's future costs 80 ns. Waiting is the backend's: it may be interrupted by Ctrl-C, and repeated after a time-out.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -40,15 +41,20 @@ class Pending(Protocol):
     """What a backend's batch of pushed events offers to the futures of its events."""
 
     def wait_for(self, future: "FutureUint", timeout: float | None) -> int | None:
-        """Return the event's id, None when `timeout` seconds are over; None waits for ever."""
+        """Return the event's id, None when `timeout` seconds are over.
+
+        Without a `timeout` the backend's own counts, and the end of that is an error.
+        """
 
     def is_done(self) -> bool:
         """Tell whether `wait_for` would return or raise at once."""
 
 
-def seconds(timeout_ms: float) -> float | None:
-    """Return a time-out in seconds; zero and negative numbers of milliseconds wait for ever, as in the original."""
-    return timeout_ms / 1000 if timeout_ms > 0 else None
+def seconds(timeout_ms: float | None) -> float | None:
+    """Return a time-out in seconds, infinity for zero and negative ones, as in the original; None if none is given."""
+    if timeout_ms is None:
+        return None
+    return timeout_ms / 1000 if timeout_ms > 0 else math.inf
 
 
 class FutureUint(msgspec.Struct, gc=False, eq=False):
@@ -60,13 +66,14 @@ class FutureUint(msgspec.Struct, gc=False, eq=False):
     pending: Any
     index: int = -1
 
-    def wait(self, timeout_ms: float = -1) -> int | None:
+    def wait(self, timeout_ms: float | None = None) -> int | None:
         """Wait until the event is stored.
 
         Parameters
         ----------
-        timeout_ms : int or float
-            Milliseconds to wait at most; zero and negative wait for ever.
+        timeout_ms : int or float, optional
+            Milliseconds to wait at most; zero and negative wait for ever. Without it, the time-out of the driver
+            counts.
 
         Returns
         -------
@@ -76,7 +83,7 @@ class FutureUint(msgspec.Struct, gc=False, eq=False):
         Raises
         ------
         Exception
-            The event was not stored, or nobody knows whether it was.
+            The event was not stored, or nobody knows whether it was: also when the time-out of the driver is over.
         """
         pending: Pending = self.pending
         return pending.wait_for(self, seconds(timeout_ms))
@@ -97,7 +104,7 @@ class Future(Generic[T_co]):
         self._wait = wait
         self._is_done = is_done
 
-    def wait(self, timeout_ms: float = -1) -> T_co:
+    def wait(self, timeout_ms: float | None = None) -> T_co:
         """Wait at most `timeout_ms` milliseconds, for ever if that is zero or negative."""
         return self._wait(seconds(timeout_ms))
 
@@ -110,7 +117,8 @@ class Future(Generic[T_co]):
 class FutureFlushed(Future[bool]):
     """Becomes done when every event pushed before the `flush` is stored.
 
-    `wait` returns True then, False when its time is over, and raises when an event could not be stored.
+    `wait` returns True then, False when its time is over, and raises when an event could not be stored. Without a
+    time-out it raises as well when that of the driver is over.
     """
 
     __slots__ = ()

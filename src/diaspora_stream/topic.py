@@ -85,6 +85,9 @@ class TopicHandle:
             Batches that the servers send ahead of the application, for each partition.
         targets : iterable of int, optional
             Partitions to consume; None or empty stands for all.
+        options : mapping
+            ``{"iteration_timeout_ms": 5000}`` (the default): how long a ``for`` loop waits for the next event before
+            it ends; 0 and -1 stand for ever.
 
         Raises
         ------

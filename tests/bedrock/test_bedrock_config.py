@@ -29,7 +29,7 @@ def test_an_empty_configuration_has_all_defaults() -> None:
     config = parse({})
     assert config.margo == MargoConfig.parse({})
     assert (config.address, config.pool, config.provider_id) == (None, "__primary__", 0)
-    assert config.dependency_resolution_timeout == 30.0
+    assert config.dependency_resolution_timeout is None
     assert (config.libraries, config.providers) == ((), ())
 
 

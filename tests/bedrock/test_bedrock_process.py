@@ -1,18 +1,21 @@
 """The three commands as a user runs them: real processes, their output, exit codes and signals."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mochi.bedrock.client import Client
+from mochi.flock import group_file
+from mochi.flock.group_file import Member
 
 BIN = Path(sys.executable).parent
 READY = re.compile(
@@ -203,9 +206,87 @@ def test_a_server_that_cannot_be_told_fails_the_shutdown_but_not_the_others(serv
     assert process.wait(10) == 0
 
 
-def test_shutdown_of_nothing_succeeds_and_query_of_nothing_fails(servers: Servers) -> None:
-    assert servers.run("bedrock-shutdown", "na+sm").returncode == 0
-    assert "give -a or -f" in only_line(servers.run("bedrock-query", "na+sm"))
+@pytest.mark.parametrize("command", ["bedrock-query", "bedrock-shutdown"])
+def test_a_command_that_names_no_server_fails(servers: Servers, command: str) -> None:
+    assert "no server named; give -a or -f" in only_line(servers.run(command, "na+sm"))
+    assert "no server named; give -f" in only_line(servers.run(command, "na+sm", "--rank", "0"))
+    ended = {"members": [{"address": "na+sm://ended", "provider_id": 1, "ended": True}]}
+    (servers.directory / "mofka.json").write_text(json.dumps(ended))
+    assert "-f" in only_line(servers.run(command, "mofka.json"))
+    assert "all servers of the group have ended" in only_line(
+        servers.run(command, "na+sm", "-f", "mofka.json")
+    )
+
+
+@pytest.mark.parametrize("command", ["bedrock-query", "bedrock-shutdown"])
+def test_a_command_speaks_to_the_servers_that_are_named_with_the_token_of_the_file(
+    servers: Servers, command: str
+) -> None:
+    process, address = servers.start(SERVICE, "na+sm")
+    short = f"sm://{address.partition('://')[2]}"
+    view = group_file.read(servers.directory / "mofka.json")
+    group_file.write(servers.directory / "mofka.json", view.with_member(Member("na+sm://nobody", 1, 1)))
+    assert "no member has rank 2; there are [0, 1]" in only_line(
+        servers.run(command, "na+sm", "-f", "mofka.json", "--rank", "2")
+    )
+    assert "na+sm://nobody" in only_line(servers.run(command, "na+sm", "-f", "mofka.json", "--rank", "1"))
+    assert process.poll() is None
+    for words in (("-a", short), ("--rank", "0")):
+        done = servers.run(command, "na+sm", "-f", "mofka.json", *words)
+        assert (done.returncode, done.stderr) == (0, "")
+        if command == "bedrock-shutdown":
+            assert process.wait(10) == 0
+            return
+        assert list(json.loads(done.stdout)) == [address]
+
+
+def test_a_script_is_told_on_a_descriptor_that_a_server_is_ready(servers: Servers) -> None:
+    (servers.directory / "config.json").write_text(json.dumps(SERVICE))
+    reading, writing = os.pipe()
+    with (
+        subprocess.Popen(
+            [BIN / "bedrock", "na+sm", "-c", "config.json", "--ready-fd", str(writing)],
+            cwd=servers.directory,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[writing],
+        ) as process,
+        open(reading) as told,
+    ):
+        os.close(writing)
+        word = told.read()
+        assert (
+            servers.run("bedrock-shutdown", "na+sm", "-a", word.strip(), "-f", "mofka.json").returncode == 0
+        )
+    assert process.returncode == 0
+    assert "--ready-fd 77: Bad file descriptor" in only_line(
+        servers.run("bedrock", "--ready-fd", "77", "na+sm")
+    )
+
+
+def test_what_no_condition_can_mean_is_told_once_on_standard_error_and_is_null(servers: Servers) -> None:
+    settings = SERVICE | {
+        "providers": [*SERVICE["providers"], {"__if__": "$MPI_COM_WORLD.rank == 1", "x": 1}]
+    }
+    process, _ = servers.start(settings, "na+sm")
+    process.terminate()
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert stderr.count("\n") == 1
+    assert stderr.endswith("[warning] providers[2].__if__: nothing defines $MPI_COM_WORLD, which is null\n")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_file_is_never_read_or_replaced_as_the_group_file(
+    servers: Servers, make: Callable[[Path], None]
+) -> None:
+    place = servers.directory / "mofka.json"
+    make(place)
+    before = place.lstat()
+    (servers.directory / "config.json").write_text(json.dumps(SERVICE))
+    line = only_line(servers.run("bedrock", "na+sm", "-c", "config.json", "-v", "off"))
+    assert re.search(r"mofka\.json: .* is a (pipe|directory|device), no file", line)
+    assert ", no file" in only_line(servers.run("bedrock-query", "na+sm", "-f", "mofka.json"))
+    assert place.lstat().st_ino == before.st_ino
 
 
 @pytest.mark.parametrize("command", ["bedrock-query", "bedrock-shutdown"])
@@ -285,13 +366,30 @@ def test_a_bad_configuration_is_one_line_and_a_failure(
         (["na+sm", "--stdin", "-c", "x.json"], "error: -c and --stdin exclude each other"),
         (["na+sm", "-c", "x.json"], "error: x.json: No such file or directory"),
         (["na+sm", "--stdin"], "error: standard input: not JSON, line 1 column 2: "),
-        (["na+sm", "-o", "no/such/directory"], "error: no/such/directory: No such file or directory"),
         (["tpc"], "error: address 'tpc': "),
         ([], "error: margo.mercury.address: missing"),
     ],
 )
 def test_bad_arguments_are_one_line_and_a_failure(servers: Servers, arguments: list[str], line: str) -> None:
     assert only_line(servers.run("bedrock", *arguments, text="{]")).startswith(line)
+
+
+def test_an_expanded_configuration_that_cannot_be_written_is_one_line_and_a_failure(servers: Servers) -> None:
+    arguments = ("bedrock", "na+sm", "--stdin", "-o", "no/such/directory")
+    line = only_line(servers.run(*arguments, text=json.dumps(SERVICE)))
+    assert line == "error: no/such/directory: No such file or directory"
+
+
+@pytest.mark.parametrize("several", [[], ["-n", "2"]])
+def test_a_server_without_flock_says_once_on_standard_error_that_it_is_open(
+    servers: Servers, several: list[str]
+) -> None:
+    process, address = servers.start({}, "tcp://127.0.0.1", *several)
+    process.terminate()
+    _, stderr = process.communicate(timeout=20)
+    (line,) = stderr.splitlines()
+    assert f"[warning] {'' if several else address}" in line
+    assert "is open to whoever can reach it" in line
 
 
 def test_an_address_in_use_is_one_line(servers: Servers) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mochi.bedrock import rpc
 from mochi.bedrock.client import BedrockClient, ClientException
 from mochi.bedrock.client import Client as BedrockApi
 from mochi.bedrock.config import parse
@@ -30,6 +31,8 @@ from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, Scheduler
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
 from mochi.margo.errors import AddressError, AuthenticationError, ConfigError, Fault
+from mochi.margo.link import PendingCall
+from mochi.margo.rpc import pack
 
 HERE = Path(__file__).parent
 PROBE = "libprobe-bedrock-module.so"
@@ -827,6 +830,61 @@ def test_a_script_is_run_over_the_expanded_configuration(margo: dict[str, Any], 
         assert bedrock.query(address, "return $MPI_COMM_WORLD;") == world
         bedrock.query(address, "$__config__.providers = []; return $__config__;")
         assert names(bedrock.config(address)) == ["a"]
+
+
+def test_queries_run_beside_the_event_loop_and_connections_take_turns(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, order = threading.Semaphore(0), []
+
+    def query(self: Server, script: str) -> str:
+        assert go.acquire(timeout=20)
+        order.append(script)
+        return script
+
+    monkeypatch.setattr(Server, "query", query)
+    other = Client(timeout=20)
+    with serving(deployment(probe("p"))) as server:
+        link = client.link(server.address)
+        many = [PendingCall() for _ in range(100)]
+        for pending in many:
+            link.request(rpc.QUERY_CONFIG, 0, pack(rpc.QueryConfig("many")), pending)
+        for _ in range(20):
+            assert BedrockClient(other).lookup(server.address, "p").type == "probe"
+        few = [PendingCall() for _ in range(3)]
+        link_of_few = other.link(server.address)
+        for pending in few:
+            link_of_few.request(rpc.QUERY_CONFIG, 0, pack(rpc.QueryConfig("few")), pending)
+        assert BedrockClient(other).lookup(server.address, "p").type == "probe"
+        assert order == []
+        for _ in range(103):
+            go.release()
+        for one, pendings in ((client, many), (other, few)):
+            where = one.link(server.address)
+            for pending in pendings:
+                assert one.wait(pending.is_done, lambda: (where,), time.monotonic() + 20)  # noqa: B023
+        assert order.count("many") == 100
+        assert "few" in order[:3]
+        assert order.index("few", order.index("few") + 1) < 20
+    other.close()
+
+
+def test_without_a_thread_for_it_a_query_is_refused_and_the_server_lives_on(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(deployment()) as server:
+        bedrock = BedrockClient(client)
+        assert bedrock.query(server.address, "return 1;") == 1
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(Fault, match="can run no queries now") as caught:
+                bedrock.query(server.address, "return 1;")
+            assert caught.value.code == "unavailable"
+        assert bedrock.query(server.address, "return 2;") == 2
 
 
 @pytest.mark.parametrize(

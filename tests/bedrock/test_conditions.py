@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mochi.bedrock.conditions import applied
+from mochi.bedrock.conditions import applied, unknown_names
 from mochi.bedrock.config import parse
 from mochi.bedrock.spec import World
 from mochi.margo.errors import ConfigError
@@ -52,6 +52,21 @@ def test_a_condition_decides_whether_its_object_is_there(condition: bool | str, 
 def test_without_mpi_the_rank_is_that_of_the_first_and_there_is_no_size() -> None:
     assert applied([IF_FIRST | {"a": 1}], None) == [{"a": 1}]
     assert applied([{"__if__": "$MPI_COMM_WORLD.size > 0"}], None) == []
+
+
+def test_what_is_always_null_in_a_condition_is_known_wherever_it_stands() -> None:
+    document = {
+        "a": [IF_FIRST, {"__if__": "$MPI_COMM_WORLD.rnk == 0", "b": {"__if__": "$x && $MPI_COMM_WORD.rank"}}],
+        "c": {"__if__": "($n = 1) && $n", "d": {"__if__": "$MPI_COMM_WORLD.addresses[0] == 'x'"}},
+        "e": {"__if__": "no expression ("},
+        "f": {"__if__": 'in_array("$y", $MPI_COMM_WORLD.addresses)'},
+    }
+    assert list(unknown_names(document)) == [
+        ("a[1].__if__", "$MPI_COMM_WORLD.rnk"),
+        ("a[1].b.__if__", "$MPI_COMM_WORD"),
+        ("a[1].b.__if__", "$x"),
+        ("f.__if__", "$y"),
+    ]
 
 
 def test_conditions_work_at_every_depth_and_leave_their_value_alone() -> None:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
         ("replay", ["--only", "replay/64KiB", "--bytes", "2000000"], "replay/64KiB", "cold_ratio"),
         ("threads", ["--only", "both/none"], "both/none", "p50_us"),
         ("servers", ["--only", "tcp/1/2"], "tcp/1/2", "large_per_s"),
+        ("attacks", ["--only", "tcp/silent"], "tcp/silent", "connections_per_s"),
     ],
 )
 def test_a_program_measures_a_row(

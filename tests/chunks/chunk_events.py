@@ -1,11 +1,12 @@
 """What the tests of the chunk files share: events as pairs of bytes, in and out of a store."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mochi.mofka.chunks import Batch, ChunkStore, Origin
+from mochi.mofka.chunks import Batch, ChunkStore, DamagedEvents, Origin
 
 Event = tuple[bytes, bytes]
 
@@ -28,12 +29,20 @@ def numbered(first: int, count: int, size: int = 10) -> list[Event]:
     return [(b"m%d" % i, b"%d." % i * size) for i in range(first, first + count)]
 
 
-def events_of(store: ChunkStore, max_events: int = 1000, max_bytes: int = 1 << 30) -> list[Event]:
-    """Read all events that there are in a store, range by range."""
+def events_of(
+    store: ChunkStore, max_events: int = 1000, max_bytes: int = 1 << 30, damaged: Event | None = None
+) -> list[Event]:
+    """Read all events that there are in a store, range by range; `damaged`, if given, for each that is refused."""
     events: list[Event] = []
     first_id = store.first_id
     while first_id + len(events) < store.event_count:
-        found = store.read_range(first_id + len(events), max_events, max_bytes, with_data=True)
+        try:
+            found = store.read_range(first_id + len(events), max_events, max_bytes, with_data=True)
+        except DamagedEvents as error:
+            if damaged is None:
+                raise
+            events += [damaged] * (error.first + error.count - first_id - len(events))
+            continue
         assert found.first == first_id + len(events)
         assert 1 <= found.count <= max(max_events, 1)
         assert found.data is not None
@@ -47,6 +56,17 @@ def events_of(store: ChunkStore, max_events: int = 1000, max_bytes: int = 1 << 3
             data_at += data_size
         assert (metadata_at, data_at) == (len(found.metadata), len(found.data))
     return events
+
+
+def readable(store: ChunkStore) -> dict[int, Event]:
+    """Read all events that are not damaged, one by one, by id."""
+    found: dict[int, Event] = {}
+    for event_id in range(store.first_id, store.event_count):
+        with contextlib.suppress(DamagedEvents):
+            read = store.read_range(event_id, 1, 1, with_data=True)
+            assert read.data is not None
+            found[event_id] = bytes(read.metadata), bytes(read.data)
+    return found
 
 
 def chunk_files(directory: Path) -> dict[str, bytes]:

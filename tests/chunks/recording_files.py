@@ -30,6 +30,8 @@ class RecordingFiles(PosixFiles):
         All changing calls so far.
     fail_at : int or None
         Index in `calls` of the call that fails; a failing write writes half of its bytes.
+    lent : list of bytearray
+        Memory that somebody else writes to just before each write to a file.
     """
 
     def __init__(self, fail_at: int | None = None, error: int = errno.EIO) -> None:
@@ -37,6 +39,7 @@ class RecordingFiles(PosixFiles):
         self.error = error
         self.calls: list[tuple[str, str]] = []
         self.fail_at = fail_at
+        self.lent: list[bytearray] = []
         self.safe: dict[str, bytes] = {}
         self.unsafe: dict[str, list[Change]] = {}
         self.safe_names: set[str] = set()
@@ -161,6 +164,8 @@ class RecordedFile:
         self.path = file.path
 
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
+        for memory in filter(None, self._files.lent):
+            memory[0] = (memory[0] + 1) % 256
         content = b"".join(buffers)
         try:
             self._files.called("write", self.path)

@@ -7,17 +7,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, chunk_files, events_of, numbered
+from chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered, readable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, CorruptPartition, PartitionPoisoned, StorageError
+from mochi.mofka.chunks import (
+    ChunkConfig,
+    ChunkStore,
+    CorruptPartition,
+    DamagedEvents,
+    Origin,
+    PartitionPoisoned,
+    StorageError,
+)
 from mochi.mofka.chunks import journal as journal_module
+from mochi.mofka.chunks.ledger import Remembered
 
 BLOCK = 4096
 FIVE = ChunkConfig(max_events_per_chunk=5)
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
+VERSION_3 = ("full-9d0c7a52-6d1f-4f0e-8c55-3b1f1d5e7a01", "light-9d0c7a52-6d1f-4f0e-8c55-3b1f1d5e7a02")
 COMMITS = [[2, 1], [3], [4, 4], [1], [6, 2, 2], [1], [1], [5]]
 """Events of the batches of each commit; with five a chunk, some of the commits begin one or two chunks."""
 
@@ -224,20 +234,113 @@ def test_commits_that_were_synced_at_once_are_cut_off_from_the_first_torn_one(
     with ChunkStore.open(tmp_path / "lost") as store:
         assert events_of(store) == numbered(0, 2 if large_data == 1 else 8)
     overwrite(tmp_path / "settled" / "mofka.journal", 4 * BLOCK + 150, b"rot")
-    refuses(tmp_path / "settled", "has a damaged record at byte 16384, .* of event 8 at byte 24576")
+    with ChunkStore.open(tmp_path / "settled") as store:
+        assert events_of(store) == numbered(0, 9)
+        problem, _ = store.damaged
+        assert "has a damaged record at byte 16384: events 4 to 5 are as the chunk files have them" in problem
 
 
 @pytest.mark.parametrize("content", [b"torn", bytes(BLOCK)], ids=["torn", "zeros"])
-def test_a_damaged_record_before_good_ones_is_reported(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("record", [0, 1, 2], ids=["first", "in the middle", "the first of a chunk"])
+def test_a_damaged_record_before_good_ones_costs_what_the_chunk_files_lack(
+    tmp_path: Path, content: bytes, record: int
+) -> None:
+    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+        for number in range(4):
+            store.append([batch_of(numbered(2 * number, 2), Origin(b"p" * 16, number))], {"c": 2 * number})
+        shutil.copytree(tmp_path / "p", tmp_path / "killed")
+        shutil.copytree(tmp_path / "p", tmp_path / "cut")
+    for path in (tmp_path / "cut").glob(f"*-00000{record // 2}.*"):
+        os.truncate(path, 0)  # what was not synced
+    for copy in ("killed", "cut"):
+        overwrite(tmp_path / copy / "mofka.journal", (2 + record) * BLOCK, content)
+    events = f"events {2 * record} to {2 * record + 1}"
+    with ChunkStore.open(tmp_path / "killed", FIVE) as store:
+        assert events_of(store) == numbered(0, 8)
+        assert store.producers() == []
+        assert store.cursors == {"c": 6}
+        problem, producers = store.damaged
+        assert f"damaged record at byte {(2 + record) * BLOCK}: {events} are as the chunk files" in problem
+        assert f"the first at byte {(2 + record) * BLOCK}, and with them all producers" in producers
+    lost = set(range(2 * record, 2 * record + 2))
+    for _ in range(2):
+        with ChunkStore.open(tmp_path / "cut", FIVE) as store:
+            assert readable(store) == {
+                number: event for number, event in enumerate(numbered(0, 8)) if number not in lost
+            }
+            with pytest.raises(DamagedEvents) as raised:
+                store.read_range(2 * record, 9, 1 << 20, with_data=True)
+            assert (raised.value.first, raised.value.count) == (2 * record, 2)
+    with ChunkStore.open(tmp_path / "cut", FIVE) as store:
+        assert store.append([batch_of(numbered(8, 1))]) == [8]
+
+
+def test_the_last_record_of_several_damaged_ones_need_not_be_on_disk(tmp_path: Path) -> None:
+    copy = crashed(tmp_path / "p", tmp_path / "copy", batches=6)
+    for record in (1, 2, 3):
+        overwrite(copy / "mofka.journal", (2 + record) * BLOCK, b"rot")
+    with ChunkStore.open(copy) as store:
+        assert events_of(store) == numbered(0, 12)
+        told = [line.split(": ")[1].split(" are")[0] for line in store.damaged[:2]]
+        assert told == ["events 2 to 3", "events 4 to 7"]
+
+
+def test_cursors_alone_that_are_lost_cost_no_events(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+        store.append([batch_of(numbered(0, 3))], {"c": 1})
+        store.append([], {"c": 2})
+        store.append([], {"d": 3})
+        shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    overwrite(tmp_path / "copy" / "mofka.journal", 3 * BLOCK, b"rot")
+    with ChunkStore.open(tmp_path / "copy", FIVE) as store:
+        assert events_of(store) == numbered(0, 3)
+        assert store.cursors == {"c": 1, "d": 3}
+        (problem,) = store.damaged
+        assert "has lost records, the first at byte 12288, and with them all producers" in problem
+
+
+def test_a_damaged_record_of_a_chunk_whose_end_nothing_tells_is_refused(tmp_path: Path) -> None:
     copy = crashed(tmp_path / "p", tmp_path / "copy")
-    overwrite(copy / "mofka.journal", 3 * BLOCK, content)
-    refuses(copy, r"mofka.journal has a damaged record at byte 12288, .* a good one of event 4 at byte 16384")
+    overwrite(copy / "mofka.journal", 3 * BLOCK, b"rot")
+    overwrite(copy / "mofka.journal", 4 * BLOCK, b"rot")
+    (copy / "mofka.chunks").unlink()
+    refuses(copy, "has a damaged record at byte 12288, and the end of chunk 0, which that was of, is not in")
+
+
+@pytest.mark.parametrize(
+    "name", ["full-9d0c7a52-6d1f-4f0e-8c55-3b1f1d5e7a01", "light-9d0c7a52-6d1f-4f0e-8c55-3b1f1d5e7a02"]
+)
+def test_an_open_journal_of_the_version_before_is_replayed(tmp_path: Path, name: str) -> None:
+    copy = tmp_path / name
+    shutil.copytree(PARTITIONS.parent / "journal-3" / name, copy)
+    expected = [*numbered(0, 6), *numbered(6, 2, 300), *numbered(8, 5)]
+    for _ in range(2):
+        with ChunkStore.open(copy, FIVE) as store:
+            assert events_of(store) == expected
+            assert store.damaged == store.quarantined == []
+            assert store.cursors == {"c": 5}
+            assert store.producers() == [
+                Remembered(b"q" * 16, 2, (4, 6)),
+                Remembered(b"p" * 16, 4, (0, 3, 8, 10)),
+            ]
+    with ChunkStore.open(copy, FIVE) as store:
+        store.append([batch_of(numbered(13, 1))])
+        shutil.copytree(copy, tmp_path / "again" / name)
+    with ChunkStore.open(tmp_path / "again" / name) as store:
+        assert events_of(store) == [*expected, *numbered(13, 1)]
+
+
+def test_a_damaged_record_of_the_version_before_tells_too_little(tmp_path: Path) -> None:
+    name = VERSION_3[0]
+    shutil.copytree(PARTITIONS.parent / "journal-3" / name, tmp_path / name)
+    overwrite(tmp_path / name / "mofka.journal", 3 * BLOCK, b"rot")
+    refuses(tmp_path / name, "has a damaged record at byte 12288, and a good one of event 6 at byte 16384")
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
     copy = crashed(tmp_path / "p", tmp_path / "copy")
     overwrite(copy / "mofka.journal", BLOCK + 8, b"\x09")
-    refuses(copy, "mofka.journal is of version 9, but version 3 is what can be read here")
+    refuses(copy, "mofka.journal is of version 9, but versions 3 and 4 are what can be read here")
 
 
 def test_a_journal_that_lost_its_heads_is_refused(tmp_path: Path) -> None:
@@ -304,17 +407,23 @@ def test_large_data_is_in_its_own_file_alone_and_checked(tmp_path: Path) -> None
     for kind in ("meta", "desc", "idx"):
         os.truncate(tmp_path / "copy" / f"chunk-000000.{kind}", 0)
     shutil.copytree(tmp_path / "copy", tmp_path / "torn")
+    shutil.copytree(tmp_path / "copy", tmp_path / "spoilt")
+    os.truncate(tmp_path / "torn" / "mofka-000000.seals", 0)
     with ChunkStore.open(tmp_path / "copy") as store:
         assert events_of(store) == [*numbered(0, 1), large]
     overwrite(tmp_path / "torn" / data, 99999, b"torn")
     with ChunkStore.open(tmp_path / "torn") as store:
         assert events_of(store) == numbered(0, 1)
-        assert store.quarantined == ["quarantine-000000-data-0", "quarantine-000000-seals-0"]
+        assert store.quarantined == ["quarantine-000000-data-0"]
+    overwrite(tmp_path / "spoilt" / data, 99999, b"rot")
+    with ChunkStore.open(tmp_path / "spoilt") as store:  # its seal is there, so it was on disk once
+        assert readable(store) == {0: numbered(0, 1)[0]}
+        assert len(store.damaged) == 1
     overwrite(tmp_path / "rotten" / data, 99999, b"rot")
-    refuses(
-        tmp_path / "rotten",
-        "has a damaged record at byte 12288, or one whose data is damaged, and a good one of event 2 at",
-    )
+    with ChunkStore.open(tmp_path / "rotten") as store:
+        assert readable(store) == {0: numbered(0, 1)[0], 2: numbered(2, 1)[0]}
+        (problem,) = store.damaged
+        assert "chunk-000000.data does not have all data of events 1 to 1 as it was to be written" in problem
 
 
 def test_what_the_original_appends_after_an_orderly_end_is_adopted(tmp_path: Path) -> None:
@@ -365,8 +474,9 @@ def test_events_that_hold_a_journal_are_not_mistaken_for_it(tmp_path: Path) -> N
     with (tmp_path / "copy" / "mofka.journal").open("r+b") as file:
         file.seek(3 * BLOCK + 200)
         file.write(bytes(9 * BLOCK))
-    with pytest.raises(CorruptPartition, match="a good one of event 3"):
-        ChunkStore.open(tmp_path / "copy")
+    shutil.copytree(tmp_path / "copy", tmp_path / "short")
+    with ChunkStore.open(tmp_path / "short") as store:
+        assert "a damaged record at byte 12288: events 1 to 2 are as" in store.damaged[0]
     overwrite(tmp_path / "copy" / "mofka.journal", 12 * BLOCK, bytes(8 * BLOCK))
     with ChunkStore.open(tmp_path / "copy") as store:
         assert events_of(store) == numbered(0, 1)

@@ -10,7 +10,6 @@ import pytest
 from cluster import Cluster
 
 from diaspora_stream.api import Exception
-from mochi.mofka.client import consumer as consumer_module
 from mochi.mofka.client.service import EpochChanged
 
 Start = Callable[..., Cluster]
@@ -63,18 +62,20 @@ def test_a_partition_on_disk_that_comes_back_costs_nothing(start: Start, elsewhe
     assert consumer.pull().wait(50) is None
 
 
-def test_a_pull_and_an_iteration_wait_while_the_server_is_away(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consumer_module, "ITERATION_TIMEOUT_MS", 300)
+def test_a_pull_and_an_iteration_wait_while_the_server_is_away(start: Start) -> None:
     cluster = start(kind="default")
     topic = cluster.topic()
-    producer, consumer = topic.producer(), topic.consumer("c")
+    producer, consumer = topic.producer(), topic.consumer("c", options={"iteration_timeout_ms": 50})
     producer.push(["before"]).wait(5000)
     assert pulled(consumer, 1) == [["before"]]
     cluster.kill(0)
     assert consumer.pull().wait(100) is None
+    restarter = threading.Timer(0.3, cluster.start_again, (0,))
+    restarter.start()
     assert list(consumer) == []
+    restarter.join(timeout=0)
+    assert not restarter.is_alive()
+    cluster.kill(0)
     pull = consumer.pull()
     restarter = threading.Timer(0.3, cluster.start_again, (0,))
     restarter.start()

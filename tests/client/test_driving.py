@@ -18,7 +18,7 @@ from mochi.mofka.client import MofkaDriver
     [
         ({}, "group_file"),
         ({"group_file": ""}, "group_file"),
-        ({"group_file": "nowhere.json"}, "nowhere.json"),
+        ({"group_file": "nowhere.json", "group_file_timeout_ms": 0}, "nowhere.json"),
         ({"group_fil": "x"}, "group_file"),
         ({"group_file": "x", "margo": 5}, "options.margo"),
         ({"group_file": "x", "timeout_ms": 0}, "timeout_ms"),
@@ -62,12 +62,12 @@ def test_a_dead_server_and_a_wrong_token_are_told_apart(start_server: Any) -> No
     metadata = {**group["metadata"], "__token__": "00" * 32}
     server.group_file.write_text(json.dumps({**group, "metadata": metadata}))
     with pytest.raises(Exception, match="token"):
-        server.driver()
+        server.driver(timeout_ms=3000)
     server.group_file.write_text(json.dumps(group))
     server.driver().close()
     server.kill()
     with pytest.raises(ConnectionError, match="is the service running"):
-        server.driver()
+        server.driver(timeout_ms=300)
 
 
 def test_drivers_are_instances_of_their_own_class_whichever_way_they_are_made(server: Server) -> None:

@@ -13,6 +13,7 @@ from diaspora_stream.api import Consumer, TopicHandle
 from diaspora_stream.ctl.main import main
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError, EventsExpired
+from mochi.bedrock.client import BedrockClient
 from mochi.mofka.client.event import FailedFeed
 
 
@@ -52,7 +53,7 @@ def pulled(consumer: Consumer, count: int) -> list[int]:
 
 def provider_of(server: Server, topic: TopicHandle) -> Any:
     """The configuration of the topic's partition, as a query shows it."""
-    providers = server.driver()._bedrock.config(server.address())["providers"]
+    providers = BedrockClient(server.driver()._service.client).config(server.address())["providers"]
     (found,) = (each["config"] for each in providers if each["config"].get("topic") == topic.name)
     return found
 

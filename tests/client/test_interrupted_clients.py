@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import weakref
 from collections.abc import Callable
@@ -220,6 +221,148 @@ event.acknowledge()
     process.stdin.write("\n")
     out, errors = process.communicate(timeout=25)
     assert (out, errors) == ("True\nTrue\n", "")
+
+
+@pytest.mark.parametrize("address", ["na+sm", "tcp://127.0.0.1"])
+def test_ctrl_c_while_a_consumer_is_made_does_not_wait_for_the_server(
+    start_server: Any, run_program: Run, address: str
+) -> None:
+    server = start_server(address)
+    topic = server.topic()
+    process = run_program(
+        server,
+        topic,
+        INTERRUPTED
+        + """
+topic.producer().push(1).wait()
+print("stop", flush=True)
+sys.stdin.readline()
+interrupted(lambda: topic.consumer("c"))
+sys.stdin.readline()
+print(topic.consumer("c").pull().wait().metadata)
+""",
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "stop\n"
+    server.stop()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "ready\n"
+    wait_until_asleep(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "interrupted\n"  # the server does not go on before
+    server.go_on()
+    process.stdin.write("\n")
+    out, errors = process.communicate(timeout=25)
+    assert (out, errors) == ("1\n", "")
+
+
+CHILDREN = {
+    "multiprocessing": """
+        import multiprocessing
+        process = multiprocessing.get_context({how!r}).Process(target=work)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    """,
+    "pool": """
+        import concurrent.futures, multiprocessing
+        with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context({how!r})) as pool:
+            pool.submit(work).result()
+    """,
+    "fork": """
+        child = os.fork()
+        if not child:
+            work()
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "inherited"),
+    [
+        ("multiprocessing", "fork", False),
+        ("multiprocessing", "fork", True),
+        ("multiprocessing", "forkserver", False),
+        ("multiprocessing", "spawn", False),
+        ("pool", "fork", False),
+        ("pool", "fork", True),
+        ("pool", "forkserver", False),
+        ("fork", "", False),
+        ("fork", "", True),
+    ],
+)
+def test_what_a_child_pushed_and_flushed_is_stored_when_it_returns(
+    server: Server, topic: TopicHandle, run_program: Run, tmp_path: Path, kind: str, how: str, inherited: bool
+) -> None:
+    begin = (
+        ""
+        if inherited
+        else 'topic = Driver(backend="mofka", options={"group_file": group_file}).open_topic(name)'
+    )
+    (tmp_path / "childs_work.py").write_text(
+        f"""
+from diaspora_stream.api import Driver
+group_file, name = {str(server.group_file)!r}, {topic.name!r}
+topic = None
+def work():
+    global topic
+    {begin}
+    producer = topic.producer(batch_size=1000)
+    for number in range(20): producer.push(number)
+    producer.flush()
+"""
+    )
+    process = run_program(
+        server,
+        topic,
+        f"""
+sys.path.insert(0, {str(tmp_path)!r})
+import childs_work
+from childs_work import work
+childs_work.topic = topic
+"""
+        + textwrap.dedent(CHILDREN[kind].format(how=how)),
+    )
+    _, errors = process.communicate(timeout=40)
+    assert (process.returncode, errors) == (0, "")
+    assert metadata_of(topic, 20) == list(range(20))
+
+
+LAST_WORDS = """
+class Holder:
+    def __del__(self):
+        {push}
+{before}
+producer, holder = topic.producer(batch_size=1000), Holder()
+"""
+
+
+@pytest.mark.parametrize(
+    "push", ["producer.push('1')", "print(producer.push('1').wait(9000) == 0, flush=True)"]
+)
+def test_a_push_while_the_interpreter_ends_is_stored(
+    server: Server, topic: TopicHandle, run_program: Run, push: str
+) -> None:
+    process = run_program(server, topic, LAST_WORDS.format(push=push, before=""))
+    out, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert out in ("", "True\n")
+    assert metadata_of(topic, 1) == [1]
+
+
+def test_a_push_while_the_interpreter_ends_and_the_server_is_dead_is_told(
+    start_server: Any, run_program: Run
+) -> None:
+    server = start_server()
+    before = f"os.kill({server.process.pid}, signal.SIGKILL)"
+    process = run_program(server, server.topic(), LAST_WORDS.format(push="producer.push('1')", before=before))
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "diaspora_stream.errors." in errors, errors
 
 
 def wait_until_asleep(pid: int) -> None:

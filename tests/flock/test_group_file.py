@@ -68,14 +68,14 @@ def test_the_order_of_the_file_is_kept_by_the_reader() -> None:
 
 
 def test_a_rank_is_kept_and_shown_by_address_and_stands_for_the_place_where_there_is_none() -> None:
-    members = (Member("tcp://b:1", 1, 0), Member("tcp://a:1", 1, 1), Member("tcp://a:1", 2, 1))
+    members = (Member("ofi+tcp://b:1", 1, 0), Member("ofi+tcp://a:1", 1, 1), Member("ofi+tcp://a:1", 2, 1))
     content = group_file.serialize(GroupView(members))
-    assert content.startswith(b'{"members":[{"address":"tcp://a:1","provider_id":1,"rank":1},')
-    assert group_file.parse(content).ranks == {"tcp://a:1": 1, "tcp://b:1": 0}
-    members = (Member("tcp://a:1", 1), Member("tcp://a:1", 2), Member("tcp://b:1", 1))
+    assert content.startswith(b'{"members":[{"address":"ofi+tcp://a:1","provider_id":1,"rank":1},')
+    assert group_file.parse(content).ranks == {"ofi+tcp://a:1": 1, "ofi+tcp://b:1": 0}
+    members = (Member("ofi+tcp://a:1", 1), Member("ofi+tcp://a:1", 2), Member("ofi+tcp://b:1", 1))
     assert group_file.parse(group_file.serialize(GroupView(members))).ranks == {
-        "tcp://a:1": 0,
-        "tcp://b:1": 1,
+        "ofi+tcp://a:1": 0,
+        "ofi+tcp://b:1": 1,
     }
 
 
@@ -121,7 +121,7 @@ def test_a_relative_path_is_written_in_the_working_directory(
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "mofka.json"
     (path / "kept").mkdir(parents=True)
-    with pytest.raises(GroupFileError, match="cannot be written") as caught:
+    with pytest.raises(GroupFileError, match="cannot be written: is a directory, no file") as caught:
         group_file.write(path, VIEW)
     assert caught.value.path == str(path)
     assert os.listdir(tmp_path) == ["mofka.json"]

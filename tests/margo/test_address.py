@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.margo import transport
-from mochi.margo.address import SmAddress, TcpAddress, parse, protocol
+from mochi.margo.address import SmAddress, TcpAddress, canonical, parse, protocol
 from mochi.margo.errors import AddressError
 
 
@@ -140,3 +140,35 @@ def test_a_connection_that_met_itself_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "create_connection", met_itself)
     with pytest.raises(AddressError, match="nobody listens there"):
         transport.connect("tcp://127.0.0.1:4000", 5)
+
+
+@pytest.mark.parametrize(
+    ("forms", "one"),
+    [
+        (("sm://a", "na+sm://a"), "na+sm://a"),
+        (
+            ("tcp://10.0.0.1:4000", "ofi+tcp://eth0/10.0.0.1:4000", "ofi+tcp;ofi_rxm://10.0.0.1:4000"),
+            "ofi+tcp://10.0.0.1:4000",
+        ),
+        (("tcp://Node7:4000", "ofi+tcp://node7:04000"), "ofi+tcp://node7:4000"),
+        (("tcp://[0:0::1]:4000", "ofi+tcp://[::1]:4000"), "ofi+tcp://[::1]:4000"),
+        (("verbs://node7:4000",), "verbs://node7:4000"),
+    ],
+)
+def test_an_address_has_one_form_in_which_it_is_compared(forms: tuple[str, ...], one: str) -> None:
+    assert {canonical(form) for form in (*forms, one)} == {one}
+
+
+@given(
+    st.sampled_from(["tcp", "ofi+tcp", "sm", "na+sm", "what"]), st.text(max_size=12), st.integers(0, 99999)
+)
+def test_the_one_form_is_its_own_and_parses_alike(name: str, host: str, port: int) -> None:
+    text = f"{name}://{host}:{port}"
+    one = canonical(text)
+    assert canonical(one) == one
+    try:
+        address = parse(text)
+    except AddressError:
+        assert one == text
+    else:
+        assert type(parse(one)) is type(address)

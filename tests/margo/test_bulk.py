@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from mochi.margo import bulk
 from mochi.margo.bulk import BufferPool, BufferPoolConfig, BulkBuffer, map_lent
 
 
@@ -53,6 +54,24 @@ def test_a_buffer_beyond_the_tiers_is_not_kept() -> None:
     large = pool.acquire(20000)
     pool.release(large)
     assert pool.acquire(20000) is not large
+
+
+@pytest.mark.parametrize(("used", "kept"), [(1000, 25), (4000, 25), (8192, 12), (60000, 1)])
+def test_a_tier_keeps_no_more_than_it_may(used: int, kept: int) -> None:
+    pool = BufferPool(BufferPoolConfig(first_size=65536, max_kept=100_000))
+    for buffer in [pool.acquire(used) for _ in range(25)]:
+        pool.release(buffer)
+    assert len(pool._free[65536]) == kept
+
+
+def test_few_buffers_are_kept_however_little_of_them_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "MAX_FREE", 3)
+    pool = make_pool(num_buffers=2)
+    buffers = [pool.acquire(1) for _ in range(9)]
+    for buffer in buffers:
+        pool.release(buffer)
+    again = [pool.acquire(1) for _ in range(9)]
+    assert len({id(buffer) for buffer in again} & {id(buffer) for buffer in buffers}) >= 3
 
 
 def test_a_lease_comes_back_when_the_last_view_of_it_dies() -> None:

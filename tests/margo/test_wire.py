@@ -63,7 +63,12 @@ def build(spec: Any) -> tuple[bytes, list[bytes]]:
     return b"".join([head, *bulk]), bulk
 
 
-def feed(reader: FrameReader, stream: bytes, cuts: Iterator[int]) -> Iterator[Frame]:
+def feed(
+    reader: FrameReader,
+    stream: bytes,
+    cuts: Iterator[int],
+    received: Callable[[int], Iterator[Frame]] | None = None,
+) -> Iterator[Frame]:
     """Give `stream` to the reader as a socket would, in pieces of the sizes `cuts`."""
     at = 0
     while at < len(stream):
@@ -76,7 +81,7 @@ def feed(reader: FrameReader, stream: bytes, cuts: Iterator[int]) -> Iterator[Fr
             buffer[: len(left)] = left[: len(buffer)]
             left = left[len(buffer) :]
         at += piece
-        yield from reader.received(piece)
+        yield from (received or reader.received)(piece)
 
 
 def whole() -> Iterator[int]:
@@ -109,6 +114,49 @@ def test_frames_survive_any_split_of_the_stream(frames: list[Any], pieces: list[
         assert frame.segments == [Segment(*part) for part in parts]
         assert [bytes(view) for view in frame.bulk if view is not None] == bulk
         assert [view is None for view in frame.bulk] == [bool(lease) for _, lease, _ in parts]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(specs, min_size=1, max_size=5),
+    st.lists(st.integers(1, 60000), min_size=1, max_size=8),
+    st.lists(st.booleans(), min_size=1),
+)
+def test_frames_survive_waits_for_memory_and_none_is_taken_before_its_time(
+    frames: list[Any], pieces: list[int], answers: list[bool]
+) -> None:
+    asked: list[int] = []
+    admitted = 0
+
+    def admit(size: int) -> bool:
+        nonlocal admitted
+        asked.append(size)
+        assert size > STAGING_SIZE
+        if answers[len(asked) % len(answers)]:
+            admitted += size
+            return True
+        return False
+
+    def allocate(frame: Frame) -> list[memoryview]:
+        size = sum(segment.length for segment in frame.segments if not segment.lease)
+        assert size <= STAGING_SIZE or size <= admitted
+        return allocate_private(frame)
+
+    def received(count: int) -> Iterator[Frame]:
+        nonlocal admitted
+        yield from reader.received(count)
+        while reader.held_up:
+            assert not reader.has_more
+            admitted += asked[-1]
+            yield from reader.go_on()
+
+    reader = FrameReader(allocate, Limits(), admit)
+    stream = b"".join(build(spec)[0] for spec in frames)
+    waiting = FrameReader(allocate_private, Limits())
+    expected = list(feed(waiting, stream, whole()))
+    got = list(feed(reader, stream, repeated(pieces), received))
+    assert got == expected
+    assert not reader.is_amid
 
 
 @settings(max_examples=300, deadline=None)

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from mochi.margo import handshake, rpc, wire
-from mochi.margo.connection import GREETING_TIMEOUT, MAX_OUTSTANDING, MAX_OUTSTANDING_BYTES, MAX_QUEUED_BYTES
+from mochi.margo.budget import CONNECTION_BYTES, LEAST_MOVE, PATIENCE, SERVER_BYTES, SHARE_BYTES
+from mochi.margo.connection import GREETING_TIMEOUT, MAX_OUTSTANDING
 from mochi.margo.engine import LOBBY_CAPACITY, LOBBY_GRACE
 from mochi.margo.errors import Fault
 from mochi.margo.gate import Gate
@@ -136,8 +137,10 @@ def test_limits_are_those_of_the_code() -> None:
     assert f"within {GREETING_TIMEOUT:g} seconds" in TEXT
     for figure in (
         f"{MAX_OUTSTANDING} requests",
-        f"{MAX_OUTSTANDING_BYTES >> 20} MiB of their",
-        f"{MAX_QUEUED_BYTES >> 20} MiB",
+        f"for which it holds {CONNECTION_BYTES >> 20} MiB",
+        f"{SERVER_BYTES >> 20} MiB, beside {SHARE_BYTES >> 20} MiB for each",
+        f"{PATIENCE:g} s at least",
+        f"{LEAST_MOVE >> 10} KiB at a time",
     ):
         assert figure in section("Calls")
     assert f"at most {MAX_FAULT} bytes" in section("Faults")

@@ -14,7 +14,7 @@ from mochi.abt_io.files import Files
 from mochi.abt_io.threads import IoThreads
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import Batch, FileLayer, Origin
-from mochi.mofka.partition.contract import EventPieces, Partition, Slice
+from mochi.mofka.partition.contract import EventPieces, LargeEvent, Partition, Slice
 
 T = TypeVar("T")
 
@@ -64,7 +64,14 @@ def acknowledge(partition: Partition, consumer: str, next_id: int) -> BaseExcept
 def read(
     partition: Partition, first: int, max_events: int, max_bytes: int, with_data: bool
 ) -> Slice | BaseException:
-    return _told(lambda done: partition.read(first, max_events, max_bytes, with_data, done))
+    """Read; where the first event is larger than `max_bytes`, again with as many bytes as it says."""
+    outcome: Slice | BaseException = _told(
+        lambda done: partition.read(first, max_events, max_bytes, with_data, done)
+    )
+    if not isinstance(outcome, LargeEvent):
+        return outcome
+    assert outcome.size > max_bytes
+    return read(partition, first, max_events, outcome.size, with_data)
 
 
 def read_data(partition: Partition, events: Sequence[EventPieces]) -> Sequence[Buffer] | BaseException:

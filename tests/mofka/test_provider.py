@@ -4,20 +4,22 @@ import errno
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from partition_io import BreakableFiles, Event, GatedIo
-from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, bulk_of
+from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, Stream, bulk_of
 
 from mochi.margo import rpc
+from mochi.margo.budget import Budget
 from mochi.margo.errors import ConnectionLost, Fault
-from mochi.margo.wire import Segment
+from mochi.margo.wire import Frame, Segment
 from mochi.mofka import provider
 from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.memory import MemoryPartition
@@ -26,7 +28,6 @@ from mochi.mofka.protocol import (
     GRANT,
     LEND,
     REMEMBERED_BATCHES,
-    REMOVE,
     REQUEST_DATA,
     SEND_BATCH,
     SUBSCRIBE,
@@ -37,8 +38,6 @@ from mochi.mofka.protocol import (
     Grant,
     Lend,
     Lent,
-    Remove,
-    Removed,
     RequestData,
     SendBatch,
     Subscribe,
@@ -556,6 +555,105 @@ def test_a_consumer_that_grants_nothing_costs_no_memory(
     assert not any(stream.events for stream in streams)
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+class Unread(Stream):
+    """A stream whose client reads nothing more once something has come on it, until told to go on."""
+
+    def __init__(self, go_on: threading.Event) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    def allocate(self, frame: Frame) -> Sequence[memoryview]:
+        assert self._go_on.wait(20)
+        return super().allocate(frame)
+
+
+@pytest.mark.parametrize("margo", [{}, THREADS])
+@pytest.mark.parametrize("fields", [None, {"sync": False}])
+def test_feeds_that_nobody_reads_are_bounded_together_and_go_on_when_they_are_read(
+    serve: Callable[..., Served],
+    connect: Callable[[Served], Peer],
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any] | None,
+    margo: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(provider, "MAX_FEED_BYTES", 256 << 10)
+    monkeypatch.setattr(tail, "KEPT", 0)
+    served = serve(fields=fields, margo=margo)
+    events = [(b"%d" % number, bytes(64 << 10)) for number in range(32)]
+    events[20] = (b"large", bytes(700 << 10))
+    other = connect(served)
+    other.store(events)
+    served.engine.budget = Budget(connection=1 << 20, share=1 << 20)
+    peer = connect(served)
+    partition, most, feeds = served.provider._partition, 0, 40
+    read = type(partition).read
+
+    def counted(self: Any, first: int, events: int, size: int, with_data: bool, done: Any) -> None:
+        nonlocal most
+        most = max(most, served.engine.budget.held)
+        read(self, first, events, size, with_data, done)
+
+    monkeypatch.setattr(type(partition), "read", counted)
+    go_on = threading.Event()
+    streams = [Unread(go_on) for _ in range(feeds)]
+    for number, stream in enumerate(streams):
+        named = peer.link.open_stream(stream)
+        peer.send(SUBSCRIBE, Subscribe(ANYWHEN, f"c{number}", named, 0, 1000, 1 << 30, True))
+    eventually(lambda: served.engine.budget.held > 700 << 10)
+    for number in range(20):
+        other.store([(b"{}", b"")], number + 1)
+    go_on.set()
+    peer.wait(lambda: all(len(stream.events) == 52 for stream in streams))
+    assert all(stream.events[:32] == events for stream in streams)
+    assert all(stream.first == sorted(stream.first) for stream in streams)
+    assert most <= (1 << 20) + (700 << 10)
+    eventually(lambda: served.engine.budget.held < 1000)
+
+
+def test_a_feed_that_ends_while_it_waits_for_memory_gives_up_its_place(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "MAX_FEED_BYTES", 600 << 10)
+    served = serve()
+    other = connect(served)
+    other.store([(b"%d" % number, bytes(600 << 10)) for number in range(4)])
+    served.engine.budget = Budget(connection=1 << 20, share=1 << 20)
+    peer = connect(served)
+    go_on = threading.Event()
+    for number in range(100):
+        named = peer.link.open_stream(Unread(go_on))
+        peer.send(SUBSCRIBE, Subscribe(ANYWHEN, "c", named, 0, 1000, 1 << 30, True))
+        if number:
+            peer.send(UNSUBSCRIBE, Unsubscribe(named))
+    eventually(lambda: served.engine.budget.held > 600 << 10)
+    assert sum(len(account.waiting) for account in served.engine.budget.accounts) <= 2
+    go_on.set()
+    peer.close()
+    eventually(lambda: served.held() == 0)
+    assert served.engine.budget.held == 0
+
+
+def test_a_connection_has_no_more_feeds_than_it_may(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "MAX_FEEDS", 3)
+    served = serve()
+    peer = connect(served)
+    for _ in range(5):
+        numbers = [peer.subscribe()[1] for _ in range(3)]
+        refused(peer, "bad_request", SUBSCRIBE, Subscribe(ANYWHEN, "c", 1 << 40, 0, 1, 1, True))
+        assert connect(served).subscribe()[2].first == 0
+        for number in numbers:
+            peer.ask(UNSUBSCRIBE, Unsubscribe(number), Done)
+
+
 @pytest.mark.parametrize("margo", [{}, THREADS])
 def test_what_belongs_to_a_connection_goes_with_it(
     serve: Callable[..., Served], connect: Callable[[Served], Peer], margo: dict[str, Any]
@@ -662,10 +760,9 @@ def test_a_partition_that_is_removed_tells_everybody_and_is_gone_once_it_is_clos
         return ["/kept"]
 
     served.provider._remove_stored = remove
-    with pytest.raises(Fault, match="cannot") as raised:
-        peer.ask(REMOVE, Remove(ANYWHEN, False), Removed)
-    assert raised.value.code == "storage"
-    assert peer.ask(REMOVE, Remove(ANYWHEN, False), Removed).kept == ["/kept"]
+    with pytest.raises(OSError, match="cannot"):
+        served.provider.remove(False)
+    assert served.provider.remove(False) == ["/kept"]
     assert found == [5]
     peer.wait(lambda: stream.error is not None)
     with pytest.raises(Fault) as store_error:
@@ -682,11 +779,8 @@ def test_a_partition_with_events_is_not_removed_as_unused(
     peer = connect(served)
     peer.store(numbered(0, 1))
     served.provider._remove_stored = lambda: pytest.fail("removed")
-    assert peer.ask(REMOVE, Remove(ANYWHEN, True), Removed).kept == []
+    assert served.provider.remove(True) == []
     assert peer.store(numbered(1, 1), 1).first == 1
-    with pytest.raises(Fault, match="serves partition"):
-        peer.ask(REMOVE, Remove(Where(b"x" * 16, 0), False), Removed)
-    assert peer.store(numbered(2, 1), 2).first == 2
 
 
 def test_requests_that_reach_a_closed_provider_are_refused(

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from diaspora_stream.errors import DiasporaError, TopicExists
-from mochi.mofka.registry import PartitionRecord, Registry
+from mochi.mofka.lifecycle import State
+from mochi.mofka.registry import BadRecord, PartitionRecord, Registry
 from mochi.yokan.embedded import EmbeddedDatabase
-from mochi.yokan.errors import KeyNotFound
+from mochi.yokan.errors import KeyExists, KeyNotFound
 from mochi.yokan.map import MapBackend
 
 DESCRIPTIONS = [{"type": "default"}, {"type": "default"}, {"type": "default"}]
@@ -129,7 +129,7 @@ def test_updating_finds_partitions_by_their_uuids(registry: Registry) -> None:
 
 def test_a_name_is_given_once(registry: Registry) -> None:
     create(registry)
-    with pytest.raises(TopicExists):
+    with pytest.raises(KeyExists):
         registry.reserve("topic", [])
     create(registry, "topic2")
     assert registry.names() == ["topic", "topic2"]
@@ -176,7 +176,8 @@ def test_wherever_a_change_is_cut_short_the_topic_is_there_or_can_be_cleared_awa
         if record is not None:
             assert [each.uuid for each in record.partitions] == [each.uuid for each in PARTITIONS]
         elif registry.leftovers():
-            with pytest.raises(DiasporaError, match="interrupted"):
+            assert registry.state("topic") is State.LEFT
+            with pytest.raises(KeyExists):
                 registry.reserve("topic", PARTITIONS)
             left = registry.partitions("topic")
             assert all(each.deleted == begins_visible for each in left)
@@ -187,3 +188,46 @@ def test_wherever_a_change_is_cut_short_the_topic_is_there_or_can_be_cleared_awa
         assert registry.names() == ["topic"]
     assert (False, True) in seen
     assert (begins_visible, False) in seen or not begins_visible
+
+
+def test_a_partition_that_is_being_added_is_known_until_it_is_there(registry: Registry) -> None:
+    create(registry)
+    added = partition(3, type="default", partition={"path": "/data"})
+    assert (registry.adding(), registry.being_added("topic")) == ([], None)
+    registry.begin_adding("topic", added)
+    assert (registry.adding(), registry.being_added("topic")) == (["topic"], added)
+    assert registry.names() == ["topic"]
+    assert registry.leftovers() == []
+    registry.add_partition("topic", replace(added, provider_id=9))
+    assert registry.being_added("topic") is None
+    registry.end_adding("topic")
+    assert registry.adding() == []
+
+
+def test_a_record_that_cannot_be_read_costs_its_topic_which_can_be_deleted(
+    registry: Registry, backend: CrashingBackend
+) -> None:
+    database = EmbeddedDatabase(backend)
+    for topic in ("good", "json", "kind", "part", "lacking"):
+        create(registry, topic)
+    database.put(b"MOFKA:GLOBAL:json:validator", b"\xff{")
+    database.put(b"MOFKA:GLOBAL:kind:selector", b"[]")
+    database.doc_store(b"MOFKA:GLOBAL:part:partitions", [b"no\xff"])
+    database.erase(b"MOFKA:GLOBAL:lacking:serializer")
+    database.put(b"MOFKA:GLOBAL:\xff\xfe:validator", b"{}")
+    assert registry.names() == ["good", "json", "kind", "lacking", "part"]
+    assert registry.bad_names() == ["\\xff\\xfe"]
+    problems = {"json": "validator", "kind": "selector", "part": "a partition", "lacking": "serializer"}
+    for topic, problem in problems.items():
+        with pytest.raises(BadRecord) as raised:
+            registry.load(topic)
+        assert raised.value.topic == topic
+        assert raised.value.problem.startswith(f"{problem}: ")
+        registry.withdraw(topic)
+        left = registry.partitions(topic, readable_only=True)
+        assert [each.uuid for each in left] == [each.uuid for each in PARTITIONS]
+        assert all(each.deleted for each in left)
+        registry.forget(topic, [each.uuid for each in left])
+        assert registry.state(topic) is State.ABSENT
+    assert registry.names() == ["good"]
+    assert registry.load("good") is not None

@@ -225,9 +225,9 @@ class Machine:
         self._drivers.append(driver)
         return driver
 
-    def start(self, *command: str | Path) -> Process:
+    def start(self, *command: str | Path, directory: Path | None = None) -> Process:
         """Start any process, which is killed at the end."""
-        process = Process(*command, directory=self.directory)
+        process = Process(*command, directory=directory or self.directory)
         self._processes.append(process)
         return process
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import stat
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 from real_service import BIN, READY, Machine, Server, Service, spread
+
+from mochi.flock import group_file
+from mochi.flock.client import talking_to
 
 MPIRUN = BIN / "mpirun"
 MPI = {
@@ -191,7 +195,8 @@ def joining(group_file: Path, *bootstrap: str) -> dict[str, Any]:
 def test_a_server_joins_a_service_and_leaves_its_file_to_those_who_stay(machine: Machine) -> None:
     service = machine.servers(2, json.dumps(spread()), "tcp://127.0.0.1")
     newcomer = machine.serve(joining(service.group_file, "join"), address="tcp://127.0.0.1", name="newcomer")
-    assert service.members()[2] == {"address": newcomer.address, "provider_id": 1, "rank": 2}
+    home = service.members()[2].pop("home")
+    assert service.members()[2] == {"address": newcomer.address, "provider_id": 1, "rank": 2, "home": home}
     check_streams(machine, service, 3)
     answer = machine.run(service, "bedrock-query tcp -f mofka.json")
     assert newcomer.address in json.loads(answer.stdout)
@@ -201,7 +206,29 @@ def test_a_server_joins_a_service_and_leaves_its_file_to_those_who_stay(machine:
     assert sorted(providers(machine, service)) == sorted(service.addresses)
     again = machine.serve(joining(service.group_file, "join"), address=newcomer.address, name="newcomer")
     assert again.address == newcomer.address
-    assert service.members()[2] == {"address": newcomer.address, "provider_id": 1, "rank": 2}
+    assert service.members()[2] == {"address": newcomer.address, "provider_id": 1, "rank": 2, "home": home}
+
+
+def test_a_server_that_joins_again_from_the_same_place_has_its_rank_and_events_back(machine: Machine) -> None:
+    service = machine.servers(2, json.dumps(spread()), "tcp://127.0.0.1")
+    settings = joining(service.group_file, "join")
+    newcomer = machine.serve(settings, address="tcp://127.0.0.1", name="newcomer")
+    driver = machine.driver(service)
+    where = {"type": "default", "partition": {"path": str(machine.directory / "data")}}
+    driver.create_topic("kept", options={"num_partitions": 3, "config": where})
+    topic = driver.open_topic("kept")
+    place = [partition["address"] for partition in topic.partitions].index(newcomer.address)
+    with topic.producer(batch_size=1) as producer:
+        assert producer.push({}, partition=place).wait(10000) == 0
+        for end in (signal.SIGKILL, signal.SIGTERM):
+            newcomer.signal(end)
+            newcomer.end()
+            newcomer = machine.serve(settings, address="tcp://127.0.0.1", name="newcomer")
+            assert [member["rank"] for member in service.members()] == [0, 1, 2]
+            assert service.members()[2]["address"] == newcomer.address
+        assert producer.push({}, partition=place).wait(10000) == 1
+    second = machine.serve(settings, address="tcp://127.0.0.1", name="newcomer")
+    assert service.members()[3]["address"] == second.address
 
 
 def test_the_first_process_founds_what_later_ones_join(machine: Machine) -> None:
@@ -407,3 +434,112 @@ def test_nobody_joins_a_service_that_is_dead(machine: Machine) -> None:
     code, lines = run(machine, joining(server.group_file, "join"), str(BIN / "bedrock"), "na+sm")
     assert (code, len(lines)) == (255, 1)
     assert "the group file is of a service that has ended: no member answers" in lines[0]
+
+
+def test_a_rank_is_not_taken_from_a_server_that_answers_and_one_that_does_not_gives_way(
+    machine: Machine,
+) -> None:
+    service = machine.servers(2, json.dumps(spread()), "na+sm")
+    before = service.members()
+    again = (str(BIN / "bedrock"), "--rank", "1", "--size", "2", "na+sm")
+    code, lines = run(machine, spread(file=str(service.group_file)), *again)
+    assert (code, len(lines)) == (255, 1)
+    assert f"rank 1 is served at {before[1]['address']}, which answers" in lines[0]
+    code, lines = run(machine, spread(file=str(service.group_file)), *again[:4], "3", "na+sm")
+    assert (code, len(lines)) == (255, 1)
+    assert "--size 3 disagrees with the group, whose ranks are [0, 1]; give --size 2" in lines[0]
+    assert service.members() == before
+
+    os.kill(service.pids[1], signal.SIGSTOP)
+    other = machine.again(service, 1, "na+sm")
+    assert service.members()[1]["address"] == other.address
+    os.kill(service.pids[1], signal.SIGCONT)
+    service.expect(re.escape(f"rank 1 is served at {other.address} by now; this server ends"))
+    service.expect("the server of rank 1 ended with exit code 255")
+    assert service.members()[1] == {**before[1], "address": other.address}
+    check_streams(machine, service, 2)
+
+
+def test_the_group_file_stays_while_a_member_is_there_that_does_not_answer(machine: Machine) -> None:
+    service = machine.servers(2, json.dumps(spread()), "tcp://127.0.0.1")
+    os.kill(service.pids[1], signal.SIGSTOP)
+    os.kill(service.pids[0], signal.SIGTERM)
+    end = os.pidfd_open(service.pids[0])
+    assert select.select([end], [], [], 30)[0] == [end]
+    os.close(end)
+    assert [member.get("ended", False) for member in service.members()] == [True, False]
+    os.kill(service.pids[1], signal.SIGCONT)
+    os.kill(service.pids[1], signal.SIGTERM)
+    service.end()
+    assert not service.group_file.exists()
+
+
+def test_servers_wait_for_that_of_the_master_database_in_whatever_order_they_come_back(
+    machine: Machine, tmp_path: Path
+) -> None:
+    settings = spread()
+    settings["providers"][1]["config"]["database"] = {
+        "type": "rocksdb",
+        "config": {"path": str(tmp_path / "db")},
+    }
+    service = machine.servers(3, json.dumps(settings), "tcp://127.0.0.1")
+    where = {"type": "default", "partition": {"path": str(tmp_path / "data")}}
+    topic = machine.driver(service)
+    topic.create_topic("kept", options={"num_partitions": 3, "config": where})
+    before = service.members()
+    for pid in service.pids:
+        os.kill(pid, signal.SIGKILL)
+    (service.directory / "config.json").write_text(json.dumps(settings))
+    waiting = []
+    for rank in (2, 1):
+        command = (
+            BIN / "bedrock",
+            "--rank",
+            str(rank),
+            "--size",
+            "3",
+            "tcp://127.0.0.1",
+            "-c",
+            "config.json",
+        )
+        waiting.append(machine.start(*command, directory=service.directory))
+        waiting[-1].expect(f"waits for the master database, .*rank 0: .*{re.escape(before[0]['address'])}")
+    machine.again(service, 0, "tcp://127.0.0.1")
+    for process in waiting:
+        process.expect("the master database is there")
+        process.expect(READY)
+    addresses = [member["address"] for member in service.members()]
+    assert not {member["address"] for member in before} & {*addresses}
+    check_streams(machine, service, 3)
+    assert len(list(machine.driver(service).open_topic("kept").partitions)) == 3
+
+
+def test_any_living_member_tells_the_present_view(machine: Machine) -> None:
+    service = machine.servers(3, json.dumps(spread()), "tcp://127.0.0.1")
+    os.kill(service.pids[1], signal.SIGKILL)
+    again = machine.again(service, 1, "tcp://127.0.0.1")
+    os.kill(service.pids[2], signal.SIGTERM)
+    service.expect("flock: .* has ended, with rank 2")
+    again.expect("flock: .* has ended, with rank 2")
+    view = group_file.read(service.group_file)
+    service.group_file.unlink()  # as for members on hosts that do not share it
+    with talking_to(view, 10) as client:
+        for member in view.members:
+            if member.ended:
+                continue
+            told = client.view(member.address, 1)
+            assert told.token is None
+            assert {m.rank: (m.address, m.ended) for m in told.members} == {
+                m.rank: (m.address, m.ended) for m in view.members
+            }
+
+
+def test_two_master_databases_are_told_once_and_all_use_the_first(machine: Machine) -> None:
+    settings = spread()
+    del settings["providers"][1]["__if__"]
+    service = machine.servers(2, json.dumps(settings), "na+sm")
+    (told,) = [line for line in service.lines if "[warning]" in line]
+    first, second = sorted(service.addresses)
+    assert f"2 servers have a master database, of which that at {first} is used" in told
+    assert second in told
+    check_streams(machine, service, 2)

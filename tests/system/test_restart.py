@@ -5,8 +5,8 @@ import os
 import shutil
 import signal
 import threading
-from contextlib import suppress
-from itertools import count
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from real_service import Machine, Server, config, spread
 
 from diaspora_stream.api import TopicHandle
 from diaspora_stream.errors import DiasporaError, TopicExists, TopicNotFound
-from mochi.mofka.client.driver import MofkaDriver
 
 
 def persistent(machine: Machine, **database: Any) -> dict[str, Any]:
@@ -42,12 +41,6 @@ def end(server: Server, how: str) -> None:
     else:
         server.signal(signal.SIGTERM)
         assert server.end() == 0
-
-
-def mofka_driver(machine: Machine, server: Server) -> MofkaDriver:
-    driver = machine.driver(server)
-    assert isinstance(driver, MofkaDriver)
-    return driver
 
 
 def push(topic: TopicHandle, numbers: range, partition: int) -> list[int | None]:
@@ -269,39 +262,41 @@ def test_a_topic_is_deleted_with_all_its_files_and_its_name_is_free(machine: Mac
     assert "topic 'topic' does not exist" in failed.stderr
 
 
-def kill_at(server: Server, driver: MofkaDriver, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the server killed before the n-th RPC of the driver from now on."""
-    client = driver._service.client
-    call, numbers = client.call, count()
+@contextmanager
+def killed_when(server: Server, machine: Machine, condition: Callable[[list[str]], bool]) -> Iterator[None]:
+    """Kill the server in the body as soon as the directories of a topic are as `condition` wants them."""
 
-    def killing(*arguments: Any, **options: Any) -> Any:
-        if next(numbers) == number:
-            server.kill()
-        return call(*arguments, **options)
+    def watch() -> None:
+        while not condition([name for name in directories(machine) if not name.startswith("first-")]):
+            pass
+        server.kill()
 
-    monkeypatch.setattr(client, "call", killing)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with suppress(DiasporaError):
+        yield
+    watcher.join(30)
+    assert not watcher.is_alive()
 
 
-def in_suite(*numbers: int) -> list[Any]:
-    """Return all numbers of RPCs that are worth a kill, all but some of them for a soak."""
-    return [pytest.param(n, marks=() if n in numbers else pytest.mark.soak) for n in range(1, 14)]
+def counted(in_suite: set[int]) -> list[Any]:
+    """Return numbers of directories at which to kill, all but some of them for a soak."""
+    return [pytest.param(n, marks=() if n in in_suite else pytest.mark.soak) for n in range(9)]
 
 
-@pytest.mark.parametrize("number", in_suite(7))
+@pytest.mark.parametrize("number", counted({1, 5}))
 def test_a_topic_whose_creation_is_cut_short_leaves_nothing_and_can_be_created_after_a_restart(
-    machine: Machine, number: int, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, number: int
 ) -> None:
     server = serve(machine)
-    driver = mofka_driver(machine, server)
+    driver = machine.driver(server, timeout_ms=1000)
     driver.create_topic("first", options=on_disk(machine))
     kept = directories(machine)
-    kill_at(server, driver, number, monkeypatch)
-    with suppress(DiasporaError):
-        driver.create_topic("topic", options=on_disk(machine, 2))
-    server.kill()
-    driver = mofka_driver(machine, serve(machine))
+    with killed_when(server, machine, lambda there: len(there) >= number):
+        driver.create_topic("topic", options=on_disk(machine, 8))
+    driver = machine.driver(serve(machine))
     if "topic" in driver.list_topics():
-        assert number > 9
+        assert number == 8
         driver.delete_topic("topic")
     assert sorted(driver.list_topics()) == ["first"]
     assert directories(machine) == kept
@@ -309,23 +304,19 @@ def test_a_topic_whose_creation_is_cut_short_leaves_nothing_and_can_be_created_a
     assert push(driver.open_topic("topic"), range(3), 1) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("number", in_suite(10))
-def test_a_topic_whose_deletion_is_cut_short_is_there_or_gone_after_a_restart(
-    machine: Machine, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("number", counted({4, 7}))
+def test_a_topic_whose_deletion_is_cut_short_is_gone_after_a_restart(machine: Machine, number: int) -> None:
     server = serve(machine)
-    driver = mofka_driver(machine, server)
+    driver = machine.driver(server, timeout_ms=1000)
     driver.create_topic("first", options=on_disk(machine))
     kept = directories(machine)
-    driver.create_topic("topic", options=on_disk(machine, 2))
+    driver.create_topic("topic", options=on_disk(machine, 8))
     push(driver.open_topic("topic"), range(120), 0)
-    kill_at(server, driver, number, monkeypatch)
-    with suppress(DiasporaError):
+    with killed_when(server, machine, lambda there: len(there) <= number):
         driver.delete_topic("topic")
-    server.kill()
-    driver = mofka_driver(machine, serve(machine))
+    driver = machine.driver(serve(machine))
     if "topic" in driver.list_topics():
-        assert number < 6
+        assert number == 8
         assert pull(driver.open_topic("topic"), 120, 0) == [(n, n) for n in range(120)]
         driver.delete_topic("topic")
     assert sorted(driver.list_topics()) == ["first"]

@@ -7,6 +7,7 @@ A command that fails says why in one line on standard error for each thing that 
 import importlib
 import json
 import logging
+import os
 import resource
 import signal
 import sys
@@ -21,12 +22,15 @@ from msgspec.structs import replace
 
 from mochi.bedrock.client import BedrockClient, ask_all
 from mochi.bedrock.config import FileMode, parse
+from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.mpi import launched, meet
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.server import Server
 from mochi.bedrock.sources import from_json, from_jx9, from_toml
 from mochi.bedrock.spec import World
 from mochi.bedrock.supervisor import supervise
+from mochi.margo import deployment
+from mochi.margo.address import canonical
 from mochi.margo.address import protocol as protocol_of
 from mochi.margo.client import Client
 from mochi.margo.errors import ConfigError, MargoError
@@ -89,12 +93,18 @@ class LineFormatter(logging.Formatter):
 
 
 def _log_to(stream: TextIO, level: str) -> None:
-    handler = logging.StreamHandler(stream)
     number = LEVELS[level]
-    is_terminal = stream.isatty() and launched() is None  # mpirun gives its processes terminals that are none
-    handler.setFormatter(LineFormatter(colored=is_terminal, with_traceback=number <= logging.DEBUG))
-    logging.basicConfig(level=number, handlers=[handler], force=True)
+    logging.basicConfig(level=number, handlers=[_handler(stream, number)], force=True)
+    deployment.log.handlers = [_handler(sys.stderr, number)]
+    deployment.log.propagate = False
     logging.raiseExceptions = False
+
+
+def _handler(stream: TextIO, level: int) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    is_terminal = stream.isatty() and launched() is None  # mpirun gives its processes terminals that are none
+    handler.setFormatter(LineFormatter(colored=is_terminal, with_traceback=level <= logging.DEBUG))
+    return handler
 
 
 def _complain(problem: object) -> None:
@@ -159,6 +169,12 @@ _version = click.version_option(package_name="mofka", message="%(version)s")
     "--size", type=click.IntRange(1), metavar="N", help="Number of servers of the service, with --rank."
 )
 @click.option(
+    "--ready-fd",
+    type=click.IntRange(3),
+    metavar="N",
+    help="Write the address to this file descriptor, and close it, when all servers are complete.",
+)
+@click.option(
     "--file-mode",
     type=click.Choice(["owner", "umask"]),
     help="Who may use the files of partitions and databases: their owner alone, the default, or whom the umask lets. "
@@ -177,6 +193,7 @@ def bedrock(
     processes: int | None,
     rank: int | None,
     size: int | None,
+    ready_fd: int | None,
     file_mode: FileMode | None,
     verbose: str,
 ) -> None:
@@ -198,6 +215,11 @@ def bedrock(
         _fail(f"--rank {rank} is not one of 0 to {size - 1}, the ranks of --size {size}")
     if rank is not None and processes is not None:
         _fail("-n starts all servers, --rank one of them")
+    if ready_fd is not None:
+        try:
+            os.fstat(ready_fd)
+        except OSError as error:
+            _fail(f"--ready-fd {ready_fd}: {error.strerror}; in a shell, {ready_fd}>FILE opens it")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _allow_open_files()
     read = cache(partial(_read, path, stdin))
@@ -213,16 +235,18 @@ def bedrock(
             document = from_jx9(text, source, context, world)
         else:
             document = from_json(text, source)
+        deployment.log.disabled = not peers.speaks  # what is wrong in the configuration is so for all
         config = parse(document, world)
+        deployment.log.disabled = False
         if file_mode is not None:
             config = replace(config, file_mode=file_mode)
         server = Server(config, address or None, peers=peers)
-        return _serve(server, output_config)
+        return _serve(server, output_config, partial(_tell, ready_fd, peers.speaks))
 
     if processes is not None:
         with _failing():
             read()
-        sys.exit(0 if supervise(processes, partial(_among, serve)) else FAILURE)
+        sys.exit(0 if supervise(processes, partial(_among, serve), ready_fd) else FAILURE)
     with _failing():
         peers: Peers = Alone() if rank is None or size is None else Returning(rank, size)
         if rank is None and (launch := launched()) is not None:
@@ -288,7 +312,7 @@ def _read(path: str | None, stdin: bool) -> tuple[bytes, str]:
     return read_small(path, pipes=True), path
 
 
-def _serve(server: Server, output_config: str | None) -> int:
+def _serve(server: Server, output_config: str | None, tell: Callable[[str], None]) -> int:
     def watch_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             server.engine.loop.add_signal_handler(number, server.finalize)
@@ -298,10 +322,22 @@ def _serve(server: Server, output_config: str | None) -> int:
             with open(_of_rank(output_config, server.world), "w") as file:
                 json.dump(server.config(), file, separators=(",", ":"))
         log.info("Bedrock daemon now running at %s", server.address)
+        tell(server.address)
 
     # On the loop, which must run already when its signal handlers are set: what comes before is lost.
     server.engine.call_soon(watch_signals)
     return server.run(announce)
+
+
+def _tell(fd: int | None, speaks: bool, address: str) -> None:
+    """Say on a descriptor that all servers are complete, and close it; one of them speaks."""
+    if fd is None:
+        return
+    try:
+        with open(fd, "w") as told:
+            told.write(f"{address}\n" if speaks else "")
+    except OSError as error:
+        log.warning("--ready-fd %d: %s", fd, error.strerror)
 
 
 def _of_rank(path: str, world: World) -> str:
@@ -315,9 +351,20 @@ def _service_options(function: F) -> F:
         _version,
         _level_option("warning"),
         click.option(
-            "-f", "--flock-file", metavar="FILE", help="Group file; adds the addresses of its members."
+            "-f",
+            "--flock-file",
+            metavar="FILE",
+            help="Group file: its token, and all its members where no -a or --rank says which.",
         ),
         click.option("-a", "--addresses", metavar="ADDR", multiple=True, help="Address; may be repeated."),
+        click.option(
+            "--rank",
+            "ranks",
+            type=click.IntRange(0),
+            metavar="K",
+            multiple=True,
+            help="Rank of a member of the group file; may be repeated.",
+        ),
         click.argument("protocol"),
     ):
         function = option(function)
@@ -325,23 +372,46 @@ def _service_options(function: F) -> F:
 
 
 def _members(
-    client: Client, protocol: str, addresses: Iterable[str], flock_file: str | None, patience: float
+    client: Client,
+    protocol: str,
+    addresses: Iterable[str],
+    ranks: Iterable[int],
+    flock_file: str | None,
+    patience: float,
 ) -> list[str]:
     """Return the distinct addresses that a command names, and give the client the service's token.
 
-    The group file is waited for `patience` seconds. Servers that have ended in good order, as it tells, are not among
-    them.
+    A group file, which is waited for `patience` seconds, names all its members where nothing else names any, but not
+    those who have ended in good order.
+
+    Raises
+    ------
+    MargoError
+        No server is named, or none of the group file is running.
     """
-    found = dict.fromkeys(addresses)
+    found = dict.fromkeys(map(canonical, addresses))
+    wanted = list(ranks)
+    if flock_file is None and (wanted or not found):
+        hint = "; a group file is given with -f" if os.path.exists(protocol) else ""
+        raise BedrockError(f"no server named; give {'-f' if wanted else '-a or -f'}{hint}")
     if flock_file is not None:
         view = importlib.import_module("mochi.flock.group_file").read_within(flock_file, patience)
-        for member in view.members:
-            if member.ended:
-                log.info("%s has ended", member.address)
-                continue
-            found[member.address] = None
+        by_rank = {rank: address for address, rank in view.ranks.items()}
+        for rank in wanted:
+            if rank not in by_rank:
+                raise BedrockError(f"{flock_file}: no member has rank {rank}; there are {sorted(by_rank)}")
+            found[by_rank[rank]] = None
+        if not found:
+            for member in view.members:
+                if member.ended:
+                    log.info("%s has ended", member.address)
+                else:
+                    found[member.address] = None
+        if not found:
+            raise BedrockError(f"{flock_file}: all servers of the group have ended")
+        for address in found:
             if view.token is not None:
-                client.set_token(member.address, view.token, view.ranks[member.address])
+                client.set_token(address, view.token, view.ranks.get(address))
     for spoken in sorted({protocol_of(address) for address in found} - {protocol_of(protocol)}):
         log.warning("the service speaks %s, not %s: using %s", spoken, protocol, spoken)
     return list(found)
@@ -374,6 +444,7 @@ def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[s
 def query(
     protocol: str,
     addresses: tuple[str, ...],
+    ranks: tuple[int, ...],
     flock_file: str | None,
     provider_id: int,
     jx9_file: str | None,
@@ -387,13 +458,11 @@ def query(
     answer are reported on standard error, and the exit code then is 255.
     """
     _log_to(sys.stderr, verbose)
-    if not addresses and flock_file is None:
-        _fail("no server named; give -a or -f")
     client = Client()
     bedrocks = BedrockClient(client, provider_id=provider_id)
     try:
         script = None if jx9_file is None else read_small(jx9_file, pipes=True).decode()
-        members = _members(client, protocol, addresses, flock_file, wait)
+        members = _members(client, protocol, addresses, ranks, flock_file, wait)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}")
     except UnicodeDecodeError as error:
@@ -409,7 +478,9 @@ def query(
 
 @click.command(cls=Command, context_settings=_CONTEXT)
 @_service_options
-def shutdown(protocol: str, addresses: tuple[str, ...], flock_file: str | None, verbose: str) -> None:
+def shutdown(
+    protocol: str, addresses: tuple[str, ...], ranks: tuple[int, ...], flock_file: str | None, verbose: str
+) -> None:
     """Stop servers, all at the same time.
 
     Servers that could not be told are reported on standard error, and the exit code then is 255.
@@ -417,7 +488,7 @@ def shutdown(protocol: str, addresses: tuple[str, ...], flock_file: str | None, 
     _log_to(sys.stderr, verbose)
     client = Client()
     try:
-        members = _members(client, protocol, addresses, flock_file, 0)
+        members = _members(client, protocol, addresses, ranks, flock_file, 0)
     except MargoError as error:
         _fail(error)
     _, is_complete = _ask_all(members, BedrockClient(client).shutdown)

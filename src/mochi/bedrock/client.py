@@ -102,8 +102,8 @@ class BedrockClient:
         """Load a library; `Fault` ``config`` where it cannot be loaded."""
         self._change(address, rpc.LOAD_MODULE, rpc.LoadModule(library))
 
-    def start_provider(self, address: str, spec: dict[str, Any]) -> int:
-        """Start a provider and return its id.
+    def start_provider(self, address: str, spec: dict[str, Any], *, timeout: float | None = None) -> int:
+        """Start a provider and return its id, within `timeout` seconds or the time-out of the client.
 
         Parameters
         ----------
@@ -116,7 +116,12 @@ class BedrockClient:
             Code ``config``: the entry is wrong or the component cannot start it, and the server is as before.
         """
         return self._client.call(
-            address, rpc.START_PROVIDER, rpc.StartProvider(spec), int, provider_id=self._provider_id
+            address,
+            rpc.START_PROVIDER,
+            rpc.StartProvider(spec),
+            int,
+            provider_id=self._provider_id,
+            timeout=timeout,
         )
 
     def stop_provider(self, address: str, name: str) -> None:

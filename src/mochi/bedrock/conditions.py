@@ -1,8 +1,10 @@
 """Conditions in a configuration: an object with a false ``__if__`` is not there.
 
-A condition is a boolean, or an expression of Jx9 over `variables` that is taken loosely. Pure.
+A condition is a boolean, or an expression of Jx9 over `variables` that is taken loosely: what is not among them is
+null, of which `unknown_names` tells. Pure.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,7 +12,7 @@ import msgspec
 from mochi.bedrock.spec import World
 from mochi.margo.errors import ConfigError
 
-__all__ = ["CONDITION", "applied", "variables"]
+__all__ = ["CONDITION", "applied", "unknown_names", "variables"]
 
 CONDITION = "__if__"
 
@@ -18,6 +20,59 @@ CONDITION = "__if__"
 def variables(world: World | None) -> dict[str, Any]:
     """Return what scripts and conditions see of the processes started together: null where there is no MPI."""
     return {"MPI_COMM_WORLD": msgspec.to_builtins(world)}
+
+
+def unknown_names(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Give the variables, and fields of them, in the conditions of a decoded configuration that are always null.
+
+    Yields
+    ------
+    tuple of str
+        The path of the condition, and what nobody defines. Conditions that are no expressions are passed over.
+    """
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from unknown_names(item, f"{where}[{index}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            path = f"{where}.{name}".lstrip(".")
+            if name != CONDITION:
+                yield from unknown_names(item, path)
+            elif isinstance(item, str):
+                yield from ((path, unknown) for unknown in sorted(_unknown_in(item)))
+
+
+def _unknown_in(condition: str) -> set[str]:
+    # Loaded here: the parser is not for those who have no condition.
+    from mochi.bedrock.jx9 import syntax
+    from mochi.bedrock.jx9.errors import Jx9Error
+    from mochi.bedrock.jx9.parser import parse_condition
+
+    used: set[str] = set()
+    defined = {*variables(None)}
+
+    def walk(node: Any) -> None:
+        match node:
+            case syntax.Variable(name):
+                used.add(name)
+            case syntax.Assign(syntax.Variable(name)):
+                defined.add(name)
+            case syntax.Parameter(name):
+                defined.add(name)
+            case syntax.Index(syntax.Variable("MPI_COMM_WORLD" as name), syntax.Literal(str(field)), True):
+                if field not in World.__struct_fields__:
+                    used.add(f"{name}.{field}")
+        if isinstance(node, msgspec.Struct):
+            node = msgspec.structs.astuple(node)
+        if isinstance(node, tuple):
+            for part in node:
+                walk(part)
+
+    try:
+        walk(parse_condition(condition))
+    except (Jx9Error, RecursionError):
+        return set()  # told when it is applied
+    return {f"${name}" for name in used - defined}
 
 
 def applied(value: Any, world: World | None, where: str = "") -> Any:

@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mochi.bedrock.conditions import CONDITION, applied
+from mochi.bedrock.conditions import CONDITION, applied, unknown_names
 from mochi.bedrock.spec import AUTOMATIC, ProviderSpec, World
+from mochi.margo import deployment
 from mochi.margo.config import MargoConfig, convert, unknown_field
 from mochi.margo.errors import ConfigError
 
@@ -45,8 +46,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     """Pool of bedrock's own RPCs."""
     provider_id: int
     """Provider id of bedrock's own RPCs."""
-    dependency_resolution_timeout: float
-    """Seconds to wait for a provider of another server."""
+    dependency_resolution_timeout: float | None
+    """Seconds to wait for a provider of another server; None where nothing is said."""
     file_mode: FileMode | None
     """Who may use the files that providers make: their owner alone, or whom the umask lets; None is the former."""
     libraries: tuple[str, ...]
@@ -56,7 +57,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
 class _Bedrock(Struct, frozen=True, forbid_unknown_fields=True):
     pool: str | int | UnsetType = UNSET
     provider_id: Annotated[int, Meta(ge=0, lt=AUTOMATIC)] = 0
-    dependency_resolution_timeout: Annotated[float, Meta(ge=0)] = 30.0
+    dependency_resolution_timeout: Annotated[float, Meta(ge=0)] | None = None
     file_mode: FileMode | UnsetType = UNSET
 
 
@@ -79,6 +80,8 @@ def parse(value: Any, world: World | None = None) -> ServerConfig:
         At the first field that is unknown or wrong.
     """
     try:
+        for where, name in unknown_names(value):
+            deployment.log.warning("%s: nothing defines %s, which is null", where, name)
         return _checked(_own(value, world))
     except RecursionError:
         raise ConfigError("configuration", "nested too deeply") from None

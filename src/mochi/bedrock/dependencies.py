@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from mochi.bedrock.modules import Provider
 from mochi.bedrock.spec import UNKNOWN, DependencyValue, ProviderHandle, ProviderSpec, World
+from mochi.margo.address import canonical
 from mochi.margo.config import unknown_field
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, MargoError
@@ -70,7 +71,7 @@ def resolve(
     *,
     engine: Engine,
     running: Mapping[str, Running],
-    own_names: Collection[str | None],
+    own_names: Collection[str],
     world: World,
     look_up: Callable[[str, str], ProviderHandle],
 ) -> Dependencies:
@@ -85,7 +86,7 @@ def resolve(
     running : Mapping
         The providers of this server so far, by name.
     own_names : collection of str
-        What may stand behind ``@`` and means this server.
+        What may stand behind ``@`` and means this server; addresses in their one form.
     world : World
         The processes that were started together.
     look_up : callable
@@ -111,7 +112,7 @@ def resolve(
         what, at, address = value.partition("@")
         if address.isdecimal():
             address = _ranked(value, int(address), world, path)
-        if at and address not in own_names:
+        if at and canonical(address) not in own_names:
             try:
                 handle = look_up(what, address)
             except MargoError as error:

@@ -117,6 +117,10 @@ class Deployed(Protocol):
     """A server, as a module sees it that brings providers back."""
 
     @property
+    def engine(self) -> Engine:
+        """What RPCs of the server itself may be defined on, see `mochi.bedrock.rpc.ENGINE_ID`."""
+
+    @property
     def address(self) -> str:
         """Where it listens."""
 
@@ -125,8 +129,15 @@ class Deployed(Protocol):
         """Its ordinal in its service: the same one when it is started again."""
 
     @property
-    def dependency_resolution_timeout(self) -> float:
-        """Seconds to wait for a provider of another server."""
+    def dependency_resolution_timeout(self) -> float | None:
+        """Seconds to wait for a provider of another server; None where the configuration does not say."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is the one that speaks of those that were started together, where one is enough."""
+
+    def rest(self, seconds: float) -> None:
+        """Wait for some time; `BedrockError` once the server is told to stop."""
 
     def config(self) -> dict[str, Any]:
         """Its configuration, expanded."""
@@ -136,6 +147,9 @@ class Deployed(Protocol):
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id."""
+
+    def stop_provider(self, name: str) -> None:
+        """Stop the provider of this name."""
 
 
 @runtime_checkable

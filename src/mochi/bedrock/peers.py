@@ -65,6 +65,11 @@ class Peers(ABC):
         self.present = present
         self._over = False
 
+    @property
+    def speaks(self) -> bool:
+        """Whether this process speaks where one of those that were started together is enough."""
+        return self.rank == min(self.present)
+
     def gather(self, item: Any) -> dict[int, Any]:
         """Make a round with something of plain data; return what each rank has said.
 

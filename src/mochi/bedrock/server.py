@@ -40,17 +40,25 @@ from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, n
 from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
+from mochi.bedrock.queries import Queries
 from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
+from mochi.margo import deployment
+from mochi.margo.address import canonical
 from mochi.margo.client import Client
-from mochi.margo.engine import Engine
+from mochi.margo.connection import Request
+from mochi.margo.engine import Engine, unpack_arguments
 from mochi.margo.errors import ConfigError, Fault, MargoError
 from mochi.margo.handshake import Seat
+from mochi.margo.rpc import pack
 
 __all__ = ["Server"]
 
 R = TypeVar("R")
 
 SECRET_SIZE = 32
+
+DEPENDENCY_TIMEOUT = 30.0
+"""Seconds to wait for a provider of another server, where the configuration does not say."""
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +104,7 @@ class Server:
         self._secret: bytes | None = None
         self._settings = config
         self._closed = False
+        self._stopping = threading.Event()
         self._libraries: list[str] = []
         self._modules: dict[str, Module] = {}
         self._running: dict[str, Running] = {}
@@ -123,9 +132,19 @@ class Server:
         return self.world.rank
 
     @property
-    def dependency_resolution_timeout(self) -> float:
-        """Seconds to wait for a provider of another server."""
+    def dependency_resolution_timeout(self) -> float | None:
+        """Seconds to wait for a provider of another server; None where the configuration does not say."""
         return self._settings.dependency_resolution_timeout
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is the one that speaks of those that were started together, where one is enough."""
+        return self._peers.speaks
+
+    def rest(self, seconds: float) -> None:
+        """Wait for some time; `BedrockError` once the server is told to stop."""
+        if self._stopping.wait(seconds):
+            raise BedrockError("told to stop before it was complete")
 
     def provider(self, name: str) -> Provider:
         """Return the provider of this name; `BedrockError` if there is none."""
@@ -188,7 +207,7 @@ class Server:
                 self._complete()
                 on_ready()
             except BaseException as error:
-                if not self._closed:
+                if not self._stopping.is_set():
                     failures.append(error)
                 self.finalize()
 
@@ -210,6 +229,7 @@ class Server:
 
     def finalize(self) -> None:
         """Make `run` return. Idempotent."""
+        self._stopping.set()
         self.engine.finalize()
 
     def load_module(self, library: str) -> None:
@@ -360,6 +380,12 @@ class Server:
                 if isinstance(running.provider, Forms)
             }
         )
+        if self.engine.gate.is_open and (self._peers.speaks or any(offers.values())):
+            deployment.log.warning(
+                "%s is open to whoever can reach it, who may also stop it: no provider gives the service a token, "
+                "as one of the type flock does",
+                self.address,
+            )
         for where, running in configured.items():
             name = running.spec.name
             self._form(running, {rank: said[name] for rank, said in offers.items() if name in said}, where)
@@ -413,13 +439,21 @@ class Server:
                 )
             return handle
 
-        def query(args: rpc.QueryConfig) -> rpc.QueryResult:
-            from mochi.bedrock.jx9.errors import Jx9Error
+        queries = Queries()
 
-            try:
-                return rpc.QueryResult(self.query(args.script))
-            except Jx9Error as error:
-                raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+        def query(request: Request) -> None:
+            args = unpack_arguments(rpc.QUERY_CONFIG, request, rpc.QueryConfig)
+
+            def run() -> None:
+                from mochi.bedrock.jx9.errors import Jx9Error
+
+                try:
+                    result = rpc.QueryResult(self.query(args.script))
+                except Jx9Error as error:
+                    raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
+                request.reply(pack(result))
+
+            queries.put(request, run)
 
         def start(args: rpc.StartProvider) -> int | Future[int]:
             def change() -> int:
@@ -443,7 +477,7 @@ class Server:
             return lambda args: _faulting(lambda: remove(args.name))
 
         self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
-        self.engine.define(rpc.QUERY_CONFIG, own, rpc.QueryConfig, query, pool=pool)
+        self.engine.register(rpc.QUERY_CONFIG, own, query, pool=pool)
         self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
         self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
         self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)
@@ -460,14 +494,15 @@ class Server:
             declared = module.dependencies(spec.config)
         except Exception as error:
             raise _in_context(error, where, spec.name) from error
-        deadline = time.monotonic() + self._settings.dependency_resolution_timeout
+        timeout = self._settings.dependency_resolution_timeout
+        deadline = time.monotonic() + (DEPENDENCY_TIMEOUT if timeout is None else timeout)
         return resolve(
             spec,
             declared,
             where,
             engine=self.engine,
             running=self._running,
-            own_names=("local", self.address, self._settings.address),
+            own_names=("local", self.address, canonical(self._settings.address or self.address)),
             world=self.world,
             look_up=partial(self._look_up, deadline),
         )
@@ -512,6 +547,7 @@ class Server:
         self.engine.undefine(running.spec.provider_id)
 
     def _close(self) -> None:
+        self._stopping.set()
         with self._changing:
             self._closed = True
             for running in reversed(list(self._running.values())):

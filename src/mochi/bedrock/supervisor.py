@@ -135,13 +135,15 @@ class _Server:
         return f"ended with exit code {code}" if code else None
 
 
-def supervise(size: int, serve: Callable[[Peers], int]) -> bool:
+def supervise(size: int, serve: Callable[[Peers], int], ready_fd: int | None = None) -> bool:
     """Run `serve` in `size` processes until all of them have ended.
 
     Parameters
     ----------
     serve : callable
         Given its peers; returns the exit code of the process, or raises `SystemExit`.
+    ready_fd : int, optional
+        A descriptor that the servers alone keep.
 
     Returns
     -------
@@ -156,6 +158,8 @@ def supervise(size: int, serve: Callable[[Peers], int]) -> bool:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     for rank in range(size):
         servers[rank] = _Server(rank, size, serve, list(servers.values()))
+    if ready_fd is not None:
+        os.close(ready_fd)
     is_stopping = threading.Event()
 
     def hand_on(number: int, frame: object) -> None:

@@ -4,28 +4,28 @@ A way is a `Bootstrap`. Making it finds the token of the service, without which 
 this way leads to no group. `Bootstrap.form` then gives the view, once the other processes have said where they are, and
 `Bootstrap.publish` puts it into the group file, once all of them are complete.
 
-Members keep their ranks: a member that was started again takes the place of its rank, whatever its address. A member
-that joins gets the next rank.
+Members keep their ranks: a member that was started again takes the place of its rank, whatever its address, unless one
+that is alive has it. A member that joins gets the next rank; one that joins again, from the host and directory from
+which it did before, gets the rank that it had.
 """
 
 import importlib.util
 import logging
 import os
 import secrets
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 
 from mochi.flock import group_file
-from mochi.flock.client import talking_to
+from mochi.flock.client import Sign, announce, side_by_side, talking_to
 from mochi.flock.config import FlockConfig
 from mochi.flock.errors import ConfigError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
-from mochi.margo import address
 from mochi.margo.errors import MargoError
 
 __all__ = ["Bootstrap", "Offer", "Place", "bootstrap", "new_token"]
@@ -38,7 +38,7 @@ CALL_TIMEOUT = 1.0
 """Seconds that a member has to answer another one."""
 
 ENDING = 5.0
-"""Seconds that another service, which has the group file, is given to end."""
+"""Seconds that another service, which has the group file, or the member of a rank, is given to end."""
 
 
 @dataclass(frozen=True)
@@ -189,53 +189,78 @@ class ReturnBootstrap(Bootstrap):
     name = "of one that comes back"
 
     def open(self) -> None:
-        view = self.existing()
-        if self.me.rank not in view.ranks.values():
+        view = self.existing().ranked()
+        ranks = sorted(view.ranks.values())
+        if self.me.rank not in ranks:
             raise GroupFileError(
                 str(self.file),
-                f"the group has no member of rank {self.me.rank} to start again; "
-                f"it has {sorted(view.ranks.values())}",
+                f"the group has no member of rank {self.me.rank} to start again; it has {ranks}",
             )
+        size = ranks[-1] + 1
+        if self.place is not None and self.place.size != size and self.config.mpi_ranks is None:
+            raise GroupFileError(
+                str(self.file),
+                f"--size {self.place.size} disagrees with the group, whose ranks are {ranks}; give --size {size}",
+            )
+        self._check_free(view)
+
+    def _check_free(self, view: GroupView) -> None:
+        """Return unless the member of the rank is alive, and answers; it is given some time to end."""
+        (holder,) = (member for member in view.members if member.rank == self.me.rank)
+        if holder.address == self.me.address:
+            return
+        deadline = time.monotonic() + ENDING
+        with talking_to(view, ENDING) as client:
+            while client.sign(holder) is Sign.ANSWERS:
+                if time.monotonic() > deadline:
+                    raise GroupFileError(
+                        str(self.file),
+                        f"rank {self.me.rank} is served at {holder.address}, which answers; to replace it, stop it "
+                        f"with bedrock-shutdown -f FILE --rank {self.me.rank}",
+                    )
+                time.sleep(0.1)
 
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
         return self.existing().ranked().with_member(self.me).members
 
     def publish(self, view: GroupView) -> None:
-        _put(str(self.file), self.me, view)
-        _announce(self.me, view)
+        announce(self.me, _put(str(self.file), self.me, view), CALL_TIMEOUT)
 
 
 class JoinBootstrap(Bootstrap):
-    """A group that lets one more in, or that has this server already, by its address."""
+    """A group that lets one more in, or one back that it had: by its address, or by its home where that is free."""
 
     name = "join"
 
     def open(self) -> None:
         view = self.existing()
-        own = _find(view, self.me.address)
-        self._is_in = own is not None
-        if own is not None:
-            self.me = msgspec.structs.replace(own, rank=view.ranks[own.address], ended=False)
-        else:
+        if _find(view, self.me.address) is None:
             _check_alive(str(self.file), view)
 
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
-        if self._is_in:
-            return self.existing().ranked().with_member(self.me).members
-
         def enter(view: GroupView) -> GroupView:
-            self.me = msgspec.structs.replace(self.me, rank=1 + max(view.ranks.values()))
+            ranked = view.ranked()
+            own = _find(ranked, self.me.address) or self._former(ranked)
+            rank = 1 + max(view.ranks.values()) if own is None else own.rank
+            self.me = msgspec.structs.replace(self.me, rank=rank)
             self.on_place(self.me)
-            return view.ranked().with_member(self.me)
+            return ranked.with_member(self.me)
 
         group_file.update(str(self.file), enter)
         view = self.existing()
-        _announce(self.me, view)
+        announce(self.me, view, CALL_TIMEOUT)
         return view.members
 
+    def _former(self, view: GroupView) -> Member | None:
+        """Return what this server was before, if it was a member, at another address."""
+        former = [member for member in view.members if member.home == self.me.home]
+        with talking_to(view, CALL_TIMEOUT) as client:
+            signs = side_by_side(client.sign, former)
+        free = [member for member, sign in zip(former, signs, strict=True) if not sign.is_living]
+        return min(free, key=lambda member: view.ranks[member.address], default=None)
+
     def publish(self, view: GroupView) -> None:
-        if self._is_in:
-            _put(str(self.file), self.me, view)
+        _put(str(self.file), self.me, view)
 
 
 class FileBootstrap(Bootstrap):
@@ -309,6 +334,8 @@ def bootstrap(me: Member, config: FlockConfig, file: str | None, place: Place | 
     """
     names = [config.bootstrap] if isinstance(config.bootstrap, str) else config.bootstrap
     *others, last = [_WAYS[name] for name in names]
+    if JoinBootstrap.name in names:
+        me = msgspec.structs.replace(me, home=f"{socket.gethostname()}:{os.getcwd()}")
     if place is not None and place.secret is None and not issubclass(last, FileBootstrap):
         return ReturnBootstrap(me, config, file, place)
     for way in others:
@@ -325,25 +352,13 @@ def new_token() -> bytes:
 
 
 def _find(view: GroupView, own: str) -> Member | None:
-    parsed = address.parse(own)
-    for member in view.members:
-        if member.address == own or address.parse(member.address) == parsed:
-            return member
-    return None
+    return next((member for member in view.members if member.address == own), None)
 
 
 def _check_alive(file: str, view: GroupView) -> None:
     with talking_to(view, CALL_TIMEOUT) as client:
-        if not any(map(client.is_alive, view.members)):
+        if not any(sign.is_living for sign in side_by_side(client.sign, view.members)):
             raise GroupFileError(file, "the group file is of a service that has ended: no member answers")
-
-
-def _announce(me: Member, view: GroupView) -> None:
-    with talking_to(view, CALL_TIMEOUT) as client:
-        for member in view.members:
-            if member.rank != me.rank and not member.ended:
-                with suppress(MargoError):
-                    client.announce(member, me)
 
 
 def _await_end(file: str, view: GroupView) -> None:
@@ -356,18 +371,27 @@ def _await_end(file: str, view: GroupView) -> None:
         return
     deadline = time.monotonic() + ENDING
     with talking_to(other, CALL_TIMEOUT) as client:
-        while living := [member for member in other.members if not member.ended and client.is_alive(member)]:
+        members = [member for member in other.members if not member.ended]
+        while True:
+            signs = dict(zip(members, side_by_side(client.sign, members), strict=True))
+            living = [member for member, sign in signs.items() if sign.is_living]
+            if not living:
+                return
             if time.monotonic() > deadline:
+                state = "running" if signs[living[0]] is Sign.ANSWERS else "there, and does not answer,"
                 raise GroupFileError(
                     file,
-                    f"this is the group file of a service that is running at {living[0].address}; "
+                    f"this is the group file of a service that is {state} at {living[0].address}; "
                     "stop that with bedrock-shutdown -f, or name another file",
                 )
             time.sleep(0.1)
 
 
-def _put(file: str, me: Member, view: GroupView) -> None:
-    """Have a member take its place in the group file; if the file has gone meanwhile, write it anew."""
+def _put(file: str, me: Member, view: GroupView) -> GroupView:
+    """Have a member take its place in the group file, and return what is there then.
+
+    If the file has gone meanwhile, it is written anew from `view`.
+    """
 
     def enter(current: GroupView) -> GroupView:
         if current.token != view.token:
@@ -378,6 +402,7 @@ def _put(file: str, me: Member, view: GroupView) -> None:
         group_file.update(file, enter)
     else:
         group_file.write(file, view)
+    return group_file.read(file)
 
 
 def _with_some_token(view: GroupView) -> GroupView:

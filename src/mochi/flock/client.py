@@ -1,12 +1,45 @@
-"""Asking a flock provider for the members of its group."""
+"""Asking a flock provider for the members of its group, and looking whether members are there."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import enum
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from typing import TypeVar
 
 from mochi.flock import rpc
 from mochi.flock.group_file import GroupView, Member
+from mochi.margo import transport
 from mochi.margo.client import Client
-from mochi.margo.errors import AddressError, AuthenticationError, ConnectionLost, MargoError
+from mochi.margo.errors import (
+    AddressError,
+    AuthenticationError,
+    ConnectionLost,
+    DeadlineExceeded,
+    Fault,
+    MargoError,
+    ProtocolError,
+)
+
+R = TypeVar("R")
+
+_AT_A_TIME = 32
+
+
+class Sign(enum.Enum):
+    """What there is to see of a member within a time-out."""
+
+    ANSWERS = "answers"
+    LISTENS = "listens"
+    """It is there, and does not answer: it is stopped, or very busy."""
+    SILENT = "silent"
+    """Its host does not answer: it has vanished, or cannot be reached from here."""
+    GONE = "gone"
+    """Nobody listens, or somebody else does."""
+
+    @property
+    def is_living(self) -> bool:
+        """Whether the member is there for sure."""
+        return self in (Sign.ANSWERS, Sign.LISTENS)
 
 
 class FlockClient:
@@ -22,7 +55,7 @@ class FlockClient:
         self._client = client
 
     def view(self, address: str, provider_id: int) -> GroupView:
-        """Return the current view of the group, which has no token in it.
+        """Return the current view of the group, with ordinals and who has ended; it has no token in it.
 
         Raises
         ------
@@ -32,20 +65,55 @@ class FlockClient:
         return self._client.call(address, rpc.GET_VIEW, rpc.GetView(), GroupView, provider_id=provider_id)
 
     def announce(self, to: Member, member: Member) -> None:
-        """Tell a member of one that has come, or has moved; errors as `view`."""
+        """Tell a member of one that has come, has moved, or ends; errors as `view`."""
         self._client.call(
             to.address, rpc.ANNOUNCE, rpc.Announce(member), type(None), provider_id=to.provider_id
         )
 
-    def is_alive(self, member: Member) -> bool:
-        """Tell whether a member is there. One that does not answer within the client's time-out may be."""
+    def sign(self, member: Member) -> Sign:
+        """Ask a member whether it is there; blocks for twice the client's time-out at most."""
         try:
             self.view(member.address, member.provider_id)
-        except (AddressError, AuthenticationError, ConnectionLost):
-            return False
+        except (AuthenticationError, ProtocolError):
+            return Sign.GONE
+        except (AddressError, ConnectionLost, DeadlineExceeded) as error:
+            if isinstance(error.__cause__, Fault) and error.__cause__.code == "wrong_member":
+                return Sign.GONE
+            return listens(member.address, self._client.timeout)
         except MargoError:
             pass
-        return True
+        return Sign.ANSWERS
+
+
+def listens(address: str, timeout: float) -> Sign:
+    """Look whether anybody listens at an address, without a word to who does."""
+    try:
+        transport.connect(address, timeout).close()
+    except AddressError as error:
+        is_known = error.__cause__ is None or isinstance(error.__cause__, ConnectionRefusedError)
+        return Sign.GONE if is_known else Sign.SILENT
+    return Sign.LISTENS
+
+
+def side_by_side(question: Callable[[Member], R], members: Iterable[Member]) -> list[R]:
+    """Ask about all members at the same time: those who do not answer cost one time-out, not each theirs."""
+    asked = list(members)
+    if len(asked) < 2:
+        return list(map(question, asked))
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        return list(threads.map(question, asked))
+
+
+def announce(member: Member, view: GroupView, timeout: float) -> None:
+    """Tell all other members that are there of one that has come, has moved, or ends."""
+    others = [other for other in view.members if other.address != member.address and not other.ended]
+
+    def tell(other: Member) -> None:
+        with suppress(MargoError):
+            client.announce(other, member)
+
+    with talking_to(view, timeout) as client:
+        side_by_side(tell, others)
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """The group file: who the members of a service are, and the token that proves a caller may talk to them.
 
 The file is the original's: one line of JSON without a newline, members sorted by address and then provider
-id, metadata sorted by key. Four rules are ours:
+id, metadata sorted by key. Six rules are ours:
 
 1. It holds the token of the service (metadata key ``__token__``, hexadecimal), so it has mode 0600 from its
    first byte on: who may read the file may use the service.
 2. It appears whole or not at all, and outlives a crash of the machine once `write` has returned.
 3. A view that travels over the network has no token in it.
-4. A member may have two keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
-   again at another address, and ``ended``, if it has ended in good order.
+4. A member may have three keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
+   again at another address; ``ended``, if it has ended in good order; and ``home``, the host and directory of one that
+   has joined, by which it is known when it joins again.
+5. An address is read in any of its forms, and kept and written in one, see `mochi.margo.address.canonical`.
+6. What is no regular file is neither read nor replaced.
 
 `parse` and `serialize` are pure; `read`, `read_within`, `write` and `update` add the file around them.
 """
@@ -19,13 +22,14 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Final
 
 import msgspec
 
 from mochi.flock.errors import GroupFileError, GroupFileMissing
+from mochi.margo.address import canonical
 from mochi.margo.paths import check_regular, read_small
 
 _log = logging.getLogger(__name__)
@@ -52,6 +56,11 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     provider_id: Annotated[int, msgspec.Meta(ge=0, le=65535)]
     rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
     ended: bool = False
+    home: str | None = None
+
+    def __post_init__(self) -> None:
+        """Have the address in its one form."""
+        msgspec.structs.force_setattr(self, "address", canonical(self.address))
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -89,7 +98,7 @@ class GroupView(msgspec.Struct, frozen=True):
         others = [
             other for other in self.members if other.rank != member.rank and other.address != member.address
         ]
-        return GroupView((*others, member), self.metadata)
+        return GroupView(_in_order((*others, member)), self.metadata)
 
     def with_token(self, token: bytes) -> "GroupView":
         """Return the view with the shared secret of its service."""
@@ -102,8 +111,11 @@ class GroupView(msgspec.Struct, frozen=True):
 
 def serialize(view: GroupView) -> bytes:
     """Encode a view as the content of a group file."""
-    members = sorted(view.members, key=lambda member: (member.address, member.provider_id))
-    return msgspec.json.encode(GroupView(tuple(members), view.metadata), order="sorted")
+    return msgspec.json.encode(GroupView(_in_order(view.members), view.metadata), order="sorted")
+
+
+def _in_order(members: Iterable[Member]) -> tuple[Member, ...]:
+    return tuple(sorted(members, key=lambda member: (member.address, member.provider_id)))
 
 
 def parse(content: bytes, path: str = "<group view>") -> GroupView:
@@ -189,7 +201,7 @@ def write(path: str | os.PathLike[str], view: GroupView) -> None:
     Raises
     ------
     GroupFileError
-        The file cannot be written; what stood at `path` before is untouched.
+        The file cannot be written, or what stands at `path` is no regular file; it is untouched.
     """
     name = os.fspath(path)
     directory, base = os.path.split(os.path.abspath(name))

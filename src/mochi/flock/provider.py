@@ -2,27 +2,44 @@
 
 The engine lets in who holds the token of the service and means this member. The group file is written once all servers
 that were started together are complete, so that whoever finds it can use the service. A member that ends marks itself
-there; the last one alive removes the file, unless another service has replaced it.
+there, and tells the others; the last one removes the file, unless another service has replaced it. One that does not
+answer may be alive: the file stays until nobody listens.
+
+What the view is comes from the group file where that changes, and from those who announce themselves, who may be on
+hosts that do not share the file. A member that finds its rank taken by another, for it did not answer for a while, ends
+its server.
 """
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from mochi.flock import group_file, rpc
 from mochi.flock.bootstrap import CALL_TIMEOUT, Offer, Place, bootstrap, new_token
-from mochi.flock.client import talking_to
+from mochi.flock.client import Sign, announce, listens, side_by_side, talking_to
 from mochi.flock.config import FlockConfig
 from mochi.flock.errors import FlockError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
+from mochi.margo.complaints import Complaint
 from mochi.margo.engine import Engine
+from mochi.margo.errors import MargoError
 from mochi.margo.handshake import Seat
 from mochi.margo.pools import Pool
 
+WATCH_INTERVAL = 10.0
+"""Seconds between two looks of a member whether it has been replaced. The clock runs on while a process is stopped."""
+
+REPLACED = 255
+"""Status of a server that ends because it has been."""
+
 _log = logging.getLogger(__name__)
+
+ANNOUNCED = Complaint("flock: a member has told", logging.INFO)
 
 
 class FlockProvider:
@@ -60,6 +77,7 @@ class FlockProvider:
         self._config = config
         self._file = None if config.file is None else os.path.abspath(config.file)
         self._is_published = False
+        self._is_complete = False
         me = Member(engine.address, provider_id, 0 if place is None else place.rank)
         self._bootstrap = bootstrap(me, config, self._file, place)
         self._token = self._bootstrap.token or engine.gate.token or new_token()
@@ -69,12 +87,16 @@ class FlockProvider:
         self._bootstrap.on_place = self._take_seat
         self._take_seat(self._bootstrap.me)
         self._view = self._view_of((self._bootstrap.me,))
+        self._stamp: tuple[int, ...] = ()
+        self._changing = threading.Lock()
+        self._closed = threading.Event()
         engine.define(rpc.GET_VIEW, provider_id, rpc.GetView, self._get_view, pool=pool)
         engine.define(rpc.ANNOUNCE, provider_id, rpc.Announce, self._take_note, pool=pool)
 
     @property
     def view(self) -> GroupView:
-        """The current view of the group, with its token."""
+        """The current view of the group, with its token; reads the group file if that has changed."""
+        self._refresh()
         return self._view
 
     @property
@@ -107,6 +129,7 @@ class FlockProvider:
         FlockError
             There is no such group.
         """
+        self._stamp = self._stamp_of_file()
         members = self._bootstrap.form(
             {rank: msgspec.convert(offer, Offer) for rank, offer in offers.items()}
         )
@@ -124,27 +147,90 @@ class FlockProvider:
         """
         self._bootstrap.publish(self._view)
         self._is_published = self._file is not None and not self._bootstrap.keeps_file
+        self._is_complete = True
+        threading.Thread(target=self._watch, name="flock-watch", daemon=True).start()
 
     def close(self) -> None:
         """Leave the server, and the group file if it is still the one of this service. Idempotent."""
         self._engine.undefine(self._provider_id)
-        if not self._is_published:
+        if self._closed.is_set():
             return
-        self._is_published = False
-        try:
-            group_file.update(str(self._file), self._without_me)
-        except GroupFileError as error:
-            _log.debug("flock: %s", error)
+        self._closed.set()
+        if self._is_published:
+            try:
+                group_file.update(str(self._file), self._without_me)
+            except GroupFileError as error:
+                _log.debug("flock: %s", error)
+        if self._is_complete:
+            announce(self._ended, self._view, CALL_TIMEOUT)
 
     def _without_me(self, view: GroupView) -> GroupView | None:
         me = self._bootstrap.me
         if view.token != self._token or not any(m.address == me.address for m in view.members):
             return view
-        others = [member for member in view.members if member.address != me.address and not member.ended]
-        with talking_to(view, CALL_TIMEOUT) as client:
-            if not any(map(client.is_alive, others)):
-                return None
-        return view.with_member(msgspec.structs.replace(me, ended=True))
+        if all(sign is Sign.GONE for sign in side_by_side(_listens, self._others(view))):
+            return None
+        return view.with_member(self._ended)
+
+    @property
+    def _ended(self) -> Member:
+        """This member, once it has ended."""
+        return msgspec.structs.replace(self._bootstrap.me, ended=True)
+
+    def _others(self, view: GroupView) -> list[Member]:
+        """Return the members beside this one that have not ended."""
+        return [m for m in view.members if m.address != self._bootstrap.me.address and not m.ended]
+
+    def _watch(self) -> None:
+        while not self._closed.wait(WATCH_INTERVAL):
+            if not self._refresh():
+                self._ask_others()
+
+    def _refresh(self) -> bool:
+        """Have the view from the group file, if that has changed; return whether there is one of this service."""
+        with self._changing:
+            stamp = self._stamp_of_file()
+            if stamp in ((), self._stamp):
+                return bool(stamp)
+            try:
+                found = group_file.read(str(self._file))
+            except GroupFileError as error:
+                _log.debug("flock: %s", error)
+                return False
+            if found.token != self._token:
+                return False
+            self._stamp = stamp
+            self._adopt(found)
+        return True
+
+    def _stamp_of_file(self) -> tuple[int, ...]:
+        with suppress(OSError):
+            if self._file is not None:
+                status = os.stat(self._file)
+                return (status.st_ino, status.st_mtime_ns, status.st_size)
+        return ()
+
+    def _ask_others(self) -> None:
+        """Have the view of the first of the other members that answers."""
+        with talking_to(self._view, CALL_TIMEOUT) as client:
+            for other in self._others(self._view):
+                with suppress(MargoError):
+                    found = client.view(other.address, other.provider_id)
+                    with self._changing:
+                        self._adopt(found)
+                    return
+
+    def _adopt(self, found: GroupView) -> None:
+        """Take over what is known of the members; end the server if another has its rank."""
+        me = self._bootstrap.me
+        found = found.ranked()
+        for member in found.members:
+            if member.rank == me.rank and member.address != me.address and self._is_complete:
+                _log.error("rank %d is served at %s by now; this server ends", me.rank, member.address)
+                self._engine.finalize(REPLACED)
+                self._closed.set()
+                return
+        self._view = self._view_of(found.with_member(me).members)
 
     def _take_seat(self, me: Member) -> None:
         """Let in who means this member, under its rank as it is from now on."""
@@ -161,8 +247,15 @@ class FlockProvider:
         return GroupView(members, metadata).with_token(self._token)
 
     def _get_view(self, request: rpc.GetView) -> GroupView:
-        return self._view.without_token()
+        return self.view.without_token()
 
     def _take_note(self, request: rpc.Announce) -> None:
-        self._view = self._view.with_member(request.member)
-        _log.info("flock: %s is a member, with rank %s", request.member.address, request.member.rank)
+        member = request.member
+        with self._changing:
+            self._adopt(self._view.with_member(member))
+        state = "has ended" if member.ended else "is a member"
+        self._engine.complain(ANNOUNCED, f"{member.address} {state}, with rank {member.rank}")
+
+
+def _listens(member: Member) -> Sign:
+    return listens(member.address, CALL_TIMEOUT)

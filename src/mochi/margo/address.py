@@ -5,6 +5,8 @@ Pure functions over text. Protocols that run here are shared memory on one node 
 """
 
 import difflib
+import ipaddress
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -43,6 +45,26 @@ def protocol(address: str) -> str:
     """Return what precedes ``://``: the protocol of an address, in one spelling for each transport."""
     name = address.partition("://")[0]
     return "na+sm" if name in _SM else "ofi+tcp" if name in _TCP else name
+
+
+@lru_cache(4096)
+def canonical(text: str) -> str:
+    """Return the one form of an address in which it is compared and stored; of text of no known form, the text.
+
+    Protocols have their long names, names of hosts are in lower case, and an IP address is as short as it can be. No
+    name is looked up.
+    """
+    try:
+        address = parse(text)
+    except AddressError:
+        return text
+    if isinstance(address, SmAddress):
+        return str(address)
+    try:
+        host = ipaddress.ip_address(address.host).compressed
+    except ValueError:
+        host = address.host.lower()
+    return str(TcpAddress(host, address.port))
 
 
 def parse(text: str) -> Address:

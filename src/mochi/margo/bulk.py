@@ -10,9 +10,13 @@ import fcntl
 import mmap
 import os
 import weakref
+from functools import cache
 
 import msgspec
 import numpy as np
+
+MAX_FREE = 256
+"""Buffers that a tier keeps at most, however few of their bytes were used, beyond those made in advance."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -24,15 +28,16 @@ class BufferPoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     num_buffers : int
         Buffers made in advance in each tier; more are made on demand.
-    max_free : int, optional
-        Buffers that each tier keeps when they come back, more are dropped; all where it is not given.
+    max_kept : int
+        Bytes that were used of the buffers that each tier keeps when they come back; more go back to the system, beyond
+        `num_buffers` and `MAX_FREE`.
     """
 
     first_size: int
     num_tiers: int = 1
     num_buffers: int = 0
     size_multiple: float = 4.0
-    max_free: int | None = None
+    max_kept: int = 128 << 20
 
 
 class BulkBuffer:
@@ -42,12 +47,15 @@ class BulkBuffer:
     ----------
     fd : int
         Descriptor of the sealed memfd behind a shareable buffer, else -1.
+    used : int
+        Bytes that were handed out of it at most, which is what it costs.
     """
 
-    __slots__ = ("fd", "size", "view")
+    __slots__ = ("fd", "size", "used", "view")
 
     def __init__(self, size: int, shareable: bool) -> None:
         self.size = size
+        self.used = 0
         self.fd = -1
         if shareable:
             self.fd = os.memfd_create("mofka-bulk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -100,10 +108,14 @@ class BufferPool:
         fitting = [tier for tier in self._free if tier >= size]
         for tier in fitting:
             try:
-                return self._free[tier].pop()
+                buffer = self._free[tier].pop()
             except IndexError:
                 continue
-        return BulkBuffer(fitting[0] if fitting else size, self._shareable)
+            break
+        else:
+            buffer = BulkBuffer(fitting[0] if fitting else size, self._shareable)
+        buffer.used = max(buffer.used, size)
+        return buffer
 
     def lease(self, size: int) -> memoryview:
         """Return `size` bytes of a buffer, which comes back by itself once nobody holds a view of them."""
@@ -114,6 +126,21 @@ class BufferPool:
 
     def release(self, buffer: BulkBuffer) -> None:
         """Take `buffer` back; nobody may look at its memory any more."""
-        free, most = self._free.get(buffer.size), self.config.max_free
-        if free is not None and (most is None or len(free) < most):
+        free = self._free.get(buffer.size)
+        if free is None:
+            return
+        count = len(free) + 1
+        if count <= self.config.num_buffers or (count <= MAX_FREE and self._has_room(free, buffer)):
             free.append(buffer)
+
+    def _has_room(self, free: list[BulkBuffer], buffer: BulkBuffer) -> bool:
+        most = self.config.max_kept
+        if (len(free) + 1) * buffer.size <= most:
+            return True
+        return sum(other.used for other in free) + buffer.used <= most
+
+
+@cache
+def shared_pool(config: BufferPoolConfig) -> BufferPool:
+    """Return the pool of this process with these tiers: what one user gives back serves the next one."""
+    return BufferPool(config)

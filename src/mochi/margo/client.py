@@ -31,6 +31,7 @@ from typing import TypeVar
 import msgspec
 
 from mochi.margo import rpc, transport
+from mochi.margo.address import canonical
 from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
@@ -55,6 +56,10 @@ log = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 3600.0
 """Seconds that a wait without end, or with a far one, sleeps at a time: the kernel does not take any number."""
+
+
+PATIENCE = 5.0
+"""Seconds that a wait for a server lasts before the log is told of it."""
 
 
 class Client:
@@ -103,7 +108,7 @@ class Client:
         rank : int, optional
             Which member of the service is meant; another one that answers there is not spoken to. None takes any.
         """
-        self._seats[address] = Seat(token, rank)
+        self._seats[canonical(address)] = Seat(token, rank)
 
     def link(self, address: str, timeout: float | None = None) -> Link:
         """Return the link to `address`, connecting where there is none.
@@ -117,6 +122,7 @@ class Client:
         VersionMismatch
             They do not speak the same version.
         """
+        address = canonical(address)
         link = self.living_link(address)
         if link is not None:
             return link
@@ -137,7 +143,7 @@ class Client:
 
     def living_link(self, address: str) -> Link | None:
         """Return the link to `address` if there is one; never blocks."""
-        link = self._links.get(address)
+        link = self._links.get(canonical(address))
         return None if link is None or link.is_lost else link
 
     def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:
@@ -231,10 +237,12 @@ class Client:
             There was no answer. After the last two the call may have taken effect.
         """
         seconds = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
         link = self.link(address, seconds)
         pending = PendingCall()
         number = link.request(name, provider_id, rpc.pack(args), pending, bulk=bulk, timeout=seconds)
-        if not self.wait(pending.is_done, lambda: (link,), time.monotonic() + seconds):
+        whom = f"the server at {address} to answer {name}"
+        if not self.wait_for_server(pending.is_done, lambda: (link,), deadline, lambda: whom):
             link.cancel(number)
             raise DeadlineExceeded(f"{name} at {address} has not answered within {seconds:g} s")
         if pending.error is not None:
@@ -284,6 +292,38 @@ class Client:
             else:
                 self._sleep(is_done, deadline)
         return True
+
+    def wait_for_server(
+        self,
+        is_done: Callable[[], bool],
+        links: Callable[[], Collection[Link]],
+        deadline: float,
+        whom: Callable[[], str],
+    ) -> bool:
+        """Wait as `wait` does; one that lasts longer than `PATIENCE` is told to the log, and again when it is over.
+
+        Parameters
+        ----------
+        whom : callable
+            Tells server and reason, as they are then; empty if somebody else tells the log.
+        """
+        patience = min(deadline, time.monotonic() + PATIENCE)
+        if self.wait(is_done, links, patience):
+            return True
+        if patience == deadline:
+            return False
+        server = whom()
+        if not server:
+            return self.wait(is_done, links, deadline)
+        began = time.monotonic() - PATIENCE
+        log.warning("waiting for %s, for %g s already", server, PATIENCE)
+        outcome = "was interrupted"
+        try:
+            done = self.wait(is_done, links, deadline)
+            outcome = "is over" if done else "was in vain"
+        finally:
+            log.warning("the wait for %s %s after %.1f s", server, outcome, time.monotonic() - began)
+        return done
 
     def _sleep(self, is_done: Callable[[], bool], deadline: float) -> None:
         """Sleep until a `notify`, or the deadline."""

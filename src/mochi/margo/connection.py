@@ -1,7 +1,8 @@
 """One accepted connection, and the requests that come on it.
 
 A peer that breaks the wire format, or greets without the token, loses its connection and nothing else. What a peer
-can make a server hold is bounded: see `MAX_OUTSTANDING`, `MAX_OUTSTANDING_BYTES` and `MAX_QUEUED_BYTES`.
+can make a server hold is bounded: see `MAX_OUTSTANDING`, and `mochi.margo.budget`. A connection gets one request a
+turn of the loop.
 """
 
 import asyncio
@@ -10,12 +11,14 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import msgspec
 
 from mochi.margo import handshake, rpc
+from mochi.margo.budget import Budget, Grant, Reservation
 from mochi.margo.complaints import Complaint
 from mochi.margo.errors import AuthenticationError, Fault, MargoError, ProtocolError
 from mochi.margo.gate import Gate
@@ -31,6 +34,7 @@ from mochi.margo.wire import (
     Limits,
     Segment,
     SendQueue,
+    allocate_private,
     encode,
 )
 
@@ -43,11 +47,7 @@ FAILED = Complaint("a handler failed", logging.ERROR)
 UNEXPECTED = Complaint("an unexpected error on a connection", logging.ERROR)
 
 MAX_OUTSTANDING = 256
-MAX_OUTSTANDING_BYTES = 128 << 20
-"""Requests of one connection, and bytes of their bulk, that wait for an answer before no more is read from it."""
-
-MAX_QUEUED_BYTES = 64 << 20
-"""Bytes that wait for a peer to read them before no more is read from it."""
+"""Requests of one connection that wait for an answer before no more is read from it."""
 
 
 class Owner(Protocol):
@@ -56,12 +56,16 @@ class Owner(Protocol):
     loop: asyncio.AbstractEventLoop
     gate: Gate
     instance: bytes
+    budget: Budget
 
     def definition(self, frame: Frame) -> "Definition":
         """Return what a request is for; `Fault` when there is nothing."""
 
     def on_loop(self, function: Callable[[], None]) -> None:
         """Run `function` now when this is the loop's thread, else soon."""
+
+    def grant(self, grants: Sequence[Grant]) -> None:
+        """Have what was granted by the budget called soon, and see to it that a budget that is used up comes free."""
 
     def has_proven(self, connection: "Connection") -> None:
         """Take note that a peer has proved itself."""
@@ -89,8 +93,8 @@ class Request:
 
     Notes
     -----
-    `reply` and `fail` may be called from any thread; the first call answers, later ones do nothing. A request that
-    wants no answer counts as one that waits for it until its handler returns.
+    All methods may be called from any thread; the first answer counts, later ones do nothing. A request that wants no
+    answer counts as one that waits for it until its handler returns.
     """
 
     __slots__ = ("cancelled", "connection", "deadline", "frame", "size")
@@ -100,7 +104,41 @@ class Request:
         self.frame = frame
         self.deadline = time.monotonic() + frame.timeout_ms / 1000 if frame.timeout_ms else float("inf")
         self.cancelled = False
-        self.size = sum(segment.length for segment in frame.segments)
+        self.size = len(frame.message) + sum(segment.length for segment in frame.segments)
+
+    def reserve(
+        self,
+        size: int,
+        make: Callable[[], None],
+        spawn: Callable[[Callable[[], None]], None] = lambda work: work(),
+    ) -> None:
+        """Call `make`, which makes an answer of `size` bytes, when there is room for it.
+
+        It is called at once, or given to `spawn`, on the loop. A request that is void by then is answered with a fault.
+        """
+
+        def granted() -> None:
+            if self.connection.is_outstanding(self):
+                self.size += size
+                self.attempt(lambda: spawn(lambda: self.attempt(make)))
+            else:
+                self.connection.release(size)
+
+        if self.connection.reserve(size, granted) is None:
+            self.size += size
+            self.attempt(make)
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do what the request asks for, unless it is void; what `work` raises is its answer."""
+        if self.cancelled or time.monotonic() > self.deadline:
+            self.fail(Fault("deadline", "the request was taken back, or its deadline has passed"))
+            return
+        try:
+            work()
+        except Exception as error:
+            if not isinstance(error, MargoError):
+                self.connection.engine.complain(FAILED, error)
+            self.fail(error)
 
     def reply(
         self,
@@ -139,8 +177,12 @@ class Request:
         )
 
         def send() -> None:
-            if connection.settle(self) and frame is not None:
-                connection.put(frame, bulk, descriptors)
+            if not connection.settle(self):
+                return
+            if frame is None:
+                connection.release(self.size)
+            else:
+                connection.put(frame, bulk, descriptors, reserved=self.size)
 
         connection.engine.on_loop(send)
 
@@ -166,7 +208,14 @@ class Definition(msgspec.Struct, frozen=True):
 class Connection:
     """One accepted connection. Lives on the loop: all its methods must be called there.
 
-    A peer is read from only while it lets itself be answered, see `MAX_OUTSTANDING` and `MAX_QUEUED_BYTES`.
+    A peer is read from only while it lets itself be answered, see `MAX_OUTSTANDING` and `mochi.margo.budget`. Of what
+    was read, one request is handled in a turn of the loop, so that no connection keeps others waiting for longer.
+
+    Attributes
+    ----------
+    closed : bool
+    on_close : list of callables
+        Called when it has closed.
     """
 
     def __init__(self, engine: Owner, peer: socket.socket) -> None:
@@ -174,7 +223,12 @@ class Connection:
         self.closed = False
         self.on_close: list[Callable[[], None]] = []
         self._peer = peer
-        self._reader = FrameReader(self._allocate, GREETING_LIMITS)
+        self._budget = engine.budget
+        self.account = self._budget.open()
+        self._reader = FrameReader(self._allocate, GREETING_LIMITS, self._admit)
+        self._arrived: Iterator[Frame] | None = None
+        self._turn_is_due = False
+        self._admitted = 0
         self._queue = SendQueue()
         self._lending: deque[tuple[bytes, list[int]]] = deque()
         self._writing = False
@@ -182,7 +236,6 @@ class Connection:
         self._ending = False
         self._greeting = handshake.Answering(engine.gate.seat_of, engine.instance)
         self._outstanding: dict[int, Request] = {}
-        self._outstanding_bytes = 0
         self._greeting_timer = engine.loop.call_later(GREETING_TIMEOUT, self._greeting_expired)
         engine.loop.add_reader(peer, self._readable)
 
@@ -209,8 +262,13 @@ class Connection:
         for request in self._outstanding.values():
             request.cancelled = True
         self._outstanding.clear()
+        # What has half arrived goes now, and not when the garbage collector next looks at the cycles here.
+        self._arrived = None
+        self._reader = FrameReader(allocate_private)
+        self.engine.grant(self._budget.close(self.account))
         self.engine.forget(self)
-        for callback in self.on_close:
+        callbacks, self.on_close = self.on_close, []
+        for callback in callbacks:
             try:
                 callback()
             except Exception as error:
@@ -221,29 +279,60 @@ class Connection:
         self._ending = True
         self._update_reading()
 
-    def notify(self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = ()) -> None:
-        """Send a notice on a stream that the peer has named."""
-        self.send(Kind.NOTICE, stream, message, bulk, ())
+    def reserve(self, size: int, grant: Grant) -> Reservation | None:
+        """Reserve `size` bytes for what is to be sent. Any thread.
+
+        Returns
+        -------
+        Reservation or None
+            None if the bytes are reserved; else what waits: `grant` is called on the loop once they are. A connection
+            that is closed grants nothing more.
+        """
+        reservation = self._budget.reserve(self.account, size, grant)
+        if self._budget.is_short:
+            self.engine.grant(())
+        return reservation
+
+    def cancel(self, reservation: Reservation) -> None:
+        """Take back a reservation that waits. Any thread."""
+        self.engine.on_loop(lambda: self.engine.grant(self._budget.cancel(reservation)))
+
+    def release(self, size: int) -> None:
+        """Give back what was reserved, and is not needed. Any thread."""
+        self.engine.on_loop(lambda: self._change(-size))
+
+    def notify(
+        self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = (), *, reserved: int = 0
+    ) -> None:
+        """Send a notice on a stream that the peer has named, for which some bytes were reserved."""
+        self.put(_encode(Kind.NOTICE, stream, message, bulk, ()), bulk, (), reserved=reserved)
 
     def fail_stream(self, stream: int, message: bytes) -> None:
         """Send a fault, made with `rpc.pack_fault`, on a stream: nothing more will come on it."""
         self.send(Kind.FAULT, stream, message)
 
-    def send(
-        self,
-        kind: Kind,
-        call: int,
-        message: bytes,
-        bulk: Sequence[Sequence[Buffer]] = (),
-        descriptors: Sequence[int] = (),
-    ) -> None:
+    def send(self, kind: Kind, call: int, message: bytes) -> None:
         """Send a frame, or queue what the socket does not take now."""
-        self.put(_encode(kind, call, message, bulk, ()), bulk, ())
+        self.put(_encode(kind, call, message, (), ()), (), ())
 
-    def put(self, frame: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]) -> None:
-        """Send a frame that is encoded up to its bulk; one with descriptors has none, and may be overtaken."""
+    def put(
+        self,
+        frame: bytes,
+        bulk: Sequence[Sequence[Buffer]],
+        descriptors: Sequence[int],
+        *,
+        reserved: int = 0,
+    ) -> None:
+        """Send a frame that is encoded up to its bulk; one with descriptors has none, and may be overtaken.
+
+        Parameters
+        ----------
+        reserved : int
+            Bytes that were held for it.
+        """
         if self.closed:
             return
+        before = self._queue.size + reserved
         if descriptors:
             self._lending.append((frame, [os.dup(descriptor) for descriptor in descriptors]))
         else:
@@ -251,10 +340,27 @@ class Connection:
             for buffers in bulk:
                 self._queue.put(buffers)
         if not self._writing:
-            self._pump()
+            self._send_queued()
+        self._change(self._queue.size - before)
 
     def _pump(self) -> None:
+        """Send what waits for the socket to take it."""
+        before = self._queue.size
+        self._send_queued()
+        self._change(self._queue.size - before)
+
+    def _change(self, difference: int) -> None:
+        """Take note of what is held for this peer, and read on if that was paused."""
+        if difference and not self.closed:
+            grants = self._budget.change(self.account, difference)
+            if grants or self._budget.is_short:
+                self.engine.grant(grants)
+        if not self._reading or self._budget.is_full(self.account):
+            self._update_reading()
+
+    def _send_queued(self) -> None:
         """Send what the socket takes; never blocks."""
+        size = self._queue.size
         try:
             done = self._queue.pump(self._peer.sendmsg)
             while done and self._lending:
@@ -268,8 +374,10 @@ class Connection:
         elif not done and not self._writing:
             self.engine.loop.add_writer(self._peer, self._pump)
         self._writing = not done
-        if not (done and self._reading):
-            self._update_reading()
+        if done:
+            self.account.reading.over()
+        else:
+            self.account.reading.moved(size - self._queue.size, time.monotonic())
 
     def _lend(self) -> bool:
         """Send the next frame that has descriptors; they go with its first byte. The queue is empty."""
@@ -293,21 +401,22 @@ class Connection:
         """Whether something waits for the peer to read it."""
         return bool(self._queue or self._lending)
 
+    def is_outstanding(self, request: Request) -> bool:
+        """Whether a request waits for its answer."""
+        return self._outstanding.get(request.frame.call) is request
+
     def settle(self, request: Request) -> bool:
-        """Take note that a request is answered; False if that is not news. Reads on if that was paused."""
-        if self._outstanding.get(request.frame.call) is not request:
+        """Take note that a request is answered, whose bytes are to be released; False if that is not news."""
+        if not self.is_outstanding(request):
             return False
         del self._outstanding[request.frame.call]
-        self._outstanding_bytes -= request.size
-        if not self._reading:
-            self._update_reading()
         return True
 
     def _is_full(self) -> bool:
         return (
             len(self._outstanding) >= MAX_OUTSTANDING
-            or self._outstanding_bytes >= MAX_OUTSTANDING_BYTES
-            or self._queue.size >= MAX_QUEUED_BYTES
+            or self._budget.is_full(self.account)
+            or self._reader.held_up
             or self._ending
         )
 
@@ -315,10 +424,15 @@ class Connection:
         if self.closed or self._reading is not self._is_full():
             return
         self._reading = not self._reading
-        if self._reading:
-            self.engine.loop.add_reader(self._peer, self._readable)
-        else:
+        if not self._reading:
             self.engine.loop.remove_reader(self._peer)
+            self.account.sending.over()
+            return
+        self.engine.loop.add_reader(self._peer, self._readable)
+        if self._arrived is not None:
+            self._take_turn_soon()
+        elif self._reader.is_amid:
+            self.account.sending.moved(0, time.monotonic())
 
     def _greeting_expired(self) -> None:
         self.engine.complain(REFUSING, f"it has not proved itself within {GREETING_TIMEOUT:g} s")
@@ -335,8 +449,11 @@ class Connection:
         self.close()
 
     def _readable(self) -> None:
+        """Receive, until a frame is whole, and begin with what has arrived."""
         reader = self._reader
         for _ in range(8):
+            if self._arrived is not None or not self._reading:
+                return
             buffers = reader.buffers()
             try:
                 peer = self._peer
@@ -348,21 +465,62 @@ class Connection:
             if not count:
                 self.close()
                 return
-            try:
-                for frame in reader.received(count):
+            self._arrived = reader.received(count)
+            handled = self._take_turn(count)
+            if self.closed or handled or count < len(buffers[0]):
+                return
+
+    def _take_turn_soon(self) -> None:
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self.engine.loop.call_soon(self._take_next_turn)
+
+    def _take_next_turn(self) -> None:
+        self._turn_is_due = False
+        self._take_turn(0)
+
+    def _take_turn(self, count: int) -> bool:
+        """Go on with what has arrived, `count` bytes of it just now, up to one request; tell whether there was one."""
+        handled = False
+        try:
+            while self._arrived is not None and self._reading and not self.closed:
+                if handled and self._reader.has_more:
+                    self._take_turn_soon()
+                    break
+                frame = next(self._arrived, None)
+                if frame is None:
+                    self._arrived = None
+                    self._await_rest(count)
+                else:
                     self._dispatch(frame)
-            except MargoError as error:
-                self._refuse(error)
-            except Exception as error:
-                self.engine.complain(UNEXPECTED, error)
-                self.close()
-            if self.closed or not self._reading:
-                return
-            if self._is_full():
-                self._update_reading()
-                return
-            if count < len(buffers[0]):
-                return
+                    handled |= frame.kind is Kind.REQUEST
+                if self._is_full():
+                    self._update_reading()
+        except MargoError as error:
+            self._refuse(error)
+        except Exception as error:
+            self.engine.complain(UNEXPECTED, error)
+            self.close()
+        return handled
+
+    def _await_rest(self, count: int) -> None:
+        if self._reader.is_amid:
+            self.account.sending.moved(count, time.monotonic())
+        else:
+            self.account.sending.over()
+
+    def _admit(self, size: int) -> bool:
+        """Take memory for the frame that has begun, or have reading go on when there is some."""
+        if self.reserve(size, partial(self._admitted_late, size)) is not None:
+            return False
+        self._admitted += size
+        return True
+
+    def _admitted_late(self, size: int) -> None:
+        if not self.closed:
+            self._admitted += size
+            self._arrived = self._reader.go_on()
+            self._update_reading()
 
     def _allocate(self, frame: Frame) -> Sequence[memoryview]:
         definition = self.engine.definition(frame) if frame.kind is Kind.REQUEST else None
@@ -381,6 +539,9 @@ class Connection:
                 request.cancelled = True
         else:
             raise ProtocolError(f"a client sent a frame of kind {frame.kind.name}")
+        if self._admitted:
+            self._change(-self._admitted)
+            self._admitted = 0
 
     def _greet(self, frame: Frame) -> None:
         reply = self._greeting.received(frame.kind, frame.message)
@@ -396,7 +557,8 @@ class Connection:
         if frame.call in self._outstanding:
             raise ProtocolError(f"call number {frame.call} is still in use")
         self._outstanding[frame.call] = request
-        self._outstanding_bytes += request.size
+        self._change(request.size - self._admitted)
+        self._admitted = 0
         try:
             if frame.refused is not None:
                 raise frame.refused
@@ -406,15 +568,7 @@ class Connection:
             return
 
         def work() -> None:
-            if request.cancelled or time.monotonic() > request.deadline:
-                request.fail(Fault("deadline", "the request was taken back, or its deadline has passed"))
-                return
-            try:
-                definition.handler(request)
-            except Exception as error:
-                if not isinstance(error, MargoError):
-                    self.engine.complain(FAILED, error)
-                request.fail(error)
+            request.attempt(lambda: definition.handler(request))
             if frame.flags & ONE_WAY:
                 request.reply()
 

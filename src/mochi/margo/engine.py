@@ -23,16 +23,14 @@ import msgspec
 import uvloop
 
 from mochi.margo import rpc, transport
+from mochi.margo.budget import Budget, Grant
 from mochi.margo.complaints import INTERVAL, Complaint, Complaints
 from mochi.margo.config import PRIMARY, MargoConfig
-from mochi.margo.connection import REFUSING, Connection, Definition, Handler, Request
+from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Handler, Request
 from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
 from mochi.margo.gate import Gate, Lobby
 from mochi.margo.pools import Pool, Pools, Strand, check_cores, pin
-from mochi.margo.wire import (
-    Allocate,
-    Frame,
-)
+from mochi.margo.wire import MAX_MESSAGE, ONE_WAY, Allocate, Frame
 
 A = TypeVar("A", bound=msgspec.Struct)
 R = TypeVar("R")
@@ -42,8 +40,11 @@ log = logging.getLogger(__name__)
 LINGER = 2.0
 """Seconds that `Engine.run` waits at its end for handlers to answer, and then for peers to take what is queued."""
 
-ACCEPT_BURST = 64
-"""Connections accepted in one turn of the loop."""
+BUDGET_PAUSE = 0.5
+"""Seconds between two looks for connections to close while the budget is used up."""
+
+ACCEPT_BURST = 8
+"""Connections accepted in one turn of the loop, so that those who are in wait for no more than these."""
 
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
@@ -68,6 +69,14 @@ def _no_bulk(frame: Frame) -> Sequence[memoryview]:
     if any(not segment.lease for segment in frame.segments):
         raise Fault("bad_request", "bulk where none is expected")
     return ()
+
+
+def unpack_arguments(name: str, request: Request, kind: type[A]) -> A:
+    """Return the arguments of a request for the RPC `name`; `Fault` ``bad_request`` if they are none."""
+    try:
+        return rpc.unpack(request.frame.message, kind)
+    except ProtocolError as error:
+        raise Fault("bad_request", f"{name}: {error}") from error
 
 
 def _answer(request: Request, done: Future[Any]) -> None:
@@ -123,6 +132,8 @@ class Engine:
         self.pools = Pools(self.config, self.call_soon)
         self._definitions: dict[tuple[int, int], tuple[str, Definition]] = {}
         self._connections: set[Connection] = set()
+        self.budget = Budget()
+        self._is_watching = False
         self._lobby = Lobby[Connection](_lobby_capacity(), LOBBY_GRACE)
         self._pause: asyncio.TimerHandle | None = None
         self._complaints = Complaints()
@@ -285,15 +296,19 @@ class Engine:
         where = pool or self.default_pool
 
         def handle(request: Request) -> None:
-            try:
-                arguments = rpc.unpack(request.frame.message, args)
-            except ProtocolError as error:
-                raise Fault("bad_request", f"{name}: {error}") from error
-            result = handler(arguments)
-            if isinstance(result, Future):
-                result.add_done_callback(lambda done: _answer(request, done))
+            arguments = unpack_arguments(name, request, args)
+
+            def make() -> None:
+                result = handler(arguments)
+                if isinstance(result, Future):
+                    result.add_done_callback(lambda done: _answer(request, done))
+                else:
+                    request.reply(rpc.pack(result))
+
+            if request.frame.flags & ONE_WAY:
+                make()
             else:
-                request.reply(rpc.pack(result))
+                request.reserve(MAX_MESSAGE, make, spawn)
 
         def spawn(work: Callable[[], None]) -> None:
             if where.inline:
@@ -457,6 +472,28 @@ class Engine:
         """Take note that a peer has proved itself."""
         if self._lobby.leave(connection) and self._pause is not None:
             self._resume_accepting()
+
+    def grant(self, grants: Sequence[Grant]) -> None:
+        """Have what the budget granted called soon; see to it that a budget that is used up comes free. Any thread."""
+        for each in grants:
+            self.call_soon(each)
+        if self.budget.is_short:
+            self.on_loop(self._watch)
+
+    def _watch(self) -> None:
+        if not self._is_watching:
+            self._is_watching = True
+            self.loop.call_later(BUDGET_PAUSE, self._let_go)
+
+    def _let_go(self) -> None:
+        """Close connections that have kept the server waiting for long, while others wait for their memory."""
+        self._is_watching = False
+        while (account := self.budget.stalled(time.monotonic())) is not None:
+            connection = next(each for each in self._connections if each.account is account)
+            self.complain(CLOSING, f"it does not read, or send on, and {account.held} bytes are held for it")
+            connection.close()
+        if self.budget.is_short:
+            self._watch()
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that has closed."""

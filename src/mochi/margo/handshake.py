@@ -321,5 +321,7 @@ def refusal(fault: Fault, where: str) -> MargoError:
     if fault.code == "authentication":
         return _of_another_service(where)
     if fault.code in ("starting", "wrong_member", "crowded"):
-        return AddressError(f"{server} does not let this client in: {fault.message}")
+        error = AddressError(f"{server} does not let this client in: {fault.message}")
+        error.__cause__ = fault
+        return error
     return fault

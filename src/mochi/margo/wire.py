@@ -166,6 +166,14 @@ class FrameReader:
         segment. What it raises is kept as `Frame.refused`; the bytes are then passed over.
     limits : Limits
         Replaced by the owner once the peer has proved itself.
+    admit : callable
+        Asked before more than `STAGING_SIZE` bytes are taken for a frame. Where it says no, the reader is `held_up`
+        until `go_on`.
+
+    Attributes
+    ----------
+    held_up : bool
+        Whether the frame that comes next waits for memory; `buffers` must not be received into.
 
     Notes
     -----
@@ -173,9 +181,17 @@ class FrameReader:
     two threads at once. Cost: one small copy of head and message a frame, nothing per event.
     """
 
-    def __init__(self, allocate: Allocate, limits: Limits = GREETING_LIMITS) -> None:
+    def __init__(
+        self,
+        allocate: Allocate,
+        limits: Limits = GREETING_LIMITS,
+        admit: Callable[[int], bool] = lambda size: True,
+    ) -> None:
         self.limits = limits
+        self.held_up = False
         self._allocate = allocate
+        self._admit = admit
+        self._announced: tuple[Frame, int] | None = None
         self._staging = memoryview(bytearray(STAGING_SIZE))
         self._held = self._staging
         self._start = 0
@@ -207,17 +223,49 @@ class FrameReader:
             count = self._fill(count)
             if self._missing:
                 return
+            self._end += count
             yield self._finish()
+            count = 0
         elif self._skip:
             self._skip -= count
             if not self._skip:
                 yield self._finish()
             return
         self._end += count
+        yield from self._parsed()
+
+    def go_on(self) -> Iterator[Frame]:
+        """Return what `received` would have yielded, had `admit` said yes."""
+        self.held_up = False
+        return self._gone_on()
+
+    def _gone_on(self) -> Iterator[Frame]:
+        if self._announced is not None:
+            (frame, inline), self._announced = self._announced, None
+            whole = self._begin_bulk(frame, inline)
+            if whole is not None:
+                yield whole
+            yield from self._parsed()
+        else:
+            self._grow()
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether a frame has begun that is not whole."""
+        return self._frame is not None or self._end > self._start
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the iterator of `received` may have another frame."""
+        return self._frame is None and not self.held_up and self._end - self._start >= self._need
+
+    def _parsed(self) -> Iterator[Frame]:
         while self._frame is None and self._end - self._start >= self._need:
             frame = self._parse()
             if frame is not None:
                 yield frame
+            elif self.held_up:
+                return
         self._make_space()
 
     def _fill(self, count: int) -> int:
@@ -244,13 +292,19 @@ class FrameReader:
             self._start = self._end = 0
             self._held = self._staging
         elif self._need > len(self._held):
-            grown = memoryview(bytearray(self._need))
-            grown[:left] = self._held[self._start : self._end]
-            self._held, self._start, self._end = grown, 0, left
+            self.held_up = not self._admit(self._need)
+            if not self.held_up:
+                self._grow()
         elif self._start:
             rest = bytes(self._held[self._start : self._end])
             self._held[:left] = rest
             self._start, self._end = 0, left
+
+    def _grow(self) -> None:
+        left = self._end - self._start
+        grown = memoryview(bytearray(self._need))
+        grown[:left] = self._held[self._start : self._end]
+        self._held, self._start, self._end = grown, 0, left
 
     def _parse(self) -> Frame | None:
         """Parse one head; return the frame if it is whole, else note what is missing of it."""
@@ -300,6 +354,10 @@ class FrameReader:
         frame = Frame(
             _KINDS[kind], flags, provider_id, rpc, call, timeout_ms, message, extensions, segments, []
         )  # fmt: skip
+        if inline > STAGING_SIZE and not self._admit(inline):
+            self._announced = frame, inline
+            self.held_up = True
+            return None
         return self._begin_bulk(frame, inline) if segments else frame
 
     def _begin_bulk(self, frame: Frame, inline: int) -> Frame | None:

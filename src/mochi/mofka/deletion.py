@@ -1,70 +1,153 @@
-"""How the servers are made to remove the partitions of a topic that is not visible (any more)."""
+"""How partitions are removed: by their server, which need not serve them, and from there by whoever changes a topic."""
 
 import logging
-from collections.abc import Iterable
-from contextlib import suppress
-from itertools import groupby
-from operator import attrgetter
+import os
+from collections.abc import Callable, Iterable
+from typing import cast
 from uuid import UUID
 
-from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.modules import Deployed
+from mochi.bedrock.rpc import ENGINE_ID
 from mochi.margo.client import Client
-from mochi.margo.errors import Fault, MargoError
-from mochi.mofka.hosting import partitions_among
-from mochi.mofka.protocol import REMOVE, Remove, Removed, Where
+from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, DeadlineExceeded, Fault, MargoError
+from mochi.mofka.chunks import ChunkStore, PosixFiles, StorageError, remove_partition
+from mochi.mofka.hosting import partitions_among, provider_name
+from mochi.mofka.partition.config import check_topic_name, directory_of
+from mochi.mofka.protocol import REMOVE, Remove, Removed
+from mochi.mofka.provider import PartitionProvider
 from mochi.mofka.registry import PartitionRecord, Registry
 
 log = logging.getLogger(__name__)
 
+REMOVAL_TIMEOUT = 10.0
+"""Seconds that a server has to remove a partition."""
 
-def remove_partitions(
-    registry: Registry, client: Client, topic: str, partitions: Iterable[PartitionRecord]
-) -> dict[str, MargoError]:
-    """Remove partitions where they are served, and forget those that are gone.
+
+def path_of(partition: PartitionRecord) -> str:
+    """Return the path under which a `default` partition has its directory; empty for others.
+
+    Raises
+    ------
+    ConfigError
+        What is recorded is no path.
+    """
+    path = partition.partition.get("path", "")
+    if partition.type != "default":
+        return ""
+    if not isinstance(path, str):
+        raise ConfigError("config.partition.path", f"must be a path, found {path!r}")
+    return path
+
+
+def remove_here(server: Deployed, asked: Remove) -> list[str]:
+    """Remove a partition of this server, served or not; blocks.
+
+    Returns
+    -------
+    list of str
+        Paths of what is not the partition's own, and stays; its directory, if that has events and was to be kept then.
+
+    Raises
+    ------
+    Fault
+        ``not_found``: another server is meant; ``storage``: what is stored cannot be removed.
+    """
+    if asked.rank not in (server.rank, None):
+        raise Fault("not_found", f"the server at {server.address} has rank {server.rank}, not {asked.rank}")
+    check_topic_name(asked.topic)
+    directory = directory_of(asked.topic, str(UUID(asked.uuid)), asked.path)
+    try:
+        name = provider_name(asked.topic, asked.uuid)
+        provider = served_as_usual(server, asked.topic, asked.uuid)
+        if provider is None:
+            running = partitions_among(server.config()["providers"]).get((asked.topic, asked.uuid))
+            if running is not None:
+                name, provider = running["name"], cast(PartitionProvider, server.provider(running["name"]))
+        if provider is not None:
+            kept = provider.remove(asked.unused_only)
+            server.stop_provider(name)
+            return kept
+        if asked.rank is None:
+            raise Fault("not_found", f"the server at {server.address} does not serve partition {asked.uuid}")
+        if not asked.path:
+            return []
+        if asked.unused_only and os.path.isdir(directory):
+            with ChunkStore.open(directory) as store:
+                if store.event_count:
+                    return [directory]
+        return remove_partition(PosixFiles(), directory)
+    except (OSError, StorageError) as error:
+        log.error("topic %r, partition %s cannot be removed: %s", asked.topic, asked.uuid, error)
+        raise Fault("storage", str(error)) from error
+
+
+def served_as_usual(server: Deployed, topic: str, uuid: str) -> PartitionProvider | None:
+    """Return the provider of a partition that has the usual name; costs little."""
+    try:
+        provider = server.provider(provider_name(topic, uuid))
+    except MargoError:
+        return None
+    is_meant = isinstance(provider, PartitionProvider) and (provider.topic, provider.uuid) == (topic, uuid)
+    return cast(PartitionProvider, provider) if is_meant else None
+
+
+def request_of(topic: str, partition: PartitionRecord) -> Remove:
+    """Return what a server is asked to remove a partition of a topic that is not visible."""
+    return Remove(topic, partition.uuid, partition.rank, path_of(partition), not partition.deleted)
+
+
+def kept_text(topic: str, partition: PartitionRecord, path: str) -> str:
+    """Name a file beside a partition that is left, for it is not the partition's own."""
+    return f"topic {topic!r}, partition {partition.uuid}: {path} is left where it is"
+
+
+class Removal:
+    """Partitions of topics that are not visible, removed at their servers; the record of each that is gone is dropped.
 
     Those of a deleted topic go with all that is stored; others, whose creation was not finished, keep their files if
     they have events, which a directory that was attached may.
 
-    Returns
-    -------
-    dict
-        Why a partition is left, by its uuid: its server does not answer, cannot remove it, or does not serve it. It
-        goes when that server starts again.
+    Parameters
+    ----------
+    address_of : callable
+        Gives the address of the server that has a partition.
+
+    Attributes
+    ----------
+    left : dict
+        Why a partition is left, by its uuid: its server does not answer, or cannot remove it.
+    kept : list of str
+        What is left beside partitions.
     """
-    left: dict[str, MargoError] = {}
-    bedrock = BedrockClient(client)
-    for address, there in groupby(sorted(partitions, key=attrgetter("address")), attrgetter("address")):
-        gone: list[str] = []
-        stopping: list[str] = []
-        running = None
-        for partition in there:
-            try:
-                if running is None:
-                    running = partitions_among(bedrock.config(address)["providers"])
-                provider = running.get((topic, partition.uuid))
-                if provider is not None:
-                    asked = Remove(Where(UUID(partition.uuid).bytes, 0), not partition.deleted)
-                    number = provider["provider_id"]
-                    removed = client.call(address, REMOVE, asked, Removed, provider_id=number)
-                    warn_of_kept(topic, partition, removed.kept)
-                    stopping.append(provider["name"])
-                elif partition.deleted:
-                    raise Fault("not_found", f"the server at {address} does not serve it")
-            except MargoError as error:
-                if partition.rank is not None:
-                    left[partition.uuid] = error
-                    continue
-            gone.append(partition.uuid)
+
+    def __init__(self, client: Client, address_of: Callable[[PartitionRecord], str]) -> None:
+        self.left: dict[str, MargoError] = {}
+        self.kept: list[str] = []
+        self._client = client
+        self._address_of = address_of
+        self._silent: dict[str, MargoError] = {}
+
+    def remove(self, topic: str, partition: PartitionRecord) -> bool:
+        """Remove one; return whether it is gone. One that the original recorded is nobody's to remove."""
+        address = self._address_of(partition)
         try:
-            registry.forget(topic, gone)
-        finally:
-            for name in stopping:
-                with suppress(MargoError):  # a server that ends meanwhile has stopped it as well
-                    bedrock.stop_provider(address, name)
-    return left
+            if address in self._silent:
+                raise self._silent[address]
+            asked = request_of(topic, partition)
+            removed = self._client.call(
+                address, REMOVE, asked, Removed, provider_id=ENGINE_ID, timeout=REMOVAL_TIMEOUT
+            )
+        except MargoError as error:
+            if isinstance(error, AddressError | ConnectionLost | DeadlineExceeded):
+                self._silent[address] = error
+            if partition.rank is not None:
+                self.left[partition.uuid] = error
+                return False
+        else:
+            self.kept += [kept_text(topic, partition, path) for path in removed.kept]
+        return True
 
-
-def warn_of_kept(topic: str, partition: PartitionRecord, kept: Iterable[str]) -> None:
-    """Name the files beside a partition that were left, for they are not its own."""
-    for path in kept:
-        log.warning("topic %r, partition %s: %s is left where it is", topic, partition.uuid, path)
+    def clear(self, registry: Registry, topic: str, partitions: Iterable[PartitionRecord]) -> None:
+        """Remove partitions, and forget those that are gone, and the topic with the last one."""
+        gone = [partition.uuid for partition in partitions if self.remove(topic, partition)]
+        registry.forget(topic, gone)

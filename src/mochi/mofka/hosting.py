@@ -85,7 +85,7 @@ def provider_entry(topic: str, partition: PartitionRecord, master: str) -> dict[
         name: values[0] if len(values) == 1 else values for name, values in partition.dependencies.items()
     }
     return {
-        "name": _provider_name(topic, partition.uuid),
+        "name": provider_name(topic, partition.uuid),
         "type": "mofka",
         "tags": [PARTITION_TAG],
         "config": {
@@ -98,7 +98,7 @@ def provider_entry(topic: str, partition: PartitionRecord, master: str) -> dict[
     }
 
 
-def _provider_name(topic: str, uuid: str) -> str:
+def provider_name(topic: str, uuid: str) -> str:
     """Return the name of a partition's provider; what may not be in a name is replaced."""
     return re.sub(
         r"[^a-zA-Z0-9_]", "_", f"{'' if re.match('[a-zA-Z_]', topic) else '_'}{topic}_partition_{uuid[:8]}"

@@ -23,6 +23,7 @@ from mochi.mofka.partition.memory import MemoryPartition
 from mochi.mofka.partition.unopened import UnopenedPartition
 from mochi.mofka.provider import PartitionProvider, ProviderConfig
 from mochi.mofka.restoring import Restoration
+from mochi.mofka.topics import TopicServer
 from mochi.warabi import Target
 from mochi.warabi.client import TargetHandle
 from mochi.yokan.client import DatabaseHandle
@@ -108,8 +109,9 @@ class MofkaModule:
         )
 
     def restore(self, server: Deployed) -> None:
-        """Take back the partitions of an earlier run, see `mochi.mofka.restoring`."""
-        Restoration(server, self._unopened).run()
+        """Take requests to change topics, see `topics`, and take back the partitions of before, see `restoring`."""
+        topics = TopicServer(server)
+        Restoration(server, self._unopened, topics.topics).run()
 
 
 def _check_uuid(text: str) -> None:

@@ -22,6 +22,10 @@ GRANT = "mofka_consumer_grant"
 UNSUBSCRIBE = "mofka_consumer_remove_consumer"
 REQUEST_DATA = "mofka_consumer_request_data"
 ACKNOWLEDGE = "mofka_consumer_ack_event"
+CREATE_TOPIC = "mofka_create_topic"
+ADD_PARTITION = "mofka_add_partition"
+DELETE_TOPIC = "mofka_delete_topic"
+SETTLE_TOPIC = "mofka_settle_topic"
 REMOVE = "mofka_remove_partition"
 
 SIZE = np.dtype("<u4")
@@ -164,16 +168,94 @@ class Acknowledge(msgspec.Struct, array_like=True):
     event_id: Number
 
 
-class Remove(msgspec.Struct, array_like=True):
-    """Asks for the end of a partition whose topic is deleted, and of all that is stored of it.
+class Place(msgspec.Struct, array_like=True, frozen=True):
+    """Which server a new partition goes to, by its rank; at `address`, unless the server that is asked knows better."""
+
+    rank: Number
+    address: str
+    uuid: str
+
+
+class Kind(msgspec.Struct, array_like=True, frozen=True):
+    """What new partitions are: the type, and the sections ``partition`` and ``dependencies`` as they were given."""
+
+    type: str
+    partition: dict[str, Any]
+    dependencies: dict[str, list[str]]
+
+
+class CreateTopic(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for a new topic, with the descriptions of its parts.
 
     Attributes
     ----------
-    unused_only : bool
-        Whether to leave it alone if it has events: the creation of its topic was not finished.
+    timeout_ms : int
+        How long it may have to wait for its turn, while others change a topic of this name; 0 for ever.
     """
 
-    where: Where
+    topic: str
+    timeout_ms: Number
+    kind: Kind
+    places: list[Place]
+    validator: dict[str, Any]
+    selector: dict[str, Any]
+    serializer: dict[str, Any]
+
+
+class AddPartition(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for one more partition of a topic; one that it has already is no error."""
+
+    topic: str
+    timeout_ms: Number
+    kind: Kind
+    place: Place
+
+
+class DeleteTopic(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for the end of a topic, or of what an interrupted change has left of one."""
+
+    topic: str
+    timeout_ms: Number
+
+
+class TopicChanged(msgspec.Struct, array_like=True):
+    """It is done; `warnings` are for whoever asked."""
+
+    warnings: list[str]
+
+
+class SettleTopic(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for the removal of what an interrupted change has left of a topic, once nobody changes it.
+
+    Attributes
+    ----------
+    rank, address : int, str
+        Of the server that asks, which was started again.
+    """
+
+    topic: str
+    timeout_ms: Number
+    rank: Number
+    address: str
+
+
+class Remove(msgspec.Struct, array_like=True, frozen=True):
+    """Asks a server for the end of a partition, which it need not serve, and of all that is stored of it.
+
+    Attributes
+    ----------
+    rank : int or None
+        Of the server that is meant; None for whoever serves the partition.
+    path : str
+        Where the directory of a `default` partition is; empty for others.
+    unused_only : bool
+        Whether to leave what is stored alone if there are events: the topic, or the partition, was never complete.
+    """
+
+    topic: str
+    uuid: str
+    rank: Number | None
+    path: str
     unused_only: bool
 
 

@@ -17,9 +17,10 @@ from uuid import UUID
 
 import msgspec
 
-from mochi import shortage
 from mochi.margo import rpc
+from mochi.margo.budget import Reservation
 from mochi.margo.bulk import BulkBuffer
+from mochi.margo.complaints import Complaint
 from mochi.margo.connection import Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
@@ -28,14 +29,13 @@ from mochi.margo.wire import Buffer, Frame, Segment
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.errors import InvalidBatch
 from mochi.mofka.chunks.ledger import Origin
-from mochi.mofka.partition.contract import Partition, Slice, expired
+from mochi.mofka.partition.contract import LargeEvent, Partition, Slice, expired
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
     LEND,
     MAX_BATCH_EVENTS,
     MAX_REQUESTED_BYTES,
-    REMOVE,
     REQUEST_DATA,
     SEND_BATCH,
     SIZE,
@@ -48,8 +48,6 @@ from mochi.mofka.protocol import (
     Grant,
     Lend,
     Lent,
-    Remove,
-    Removed,
     RequestData,
     SendBatch,
     Subscribe,
@@ -70,6 +68,9 @@ MAX_FEED_BYTES = 4 << 20
 
 MAX_FEED_EVENTS = 8192
 """Events of one batch of a feed whose consumer leaves the size to the server."""
+
+MAX_FEEDS = 4096
+"""Feeds of one connection at one partition."""
 
 MAX_CREDIT = 256 << 20
 MAX_BATCHES = 4096
@@ -92,7 +93,11 @@ class _Feed:
     Attributes
     ----------
     busy : bool
-        Whether a read is under way, or the feed has failed.
+        Whether a read is under way or waits for memory, or the feed has failed.
+    reserved : int
+        Bytes reserved for what is being read.
+    waits : Reservation or None
+        For memory.
     filling : bool
         Whether `PartitionProvider._fill` is at it, further down the stack.
     outgoing : deque of callables
@@ -109,7 +114,9 @@ class _Feed:
         "filling",
         "next",
         "outgoing",
+        "reserved",
         "stream",
+        "waits",
         "with_data",
     )
 
@@ -123,6 +130,8 @@ class _Feed:
         self.with_data = asked.with_data
         self.busy = False
         self.filling = False
+        self.reserved = 0
+        self.waits: Reservation | None = None
         self.outgoing: deque[Callable[[], None]] = deque()
         self.grant(asked.batches, asked.credit)
 
@@ -176,7 +185,7 @@ class PartitionProvider:
         self.kind = kind
         self.uuid = uuid
         self._engine = engine
-        self._provider_id = provider_id
+        self.provider_id = provider_id
         self._partition = partition
         self._remove_stored = remove
         self._where = Where(UUID(uuid).bytes, partition.epoch)
@@ -185,7 +194,7 @@ class PartitionProvider:
         self._feeds: dict[tuple[Connection, int], _Feed] = {}
         self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
         self._leases = itertools.count(1)
-        self._known: set[Connection] = set()
+        self._known: dict[Connection, int] = {}
         self._closed = unavailable
         self._failed = False
         self._awaits_expiry = False
@@ -197,7 +206,6 @@ class PartitionProvider:
         self._register(UNSUBSCRIBE, self._unsubscribe, Unsubscribe, pool)
         self._register(REQUEST_DATA, self._request_data, RequestData, pool)
         self._register(ACKNOWLEDGE, self._acknowledge, Acknowledge, pool)
-        self._register(REMOVE, self._remove, Remove, pool)
         self._await_expiry()
 
     @property
@@ -220,7 +228,7 @@ class PartitionProvider:
 
     def close(self) -> None:
         """Stop serving, tell consumers, store what has arrived, and close the partition; idempotent."""
-        self._engine.undefine(self._provider_id)
+        self._engine.undefine(self.provider_id)
         with self._lock:
             if self._closed is not None:
                 return
@@ -253,17 +261,17 @@ class PartitionProvider:
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
             with self._lock:
-                if self._closed is not None and name != REMOVE:
+                if self._closed is not None:
                     raise self._closed
                 handler(request, message)
 
-        self._engine.register(name, self._provider_id, handle, pool=pool, **options)
+        self._engine.register(name, self.provider_id, handle, pool=pool, **options)
 
     def _check(self, where: Where) -> None:
         if where.uuid != self._where.uuid:
             raise Fault(
                 "wrong_partition",
-                f"provider {self._provider_id} at {self._engine.address} serves partition {self.uuid} "
+                f"provider {self.provider_id} at {self._engine.address} serves partition {self.uuid} "
                 f"of topic {self.topic!r}, not {where.uuid.hex()}",
             )
         if where.epoch not in (0, self._where.epoch):
@@ -277,7 +285,7 @@ class PartitionProvider:
         """Have what belongs to `connection` let go when it closes, or now if it is closed already."""
         if connection in self._known:
             return
-        self._known.add(connection)
+        self._known[connection] = 0
 
         def watch() -> None:
             if connection.closed:
@@ -289,7 +297,7 @@ class PartitionProvider:
 
     def _forget(self, connection: Connection) -> None:
         with self._lock:
-            self._known.discard(connection)
+            self._known.pop(connection, None)
             for key in [key for key in self._feeds if key[0] is connection]:
                 del self._feeds[key]
             for key in [key for key in self._lent if key[0] is connection]:
@@ -413,8 +421,13 @@ class PartitionProvider:
         key = (request.connection, asked.stream)
         if key in self._feeds:
             raise Fault("bad_request", f"stream {asked.stream} is in use")
+        count = self._known.get(request.connection, 0)
+        if count >= MAX_FEEDS:
+            raise Fault("bad_request", f"{MAX_FEEDS} feeds of one connection are the most there may be")
         feed = self._feeds[key] = _Feed(request.connection, asked, first)
         self._watch(request.connection)
+        if request.connection in self._known:
+            self._known[request.connection] = count + 1
         request.reply(rpc.pack(Subscribed(first, self._where.epoch)))
         self._fill(feed)
 
@@ -425,7 +438,9 @@ class PartitionProvider:
             self._fill(feed)
 
     def _unsubscribe(self, request: Request, asked: Unsubscribe) -> None:
-        self._feeds.pop((request.connection, asked.stream), None)
+        feed = self._feeds.get((request.connection, asked.stream))
+        if feed is not None:
+            self._drop(feed)
         request.reply(rpc.pack(Done()))
 
     def _fill(self, feed: _Feed) -> None:
@@ -435,16 +450,41 @@ class PartitionProvider:
         feed.filling = True
         while not feed.busy and feed.batches > 0 and feed.credit > 0 and feed.next < self._partition.count:
             feed.busy = True
-            send = partial(self._send_events, feed)
-            try:
-                self._partition.read(feed.next, feed.batch_size, MAX_FEED_BYTES, feed.with_data, send)
-            except Exception as error:
-                send(error)
+            self._read(feed, MAX_FEED_BYTES)
         feed.filling = False
+
+    def _read(self, feed: _Feed, size: int) -> None:
+        """Read up to `size` bytes for a feed, once there is memory for them."""
+        feed.reserved = size
+        feed.waits = feed.connection.reserve(size, partial(self._read_late, feed, size))
+        if feed.waits is None:
+            self._begin_read(feed)
+
+    def _read_late(self, feed: _Feed, size: int) -> None:
+        with self._lock:
+            if feed.waits is None:
+                feed.connection.release(size)  # it was granted while the feed ended
+            else:
+                feed.waits = None
+                self._begin_read(feed)
+
+    def _begin_read(self, feed: _Feed) -> None:
+        send = partial(self._send_events, feed)
+        try:
+            self._partition.read(feed.next, feed.batch_size, feed.reserved, feed.with_data, send)
+        except Exception as error:
+            send(error)
+
+    def _drop(self, feed: _Feed) -> None:
+        del self._feeds[feed.connection, feed.stream]
+        self._known[feed.connection] -= 1
+        if feed.waits is not None:
+            feed.connection.cancel(feed.waits)
+            feed.waits = None
 
     def _end(self, feed: _Feed, error: BaseException) -> None:
         """Tell the consumer of `feed` that nothing more will come, and why."""
-        del self._feeds[feed.connection, feed.stream]
+        self._drop(feed)
         message = rpc.pack_fault(error)
         self._send(feed, partial(feed.connection.fail_stream, feed.stream, message))
 
@@ -455,12 +495,24 @@ class PartitionProvider:
 
     def _send_events(self, feed: _Feed, read: Slice | BaseException) -> None:
         with self._lock:
-            if self._feeds.get((feed.connection, feed.stream)) is not feed:
+            if isinstance(read, Slice):
+                size = sum(map(len, read.metadata)) + (sum(map(len, read.data)) if feed.with_data else 0)
+                if size > feed.reserved:
+                    read = LargeEvent(size)
+            is_over = self._feeds.get((feed.connection, feed.stream)) is not feed
+            if is_over or isinstance(read, BaseException):
+                feed.connection.release(feed.reserved)
+            if is_over:
+                return
+            if isinstance(read, LargeEvent):
+                self._read(feed, read.size)
                 return
             if isinstance(read, BaseException):
                 level = logging.INFO if isinstance(read, Fault) and read.code == "expired" else logging.ERROR
-                what = (self.topic, self.uuid, feed.next, read)
-                log.log(level, "topic %r, partition %s: cannot read event %d: %s", *what)
+                what = Complaint(
+                    f"topic {self.topic!r}, partition {self.uuid}: cannot read for a consumer", level
+                )
+                self._engine.complain(what, f"event {feed.next}: {read}")
                 self._end(feed, read)
                 return
             feed.busy = False
@@ -468,15 +520,14 @@ class PartitionProvider:
                 [raw(sizes.astype(SIZE, copy=False)) for sizes in (read.metadata_sizes, read.data_sizes)],
                 read.metadata,
             ]
-            size = sum(map(len, read.metadata))
             if feed.with_data:
                 bulk.append(read.data)
-                size += sum(map(len, read.data))
             feed.next = read.first + read.count
             feed.batches -= 1
             feed.credit -= size
             message = rpc.pack(Events(read.first, read.count))
-            self._send(feed, partial(feed.connection.notify, feed.stream, message, bulk))
+            notify = partial(feed.connection.notify, feed.stream, message, bulk, reserved=feed.reserved)
+            self._send(feed, notify)
             self._fill(feed)
 
     def _request_data(self, request: Request, asked: RequestData) -> None:
@@ -494,7 +545,13 @@ class PartitionProvider:
             else:
                 request.reply(rpc.pack(Done()), [outcome])
 
-        self._partition.read_data(asked.events, done)
+        def read() -> None:
+            with self._lock:
+                if self._closed is not None:
+                    raise self._closed
+                self._partition.read_data(asked.events, done)
+
+        request.reserve(size, read)
 
     def _acknowledge(self, request: Request, asked: Acknowledge) -> None:
         self._check(asked.where)
@@ -512,28 +569,28 @@ class PartitionProvider:
 
         self._partition.acknowledge(asked.consumer, asked.event_id + 1, done)
 
-    def _remove(self, request: Request, asked: Remove) -> None:
-        self._check(asked.where)
-        if asked.unused_only and (self._partition.count or self._partition.error is not None):
-            request.reply(rpc.pack(Removed([])))
-            return
+    def remove(self, unused_only: bool) -> list[str]:
+        """End the service, and remove what is stored, unless it is to stay if there are events; may block.
 
-        def remove() -> None:
-            with self._lock:
-                self._end_service("deleted", f"topic {self.topic!r} was deleted")
-            try:
-                self._partition.close()
-            except Exception as error:
-                log.warning("topic %r, partition %s: closing it: %s", self.topic, self.uuid, error)
-            try:
-                kept = self._remove_stored()
-            except Exception as error:
-                log.error("topic %r, partition %s cannot be removed: %s", self.topic, self.uuid, error)
-                request.fail(Fault("storage", str(error)))
-            else:
-                request.reply(rpc.pack(Removed(kept)))
+        Returns
+        -------
+        list of str
+            Paths of what is not the partition's own, and stays.
 
-        shortage.start(threading.Thread(target=remove, name="mofka-remove", daemon=True))
+        Raises
+        ------
+        MargoError, StorageError
+            It cannot be removed; another call goes on from there.
+        """
+        with self._lock:
+            if unused_only and (self._partition.count or self._partition.error is not None):
+                return []
+            self._end_service("deleted", f"topic {self.topic!r} was deleted")
+        try:
+            self._partition.close()
+        except Exception as error:
+            log.warning("topic %r, partition %s: closing it: %s", self.topic, self.uuid, error)
+        return self._remove_stored()
 
 
 def _segments(frame: Frame) -> tuple[Segment, Segment, Segment]:

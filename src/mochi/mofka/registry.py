@@ -8,25 +8,30 @@ Every change is such that it may be cut short anywhere. A topic is created by ma
 creator can do, with all that the partitions are going to be; the keys come last, all at once. It is deleted by marking
 its documents and erasing its keys, all at once; then the documents go one by one, and the collection when it is
 empty. So a collection without keys is a list of what is to be removed: of marked partitions everything, of others,
-whose creation was cut short, what has no events in it.
+whose creation was cut short, what has no events in it. A partition that is being added is recorded beforehand in a
+key of ours beside those, ``MOFKA:ADDING:T``.
+
+A record that cannot be read costs its topic and no other, and does not keep the topic from being deleted.
 
 That a topic is there, has one more partition, or is deleted, is on disk before anybody is told, if the database has
 one: each change that makes it so is followed by a sync, which takes all before it along.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from diaspora_stream.errors import DiasporaError, TopicExists
+from mochi.margo.errors import MargoError
+from mochi.mofka.lifecycle import State
 from mochi.yokan.database import Database
-from mochi.yokan.errors import KeyExists, KeyNotFound
+from mochi.yokan.errors import KeyNotFound
 from mochi.yokan.mode import Mode
 
 _PREFIX = "MOFKA:GLOBAL:"
+_ADDING = "MOFKA:ADDING:"
 _PARTS = ("validator", "selector", "serializer")
 _PAGE = 64
 
@@ -60,6 +65,21 @@ class PartitionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     deleted: bool = False
 
 
+class BadRecord(MargoError):
+    """What is recorded of a topic, and cannot be read.
+
+    Attributes
+    ----------
+    topic : str
+    problem : str
+    """
+
+    def __init__(self, topic: str, problem: str) -> None:
+        super().__init__(f"topic {topic!r}: its record in the master database cannot be read: {problem}")
+        self.topic = topic
+        self.problem = problem
+
+
 class TopicRecord(msgspec.Struct, frozen=True):
     """A topic in the master database."""
 
@@ -79,44 +99,46 @@ class Registry:
         """Tell whether there is such a topic."""
         return self._database.exists(_key(topic, "validator"))
 
+    def state(self, topic: str) -> State:
+        """Tell what a topic is that nobody changes."""
+        if self.exists(topic):
+            return State.THERE
+        return State.LEFT if self._database.exists(_key(topic, "partitions")) else State.ABSENT
+
     def names(self) -> list[str]:
         """Return the names of all topics, sorted."""
-        return self._names_with("validator")
+        return sorted(_decoded(self._raw_names("validator")))
+
+    def bad_names(self) -> list[str]:
+        """Return what can be shown of names that are no text."""
+        return [
+            name.decode(errors="backslashreplace")
+            for name in self._raw_names("validator")
+            if not _decoded([name])
+        ]
 
     def leftovers(self) -> list[str]:
         """Return the names, sorted, of topics whose creation or deletion is not finished."""
-        return sorted({*self._names_with("partitions")} - {*self.names()})
+        return sorted({*_decoded(self._raw_names("partitions"))} - {*self.names()})
 
-    def _names_with(self, part: str) -> list[str]:
-        names: list[str] = []
-        start = b""
+    def adding(self) -> list[str]:
+        """Return the names, sorted, of topics that a partition was to be added to, which is not finished."""
+        prefix = _ADDING.encode()
+        return sorted(_decoded(key[len(prefix) :] for key in self._keys(prefix)))
+
+    def _raw_names(self, part: str) -> list[bytes]:
         prefix, suffix = _PREFIX.encode(), f":{part}".encode()
+        return [key[len(prefix) : -len(suffix)] for key in self._keys(prefix) if key.endswith(suffix)]
+
+    def _keys(self, prefix: bytes) -> Iterator[bytes]:
+        start = b""
         while keys := self._database.list_keys(start, prefix, _PAGE):
-            names.extend(key[len(prefix) : -len(suffix)].decode() for key in keys if key.endswith(suffix))
+            yield from keys
             start = keys[-1]
-        return sorted(names)
 
     def reserve(self, topic: str, partitions: Sequence[PartitionRecord]) -> None:
-        """Begin to create a topic, with what its partitions are going to be.
-
-        Raises
-        ------
-        TopicExists
-            There is one of this name.
-        DiasporaError
-            Its creation by somebody else, or its deletion, is not finished.
-        """
-        if self.exists(topic):
-            raise TopicExists(topic)
-        try:
-            self._database.coll_create(_key(topic, "partitions"))
-        except KeyExists:
-            if self.exists(topic):
-                raise TopicExists(topic) from None
-            raise DiasporaError(
-                f"topic {topic!r} is being created or deleted by somebody else, or that was interrupted; what is left "
-                "of it goes when the servers concerned start again, or when it is deleted (again)"
-            ) from None
+        """Begin to create a topic, with what its partitions are going to be; `KeyExists` if there is anything of it."""
+        self._database.coll_create(_key(topic, "partitions"))
         self._store(topic, partitions)
 
     def publish(self, topic: str, descriptions: Sequence[dict[str, Any]]) -> None:
@@ -135,6 +157,25 @@ class Registry:
             self._database.erase_multi([key for key, _ in pairs])
             raise
 
+    def begin_adding(self, topic: str, partition: PartitionRecord) -> None:
+        """Record that a partition is going to be added to a topic."""
+        self._database.put(f"{_ADDING}{topic}".encode(), msgspec.json.encode(partition))
+
+    def being_added(self, topic: str) -> PartitionRecord | None:
+        """Return the partition that was to be added to a topic, and is not one of it; None if there is none."""
+        text = self._database.get(f"{_ADDING}{topic}".encode())
+        if text is None:
+            return None
+        partition = _record(topic, text)
+        with suppress(KeyNotFound):
+            if any(other.uuid == partition.uuid for other in self.partitions(topic, readable_only=True)):
+                return None
+        return partition
+
+    def end_adding(self, topic: str) -> None:
+        """Forget what was going to be added to a topic."""
+        self._database.erase(f"{_ADDING}{topic}".encode())
+
     def add_partition(self, topic: str, partition: PartitionRecord) -> None:
         """Add a partition to a topic."""
         self._store(topic, [partition])
@@ -146,7 +187,7 @@ class Registry:
 
     def update(self, topic: str, partitions: Iterable[PartitionRecord]) -> None:
         """Replace the records of partitions, found by their uuids; `KeyNotFound` if one is not there (any more)."""
-        ids = {partition.uuid: number for number, partition in self._documents(topic)}
+        ids = {partition.uuid: number for number, partition in self._readable(topic)}
         documents = []
         for partition in partitions:
             if partition.uuid not in ids:
@@ -157,40 +198,81 @@ class Registry:
     def withdraw(self, topic: str) -> None:
         """Begin to delete a topic: it is not visible any more. Does nothing to one that is not visible anyway."""
         if self.exists(topic):
-            marked = [
-                (number, msgspec.json.encode(replace(partition, deleted=True)))
-                for number, partition in self._documents(topic)
-            ]
-            self._database.doc_update(_key(topic, "partitions"), marked)
+            with suppress(KeyNotFound):
+                marked = [
+                    (number, msgspec.json.encode(replace(partition, deleted=True)))
+                    for number, partition in self._readable(topic)
+                ]
+                self._database.doc_update(_key(topic, "partitions"), marked)
             self._database.erase_multi([_key(topic, part) for part in _PARTS])
             self._database.sync()
 
     def forget(self, topic: str, uuids: Iterable[str]) -> None:
-        """Drop partitions of a topic that is not visible, and with the last one the topic; idempotent."""
+        """Drop partitions of a topic that is not visible, and with the last readable one the topic; idempotent."""
         forgotten, collection = set(uuids), _key(topic, "partitions")
         with suppress(KeyNotFound):  # others may be at it
-            gone = [number for number, partition in self._documents(topic) if partition.uuid in forgotten]
+            documents = list(self._readable(topic))
+            gone = [number for number, partition in documents if partition.uuid in forgotten]
             self._database.doc_erase(collection, gone)
-            if not self._database.coll_size(collection) and not self.exists(topic):
+            if len(gone) == len(documents) and not self.exists(topic):
                 self._database.coll_drop(collection)
 
-    def partitions(self, topic: str) -> list[PartitionRecord]:
-        """Return the partitions of a topic, visible or not; `KeyNotFound` if there is nothing of it."""
-        return [partition for _, partition in self._documents(topic)]
+    def partitions(self, topic: str, *, readable_only: bool = False) -> list[PartitionRecord]:
+        """Return the partitions of a topic, visible or not.
+
+        Raises
+        ------
+        KeyNotFound
+            There is nothing of it.
+        BadRecord
+            A record cannot be read, and those that can be are not enough.
+        """
+        if readable_only:
+            return [partition for _, partition in self._readable(topic)]
+        return [_record(topic, text) for _, text in self._documents(topic)]
 
     def load(self, topic: str) -> TopicRecord | None:
-        """Return what is recorded of a topic, or None if there is none of this name."""
+        """Return what is recorded of a topic, or None if there is none of this name; `BadRecord` if it is no record."""
         texts = self._database.get_multi([_key(topic, part) for part in _PARTS])
-        if any(text is None for text in texts):
+        if texts[0] is None:
             return None
-        validator, selector, serializer = (msgspec.json.decode(text) for text in texts if text is not None)
-        return TopicRecord(validator, selector, serializer, self.partitions(topic))
+        parts: list[dict[str, Any]] = []
+        for part, text in zip(_PARTS, texts, strict=True):
+            try:
+                parts.append(msgspec.json.decode(text or b"", type=dict[str, Any]))
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise BadRecord(topic, f"{part}: {error}") from None
+        validator, selector, serializer = parts
+        try:
+            return TopicRecord(validator, selector, serializer, self.partitions(topic))
+        except KeyNotFound as error:
+            if not self.exists(topic):  # it was deleted meanwhile
+                return None
+            raise BadRecord(topic, str(error)) from None
 
-    def _documents(self, topic: str) -> list[tuple[int, PartitionRecord]]:
-        documents: list[tuple[int, PartitionRecord]] = []
+    def _documents(self, topic: str) -> Iterator[tuple[int, bytes]]:
         start = 0
         while page := self._database.doc_list(_key(topic, "partitions"), start, _PAGE):
-            for number, text in page:
-                documents.append((number, msgspec.json.decode(text, type=PartitionRecord)))
-                start = number + 1
-        return documents
+            yield from page
+            start = page[-1][0] + 1
+
+    def _readable(self, topic: str) -> Iterator[tuple[int, PartitionRecord]]:
+        for number, text in self._documents(topic):
+            with suppress(BadRecord):
+                yield number, _record(topic, text)
+
+
+def _record(topic: str, text: bytes) -> PartitionRecord:
+    try:
+        return msgspec.json.decode(text, type=PartitionRecord)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRecord(topic, f"a partition: {error}") from None
+
+
+def _decoded(names: Iterable[bytes]) -> list[str]:
+    """Return those of the names that are text."""
+    decoded = []
+    for name in names:
+        with suppress(UnicodeDecodeError):
+            decoded.append(name.decode())
+    return decoded

@@ -13,7 +13,7 @@ from mochi.margo.connection import Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
 from mochi.margo.pools import Pool
-from mochi.margo.wire import Buffer, Frame, allocate_private
+from mochi.margo.wire import Buffer, Frame, Limits, allocate_private
 from mochi.warabi import messages
 from mochi.warabi.config import Open
 from mochi.warabi.messages import Create, CreateWrite, Done, Pieces, Region, Write
@@ -80,11 +80,19 @@ class WarabiProvider:
         self._define(messages.WRITE, Write, write, with_data=True)
         self._define(messages.CREATE_WRITE, CreateWrite, create_write, with_data=True)
         self._define(messages.PERSIST, Pieces, persist)
-        self._define(messages.READ, Pieces, read)
+        self._define(
+            messages.READ, Pieces, read, answer_size=lambda asked: sum(size for _, size in asked.parts)
+        )
         self._define(messages.ERASE, Region, erase)
 
     def _define(
-        self, name: str, kind: type[T], work: Callable[[T, Any], Answer], *, with_data: bool = False
+        self,
+        name: str,
+        kind: type[T],
+        work: Callable[[T, Any], Answer],
+        *,
+        with_data: bool = False,
+        answer_size: Callable[[T], int] | None = None,
     ) -> None:
         def handle(request: Request) -> None:
             try:
@@ -94,16 +102,19 @@ class WarabiProvider:
             data = request.frame.bulk[0] if with_data else None
 
             def carry_out() -> None:
-                try:
-                    answer, bulk = work(asked, data)
-                    request.reply(rpc.pack(answer), bulk)
-                except Exception as error:
-                    request.fail(error)
+                answer, bulk = work(asked, data)
+                request.reply(rpc.pack(answer), bulk)
 
-            if self._opened.io is None:
-                carry_out()
+            def start() -> None:
+                if self._opened.io is None:
+                    carry_out()
+                else:
+                    self._opened.io.run(lambda: request.attempt(carry_out))
+
+            if answer_size is None:
+                start()
             else:
-                self._opened.io.run(carry_out)
+                request.reserve(min(max(answer_size(asked), 0), Limits().segment), start)
 
         def allocate(frame: Frame) -> list[memoryview]:
             if len(frame.segments) != 1 or frame.segments[0].lease:

@@ -34,7 +34,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 QUERY = Limits(length=8 << 10, steps=100_000, depth=32, memory=64 << 20)
-"""For a script from elsewhere: about 0.1 s, in which a server does nothing else."""
+"""For a script from elsewhere: about 0.1 s."""
 
 LOCAL = msgspec.structs.replace(QUERY, length=1 << 20, steps=2_000_000, memory=1 << 30)
 """For a script that the user of this process runs: about a second."""

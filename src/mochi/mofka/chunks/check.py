@@ -177,7 +177,7 @@ def _report_damaged(report: Report, overlay: Overlay, head: Head | None, recover
     remade = set()
     for name, problem in _told(report.directory, recovery):
         number, kind = layout.parse_file_name(name) or (0, "")
-        if name in layout.LEDGER_NAMES:
+        if name in (*layout.LEDGER_NAMES, layout.JOURNAL_NAME):
             if not report.locked:  # else it may have been replaced meanwhile
                 report.findings.append(Finding(Effect.LOST, name, problem))
         elif number not in ends:

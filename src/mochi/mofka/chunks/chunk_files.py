@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
+from mochi.mofka.chunks.seals import Seal, void_slots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,8 +30,8 @@ class Part:
         Bytes of each event.
     metadata, data : sequence of buffers
         The content, back to back; `data` is empty where it is in its place already.
-    seal : bytes
-        The seal of the part, packed.
+    seals : bytes
+        The seals of its events, packed, back to back.
     notes : bytes
         What the part adds to the ledger.
     """
@@ -41,7 +42,7 @@ class Part:
     metadata: Sequence[Buffer]
     data_sizes: NDArray[np.unsignedinteger]
     data: Sequence[Buffer]
-    seal: bytes
+    seals: bytes
     notes: bytes
 
     @property
@@ -87,7 +88,7 @@ class ChunkFiles:
             self.data.write(part.data, part.before.data_end)
 
     def write_records(self, part: Part) -> None:
-        """Write metadata, seal, descriptors and index records of a part to their places, the index last."""
+        """Write metadata, seals, descriptors and index records of a part to their places, the index last."""
         before = part.before
         data_offsets = layout.offsets(part.data_sizes, before.data_end)
         metadata_offsets = layout.offsets(part.metadata_sizes, before.metadata_end)
@@ -97,9 +98,23 @@ class ChunkFiles:
         )
         if part.metadata_bytes:
             self._files[layout.META].write(part.metadata, before.metadata_end)
-        self._files[layout.SEALS].write([part.seal], before.seals_end)
+        self._files[layout.SEALS].write([part.seals], before.seals_end)
         self._files[layout.DESC].write([descriptors.view(np.uint8).data], before.descriptor_end)
         self._files[layout.IDX].write([index.view(np.uint8).data], before.count * layout.INDEX_SIZE)
+
+    def write_again(self, seal: Seal) -> None:
+        """Write descriptors and index records of the events of a seal to their places, the index last."""
+        for kind in (layout.DESC, layout.IDX):
+            place, records = records_of(self.number, seal, kind)
+            self._files[kind].write([records.view(np.uint8).data], place)
+
+    def write_lost(self, before: Chunk, after: Chunk) -> None:
+        """Have the events between two ends of the chunk refused, for nothing tells where they are."""
+        count = after.count - before.count
+        slots = void_slots(before.count, after.seals_end - before.seals_end)
+        self._files[layout.SEALS].write([slots], before.seals_end)
+        self._files[layout.DESC].write([bytes(count * layout.DESCRIPTOR_SIZE)], before.descriptor_end)
+        self._files[layout.IDX].write([bytes(count * layout.INDEX_SIZE)], before.count * layout.INDEX_SIZE)
 
     def sync(self, kinds: Iterable[str] = layout.ALL_KINDS) -> None:
         """Return when what was written to the files of these kinds is on disk."""
@@ -115,3 +130,21 @@ class ChunkFiles:
     def close(self) -> None:
         """Close the files; once is enough."""
         self._opened.close()
+
+
+def records_of(chunk: int, seal: Seal, kind: str) -> tuple[int, NDArray[np.void]]:
+    """Give the records that a chunk's index, or its descriptors, should have of the events of a seal, and where."""
+    data_offsets = layout.offsets(seal.data.sizes, seal.data.start)
+    if kind == layout.DESC:
+        return seal.descriptor_start, layout.descriptor_records(chunk, data_offsets, seal.data.sizes)
+    metadata_offsets = layout.offsets(seal.metadata.sizes, seal.metadata.start)
+    return seal.first * layout.INDEX_SIZE, layout.index_records(
+        metadata_offsets, seal.metadata.sizes, data_offsets, seal.data.sizes, seal.descriptor_start
+    )
+
+
+def joined(sizes: Sequence[NDArray[np.unsignedinteger]]) -> NDArray[np.unsignedinteger]:
+    """Give the sizes of events that follow each other as one array."""
+    if len(sizes) == 1:
+        return sizes[0]
+    return np.concatenate(sizes) if sizes else np.empty(0, np.uint32)

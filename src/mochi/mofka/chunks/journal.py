@@ -9,8 +9,9 @@ says up to where the chunk files are durable (its `base`), and in which mode the
 - `CLOSED`: there was an orderly end. The journal says nothing, and the chunk files are taken as they are.
 
 After the heads come the records of the head's generation, one for each part of a commit, in order, the last one
-of a commit marked as such. Two ledger files take turns likewise: the one of the head's generation holds the
-ledger as it was when the generation began.
+of a commit marked as such. Each tells where its part begins in all files of its chunk, so that of a record that is
+lost the one behind it tells which events it had, and where. Two ledger files take turns as the heads do: the one of
+the head's generation holds the ledger as it was when the generation began.
 
 Invariants: a head is written after all that it says about the chunk files, and its ledger, are on disk, into
 the block of the head that it replaces last; in a full journal a record shares no block with the one before, and
@@ -26,7 +27,7 @@ import os
 import secrets
 import struct
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass, replace
 from enum import IntEnum
@@ -35,17 +36,18 @@ from typing import NamedTuple
 import numpy as np
 from xxhash import xxh3_64, xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout, seals
+from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.chunk_files import Part
+from mochi.mofka.chunks.chunk_files import Part, joined
 from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.files import Buffer, FileLayer, syncing
 from mochi.mofka.chunks.ledger import Ledger, Notes, unpack
-from mochi.mofka.chunks.seals import key_of, sums_of
+from mochi.mofka.chunks.seals import key_of, seals_in, sums_of
 
 _MAGIC = b"mofkajnl"
 _LEDGER_MAGIC = b"mofkaldg"
-_VERSION = 3
+_VERSION = 4
+_READ = (3, _VERSION)
 _BLOCK = 4096
 _RECORDS_START = 2 * _BLOCK
 _LIMIT = 32 << 20
@@ -55,11 +57,11 @@ _PIECE = 1 << 20
 
 _HEAD = struct.Struct("<8sIB3xQQ16s8Q")
 _LEDGER = struct.Struct("<8sI4x4Q")
-_RECORD = struct.Struct("<11Q??6x")
+_RECORDS = {3: struct.Struct("<11Q??6x"), 4: struct.Struct("<16Q??6x")}
 _LIGHT = struct.Struct("<4Q")
 _CHECKSUM = struct.Struct("<Q")
 _HEAD_SIZE = _HEAD.size + _CHECKSUM.size
-_RECORD_SIZE = _RECORD.size + _CHECKSUM.size
+_RECORD_SIZE = _RECORDS[_VERSION].size + _CHECKSUM.size
 
 
 class Mode(IntEnum):
@@ -86,6 +88,8 @@ class Head:
         The uuid of the partition when the journal was made, zero if its directory had none.
     base : Chunk
         The last chunk as it was when all chunk files were on disk.
+    version : int
+        Of the format, of its records and ledger too.
     """
 
     key: int
@@ -93,6 +97,7 @@ class Head:
     mode: Mode
     owner: bytes
     base: Chunk
+    version: int = _VERSION
 
     @property
     def epoch(self) -> int:
@@ -145,7 +150,9 @@ class Journal:
         on from the same base.
         """
         synced = not (mode == self._head.mode == Mode.LIGHT and base == self._head.base)
-        head = replace(self._head, generation=self._head.generation + 1, mode=mode, base=base)
+        head = replace(
+            self._head, generation=self._head.generation + 1, mode=mode, base=base, version=_VERSION
+        )
         turn = head.generation % 2
         self._ledgers[turn].write([_pack_ledger(head, event_count, ledger)], 0)
         if synced:
@@ -173,19 +180,19 @@ class Journal:
         One write. The file grows by zeros ahead of the records: a sync after writing where the file has bytes
         already takes half the time.
         """
-        within = not is_large(part)
+        within = not is_large(part.data_bytes)
         record = _Record(
+            _VERSION,
             self._head.generation,
             self._sequence,
             self._settled,
-            part.before.number,
-            part.before.end_id,
+            part.before,
             part.count,
             len(part.notes),
-            len(part.seal),
+            len(part.seals),
             part.metadata_bytes,
             part.data_bytes,
-            _checksum(self._head.key, (part.notes, part.seal)),
+            _checksum(self._head.key, (part.notes, part.seals)),
             within,
             last,
         )
@@ -193,7 +200,7 @@ class Journal:
         end = stop + -stop % _BLOCK
         filled = end if end <= self._size else stop + -stop % len(_ZEROS)
         header = record.pack(self._head.key)
-        body = [part.notes, part.seal, *part.metadata, *(part.data if within else ())]
+        body = [part.notes, part.seals, *part.metadata, *(part.data if within else ())]
         self.file.write([header, *body, memoryview(_ZEROS)[: filled - stop]], self._position)
         self._size = max(self._size, filled)
         self._position = end
@@ -225,9 +232,9 @@ class Journal:
         self._opened.close()
 
 
-def is_large(part: Part) -> bool:
-    """Tell whether the data of a part stays out of the journal, and is synced in its place instead."""
-    return part.data_bytes >= _LARGE_DATA
+def is_large(size: int) -> bool:
+    """Tell whether so many bytes of data stay out of the journal, and are synced in their place instead."""
+    return size >= _LARGE_DATA
 
 
 def read_head(files: FileLayer, directory: str, names: Sequence[str]) -> Head | None:
@@ -247,14 +254,19 @@ def read_head(files: FileLayer, directory: str, names: Sequence[str]) -> Head | 
     for position in range(0, min(size, _RECORDS_START), _BLOCK):
         block = bytes(content[position : position + _HEAD_SIZE]).ljust(_HEAD_SIZE, b"\0")
         magic, version, mode, key, generation, owner, *base = _HEAD.unpack_from(block)
-        if magic == _MAGIC and version not in (0, _VERSION):
-            raise _refused(path, f"is of version {version}, but version {_VERSION} is what can be read here")
-        found_head = Head(key, generation, mode, owner, Chunk(*base))
+        if magic == _MAGIC and version not in (0, *_READ):
+            known = " and ".join(map(str, _READ))
+            raise _refused(path, f"is of version {version}, but versions {known} are what can be read here")
+        found_head = Head(key, generation, mode, owner, Chunk(*base), version)
         if _pack_head(found_head) == block:
             heads.append(found_head)
     head = max(heads, key=lambda found: found.generation) if heads else None
-    first = _header_at(content, _RECORDS_START, head.key) if head else None
-    if (not head and size > _RECORDS_START) or (head and first and first.generation > head.generation):
+    newer = head is not None and any(
+        (first := _header_at(content, _RECORDS_START, head.key, version))
+        and first.generation > head.generation
+        for version in _READ
+    )
+    if newer or (not head and size > _RECORDS_START):
         raise _refused(
             path,
             "has lost its head, so that the commits in it cannot be told; put the file right, or take it "
@@ -282,7 +294,7 @@ def read_ledger(
         return None
     magic, version, key, generation, event_count, size = _LEDGER.unpack_from(content)
     end = _LEDGER.size + size
-    if (magic, version, key, generation) != (_LEDGER_MAGIC, _VERSION, head.key, head.generation):
+    if (magic, version, key, generation) != (_LEDGER_MAGIC, head.version, head.key, head.generation):
         return None
     checksum = content[end : end + _CHECKSUM.size]
     if checksum != _CHECKSUM.pack(_checksum(head.key, [content[:end]])):
@@ -311,78 +323,148 @@ def read_notes(files: FileLayer, directory: str, head: Head) -> list[tuple[int, 
     return found
 
 
-def read_parts(files: FileLayer, directory: str, head: Head) -> list[Part]:
-    """Read the parts of all whole commits in a full journal, in order; nothing is changed.
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What is missing where records are damaged that were on disk: events, and notes that nobody knows.
 
-    They end before the first record that is torn, or whose large data is.
+    Attributes
+    ----------
+    before, after : Chunk
+        The last chunk without it, and with it.
+    place : int
+        Where in the journal the first damaged record is.
+    """
+
+    before: Chunk
+    after: Chunk
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a full journal tells of.
+
+    Attributes
+    ----------
+    steps : list of Part or Gap
+        All whole commits, in order.
+    spoilt : list of Part
+        Those of `steps` whose data is not what was written, though it was on disk.
+    """
+
+    steps: list[Part | Gap]
+    spoilt: list[Part]
+
+
+def read_parts(files: FileLayer, directory: str, head: Head, was_stored: Callable[[Part], bool]) -> Replay:
+    """Read all whole commits in a full journal, in order; nothing is changed.
+
+    They end before the first record that is torn, or whose large data is, unless that was on disk once: as a later
+    record says, or `was_stored` of large data. Then the record, or the data, was damaged later, or the data's memory
+    changed while it was written.
 
     Cost: the journal is read whole, and large data that its records tell of.
+
+    Parameters
+    ----------
+    was_stored : callable
+        Tells whether the commit of a part had been on disk, by other signs.
 
     Raises
     ------
     CorruptPartition
-        If records that follow each other tell of events that do not, or if a later record says that the one at
-        which they end was on disk.
+        If records that follow each other tell of events that do not; or if a record of version 3 is damaged that
+        was on disk.
     """
     path = os.path.join(directory, layout.JOURNAL_NAME)
     content = _read(files, path, files.size(path))
-    parts: list[Part] = []
-    whole = 0
+    steps: list[Part | Gap] = []
+    spoilt: list[Part] = []
+    whole = sequence = 0
+    settled: int | None = None
     state, position = head.base, _RECORDS_START
-    while (record := _record_at(content, position, head)) and record.sequence == len(parts):
-        before = state if record.chunk == state.number else state.next()
-        if (record.chunk, record.first_id) != (before.number, before.end_id):
+    while True:
+        record = _record_at(content, position, head)
+        is_next = record is not None and record.sequence == sequence
+        if record is None or not is_next:
+            settled = _settled(content, head) if settled is None else settled
+            behind = _next_record(content, position, head, sequence) if settled > sequence else None
+            if behind is None:
+                break
+            place, (position, record) = position, behind
+            if head.version == 3:
+                raise _refused(
+                    path,
+                    f"has a damaged record at byte {place}, and a good one of event {record.first_id} at byte "
+                    f"{position}, which was written when that was on disk; put the file right, or take it away "
+                    "to have the events that the chunk files hold by themselves",
+                )
+            steps.append(Gap(state, record.before, place))
+            state, whole = record.before, len(steps)
+        before = state if record.before.number == state.number else state.next()
+        if (record.before.number, record.first_id) != (before.number, before.end_id):
             raise _refused(
                 path,
-                f"goes on with event {record.first_id} in chunk {record.chunk}, at byte {position}, "
+                f"goes on with event {record.first_id} in chunk {record.before.number}, at byte {position}, "
                 f"though event {state.end_id} in chunk {state.number} or the next is due",
             )
-        part = record.part(before, content[position:], key_of(head.owner, record.chunk))
+        part = record.part(before, content[position:], key_of(head.owner, before.number))
         if not record.within and not _has_data(files, directory, head.owner, part):
-            break
-        parts.append(part)
+            settled = _settled(content, head) if settled is None else settled
+            if settled <= record.sequence and not was_stored(part):
+                break
+            spoilt.append(part)
+        steps.append(part)
         state = part.after
         if record.last:
-            whole = len(parts)
+            whole = len(steps)
+        sequence = record.sequence + 1
         position += record.size + -record.size % _BLOCK
-    for later in range(position, len(content), _BLOCK):
-        record = _record_at(content, later, head)
-        if record and record.settled > len(parts):
-            raise _refused(
-                path,
-                f"has a damaged record at byte {position}, or one whose data is damaged, and a good one of event "
-                f"{record.first_id} at byte {later}, which was written when that was on disk; put the files right, "
-                "or take this one away to have the events that the chunk files hold by themselves",
-            )
-    return parts[:whole]
+    return Replay(steps[:whole], [part for part in spoilt if part in steps[:whole]])
+
+
+def _settled(content: memoryview, head: Head) -> int:
+    """Give how many records were on disk, with their commits, as far as good records say."""
+    found = (_record_at(content, place, head) for place in range(_RECORDS_START, len(content), _BLOCK))
+    return max((record.settled for record in found if record), default=0)
+
+
+def _next_record(content: memoryview, after: int, head: Head, sequence: int) -> tuple[int, "_Record"] | None:
+    """Give the first good record behind a place, and its own, of those later than `sequence`."""
+    for place in range(after + _BLOCK, len(content), _BLOCK):
+        record = _record_at(content, place, head)
+        if record is not None and record.sequence > sequence:
+            return place, record
+    return None
 
 
 def _has_data(files: FileLayer, directory: str, owner: bytes, part: Part) -> bool:
     """Tell whether large data is in its place."""
-    before = part.before
-    path = os.path.join(directory, layout.file_name(before.number, layout.DATA))
-    key = key_of(owner, before.number)
-    seal, _ = seals.unpack(memoryview(part.seal), key) or (None, 0)
-    if seal is None or files.size(path) < before.data_end + part.data_bytes:
+    path = os.path.join(directory, layout.file_name(part.before.number, layout.DATA))
+    key = key_of(owner, part.before.number)
+    if files.size(path) < part.after.data_end:
         return False
-    pieces = _pieces(files, path, before.data_end, part.data_bytes)
-    return np.array_equal(sums_of(pieces, key), seal.data.sums)
+    return all(
+        np.array_equal(sums_of(_pieces(files, path, seal.data.start, seal.data.size), key), seal.data.sums)
+        for seal, _ in seals_in(memoryview(part.seals), key)
+    )
 
 
 class _Record(NamedTuple):
-    """The header of a record. Its body is notes, seal, metadata, and small data.
+    """The header of a record. Its body is notes, seals, metadata, and small data.
 
-    The checksum is of notes and seal, which has those of the rest.
+    The checksum is of notes and seals, which have those of the rest. Of version 3 only the number of the chunk, and
+    the id of the first event, are known of `before`.
     """
 
+    version: int
     generation: int
     sequence: int
     settled: int
-    chunk: int
-    first_id: int
+    before: Chunk
     events: int
     notes_bytes: int
-    seal_bytes: int
+    seals_bytes: int
     metadata_bytes: int
     data_bytes: int
     checksum: int
@@ -390,31 +472,54 @@ class _Record(NamedTuple):
     last: bool
 
     @property
+    def first_id(self) -> int:
+        """Id of its first event."""
+        return self.before.end_id
+
+    @property
+    def header_size(self) -> int:
+        """Bytes of the header."""
+        return _RECORDS[self.version].size + _CHECKSUM.size
+
+    @property
     def size(self) -> int:
         """Bytes of header and body."""
         content = self.metadata_bytes + (self.data_bytes if self.within else 0)
-        return _RECORD_SIZE + self.notes_bytes + self.seal_bytes + content
+        return self.header_size + self.notes_bytes + self.seals_bytes + content
 
     def pack(self, key: int) -> bytes:
-        """Give the bytes of the header."""
-        header = _RECORD.pack(*self)
+        """Give the bytes of the header, of the newest version."""
+        _, generation, sequence, settled, before, *rest = self
+        header = _RECORDS[_VERSION].pack(
+            generation,
+            sequence,
+            settled,
+            before.number,
+            before.first_id,
+            before.count,
+            before.metadata_end,
+            before.data_end,
+            before.descriptor_end,
+            before.seals_end,
+            *rest,
+        )
         return header + _CHECKSUM.pack(_checksum(key, [header]))
 
     def part(self, before: Chunk, content: memoryview, key: int) -> Part:
         """Give the part that a record tells of, when its bytes are the first of `content`."""
         notes, packed, metadata, data = self._body(content)
-        seal, _ = seals.unpack(packed, key) or (None, 0)
-        none = np.empty(0, np.uint32)
+        seals = [seal for seal, _ in seals_in(packed, key)]
+        after = before
+        if seals:
+            after = before.extended(
+                self.events, self.metadata_bytes, self.data_bytes, self.seals_bytes, seals[-1].time
+            )
         return Part(
             before,
-            before
-            if seal is None
-            else before.extended(
-                self.events, self.metadata_bytes, self.data_bytes, self.seal_bytes, seal.time
-            ),
-            none if seal is None else seal.metadata.sizes,
+            after,
+            joined([seal.metadata.sizes for seal in seals]),
             [metadata],
-            none if seal is None else seal.data.sizes,
+            joined([seal.data.sizes for seal in seals]),
             [data] if self.within else [],
             bytes(packed),
             bytes(notes),
@@ -427,40 +532,52 @@ class _Record(NamedTuple):
         notes, packed, metadata, data = self._body(content)
         if _checksum(head.key, (notes, packed)) != self.checksum:
             return False
-        if not self.events:
-            return True
-        chunk_key = key_of(head.owner, self.chunk)
-        found = seals.unpack(packed, chunk_key)
-        return (
-            found is not None
-            and np.array_equal(sums_of([metadata], chunk_key), found[0].metadata.sums)
-            and (not self.within or np.array_equal(sums_of([data], chunk_key), found[0].data.sums))
-        )
+        key = key_of(head.owner, self.before.number)
+        metadata_at = data_at = events = seals_end = 0
+        for seal, seals_end in seals_in(packed, key):  # noqa: B007
+            metadata_from, metadata_at = metadata_at, metadata_at + seal.metadata.size
+            data_from, data_at = data_at, data_at + seal.data.size
+            events += seal.count
+            if not np.array_equal(sums_of([metadata[metadata_from:metadata_at]], key), seal.metadata.sums):
+                return False
+            if self.within and not np.array_equal(sums_of([data[data_from:data_at]], key), seal.data.sums):
+                return False
+        found = (seals_end, events, metadata_at, data_at)
+        return found == (self.seals_bytes, self.events, self.metadata_bytes, self.data_bytes)
 
     def _body(self, content: memoryview) -> tuple[memoryview, memoryview, memoryview, memoryview]:
-        seal = _RECORD_SIZE + self.notes_bytes
-        metadata = seal + self.seal_bytes
+        seals = self.header_size + self.notes_bytes
+        metadata = seals + self.seals_bytes
         data = metadata + self.metadata_bytes
         return (
-            content[_RECORD_SIZE:seal],
-            content[seal:metadata],
+            content[self.header_size : seals],
+            content[seals:metadata],
             content[metadata:data],
             content[data : self.size],
         )
 
 
-def _header_at(content: memoryview, position: int, key: int) -> _Record | None:
+def _header_at(content: memoryview, position: int, key: int, version: int) -> _Record | None:
     """Give the header of the record at a position, if there is a good one."""
-    header = content[position : position + _RECORD_SIZE]
-    if len(header) < _RECORD_SIZE:
+    form = _RECORDS[version]
+    stop = position + form.size
+    header = content[position:stop]
+    if content[stop : stop + _CHECKSUM.size] != _CHECKSUM.pack(_checksum(key, [header])):
         return None
-    record = _Record(*_RECORD.unpack_from(header))
-    return record if record.pack(key) == header else None
+    if len(header) < form.size:
+        return None
+    generation, sequence, settled, *rest = form.unpack(header)
+    if version == 3:
+        chunk, first_id, *rest = rest
+        before = Chunk(chunk, first_id)
+    else:
+        before, rest = Chunk(*rest[:7]), rest[7:]
+    return _Record(version, generation, sequence, settled, before, *rest)
 
 
 def _record_at(content: memoryview, position: int, head: Head) -> _Record | None:
     """Give the header of a record of the head's generation, if both it and the body are good."""
-    record = _header_at(content, position, head.key)
+    record = _header_at(content, position, head.key, head.version)
     if record is None or record.generation != head.generation:
         return None
     return record if record.is_good(content[position:], head) else None
@@ -468,7 +585,7 @@ def _record_at(content: memoryview, position: int, head: Head) -> _Record | None
 
 def _pack_head(head: Head) -> bytes:
     base = astuple(head.base)
-    content = _HEAD.pack(_MAGIC, _VERSION, head.mode, head.key, head.generation, head.owner, *base)
+    content = _HEAD.pack(_MAGIC, head.version, head.mode, head.key, head.generation, head.owner, *base)
     return content + _CHECKSUM.pack(_checksum(0, [content]))
 
 

@@ -284,7 +284,8 @@ class ChunkReader:
             at = int(sound.argmin())
             if at:
                 return records[:at]
-            raise self._damaged(chunk, layout.IDX, first, 1, "refer to bytes that the chunk does not have")
+            bad = int(sound.argmax()) or count
+            raise self._damaged(chunk, layout.IDX, first, bad, "refer to bytes that the chunk does not have")
         return records
 
     def _content(self, spans: Sequence[_Span], kind: str, allocate: Allocate) -> memoryview:

@@ -32,7 +32,7 @@ seals are there for that.
 import errno
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -42,10 +42,19 @@ from numpy.typing import NDArray
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.chunk_files import ChunkFiles
+from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, records_of
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
 from mochi.mofka.chunks.files import File, FileLayer
-from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head, read_ledger, read_notes, read_parts
+from mochi.mofka.chunks.journal import (
+    Gap,
+    Head,
+    Journal,
+    Mode,
+    read_head,
+    read_ledger,
+    read_notes,
+    read_parts,
+)
 from mochi.mofka.chunks.ledger import Ledger, unpack
 from mochi.mofka.chunks.roster import read_roster, update_roster
 from mochi.mofka.chunks.seal_runs import Slots
@@ -281,13 +290,63 @@ class _Directory:
     def seals(self, number: int) -> list[Seal]:
         """Read the seals of a chunk, up to the first that is not good."""
         size = self.sizes.get(number, {}).get(layout.SEALS, 0)
-        if not size:
-            return []
-        content = np.empty(size, np.uint8).data
-        path = os.path.join(self.path, layout.file_name(number, layout.SEALS))
-        with closing(self.files.open(path, writable=False)) as file:
-            file.read(content, 0)
+        content = self.bytes_of(number, layout.SEALS, 0, size)
         return [seal for seal, _ in seals_in(content, key_of(self.owner, number))]
+
+    def bytes_of(self, number: int, kind: str, start: int, stop: int) -> memoryview:
+        """Read bytes of a file of a chunk, as it was when the directory was looked at; none if it ends before."""
+        if not start < stop <= self.sizes.get(number, {}).get(kind, 0):
+            return memoryview(b"")
+        content = np.empty(stop - start, np.uint8).data
+        path = os.path.join(self.path, layout.file_name(number, kind))
+        with closing(self.files.open(path, writable=False)) as file:
+            file.read(content, start)
+        return content
+
+    def was_stored(self, part: Part) -> bool:
+        """Tell whether the commit of a part was on disk: its seals were written after that."""
+        before, stop = part.before, part.before.seals_end + len(part.seals)
+        return self.bytes_of(before.number, layout.SEALS, before.seals_end, stop) == part.seals
+
+    def divided(self, gap: Gap, full: Mapping[int, Chunk]) -> Iterator[Gap]:
+        """Give what is missing of each chunk; `full` has the ends of those that were left for the next one."""
+        before = gap.before
+        while before.number < gap.after.number:
+            end = full.get(before.number)
+            if end is None or end.first_id != before.first_id or end.count < before.count:
+                break
+            if end.count > before.count:
+                yield Gap(before, end, gap.place)
+            before = end.next()
+        if (before.number, before.first_id) != (gap.after.number, gap.after.first_id):
+            raise _corrupt(
+                self.path,
+                layout.JOURNAL_NAME,
+                f"has a damaged record at byte {gap.place}, and the end of chunk {before.number}, which that was "
+                f"of, is not in {layout.ROSTER_NAME} either; put the files right, or take this one away to have the "
+                "events that the chunk files hold by themselves",
+            )
+        if gap.after.count > before.count:
+            yield Gap(before, gap.after, gap.place)
+
+    def fill(self, gap: Gap, chunk_files: ChunkFiles) -> None:
+        """Have events that the journal has lost served as far as seals tell of them, or else refused."""
+        before, after = gap.before, gap.after
+        content = self.bytes_of(before.number, layout.SEALS, before.seals_end, after.seals_end)
+        found = list(seals_in(content, key_of(self.owner, before.number)))
+        seals = [seal for seal, _ in found]
+        ends = [before.count, *(seal.end for seal in seals)]
+        known = [seal.first for seal in seals] == ends[:-1] and ends[-1] == after.count
+        if known:
+            for seal in seals:
+                chunk_files.write_again(seal)
+        else:
+            chunk_files.write_lost(before, after)
+        kept = "are as the chunk files have them" if known else "are lost"
+        self.report(
+            layout.JOURNAL_NAME,
+            f"has a damaged record at byte {gap.place}: events {before.end_id} to {after.end_id - 1} {kept}",
+        )
 
     def _by_seals(self, number: int) -> Chunk | None:
         """Give a chunk as its seals have it, if they tell of all its events."""
@@ -320,20 +379,7 @@ class _Directory:
                 )
                 _move_tail(self.files, self.path, file, range(size), aside)
             for seal in seals:
-                data_offsets = layout.offsets(seal.data.sizes, seal.data.start)
-                if kind == layout.DESC:
-                    records = layout.descriptor_records(chunk.number, data_offsets, seal.data.sizes)
-                    start = seal.descriptor_start
-                else:
-                    metadata_offsets = layout.offsets(seal.metadata.sizes, seal.metadata.start)
-                    records = layout.index_records(
-                        metadata_offsets,
-                        seal.metadata.sizes,
-                        data_offsets,
-                        seal.data.sizes,
-                        seal.descriptor_start,
-                    )
-                    start = seal.first * layout.INDEX_SIZE
+                start, records = records_of(chunk.number, seal, kind)
                 file.write([records.view(np.uint8).data], start)
             file.sync()
         self.files.sync_directory(self.path)
@@ -392,7 +438,8 @@ def _covers(seals: Sequence[Seal], count: int) -> bool:
 def _by_journal(found: _Directory, head: Head, ledger: Ledger) -> tuple[list[Chunk], int]:
     """Give the chunks as a full journal has them, after writing its parts over again, and the base's place."""
     base = head.base
-    for number in [number for number in found.roster if number >= base.number]:
+    full = {number: chunk for number, chunk in found.roster.items() if number >= base.number}
+    for number in full:
         del found.roster[number]  # of a commit that may not have been whole
     chunks = found.settled(base.number)
     settled_end = chunks[-1].end_id if chunks else found.first.first_id
@@ -403,15 +450,36 @@ def _by_journal(found: _Directory, head: Head, ledger: Ledger) -> tuple[list[Chu
             f"begins after event {base.end_id - 1} in chunk {base.number}, whose files have no such end; put "
             "back the chunk files and journal that belong together",
         )
-    parts = read_parts(found.files, found.path, head)
+    replay = read_parts(found.files, found.path, head, found.was_stored)
     chunks.append(base)
-    for number, of_chunk in itertools.groupby(parts, lambda part: part.before.number):
+    steps = (
+        piece
+        for step in replay.steps
+        for piece in (found.divided(step, full) if isinstance(step, Gap) else [step])
+    )
+    for number, of_chunk in itertools.groupby(list(steps), lambda step: step.before.number):
         with closing(ChunkFiles(found.files, found.path, number)) as chunk_files:
-            for part in of_chunk:
-                chunk_files.write_data(part)
-                chunk_files.write_records(part)
-                ledger.apply(unpack(memoryview(part.notes)))
-                chunks[number - found.first.number :] = [part.after]
+            for step in of_chunk:
+                if isinstance(step, Gap):
+                    found.fill(step, chunk_files)
+                else:
+                    chunk_files.write_data(step)
+                    chunk_files.write_records(step)
+                    ledger.apply(unpack(memoryview(step.notes)))
+                chunks[number - found.first.number :] = [step.after]
+    gaps = [step for step in replay.steps if isinstance(step, Gap)]
+    if gaps:
+        ledger.forget_producers()
+        found.report(
+            layout.JOURNAL_NAME,
+            f"has lost records, the first at byte {gaps[0].place}, and with them all producers, and perhaps cursors",
+        )
+    for part in replay.spoilt:
+        found.report(
+            layout.file_name(part.before.number, layout.DATA),
+            f"does not have all data of events {part.before.end_id} to {part.after.end_id - 1} as it was to be "
+            "written: what it has not is refused",
+        )
     for number in range(chunks[-1].number + 1, found.end):
         chunks.append(Chunk(number, chunks[-1].end_id))
     return chunks, base.number

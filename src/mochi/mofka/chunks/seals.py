@@ -30,6 +30,7 @@ SLOT_DTYPE = np.dtype([("first", "<u4"), ("place", "<u4"), ("content", f"V{CONTE
 _PLACE = struct.Struct("<II")
 _HEADER = struct.Struct("<QIBB2xQQQQ")
 _WIDTHS = (0, 1, 2, 4)
+_FEW = 16
 
 Sizes = NDArray[np.unsignedinteger]
 
@@ -121,10 +122,15 @@ class Seal:
         )
         own = xxh3_64_intdigest(memoryview(content)[8:], key ^ self.first)
         count = -(-len(content) // CONTENT)
+        filled = own.to_bytes(8, "little") + content[8:].ljust(count * CONTENT - 8, b"\0")
+        if count <= _FEW:
+            return b"".join(
+                _PLACE.pack(self.first, place) + filled[place * CONTENT : (place + 1) * CONTENT]
+                for place in range(count)
+            )
         slots = np.empty(count, SLOT_DTYPE)
         slots["first"] = self.first
         slots["place"] = range(count)
-        filled = own.to_bytes(8, "little") + content[8:].ljust(count * CONTENT - 8, b"\0")
         slots["content"] = np.frombuffer(filled, f"V{CONTENT}")
         return slots.tobytes()
 
@@ -244,6 +250,14 @@ def seals_in(content: memoryview, key: int) -> Iterator[tuple[Seal, int]]:
         yield seal, position
 
 
+def void_slots(first: int, size: int) -> bytes:
+    """Give so many bytes of slots for the events from `first` on, of no good seal, but such that halving works."""
+    slots = np.zeros(size // SLOT, SLOT_DTYPE)
+    slots["first"] = first
+    slots["place"] = range(len(slots))
+    return slots.tobytes()
+
+
 def slot_of(slot: memoryview) -> tuple[int, int]:
     """Give, of the seal that a slot belongs to, the number of the first event, and the slot's place in it."""
     first, place = _PLACE.unpack_from(slot)
@@ -262,8 +276,11 @@ def _packed(width: int, count: int) -> int:
 def _pack_sizes(sizes: Sizes) -> tuple[int, bytes]:
     if not len(sizes):
         return 4, b""
-    most = int(sizes.max())
-    if most == int(sizes.min()):
+    few = len(sizes) <= _FEW
+    least, most = (
+        (min(values := sizes.tolist()), max(values)) if few else (int(sizes.min()), int(sizes.max()))
+    )
+    if most == least:
         return 0, most.to_bytes(4, "little")
     width = 1 if most < 1 << 8 else 2 if most < 1 << 16 else 4
     return width, sizes.astype(f"<u{width}").tobytes()

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
-from mochi.mofka.chunks.chunk_files import ChunkFiles, Part
+from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, joined
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
-from mochi.mofka.chunks.files import File, FileLayer, syncing
+from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
 from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
@@ -287,13 +287,13 @@ class ChunkWriter:
             grown = after.extended(batch.count, batch.metadata_bytes, batch.data_bytes)
             if after.count and not self._fits(grown):
                 if group:
-                    yield _part(self._owner, before, group)
+                    yield _part(self._owner, self._mode, before, group)
                 before, group = after.next(), []
                 grown = before.extended(batch.count, batch.metadata_bytes, batch.data_bytes)
             after = grown
             group.append(batch)
         if group or cursors:
-            yield _part(self._owner, before, group, cursors)
+            yield _part(self._owner, self._mode, before, group, cursors)
 
     def _fits(self, chunk: Chunk) -> bool:
         return (
@@ -315,7 +315,7 @@ class ChunkWriter:
                 journal.note(part)
                 self._files.write_data(part)
             else:
-                if is_large(part):
+                if is_large(part.data_bytes):
                     self._files.write_data(part)
                 commit.records = journal.write(part, last=is_last)
                 commit.unsynced = commit.own or self._to_sync([part])
@@ -328,11 +328,13 @@ class ChunkWriter:
         """Give the files that hold what makes a commit durable, when a part of it, if any, has been written."""
         if self._mode == Mode.LIGHT or self._journal is None or not parts:
             return []
-        return [self._files.data, self._journal.file] if is_large(parts[-1]) else [self._journal.file]
+        return (
+            [self._files.data, self._journal.file] if is_large(parts[-1].data_bytes) else [self._journal.file]
+        )
 
     def _write_rest(self, part: Part) -> None:
         """Write to the chunk files what they do not have yet of a part that is durable."""
-        if self._mode == Mode.FULL and not is_large(part):
+        if self._mode == Mode.FULL and not is_large(part.data_bytes):
             self._files.write_data(part)
         if part.count:
             self._files.write_records(part)
@@ -372,8 +374,18 @@ def _passes(error: BaseException) -> bool:
 
 
 def _part(
-    owner: bytes, before: Chunk, batches: Sequence[Batch], cursors: Mapping[str, int] | None = None
+    owner: bytes,
+    mode: Mode,
+    before: Chunk,
+    batches: Sequence[Batch],
+    cursors: Mapping[str, int] | None = None,
 ) -> Part:
+    """Make a part of batches, and of cursors.
+
+    What goes into the journal is copied, and the copy is summed and written. Large batches are written from their own
+    memory, which may change after it was summed: so each of them has a seal of its own, and then is the only one
+    that is damaged. Small ones among them are copied, and share one.
+    """
     producers = []
     first_id = before.end_id
     for batch in batches:
@@ -381,38 +393,64 @@ def _part(
             identity, sequence = batch.origin
             producers.append(Remembered(identity, sequence + 1, (first_id,)))
         first_id += batch.count
-    metadata_sizes = _joined([batch.metadata_sizes for batch in batches])
-    data_sizes = _joined([batch.data_sizes for batch in batches])
-    metadata = [buffer for batch in batches for buffer in batch.metadata]
-    data = [buffer for batch in batches for buffer in batch.data]
-    sealed = b""
+    key = key_of(owner, before.number)
+    now = time.time_ns()
+    journalled = mode == Mode.FULL and not is_large(sum(batch.data_bytes for batch in batches))
     after = before
-    if batches:
-        key = key_of(owner, before.number)
+    metadata: list[Buffer] = []
+    data: list[Buffer] = []
+    sealed: list[Seal] = []
+    packed: list[bytes] = []
+    for together in _groups(batches):
+        of_metadata = [buffer for batch in together for buffer in batch.metadata]
+        of_data = [buffer for batch in together for buffer in batch.data]
+        if journalled or len(together) > 1:
+            of_data = [b"".join(of_data)]
         seal = Seal(
-            before.count,
-            before.descriptor_end,
-            time.time_ns(),
-            Stream(before.metadata_end, metadata_sizes, sums_of(metadata, key)),
-            Stream(before.data_end, data_sizes, sums_of(data, key)),
+            after.count,
+            after.descriptor_end,
+            now,
+            _stream(after.metadata_end, [batch.metadata_sizes for batch in together], of_metadata, key),
+            _stream(after.data_end, [batch.data_sizes for batch in together], of_data, key),
         )
-        sealed = seal.pack(key)
-        bytes_of = (
-            sum(batch.metadata_bytes for batch in batches),
-            sum(batch.data_bytes for batch in batches),
+        sealed.append(seal)
+        packed.append(seal.pack(key))
+        metadata += of_metadata
+        data += of_data
+        after = after.extended(
+            seal.count,
+            sum(batch.metadata_bytes for batch in together),
+            sum(batch.data_bytes for batch in together),
+            len(packed[-1]),
+            now,
         )
-        after = before.extended(seal.count, *bytes_of, len(sealed), seal.time)
     return Part(
         before,
         after,
-        metadata_sizes,
+        joined([seal.metadata.sizes for seal in sealed]),
         metadata,
-        data_sizes,
+        joined([seal.data.sizes for seal in sealed]),
         data,
-        sealed,
+        b"".join(packed),
         pack(producers, cursors or {}) if producers or cursors else NO_NOTES,
     )
 
 
-def _joined(sizes: Sequence[NDArray[np.unsignedinteger]]) -> NDArray[np.unsignedinteger]:
-    return np.concatenate(sizes) if sizes else np.empty(0, np.uint32)
+def _groups(batches: Sequence[Batch]) -> list[list[Batch]]:
+    """Divide batches into large ones, and runs of small ones."""
+    groups: list[list[Batch]] = []
+    open_group = False
+    for batch in batches:
+        large = is_large(batch.data_bytes)
+        if open_group and not large:
+            groups[-1].append(batch)
+        else:
+            groups.append([batch])
+        open_group = not large
+    return groups
+
+
+def _stream(
+    start: int, sizes: Sequence[NDArray[np.unsignedinteger]], content: Sequence[Buffer], key: int
+) -> Stream:
+    return Stream(start, joined(sizes), sums_of(content, key))

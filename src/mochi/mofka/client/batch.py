@@ -14,7 +14,6 @@ import numpy as np
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.future import FutureUint
 from mochi.margo.wire import Buffer
-from mochi.mofka.client.service import deadline_after
 from mochi.mofka.protocol import SIZE, raw
 
 FIELDS = 3
@@ -76,6 +75,8 @@ class Batch:
         Length of `entries` at which the one who appends has to look after the batch; 0 once it is sealed.
     large : int
         Bytes of the events that were counted one by one.
+    times_sent : int
+        How often the batch was sent, or tried to be.
     due : bool
         Whether the batch goes as soon as it may, full or not.
     first : int or None
@@ -100,6 +101,7 @@ class Batch:
         "metadata",
         "sequence",
         "sizes",
+        "times_sent",
     )
 
     def __init__(self, lane: Any, limit: int) -> None:
@@ -111,6 +113,7 @@ class Batch:
         self.count = 0
         self.created = 0
         self.sequence = -1
+        self.times_sent = 0
         self.first: int | None = None
         self.error: DiasporaError | None = None
         self.sizes: memoryview = memoryview(b"")
@@ -146,7 +149,7 @@ class Batch:
             texts = _prefixed(texts, lengths)
         self.sizes = raw(sizes)
         self.metadata = b"".join(texts)
-        self.data_bytes = int(data_sizes.sum(dtype=np.int64))
+        self.data_bytes = int(np.add.reduce(data_sizes, dtype=np.int64))  # `sum` imports, which fails at exit
         if self.data_bytes < JOINED_BYTES * count:
             self.data = [b"".join([b"".join(d.buffers) if type(d) is Gather else d for d in data])]
         else:
@@ -170,7 +173,7 @@ class Batch:
 
     def wait_for(self, future: FutureUint, timeout: float | None) -> int | None:
         """Wait for the outcome, see `diaspora_stream.future.Pending`; sends the batch if it has not gone yet."""
-        if self.first is None and not self.lane.wait_for(self, deadline_after(timeout)):
+        if self.first is None and not self.lane.wait_for(self, timeout):
             return None
         if self.error is not None:
             self.lane.options.told = self.error

@@ -20,6 +20,7 @@ Invariants
 """
 
 import logging
+import math
 import threading
 import weakref
 from collections import deque
@@ -27,7 +28,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, Consumer, DataAllocator, DataSelector, FutureEvent
+from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector, FutureEvent
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError, EventsLost, TimeoutExpired
 from diaspora_stream.event import Event
@@ -46,7 +47,14 @@ from mochi.mofka.client.event import (
     ReceivedBatch,
 )
 from mochi.mofka.client.feed import Feed
-from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error, deadline_after
+from mochi.mofka.client.service import (
+    PartitionInfo,
+    Service,
+    as_diaspora_error,
+    deadline_after,
+    is_away,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from mochi.mofka.client.topic import MofkaTopic
@@ -70,8 +78,8 @@ class PulledEvent(FutureEvent):
         self._taken = False
         self._consumer = consumer
 
-    def wait(self, timeout_ms: float = -1) -> Event | None:
-        """Wait for the event, at most `timeout_ms` milliseconds; zero and negative wait for ever."""
+    def wait(self, timeout_ms: float | None = None) -> Event | None:
+        """Wait for the event, at most `timeout_ms` milliseconds; zero, negative and nothing wait for ever."""
         event = self.event
         if event is None:
             try:
@@ -116,6 +124,7 @@ class MofkaConsumer(Consumer):
         targets: Sequence[PartitionInfo],
         data_selector: DataSelector | None,
         data_allocator: DataAllocator | None,
+        iteration_timeout_ms: float,
     ) -> None:
         self.service = service
         self.topic = topic
@@ -126,6 +135,7 @@ class MofkaConsumer(Consumer):
         self.loads_all = data_selector is WHOLE
         self.data_selector = None if data_selector is WHOLE else data_selector
         self.data_allocator = None if data_allocator is WHOLE else data_allocator
+        self._iteration_timeout_ms = iteration_timeout_ms
         credit = MAX_CREDIT // max(len(targets), 1)
         self._feeds = [Feed(self, topic, partition, credit) for partition in targets]
         self._waiting: deque[weakref.ref[PulledEvent]] = deque()
@@ -135,7 +145,7 @@ class MofkaConsumer(Consumer):
         try:
             self._subscribe_all()
         except BaseException:
-            self.close()
+            self._abandon()
             raise
 
     def __repr__(self) -> str:
@@ -206,11 +216,19 @@ class MofkaConsumer(Consumer):
                     return future
             except IndexError:
                 pass
+        if self._closed:
+            raise self._is_closed()
         self._waiting.append(weakref.ref(future))
         return future
 
+    def _is_closed(self) -> DiasporaError:
+        return DiasporaError(f"{self!r} is closed")
+
     def __iter__(self) -> Iterator[Event]:
-        """Yield events until there is none for `ITERATION_TIMEOUT_MS`, or no more."""
+        """Yield events until there is none for the consumer's ``iteration_timeout_ms``, or no more.
+
+        Before it ends for want of events, every partition has answered that it is there.
+        """
         while True:
             try:
                 if not self._waiting:
@@ -223,10 +241,60 @@ class MofkaConsumer(Consumer):
                             break
             except IndexError:
                 pass
-            following = self.pull().wait(ITERATION_TIMEOUT_MS)
-            if following is None or following.event_id is None:
+            following = self.pull().wait(self._iteration_timeout_ms)
+            if following is None:
+                if self._all_are_read():
+                    return
+            elif following.event_id is None:
                 return
-            yield following
+            else:
+                yield following
+
+    def __next__(self) -> Event:
+        """Return the next event, as a ``for`` loop does."""
+        for event in self:
+            return event
+        raise StopIteration
+
+    def _all_are_read(self) -> bool:
+        """Tell whether all partitions are there and have nothing more; False if there is news to look at.
+
+        Waits while one is looked for, until that has come to its end.
+
+        Raises
+        ------
+        TimeoutExpired
+            One does not answer within the driver's time-out.
+        """
+        client = self.service.client
+        feeds = [feed for feed in self._feeds if id(feed) in self._active]
+        if any(feed.link is None for feed in feeds):
+            client.wait(
+                lambda: self._has_arrived() or all(feed.link for feed in feeds), self._links, math.inf
+            )
+            return False
+        answers = [(feed, answer) for feed in feeds if (answer := feed.ask()) is not None]
+
+        def is_done() -> bool:
+            return self._has_arrived() or all(answer.is_done() for _, answer in answers)
+
+        def silent() -> str:
+            missing = [str(feed.partition) for feed, answer in answers if not answer.is_done()]
+            return f"topic {self.topic.name!r}, {', '.join(missing)}: connected, and does not answer"
+
+        if not client.wait_for_server(is_done, self._links, self.service.deadline(None), silent):
+            raise TimeoutExpired(f"{silent()} within {self.service.timeout:g} s; events may be there")
+        for feed, answer in answers:
+            if answer.error is not None and not is_away(answer.error):
+                raise refusal(answer.error, f"topic {self.topic.name!r}", feed.partition, 0)
+        return (
+            len(answers) == len(feeds)
+            and not self._has_arrived()
+            and all(answer.frame for _, answer in answers)
+        )
+
+    def _has_arrived(self) -> bool:
+        return bool(self._closed or self._ready or self.arrived or self._loader is not None)
 
     def wait_for(self, place: "weakref.ref[PulledEvent]", timeout: float | None) -> Any:
         """Wait until the future at `place` has its event; None when the time is over."""
@@ -243,7 +311,7 @@ class MofkaConsumer(Consumer):
             if (event := _event_at(place)) is not None:
                 return event
             if self._closed:
-                raise DiasporaError(f"{self!r} is closed")
+                raise self._is_closed()
             if not self.service.client.wait(lambda: self._has_news(place), self._links, deadline):
                 return None
 
@@ -432,10 +500,12 @@ class MofkaConsumer(Consumer):
         self._ready.appendleft(event)
         if self._waiting:
             self.service.client.notify()
-            self.service.in_background(self._feeds[0].nudge)
+            self.service.in_background(self._feeds[0].ask)
 
     def unsubscribe(self) -> None:
         """Have the servers send no more; what is here may still be pulled."""
+        if self._closed:
+            raise self._is_closed()
         self._active.clear()
         for feed in self._feeds:
             try:
@@ -448,6 +518,12 @@ class MofkaConsumer(Consumer):
             feed.unsubscribe()
         except MargoError as error:
             log.info("closing %r: %s", self, error)
+
+    def _abandon(self) -> None:
+        """Give up a consumer that could not be made, without waiting for anybody."""
+        self.stop()
+        for feed in self._feeds:
+            feed.drop()
 
     def close(self) -> None:
         """Unsubscribe, and drop what is here; idempotent. A server that is gone is no error."""

@@ -1,32 +1,50 @@
 """The ``mofka`` driver: finds the master database of a service, creates and opens topics."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import cache
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec import Struct
 
 from diaspora_stream.driver import Driver
-from diaspora_stream.errors import ConfigError, DiasporaError, TopicNotFound
+from diaspora_stream.errors import (
+    ConfigError,
+    ConnectionFailed,
+    DiasporaError,
+    TimeoutExpired,
+    TopicExists,
+    TopicNotFound,
+)
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.serializer import DefaultSerializer, Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
-from mochi.bedrock.client import BedrockClient
-from mochi.bedrock.spec import AUTOMATIC
+from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
-from mochi.margo.errors import ConfigError as MargoConfigError
-from mochi.margo.errors import Fault, MargoError
+from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
-from mochi.mofka.client.options import TopicOptions, check_name, check_text, parse_driver, parse_topic
-from mochi.mofka.client.service import PartitionInfo, Service, as_diaspora_error
+from mochi.mofka.client.options import check_name, check_text, parse_driver, parse_topic
+from mochi.mofka.client.service import (
+    PartitionInfo,
+    Service,
+    as_diaspora_error,
+    deadline_after,
+)
 from mochi.mofka.client.topic import MofkaTopic
-from mochi.mofka.deletion import remove_partitions
-from mochi.mofka.hosting import completed, provider_entry
-from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
-from mochi.yokan.errors import KeyNotFound
+from mochi.mofka.protocol import (
+    ADD_PARTITION,
+    CREATE_TOPIC,
+    DELETE_TOPIC,
+    AddPartition,
+    CreateTopic,
+    DeleteTopic,
+    Kind,
+    Place,
+    TopicChanged,
+)
+from mochi.mofka.registry import BadRecord, Registry, TopicRecord
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +69,12 @@ class MofkaDriver(Driver):
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
         try:
-            self._group = Group(self._service.client, parsed.group_file, parsed.patience)
+            self._group = Group(self._service, parsed.group_file, parsed.patience)
         except FlockError as error:
             raise ConfigError("options.group_file", str(error)) from error
         self._service.follow(self._group)
-        self._bedrock = BedrockClient(self._service.client)
         self._thread_pool = ThreadPool(0)
         self._group.master()
-        self._half_made: dict[str, list[PartitionRecord]] = {}
 
     def __repr__(self) -> str:
         return f"<MofkaDriver {self._group_file!r}, {self.num_servers} servers>"
@@ -78,19 +94,13 @@ class MofkaDriver(Driver):
 
     @property
     def _servers(self) -> list[str]:
+        self._service.check_open()
         self._group.refresh()
         return self._group.servers
 
     @property
     def _registry(self) -> Registry:
         return self._group.registry()
-
-    def _providers(self, address: str) -> list[dict[str, Any]]:
-        try:
-            providers: list[dict[str, Any]] = self._bedrock.config(address)["providers"]
-        except MargoError as error:
-            raise as_diaspora_error(error, "asking a server for its providers") from error
-        return providers
 
     def create_topic(
         self,
@@ -124,69 +134,91 @@ class MofkaDriver(Driver):
             PartitionSelector: partition_selector or DefaultPartitionSelector(),
             Serializer: serializer or DefaultSerializer(),
         }
-        for kind, component in components.items():
-            if not isinstance(component, kind):
+        for base, component in components.items():
+            if not isinstance(component, base):
                 raise TypeError(
-                    f"{component!r} is no {kind.__name__}; {kind.__name__}.from_metadata makes one"
+                    f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one"
                 )
-        descriptions = [component.to_metadata() for component in components.values()]
+        self._group.ask_for_view()
+        servers = self._servers
+        places = [self._place(servers[index % len(servers)], uuid) for index, uuid in enumerate(wanted.uuids)]
+        validator_of, selector_of, serializer_of = (part.to_metadata() for part in components.values())
+        kind = Kind(wanted.type, wanted.partition, wanted.dependencies)
+
+        def ask(timeout_ms: int) -> CreateTopic:
+            return CreateTopic(name, timeout_ms, kind, places, validator_of, selector_of, serializer_of)
+
+        self._change(name, f"creating topic {name!r}", CREATE_TOPIC, ask, lambda: self._has(name, places))
+
+    def _place(self, address: str, uuid: str) -> Place:
+        return Place(self._group.ranks[address], address, uuid)
+
+    def _has(self, name: str, places: Sequence[Place]) -> bool:
+        """Tell whether a topic is the one that was asked for with these partitions."""
+        record = self._registry.load(name)
+        uuids = [] if record is None else [partition.uuid for partition in record.partitions]
+        return uuids == [place.uuid for place in places]
+
+    def _change(
+        self,
+        name: str,
+        what: str,
+        rpc: str,
+        ask: Callable[[int], Struct],
+        is_done: Callable[[], bool],
+    ) -> None:
+        """Have the server of the master database change a topic, and show its warnings.
+
+        Parameters
+        ----------
+        ask : callable
+            Makes the request, given the milliseconds that are left.
+        is_done : callable
+            Tells whether it was done before, asked if a request is refused that follows one without an answer.
+        """
+        deadline = deadline_after(self._service.timeout)
+        is_unknown = False
+
+        def send(master: tuple[str, int]) -> TopicChanged:
+            nonlocal is_unknown
+            left = max(deadline - time.monotonic(), 1e-3)
+            message = ask(math.ceil(left * 1000))
+            try:
+                return self._service.client.call(
+                    master[0], rpc, message, TopicChanged, provider_id=ENGINE_ID, timeout=left
+                )
+            except ConnectionLost:
+                is_unknown = True
+                raise
+
         try:
-            self._create(name, wanted, descriptions)
+            changed = self._group.ask(send)
+        except Fault as fault:
+            if fault.code in ("topic_exists", "topic_not_found") and is_unknown and is_done():
+                return
+            raise self._refusal(name, what, fault) from fault
         except MargoError as error:
-            raise as_diaspora_error(error, f"creating topic {name!r}") from error
+            raise as_diaspora_error(error, what) from error
+        for text in changed.warnings:
+            log.warning("%s", text)
 
-    def _create(self, name: str, wanted: TopicOptions, descriptions: list[dict[str, Any]]) -> None:
-        planned = [
-            self._plan(self._servers[index % len(self._servers)], uuid, wanted)
-            for index, uuid in enumerate(wanted.uuids)
-        ]
-        self._undo_again()
-        self._registry.reserve(name, planned)
-        providers = cache(self._providers)
-        try:
-            self._registry.update(name, [self._start(name, partition, providers) for partition in planned])
-            self._registry.publish(name, descriptions)
-        except BaseException:
-            self._roll_back(name, planned)
-            raise
-
-    def _roll_back(self, name: str, planned: list[PartitionRecord]) -> None:
-        try:
-            left = remove_partitions(self._registry, self._service.client, name, planned)
-            self._registry.forget(name, [])
-        except MargoError as error:
-            left = {"its record": error}
-            self._half_made[name] = planned
-        for what, reason in left.items():
-            log.error("topic %r could not be created, and %s not be undone: %s", name, what, reason)
-
-    def _undo_again(self) -> None:
-        """Roll back what could not be, for want of space as a rule; not what another made meanwhile."""
-        for name, planned in list(self._half_made.items()):
-            with suppress(MargoError):
-                if not self._registry.exists(name):
-                    remove_partitions(self._registry, self._service.client, name, planned)
-                    self._registry.forget(name, [])
-                self._half_made.pop(name, None)
-
-    def _plan(self, address: str, uuid: str, wanted: TopicOptions) -> PartitionRecord:
-        rank = self._group.ranks[address]
-        return PartitionRecord(
-            address, AUTOMATIC, uuid, rank, wanted.type, wanted.partition, wanted.dependencies
-        )
-
-    def _start(
-        self, topic: str, partition: PartitionRecord, providers: Callable[[str], list[dict[str, Any]]]
-    ) -> PartitionRecord:
-        """Start a partition at its server; return its record."""
-        address = partition.address
-        try:
-            needs = completed(partition, lambda: providers(address))
-        except MargoConfigError as error:
-            raise ConfigError(f"options.{error.where}", f"{error.problem} ({address})") from error
-        master_address, master_id = self._group.master()
-        entry = provider_entry(topic, needs, f"yokan:{master_id}@{master_address}")
-        return replace(partition, provider_id=self._bedrock.start_provider(address, entry))
+    def _refusal(self, name: str, what: str, fault: Fault) -> DiasporaError:
+        """Return the error that tells an application why a topic was not changed."""
+        match fault.code:
+            case "topic_exists":
+                return TopicExists(name)
+            case "topic_not_found":
+                return TopicNotFound(name, tuple(self.list_topics()))
+            case "timeout":
+                return TimeoutExpired(f"{what}: {fault}")
+            case "unreachable":
+                return ConnectionFailed(f"{what}: {fault}")
+            case "config" if "where" in fault.details:
+                where = fault.details["where"]
+                return ConfigError(
+                    where if where == "topic name" else f"options.{where}", fault.details["problem"]
+                )
+        return as_diaspora_error(fault, what)
 
     def add_memory_partition(self, topic_name: str, server_rank: int, pool_name: str = "") -> None:
         """Add a partition that keeps its events in memory, see `add_custom_partition`."""
@@ -245,22 +277,21 @@ class MofkaDriver(Driver):
                 "dependencies": dependencies,
             }
         )
-        self._load(topic_name)
-        try:
-            planned = self._plan(self._servers[server_rank], wanted.uuids[0], wanted)
-            partition = self._start(topic_name, planned, self._providers)
-            try:
-                self._registry.add_partition(topic_name, partition)
-            except BaseException:
-                remove_partitions(self._registry, self._service.client, topic_name, [partition])
-                raise
-        except MargoError as error:
-            raise as_diaspora_error(error, f"adding a partition to topic {topic_name!r}") from error
+        check_text("topic name", topic_name)
+        place = self._place(self._servers[server_rank], wanted.uuids[0])
+        kind = Kind(wanted.type, wanted.partition, wanted.dependencies)
+
+        def ask(timeout_ms: int) -> AddPartition:
+            return AddPartition(topic_name, timeout_ms, kind, place)
+
+        self._change(
+            topic_name, f"adding a partition to topic {topic_name!r}", ADD_PARTITION, ask, lambda: False
+        )
 
     def _load(self, name: str) -> TopicRecord:
         check_text("topic name", name)
         try:
-            record = self._registry.load(name)
+            record = self._group.load(name)
         except MargoError as error:
             raise as_diaspora_error(error, f"opening topic {name!r}") from error
         if record is None:
@@ -286,8 +317,9 @@ class MofkaDriver(Driver):
     def delete_topic(self, name: str) -> None:
         """Delete a topic, see `diaspora_stream.driver.Driver.delete_topic`.
 
-        What is left of a topic whose creation or deletion was interrupted is removed as well. A partition whose server
-        does not answer is removed when that starts again; a warning names it.
+        A topic that is being made is deleted once that is over. What is left of one whose creation or deletion was
+        interrupted is removed as well. A partition whose server does not answer is removed when that starts again; a
+        warning names it.
 
         Raises
         ------
@@ -297,49 +329,25 @@ class MofkaDriver(Driver):
             The topic is gone, and a server cannot remove what is stored of a partition.
         """
         check_text("topic name", name)
-        try:
-            self._registry.withdraw(name)
-            partitions = self._registry.partitions(name)
-            left = remove_partitions(self._registry, self._service.client, name, partitions)
-            self._registry.forget(name, [])
-        except KeyNotFound:
-            raise TopicNotFound(name, tuple(self.list_topics())) from None
-        except MargoError as error:
-            raise as_diaspora_error(error, f"deleting topic {name!r}") from error
-        for uuid, reason in left.items():
-            problem = f"topic {name!r} is deleted, but what is stored of partition {uuid} not yet: {reason}"
-            if isinstance(reason, Fault):
-                raise DiasporaError(f"{problem}; delete it again, or start that server again")
-            log.warning("%s; it is removed when that server starts again", problem)
+        self._change(
+            name, f"deleting topic {name!r}", DELETE_TOPIC, lambda left: DeleteTopic(name, left), lambda: True
+        )
 
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
         check_text("topic name", name)
         try:
-            return self._registry.exists(name)
+            return self._group.read(lambda registry: registry.exists(name))
         except MargoError as error:
             raise as_diaspora_error(error, f"looking for topic {name!r}") from error
 
     def list_topics(self) -> dict[str, dict[str, Any]]:
-        """Return all topics: components, number of partitions, and the partitions."""
-        self._undo_again()
+        """Return all topics: components, number of partitions, and the partitions.
+
+        Of a topic whose record cannot be read there is an ``error`` instead.
+        """
         try:
-            topics: dict[str, dict[str, Any]] = {}
-            for name in self._registry.names():
-                record = self._registry.load(name)
-                if record is not None:
-                    topics[name] = {
-                        "name": name,
-                        "num_partitions": len(record.partitions),
-                        "partition_selector": record.selector,
-                        "partitions": [
-                            {"address": each.address, "provider_id": each.provider_id, "uuid": each.uuid}
-                            for each in record.partitions
-                        ],
-                        "serializer": record.serializer,
-                        "validator": record.validator,
-                    }
-            return topics
+            return self._group.read(_listed)
         except MargoError as error:
             raise as_diaspora_error(error, "listing the topics") from error
 
@@ -348,6 +356,31 @@ class MofkaDriver(Driver):
         lost = self._service.close()
         if lost:
             raise DiasporaError(f"{lost} events could not be stored before the driver was closed")
+
+
+def _listed(registry: Registry) -> dict[str, dict[str, Any]]:
+    topics: dict[str, dict[str, Any]] = {}
+    for name in registry.names():
+        try:
+            record = registry.load(name)
+        except BadRecord as error:
+            topics[name] = {"name": name, "error": error.problem}
+            continue
+        if record is not None:
+            topics[name] = {
+                "name": name,
+                "num_partitions": len(record.partitions),
+                "partition_selector": record.selector,
+                "partitions": [
+                    {"address": each.address, "provider_id": each.provider_id, "uuid": each.uuid}
+                    for each in record.partitions
+                ],
+                "serializer": record.serializer,
+                "validator": record.validator,
+            }
+    for name in registry.bad_names():
+        topics[name] = {"name": name, "error": "the name is no text"}
+    return topics
 
 
 def _named(**dependencies: str) -> dict[str, str]:

@@ -197,6 +197,7 @@ class Feed:
                 if self._joins(failure):
                     failure = cause = None
                     search = self._search = Search(self._service, self._topic)
+        search.end("found again" if failure is None and self.link is not None else "given up")
         self._search = None
         if failure is not None:
             self._is_searching = False
@@ -258,7 +259,6 @@ class Feed:
         """Subscribe over `link`; `MargoError` if the partition refuses."""
         subscription = _Subscription(self, link)
         answer = _Answer(subscription)
-        timeout = self._service.timeout
         with self._lock:
             asked = Subscribe(
                 self._where(self._epoch),
@@ -273,8 +273,9 @@ class Feed:
             self.partition = partition
             self._subscription = subscription
         try:
+            timeout = self._service.timeout
             call = link.request(SUBSCRIBE, partition.provider_id, rpc.pack(asked), answer, timeout=timeout)
-            self._await(link, call, answer, SUBSCRIBE)
+            self._await(link, call, answer, SUBSCRIBE, timeout)
         except MargoError:
             self._subscription = None
             link.close_stream(subscription.stream)
@@ -287,9 +288,11 @@ class Feed:
                 self._epoch = answer.epoch
                 self.next = answer.first
 
-    def _await(self, link: Link, call: int, answer: PendingCall, name: str) -> None:
-        timeout = self._service.timeout
-        if not self._service.client.wait(answer.is_done, lambda: (link,), deadline_after(timeout)):
+    def _await(self, link: Link, call: int, answer: PendingCall, name: str, timeout: float) -> None:
+        whom = f"topic {self._topic!r}, {self.partition}, to answer {name}"
+        if not self._service.client.wait_for_server(
+            answer.is_done, lambda: (link,), deadline_after(timeout), lambda: whom
+        ):
             link.cancel(call)
             raise DeadlineExceeded(f"{name} at {link.address} has not answered within {timeout:g} s")
         if answer.error is not None:
@@ -306,7 +309,7 @@ class Feed:
         answer = PendingCall()
         message = rpc.pack(Unsubscribe(subscription.stream))
         call = link.request(UNSUBSCRIBE, self.partition.provider_id, message, answer)
-        self._await(link, call, answer, UNSUBSCRIBE)
+        self._await(link, call, answer, UNSUBSCRIBE, self._service.timeout)
 
     def drop(self) -> None:
         """Have the partition send no more, without waiting for the answer; for a consumer that is gone."""
@@ -318,13 +321,16 @@ class Feed:
                 message = rpc.pack(Unsubscribe(subscription.stream))
                 link.request(UNSUBSCRIBE, self.partition.provider_id, message, None)
 
-    def nudge(self) -> None:
-        """Have the server answer, which wakes the thread that reads the connection; stream 0 is never in use."""
+    def ask(self) -> PendingCall | None:
+        """Have the partition answer, for a sign of life; None while it is looked for. Stream 0 is never in use."""
         link = self.link
         if link is not None:
             with suppress(ConnectionLost):
+                answer = PendingCall()
                 message = rpc.pack(Unsubscribe(0))
-                link.request(UNSUBSCRIBE, self.partition.provider_id, message, PendingCall())
+                link.request(UNSUBSCRIBE, self.partition.provider_id, message, answer)
+                return answer
+        return None
 
     def _where(self, epoch: int) -> Where:
         return Where(self.partition.key, epoch)
@@ -420,8 +426,10 @@ class Feed:
             try:
                 partition, link = search.connect(partition, cause)
                 answer = receiver()
-                call = link.request(name, partition.provider_id, message, answer, timeout=service.timeout)
-                self._await(link, call, answer, name)
+                timeout = search.seconds_left
+                call = link.request(name, partition.provider_id, message, answer, timeout=timeout)
+                self._await(link, call, answer, name, timeout)
+                search.end("found again")
                 return
             except MargoError as error:
                 if search.is_over or service.is_closed or not is_away(error):

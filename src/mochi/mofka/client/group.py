@@ -1,24 +1,39 @@
-"""The servers of a service and where its partitions are, as the group file and the master database tell.
+"""The servers of a service and where its partitions are, as the group file, the members and the master database tell.
 
 A server that is started again may have another address, and a service another token. Whoever does not find a partition
-any more asks here; the group file is read again where it has changed, and the master database is looked for anew.
+any more asks here; the group file is read again where it has changed, and the master database is looked for anew, at
+all members side by side. Members that answer are asked for their view of the group where others do not.
 """
 
 import logging
 import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
-from mochi.bedrock.client import BedrockClient
-from mochi.flock import group_file
+from mochi.bedrock.client import BedrockClient, answers
+from mochi.flock import group_file, rpc
 from mochi.flock.errors import FlockError
-from mochi.margo.client import Client
-from mochi.margo.errors import AuthenticationError, MargoError
-from mochi.mofka.client.service import CONNECT_TIMEOUT, PartitionInfo
+from mochi.flock.group_file import GroupView, Member
+from mochi.margo.client import PATIENCE
+from mochi.margo.errors import AuthenticationError, ConnectionLost, MargoError
+from mochi.mofka.client.members import Choice, Members
+from mochi.mofka.client.service import (
+    CONNECT_TIMEOUT,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PartitionInfo,
+    Service,
+    is_away,
+)
 from mochi.mofka.hosting import MASTER_TAG, master_among
-from mochi.mofka.registry import PartitionRecord, Registry
+from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
 from mochi.yokan.client import DatabaseHandle
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +43,12 @@ class Group:
 
     Parameters
     ----------
-    client : Client
-        Is told the token for each server.
+    service : Service
+        Its client is told the token for each server; its time-out is that of whoever waits here.
     path : str
         The group file.
     patience : float
         Seconds that it is waited for if it is not there yet.
-
-    Attributes
-    ----------
-    ranks : dict
-        The ordinal of each server, by its address.
-    servers : list of str
-        Addresses of those that have not ended in good order, in the order of the file.
 
     Raises
     ------
@@ -52,87 +60,206 @@ class Group:
     Any thread; `reset` in a forked child.
     """
 
-    def __init__(self, client: Client, path: str, patience: float) -> None:
+    def __init__(self, service: Service, path: str, patience: float) -> None:
         self.path = path
-        self._client = client
-        self._bedrock = BedrockClient(client)
+        self._service = service
+        self._bedrock = BedrockClient(service.client)
         self._stamp: tuple[int, ...] = ()
+        self._token: bytes | None = None
         self._master: tuple[str, int] | None = None
-        self.ranks: dict[str, int] = {}
-        self.servers: list[str] = []
         self.reset()
-        group_file.read_within(path, patience)
-        self._read()
+        self._know(group_file.read_within(path, patience))
 
     def reset(self) -> None:
         """Begin anew in a forked child, where another thread's lock stays locked."""
         self._lock = threading.Lock()
         self._looked_up: dict[str, tuple[float, dict[str, PartitionRecord] | None]] = {}
 
-    def _read(self) -> None:
-        """Read the file, if it is another one, or has changed."""
-        try:
-            status = os.stat(self.path)
-            stamp: tuple[int, ...] = (status.st_ino, status.st_mtime_ns, status.st_size)
-        except OSError:
-            stamp = ()
-        if self.ranks and stamp in ((), self._stamp):
-            return
-        view = group_file.read(self.path)
-        if view.token is not None:
-            for address, rank in view.ranks.items():
-                self._client.set_token(address, view.token, rank)
-        self._master = None
-        ended = {member.address for member in view.members if member.ended}
-        self.ranks, self._stamp = view.ranks, stamp
-        self.servers = [address for address in view.ranks if address not in ended]
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ordinal of each server, by its address."""
+        return {member.address: member.rank or 0 for member in self._members.present}
+
+    @property
+    def servers(self) -> list[str]:
+        """Addresses of the servers that have not ended; partitions are spread over them in this order."""
+        return [member.address for member in self._members.present if not member.ended]
+
+    def _know(self, view: GroupView) -> None:
+        self._members, self._token, self._master = Members(view), view.token, None
+        self._set_tokens()
+
+    def _set_tokens(self) -> None:
+        if self._token is not None:
+            for member in self._members.addresses:
+                self._service.client.set_token(member.address, self._token, member.rank)
 
     def refresh(self) -> None:
         """Read the group file again if it has changed; one that is gone or half there is passed over."""
         try:
-            self._read()
-        except FlockError as error:
+            status = os.stat(self.path)
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if stamp != self._stamp:
+                self._know(group_file.read(self.path))
+                self._stamp = stamp
+        except (OSError, FlockError) as error:
             log.info("group file %s: %s", self.path, error)
 
+    def ask_for_view(self) -> None:
+        """Learn from the server of the master database who the members are now, if it tells."""
+        address, _ = self.master()
+        self._ask_for_views([member for member in self._members.present if member.address == address])
+
+    def _ask_for_views(self, members: list[Member]) -> bool:
+        """Learn from members who the members are now; return whether one may be where nobody knew."""
+        by_address = {member.address: member for member in members}
+
+        def view_of(address: str) -> GroupView:
+            asked = rpc.GetView()
+            return self._service.client.call(
+                address,
+                rpc.GET_VIEW,
+                asked,
+                GroupView,
+                provider_id=by_address[address].provider_id,
+                timeout=CONNECT_TIMEOUT,
+            )
+
+        told = [view for _, view in answers(list(by_address), view_of) if isinstance(view, GroupView)]
+        is_new = bool(told) and self._members.told(told)
+        if is_new:
+            self._set_tokens()
+        return is_new
+
     def master(self) -> tuple[str, int]:
-        """Return address and provider id of the master database.
+        """Return address and provider id of the master database; waits for its server until the driver's time-out.
 
         Raises
         ------
         DiasporaError
             No server has one, or those that answer have none; says of each that does not answer why.
         """
-        self.refresh()
-        if self._master is None:
-            self._master = self._find_master()
-        return self._master
+        return self.ask(lambda master: master)
 
-    def _find_master(self) -> tuple[str, int]:
-        failures: list[str] = []
-        refusal: AuthenticationError | None = None
-        for address in self.ranks:
-            try:
-                self._client.link(address, CONNECT_TIMEOUT)
-                master = master_among(self._bedrock.config(address)["providers"])
-            except MargoError as error:
-                failures.append(str(error))
-                refusal = error if isinstance(error, AuthenticationError) else refusal
-                continue
+    def read(self, question: Callable[[Registry], T]) -> T:
+        """Ask the master database as `ask` does."""
+        return self.ask(lambda master: question(self._registry_at(master)))
+
+    def load(self, topic: str) -> TopicRecord | None:
+        """Return what the master database records of a topic, None if there is none of this name; errors as `read`."""
+        return self._introduced(self.read(lambda registry: registry.load(topic)))
+
+    def _introduced(self, record: TopicRecord | None) -> TopicRecord | None:
+        """Know the token for the servers of a topic: one that has moved stands there before it is in the group file."""
+        if record is not None and self._token is not None:
+            for partition in record.partitions:
+                self._service.client.set_token(partition.address, self._token, partition.rank)
+        return record
+
+    def ask(self, question: Callable[[tuple[str, int]], T]) -> T:
+        """Ask the server of the master database, again and again while it is away, until the driver's time-out.
+
+        Parameters
+        ----------
+        question : callable
+            Is given address and provider id of the database; may be called several times.
+
+        Raises
+        ------
+        DiasporaError, MargoError
+            What `question` raises, or `master`.
+        """
+        pause, began = FIRST_PAUSE, time.monotonic()
+        deadline = began + self._service.timeout
+        is_told = False
+        while True:
+            reason: DiasporaError | MargoError | None
+            self._service.check_open()
+            self.refresh()
+            left = deadline - time.monotonic()
+            master, reason = self._find_master(max(min(left, CONNECT_TIMEOUT), 1e-3))
             if master is not None:
-                return address, master["provider_id"]
-        if refusal is not None:
-            raise DiasporaError(f"group file {self.path}: {refusal}") from refusal
-        if failures:
-            raise ConnectionFailed(
-                f"group file {self.path}: {'; '.join(failures)}; is the service running, and the file its own?"
+                try:
+                    found = question(master)
+                except MargoError as error:
+                    if not is_away(error):
+                        raise
+                    self._master, reason = None, error
+                else:
+                    if is_told:
+                        log.warning("the master database answers after %.1f s", time.monotonic() - began)
+                    return found
+            assert reason is not None
+            waited, left = time.monotonic() - began, deadline - time.monotonic()
+            # Who refuses us, or has no database, may be at its start; for as long as a server has to answer.
+            is_starting = isinstance(reason, MargoError | ConnectionFailed) or waited < CONNECT_TIMEOUT
+            if left <= 0 or not is_starting:
+                raise reason
+            if not is_told and waited >= PATIENCE:
+                is_told = True
+                log.warning("waiting for the master database since %.0f s: %s", waited, reason)
+            with suppress(ConnectionLost):  # the driver was closed
+                self._service.rest(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _find_master(self, patience: float) -> tuple[tuple[str, int] | None, DiasporaError | None]:
+        """Return where the master database is, asking all members side by side if that is not known; or why not.
+
+        Members that answer are asked where others may be. An error other than `ConnectionFailed` is that of somebody
+        who answers, and refuses or has no database.
+        """
+        if self._master is not None:
+            return self._master, None
+        is_new = True
+        while is_new:
+            self._master, living, failures = self._ask_members(patience)
+            if self._master is not None:
+                return self._master, None
+            is_new = bool(living and failures) and self._ask_for_views(living)
+        if not failures:
+            return None, DiasporaError(
+                f"no server of the group in {self.path} has a yokan provider with the tag {MASTER_TAG!r}"
             )
-        raise DiasporaError(
-            f"no server of the group in {self.path} has a yokan provider with the tag {MASTER_TAG!r}"
+        for error in failures:
+            if isinstance(error, AuthenticationError) and not living:
+                return None, DiasporaError(f"group file {self.path}: {error}")
+        problem = "; ".join(map(str, failures))
+        return None, ConnectionFailed(
+            f"group file {self.path}: {problem}; is the service running, and the file its own?"
         )
 
+    def _ask_members(self, patience: float) -> tuple[tuple[str, int] | None, list[Member], list[MargoError]]:
+        """Return where the master database is, who else has answered, and why the others have not."""
+        members = self._members
+        asked = {member.address: member for member in members.addresses}
+        choice = Choice(list(asked.values()), members.silent)
+        living: list[Member] = []
+        failures: list[MargoError] = []
+
+        def master_at(address: str) -> int | None:
+            self._service.client.link(address, patience)
+            provider = master_among(self._bedrock.config(address, timeout=patience)["providers"])
+            return None if provider is None else int(provider["provider_id"])
+
+        for address, outcome in answers(list(asked), master_at):
+            if isinstance(outcome, MargoError):
+                failures.append(outcome)
+                members.missed(asked[address])
+                choice.answered(address, None)
+            else:
+                living.append(asked[address])
+                members.heard(asked[address])
+                choice.answered(address, outcome)
+            if choice.master is not None:
+                break
+        return choice.master, living, failures
+
     def registry(self) -> Registry:
-        """Return the topics in the master database."""
-        return Registry(DatabaseHandle(self._client, *self.master()))
+        """Return the topics in the master database, see `master`."""
+        return self._registry_at(self.master())
+
+    def _registry_at(self, master: tuple[str, int]) -> Registry:
+        return Registry(DatabaseHandle(self._service.client, *master))
 
     def locate(self, topic: str, partition: PartitionInfo) -> PartitionInfo:
         """Return where a partition is now, by its uuid; `partition` itself if nobody can tell.
@@ -159,9 +286,14 @@ class Group:
 
     def _look_up(self, topic: str) -> dict[str, PartitionRecord] | None:
         """Return the partitions of a topic by their uuids, none if there is no such topic; None if nobody can tell."""
+        self.refresh()
+        master, problem = self._find_master(CONNECT_TIMEOUT)
         try:
-            record = self.registry().load(topic)
-        except (MargoError, DiasporaError) as error:
+            if master is None:
+                log.debug("looking for the partitions of topic %r: %s", topic, problem)
+                return None
+            record = self._introduced(self._registry_at(master).load(topic))
+        except MargoError as error:
             log.debug("looking for the partitions of topic %r: %s", topic, error)
             self._master = None
             return None

@@ -16,14 +16,16 @@ Invariants
 4. Ctrl-C may strike at any call. A batch is open until it is laid out, and laying it out may be begun again; from
    then on, what was interrupted is taken up by recovery, which sends again all that is not settled. Recovery runs in
    a thread of its own, where Ctrl-C does not strike, and is begun by a store and one call of a C function.
-5. A refusal counts only if it answers the last attempt to send: what was refused before will be sent again, or was.
+5. An identity that the partition has forgotten is renewed, unasked, if none of what is in flight can have been stored
+   under it: each batch was sent once, and the first of them is refused as unknown.
+6. A refusal counts only if it answers the last attempt to send: what was refused before will be sent again, or was.
 """
 
 import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -32,11 +34,20 @@ from diaspora_stream.errors import DiasporaError, TimeoutExpired
 from diaspora_stream.future import FutureUint
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from mochi.margo import rpc
-from mochi.margo.errors import MargoError
+from mochi.margo.errors import Fault, MargoError
 from mochi.margo.link import Link
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
 from mochi.mofka.client.batch import FIELDS, Batch
-from mochi.mofka.client.service import PartitionInfo, Search, Service, deadline_after, is_away, refusal
+from mochi.mofka.client.service import (
+    EXIT_FLUSH,
+    PartitionInfo,
+    Search,
+    Service,
+    as_diaspora_error,
+    deadline_after,
+    is_away,
+    refusal,
+)
 from mochi.mofka.protocol import (
     LEND,
     MAX_EVENT_BYTES,
@@ -137,6 +148,20 @@ class _AckReceiver:
         self.lane.lost(self.link, error)
 
 
+def is_forgotten(error: MargoError, refused: Batch, in_flight: Sequence[Batch]) -> bool:
+    """Tell whether a partition has forgotten an identity, and surely stored nothing of what is in flight under it.
+
+    A batch that was sent more than once may have been stored before.
+    """
+    return (
+        isinstance(error, Fault)
+        and error.code == "identity_expired"
+        and bool(in_flight)
+        and refused is in_flight[0]
+        and all(batch.times_sent <= 1 for batch in in_flight)
+    )
+
+
 class Lane:
     """The way of one producer's events to one partition.
 
@@ -146,7 +171,7 @@ class Lane:
         Where events are appended.
     small : int
         Events of at most so many bytes may be appended without the lock: all that fit into a batch are together
-        no more than half of `MAX_BATCH_BYTES`. -1 while there is no room.
+        no more than half of `MAX_BATCH_BYTES`. -1 while there is no room, and once the process ends.
     """
 
     def __init__(self, service: Service, options: LaneOptions, partition: PartitionInfo) -> None:
@@ -156,7 +181,7 @@ class Lane:
         adaptive = options.batch_size == ADAPTIVE_BATCH_SIZE
         self._adaptive = adaptive
         self._full = FIELDS * (MAX_BATCH_EVENTS if adaptive else min(options.batch_size, MAX_FIXED_EVENTS))
-        self._small = MAX_BATCH_BYTES // 2 // (self._full // FIELDS)
+        self._small = -1 if service.is_exiting else MAX_BATCH_BYTES // 2 // (self._full // FIELDS)
         self._window = min(max(options.max_num_batches, 1) + 1, REMEMBERED_BATCHES)
         self._begin()
 
@@ -224,7 +249,7 @@ class Lane:
                 f"an event of {len(metadata)} bytes of metadata and {len(data)} bytes of data: each may have at most "
                 f"{MAX_EVENT_BYTES - 8}"
             )
-        deadline = deadline_after(self._service.timeout)
+        deadline = self._service.deadline(None)
         failure = self._failure
         while True:
             with self.lock:
@@ -238,14 +263,24 @@ class Lane:
                     break
             if self.options.when_full == "raise":
                 raise DiasporaError(self._no_room("now"))
-            self._service.dispatch()
-            if not self._service.client.wait(
-                lambda: self._may_have_room() or self._failure is not failure, self.links, deadline
-            ):
+            if not self._wait(lambda: self._may_have_room() or self._failure is not failure, deadline):
                 raise TimeoutExpired(self._no_room(f"within {self._service.timeout:g} s"))
             if self._failure is not None and self._failure is not failure:
                 raise self._failure.with_traceback(None)
+        if self._service.is_exiting:
+            self._store(batch)
         self._drain()
+
+    def _store(self, batch: Batch) -> None:
+        """Have a batch stored that was pushed while the process ends; `DiasporaError` if it is not."""
+        if not self.settles(batch, deadline_after(min(self._service.timeout, EXIT_FLUSH))):
+            raise self.not_in_time()
+        if batch.error is not None:
+            raise batch.error.with_traceback(None)
+
+    def end(self) -> None:
+        """Keep nothing open from now on: what is pushed while the process ends is stored before `push` returns."""
+        self.small = self._small = -1
 
     def _no_room(self, when: str) -> str:
         return (
@@ -326,6 +361,7 @@ class Lane:
                 batch.created,
             )
             receiver = _AckReceiver(self, batch, link, self._attempt)
+            batch.times_sent += 1
             link.request(
                 SEND_BATCH, self.partition.provider_id, rpc.pack(message), receiver, bulk=bulk, lent=lent
             )
@@ -372,7 +408,7 @@ class Lane:
             if batch.is_done():
                 return
             self._epoch = answer.epoch
-            self._search = None
+            self._end_search("found again")
             self._release(batch)
             batch.settle(answer.first, None)
             self.in_flight.remove(batch)
@@ -390,8 +426,20 @@ class Lane:
                 return
             if is_away(error):
                 self._start_recovery(error)
+            elif is_forgotten(error, batch, self.in_flight):
+                log.info("topic %r, %s: %s; it gets another", self.options.topic, self.partition, error)
+                self._renew_identity()
             else:
                 self._fail(error)
+
+    def _renew_identity(self) -> None:
+        """Send what is in flight again, as the first batches of another identity."""
+        self._identity = secrets.token_bytes(16)
+        self._sequence = len(self.in_flight)
+        self._attempt += 1
+        for sequence, batch in enumerate(self.in_flight):
+            batch.sequence = sequence
+        self._send_again()
 
     def fail(self, error: MargoError | DiasporaError) -> None:
         """Fail all that is pending, and go on under a new identity."""
@@ -405,7 +453,7 @@ class Lane:
             reason = error.with_traceback(None)
         else:
             reason = refusal(error, where, self.partition, self._epoch)
-        self._search = None
+        self._end_search("given up")
         self._identity = secrets.token_bytes(16)
         self._sequence = 0
         self._epoch = 0
@@ -461,14 +509,27 @@ class Lane:
             self._use(link)
             self.in_flight = deque(batch for batch in self.in_flight if not batch.is_done())
             if not self.in_flight:
-                self._search = None
-            for batch in list(self.in_flight):
+                self._end_search("found again")
+            for batch in self.in_flight:
                 batch.lent = None
-                self._send(batch)
-                if self._recovering:
-                    return
+            self._send_again()
+            if self._recovering:
+                return
             self._send_due()
         self._service.client.notify()
+
+    def _end_search(self, outcome: str) -> None:
+        search, self._search = self._search, None
+        if search is not None:
+            search.end(outcome)
+
+    def _send_again(self) -> None:
+        """Send all that is in flight; what does not come about is left to recovery."""
+        for batch in list(self.in_flight):
+            self._release(batch)
+            self._send(batch)
+            if self._recovering:
+                return
 
     def _drain(self) -> None:
         """Take the acknowledgements that are here."""
@@ -486,14 +547,50 @@ class Lane:
                 self._send_due()
         return batches
 
-    def wait_for(self, batch: Batch, deadline: float) -> bool:
+    def wait_for(self, batch: Batch, timeout: float | None) -> bool:
+        """Wait until `batch` is settled; False when the time is over.
+
+        Raises
+        ------
+        DiasporaError
+            No `timeout` was given, and that of the driver is over.
+        """
+        if self.settles(batch, self._service.deadline(timeout)):
+            return True
+        if timeout is None:
+            raise self.not_in_time()
+        return False
+
+    def not_in_time(self) -> DiasporaError:
+        """Return the error of a wait that the time-out of the driver ends; the events stay pending."""
+        where = f"topic {self.options.topic!r}, {self.partition}"
+        within = f"within {self._service.timeout:g} s"
+        search = self._search
+        if search is not None and search.reason is not None:
+            return as_diaspora_error(search.reason, f"{where} was not found {within}, and is looked for")
+        return TimeoutExpired(f"{where} has not answered {within}; the events may be waited for again")
+
+    def _wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
+        """Wait for something that the partition brings about; one that is looked for tells the log itself."""
+        self._service.work()
+        return self._service.client.wait_for_server(
+            is_done,
+            self.links,
+            deadline,
+            lambda: (
+                ""
+                if self._recovering
+                else f"topic {self.options.topic!r}, {self.partition}, which is connected and does not answer"
+            ),
+        )
+
+    def settles(self, batch: Batch, deadline: float) -> bool:
         """Wait until `batch` is settled, which goes as soon as it may; False when the time is over."""
         with self.lock:
             if batch is self.open:
                 batch.due = True
                 self._send_due()
-        self._service.dispatch()
-        return self._service.client.wait(batch.is_done, self.links, deadline)
+        return self._wait(batch.is_done, deadline)
 
     def finish(self, deadline: float) -> int:
         """Flush until `deadline`; return how many events are not stored, and log why."""
@@ -537,12 +634,16 @@ class Flush:
 
     def wait_until(self, deadline: float) -> bool:
         """Wait until all are settled; False when the time is over. The first error, if one could not be stored."""
-        if not all(lane.wait_for(batch, deadline) for lane, batch in self._pending):
+        if not all(lane.settles(batch, deadline) for lane, batch in self._pending):
             return False
         for _, batch in self._pending:
             if batch.error is not None:
                 raise batch.error.with_traceback(None)
         return True
+
+    def not_in_time(self) -> DiasporaError:
+        """Return the error of a wait that the time-out of the driver ends."""
+        return next(lane for lane, batch in self._pending if not batch.is_done()).not_in_time()
 
     def is_done(self) -> bool:
         """Tell whether all are settled."""

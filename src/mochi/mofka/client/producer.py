@@ -22,7 +22,7 @@ from diaspora_stream.validator import DefaultValidator
 from mochi.margo.wire import Buffer
 from mochi.mofka.client.batch import Gather, byte_view
 from mochi.mofka.client.lane import Flush, Lane, LaneOptions
-from mochi.mofka.client.service import Service, deadline_after
+from mochi.mofka.client.service import Service
 
 if TYPE_CHECKING:
     from mochi.mofka.client.topic import MofkaTopic
@@ -125,12 +125,19 @@ class MofkaProducer(Producer):
 
     def flush(self) -> FutureFlushed:
         """Send what is pending, see `diaspora_stream.producer.Producer.flush`."""
+        if self._closed:
+            raise DiasporaError(f"{self!r} is closed")
+        return self._flush()
+
+    def _flush(self) -> FutureFlushed:
         failed, self._options.failed = self._options.failed, None
         flush = Flush(lane for lane in self._lanes if lane.has_pending)
 
         def wait(timeout: float | None) -> bool:
             try:
-                done = flush.wait_until(deadline_after(timeout))
+                done = flush.wait_until(self._service.deadline(timeout))
+                if not done and timeout is None:
+                    raise flush.not_in_time()
             except DiasporaError as error:
                 if self._options.failed is error:
                     self._options.failed = None
@@ -149,7 +156,7 @@ class MofkaProducer(Producer):
         if self._options.failed is self._options.told:
             self._options.failed = None
         try:
-            if not self.flush().wait(self._service.timeout * 1000):
+            if not self._flush().wait(self._service.timeout * 1000):
                 missing = ", ".join(str(lane.partition) for lane in self._lanes if lane.has_pending)
                 raise TimeoutExpired(
                     f"{self!r}: not all events are stored within {self._service.timeout:g} s; waiting for {missing}"

@@ -4,20 +4,25 @@ A server that does not answer is looked for, see `Search`: at its address, and w
 partition is now. What looks for it, or else may block, runs in threads of its own, which jobs are handed to by one call
 of a C function: Ctrl-C finds a job handed over, or not yet.
 
-Events that are pending when the interpreter exits are flushed, for `EXIT_FLUSH` seconds at most, and a message tells
-of those that could not be. In a forked child, producers and consumers begin anew.
+Events that are pending when a process ends are flushed, for `EXIT_FLUSH` seconds at most, and a message tells of those
+that could not be: when the interpreter exits, and in children of `multiprocessing`, which end without that, by a
+finalizer of theirs. No thread starts from then on. What is pushed later on (by ``__del__``, say) is stored before
+`push` returns, or an error says that it is not; jobs are done by whoever waits. In a forked child, producers and
+consumers begin anew.
 """
 
 import _thread
 import atexit
+import logging
 import os
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -30,7 +35,7 @@ from diaspora_stream.errors import (
     EventsExpired,
     TimeoutExpired,
 )
-from mochi.margo.client import Client
+from mochi.margo.client import PATIENCE, Client
 from mochi.margo.errors import (
     AddressError,
     AuthenticationError,
@@ -42,8 +47,13 @@ from mochi.margo.errors import (
 )
 from mochi.margo.link import Link
 
+log = logging.getLogger(__name__)
+
 EXIT_FLUSH = 10.0
 """Seconds that the interpreter's exit waits for pending events."""
+
+_EXIT_PRIORITY = 100
+"""Before the finalizers of `multiprocessing` itself."""
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
@@ -145,6 +155,9 @@ class Pending(Resettable, Protocol):
     def fail(self, error: MargoError) -> None:
         """Fail all that is pending."""
 
+    def end(self) -> None:
+        """Keep nothing open from now on."""
+
 
 def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
     """Return the error of the public tree that tells an application of `error`."""
@@ -198,13 +211,14 @@ class Service:
         self._begin()
         self._directory: Directory | None = None
         self._whereabouts: dict[str, PartitionInfo] = {}
-        self._exiting = False
         self._lanes: set[Pending] = set()
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
         self._resettable: weakref.WeakSet[Resettable] = weakref.WeakSet()
         _services.add(self)
+        _watch_children_end()
 
     def _begin(self) -> None:
+        self.is_exiting = False
         self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._is_dispatching = False
         self._open = threading.Lock()
@@ -226,6 +240,15 @@ class Service:
         found = self._directory.locate(topic, partition)
         self._whereabouts[partition.uuid] = found
         return found
+
+    def deadline(self, timeout: float | None) -> float:
+        """Return the deadline of a wait for a server; None stands for the time-out of the driver."""
+        return deadline_after(self.timeout if timeout is None else timeout)
+
+    def check_open(self) -> None:
+        """Raise `DiasporaError` if the driver is closed."""
+        if self.is_closed:
+            raise DiasporaError("the driver is closed")
 
     def rest(self, pause: float) -> None:
         """Sleep for `pause` seconds; `ConnectionLost` if the driver is closed meanwhile."""
@@ -276,21 +299,33 @@ class Service:
     def in_background(self, work: Callable[[], object]) -> None:
         """Run `work` in a thread of its own: it may block, which no receiver of frames may.
 
-        Does nothing once the interpreter exits: no thread starts then, and what there would be to do is moot.
+        Once the process ends it is left to whoever waits: no thread starts then.
         """
         self.jobs.put(work)
         self.dispatch()
 
     def dispatch(self) -> None:
-        """See to it that jobs are begun; whoever waits for what a job does calls this."""
-        if not self._is_dispatching and not self._exiting:
+        """See to it that jobs are begun; whoever waits for what a job does calls this, or `work`."""
+        if not self._is_dispatching and not self.is_exiting:
             self._is_dispatching = True
             _thread.start_new_thread(_dispatch, (self.jobs,))  # `Thread.start` is not proof against Ctrl-C
 
+    def work(self) -> None:
+        """See to it that jobs are begun, or do them, once the process ends; not from within a lock."""
+        self.dispatch()
+        with suppress(Empty):
+            while self.is_exiting:
+                job = self.jobs.get_nowait()
+                if job is not None:
+                    job()
+
     def end(self) -> None:
-        """Start nothing more: the interpreter exits."""
-        self._exiting = True
-        self.jobs.put(None)
+        """Start nothing more, and keep nothing open: the process ends."""
+        self.is_exiting = True
+        if self._is_dispatching:
+            self.jobs.put(None)
+        for lane in list(self._lanes):
+            lane.end()
 
     def close(self) -> int:
         """Stop producers and consumers, flush in time, close the client; return how many events are lost."""
@@ -310,17 +345,24 @@ class Service:
 class Search:
     """Looks for one partition, from the first failure to the first success; belongs to one thread at a time.
 
+    One that lasts longer than `PATIENCE` is told to the log, and again when it is over.
+
     Attributes
     ----------
     failures : int
         How often nobody was found.
+    reason : MargoError or None
+        Why nobody was found last.
     """
 
     def __init__(self, service: Service, topic: str) -> None:
         self.failures = 0
+        self.reason: MargoError | None = None
         self._service = service
         self._topic = topic
-        self._deadline = time.monotonic() + service.timeout
+        self._began = time.monotonic()
+        self._deadline = self._began + service.timeout
+        self._told: PartitionInfo | None = None
         self._pause = FIRST_PAUSE
         self._has_begun = False
 
@@ -328,6 +370,11 @@ class Search:
     def is_over(self) -> bool:
         """Whether the time-out of the service has passed since the search began."""
         return time.monotonic() >= self._deadline
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the search is over, a millisecond at least."""
+        return max(self._deadline - time.monotonic(), 1e-3)
 
     def connect(self, partition: PartitionInfo, cause: MargoError | None) -> tuple[PartitionInfo, Link]:
         """Return where the partition is, and a link to there; blocks until somebody answers.
@@ -352,24 +399,35 @@ class Search:
                 if self._service.is_closed:
                     raise error
                 self.failures += 1
+                self.reason = error.with_traceback(None)
+                self._tell(partition, error)
                 self._service.client.notify()
                 found = self._service.locate(self._topic, partition)
                 if found == partition:
                     self._rest(error)
                 partition = found
             try:
-                timeout = min(self._left(), CONNECT_TIMEOUT)
+                timeout = min(self.seconds_left, CONNECT_TIMEOUT)
                 return partition, self._service.client.link(partition.address, timeout)
             except MargoError as failure:
                 error = failure
 
-    def _left(self) -> float:
-        return max(self._deadline - time.monotonic(), 1e-3)
+    def _tell(self, partition: PartitionInfo, error: MargoError) -> None:
+        if self._told is None and time.monotonic() - self._began >= PATIENCE:
+            self._told = partition
+            log.warning("topic %r, %s: looked for since %g s: %s", self._topic, partition, PATIENCE, error)
+
+    def end(self, outcome: str) -> None:
+        """Take note that the search is over, found or given up."""
+        partition, self._told = self._told, None
+        if partition is not None:
+            seconds = time.monotonic() - self._began
+            log.warning("topic %r, %s: %s after %.1f s", self._topic, partition, outcome, seconds)
 
     def _rest(self, error: MargoError) -> None:
         if self.is_over:
             raise error
-        pause, self._pause = min(self._pause, self._left()), min(2 * self._pause, LONGEST_PAUSE)
+        pause, self._pause = min(self._pause, self.seconds_left), min(2 * self._pause, LONGEST_PAUSE)
         self._service.rest(pause)
 
 
@@ -385,12 +443,17 @@ _services: "weakref.WeakSet[Service]" = weakref.WeakSet()
 def _after_fork() -> None:
     for service in list(_services):
         service.after_fork_in_child()
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and _services:
+        # A child of `multiprocessing` first forgets all finalizers, and then calls what is registered for that moment.
+        util.register_after_fork(_services, lambda _: _watch_children_end())
 
 
 def _at_exit() -> None:
     lost = 0
+    deadline = time.monotonic() + EXIT_FLUSH
     for service in list(_services):
-        lost += service.finish(EXIT_FLUSH)
+        lost += service.finish(max(deadline - time.monotonic(), 0))
         service.end()
     if lost:
         print(
@@ -398,6 +461,20 @@ def _at_exit() -> None:
             f"call flush().wait() on their producers, or close them",
             file=sys.stderr,
         )
+
+
+_watched = 0
+"""The child of `multiprocessing` whose end is watched, by its id."""
+
+
+def _watch_children_end() -> None:
+    """Have `_at_exit` called at the end of this process if it is a child of `multiprocessing`, which has no atexit."""
+    global _watched
+    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+    if process is None or util is None or process.parent_process() is None or _watched == os.getpid():
+        return
+    _watched = os.getpid()
+    util.Finalize(None, _at_exit, exitpriority=_EXIT_PRIORITY)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeVar
 
-from diaspora_stream.consumer import DataAllocator, DataSelector
-from diaspora_stream.errors import ConfigError, DiasporaError
+from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, DataAllocator, DataSelector
+from diaspora_stream.errors import ConfigError, DiasporaError, hint
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
@@ -23,6 +23,17 @@ T = TypeVar("T")
 def _of_type(name: str, value: T, kind: type) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")
+    return value
+
+
+def _iteration_timeout_ms(options: Mapping[str, Any]) -> float:
+    known = "iteration_timeout_ms"
+    for key in options:
+        if key != known:
+            raise ConfigError(f"options.{key}", f"unknown consumer option{hint(key, (known,))}")
+    value = options.get(known, ITERATION_TIMEOUT_MS)
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        raise ConfigError(f"options.{known}", f"must be a number of milliseconds, found {value!r}")
     return value
 
 
@@ -63,6 +74,7 @@ class MofkaTopic(TopicHandle):
         options: Mapping[str, Any] = {},
     ) -> MofkaProducer:
         """Make a producer, see `diaspora_stream.topic.TopicHandle.producer`."""
+        self._service.check_open()
         if not isinstance(ordering, Ordering):
             raise TypeError(f"ordering must be an Ordering, not {ordering!r}")
         return MofkaProducer(
@@ -88,6 +100,7 @@ class MofkaTopic(TopicHandle):
         options: Mapping[str, Any] = {},
     ) -> MofkaConsumer:
         """Make a consumer, see `diaspora_stream.topic.TopicHandle.consumer`."""
+        self._service.check_open()
         if (data_selector is WHOLE) != (data_allocator is WHOLE):
             raise TypeError("give both data_selector and data_allocator, or neither")
         if (data_selector is None) != (data_allocator is None):
@@ -95,8 +108,6 @@ class MofkaTopic(TopicHandle):
         for given in (data_selector, data_allocator):
             if given not in (WHOLE, None) and not callable(given):
                 raise TypeError(f"data_selector and data_allocator must be callables, not {given!r}")
-        for key in options:
-            raise ConfigError(f"options.{key}", "unknown consumer option; there are none")
         if len(check_text("the name of a consumer", name)) > MAX_CONSUMER_NAME:
             raise DiasporaError(
                 f"the name of a consumer has at most {MAX_CONSUMER_NAME} characters, and this one has {len(name)}"
@@ -111,6 +122,7 @@ class MofkaTopic(TopicHandle):
             self._targets(targets),
             data_selector,
             data_allocator,
+            _iteration_timeout_ms(options),
         )
 
     def _targets(self, targets: Iterable[SupportsIndex] | None) -> list[PartitionInfo]:

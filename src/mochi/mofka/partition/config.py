@@ -2,6 +2,7 @@
 
 import os
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -78,6 +79,35 @@ class RetentionFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, 
         return Retention(
             None if self.max_bytes is UNSET else self.max_bytes,
             None if self.max_age is UNSET else self.max_age,
+        )
+
+
+MAX_DIRECTORY_NAME = 255
+"""Bytes that file systems allow for the name of a directory."""
+
+_RESERVED = (".deleted",)
+"""Topics whose partitions would have directories that mean something else."""
+
+
+def check_topic_name(topic: str, kind: str = "memory") -> None:
+    """Check that a topic may have this name; partitions of `kind` ``default`` have directories named after it.
+
+    Raises
+    ------
+    ConfigError
+        Says what is wrong.
+    """
+    if not topic or topic in _RESERVED or not topic.isprintable() or set(topic) & {"/", ":"}:
+        raise ConfigError(
+            "topic name", f"must be printable, without '/' and ':', and none of {_RESERVED}; found {topic!r}"
+        )
+    size = len(directory_of(topic, str(UUID(int=0)), "").encode())
+    if kind == "default" and size > MAX_DIRECTORY_NAME:
+        allowed = MAX_DIRECTORY_NAME - size + len(topic.encode())
+        raise ConfigError(
+            "topic name",
+            f"has {len(topic.encode())} bytes, and a topic with partitions in files at most {allowed}: their "
+            f"directories are named after it; found {topic!r}",
         )
 
 

@@ -41,6 +41,20 @@ class Slice(msgspec.Struct):
         return len(self.metadata_sizes)
 
 
+class LargeEvent(Exception):
+    """The first event that was to be read is larger than the bytes that were allowed for it; nothing was read.
+
+    Attributes
+    ----------
+    size : int
+        Bytes that it takes at least.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"an event of {size} bytes or more")
+        self.size = size
+
+
 def expired(first: int, next: int) -> Fault:
     """Return what a client is told that asked for events from `first` on, where the first that there is is `next`."""
     problem = f"events {first} to {next - 1} have expired by the retention of the partition"
@@ -120,7 +134,8 @@ class Partition(Protocol):
     ) -> None:
         """Read events from `first` on, at least one, of those that are there.
 
-        `done` is told a `Fault` ``expired`` if event `first` is not there any more.
+        `done` is told a `Fault` ``expired`` if event `first` is not there any more, and a `LargeEvent` if memory
+        would have to be made for more than `max_bytes`.
         """
 
     def read_data(

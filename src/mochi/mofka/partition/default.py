@@ -2,7 +2,7 @@
 
 Batches, and cursors, are stored by `commits`. An acknowledgement leaves after the commit, which with ``sync`` means
 after fdatasync. Batches are received into tiered pools, and written from there. The newest of what is committed is read
-from memory, all else from the files, into pools of its own. Nothing is kept in memory per event.
+from memory, all else from the files, into pools apart. Nothing is kept in memory per event.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mochi.margo.bulk import BufferPool
+from mochi.margo.bulk import BufferPool, shared_pool
 from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
@@ -20,9 +20,10 @@ from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import REFUSALS, ExpiredEvents
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
+from mochi.mofka.partition.blocks import fresh_memory
 from mochi.mofka.partition.commits import Acknowledged, Appended, Commits, IoInstance, fault_of
 from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.partition.contract import EventPieces, LargeEvent, Slice
 from mochi.mofka.partition.tail import Tail
 from mochi.mofka.protocol import SIZE
 
@@ -32,9 +33,9 @@ log = logging.getLogger(__name__)
 
 
 def _pool(fields: PoolFields, name: str) -> BufferPool:
-    """Make a buffer pool, and see that this machine can give its buffers at all."""
+    """Give a buffer pool, which all partitions share, and see that this machine can give its buffers at all."""
     try:
-        pool = BufferPool(fields.pool())
+        pool = shared_pool(fields.pool())
         pool.release(pool.acquire(fields.first_size))
     except (OSError, OverflowError) as error:
         raise ConfigError(
@@ -160,6 +161,8 @@ class DefaultPartition:
             outcome: T | BaseException
             try:
                 outcome = read()
+            except LargeEvent as error:
+                outcome = error
             except Exception as error:
                 outcome = fault_of(error)
             done(outcome)
@@ -184,6 +187,15 @@ class DefaultPartition:
                 done(kept)
                 return
 
+        left = max_bytes
+
+        def within(size: int) -> int:
+            nonlocal left
+            left -= size
+            if left < 0:
+                raise LargeEvent(max_bytes - left)
+            return size
+
         def read() -> Slice:
             try:
                 events = self._store.read_range(
@@ -191,7 +203,8 @@ class DefaultPartition:
                     max_events,
                     max_bytes,
                     with_data=with_data,
-                    allocate_metadata=self._metadata_out.lease,
+                    allocate_metadata=lambda size: self._metadata_out.lease(within(size)),
+                    allocate_data=lambda size: fresh_memory(within(size)),
                 )
             except ExpiredEvents as error:
                 raise ExpiredEvents(first, error.next) from error

@@ -28,7 +28,7 @@ from mochi.margo.errors import (
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.ledger import Remembered
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.partition.contract import EventPieces, LargeEvent, Slice
 from mochi.mofka.partition.cursors import Cursors
 from mochi.mofka.partition.legacy_store import PAGE, LegacyStore, Wanted, as_fault, damaged
 from mochi.mofka.partition.tail import Tail
@@ -229,6 +229,8 @@ class LegacyPartition:
             outcome: T | BaseException
             try:
                 outcome = read()
+            except LargeEvent as large:
+                outcome = large
             except Exception as error:
                 outcome = as_fault(error)
             done(outcome)
@@ -260,7 +262,9 @@ class LegacyPartition:
         size = 0
         for event, (metadata, place) in enumerate(zip(stored.metadata, stored.places, strict=True), first):
             size += len(metadata) + (place.size if with_data and place is not None else 0)
-            if place is None or (wanted and size > max_bytes):
+            if not wanted and size > max_bytes:
+                raise LargeEvent(size)
+            if place is None or size > max_bytes:
                 break
             wanted.append(Wanted(event, place, [(0, place.size)]))
         if not wanted:

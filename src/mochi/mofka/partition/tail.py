@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mochi.margo.bulk import BufferPool, BufferPoolConfig
+from mochi.margo.bulk import BufferPoolConfig, shared_pool
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.files import Buffer
 from mochi.mofka.partition.blocks import Arena, Blocks
@@ -25,6 +25,9 @@ KEPT = 16 << 20
 
 PIECE = 2 << 20
 """Bytes of a piece of memory."""
+
+FREE = 64 << 20
+"""Bytes of pieces that all partitions together keep for the next batches."""
 
 
 class Tail:
@@ -37,7 +40,7 @@ class Tail:
     """
 
     def __init__(self, first: int) -> None:
-        pieces = BufferPool(BufferPoolConfig(first_size=PIECE, max_free=KEPT // PIECE))
+        pieces = shared_pool(BufferPoolConfig(first_size=PIECE, max_kept=FREE))
         self._metadata = Arena(PIECE, pieces.lease)
         self._data = Arena(PIECE, pieces.lease)
         self._lock = threading.Lock()
