@@ -73,13 +73,13 @@ def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def provider_entry(topic: str, partition: PartitionRecord, master: str) -> dict[str, Any]:
+def provider_entry(topic: str, partition: PartitionRecord, master: str = "") -> dict[str, Any]:
     """Return the entry, such as ``providers`` of a configuration holds, that starts a partition.
 
     Parameters
     ----------
     master : str
-        The master database, as ``yokan:<id>@<address>``.
+        The master database, as ``yokan:<id>@<address>``; left out where it is empty.
     """
     needs: dict[str, Any] = {
         name: values[0] if len(values) == 1 else values for name, values in partition.dependencies.items()
@@ -94,7 +94,7 @@ def provider_entry(topic: str, partition: PartitionRecord, master: str) -> dict[
             "uuid": partition.uuid,
             "partition": partition.partition,
         },
-        "dependencies": {**needs, "master_database": master},
+        "dependencies": {**needs, **({"master_database": master} if master else {})},
     }
 
 
