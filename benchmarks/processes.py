@@ -87,7 +87,10 @@ def usage(pid: int) -> Usage:
     process = Path("/proc", str(pid))
     times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
     status = _status(process)
-    threads = [_status(task) for task in (process / "task").iterdir()]
+    threads = []
+    for task in (process / "task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has ended meanwhile
+            threads.append(_status(task))
     return Usage(
         cpu_s=sum(map(int, times)) / TICKS_PER_SECOND,
         memory_bytes=status["VmRSS"] * 1024,

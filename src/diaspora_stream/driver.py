@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
+from diaspora_stream.errors import DiasporaError
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.plugins import load_driver
 from diaspora_stream.serializer import Serializer
@@ -76,6 +77,16 @@ class Driver:
             There is no topic of this name, or the backend cannot delete it.
         """
         raise NotImplementedError
+
+    def attach_topic(self, name: str, path: str, *, server_rank: int = 0) -> None:
+        """Take over what another service has stored of a topic; nothing of it is removed.
+
+        Raises
+        ------
+        Exception
+            There is no such topic, nothing to take over, or the backend cannot do this.
+        """
+        raise DiasporaError(f"a {type(self).__name__} cannot attach topics")
 
     def open_topic(self, name: str) -> TopicHandle:
         """Return a new handle of a topic; `Exception` if there is none of this name."""

@@ -15,7 +15,7 @@ import pytest
 
 from mochi.bedrock.client import Client
 from mochi.flock import group_file
-from mochi.flock.group_file import Member
+from mochi.flock.group_file import GroupView, Member
 
 BIN = Path(sys.executable).parent
 READY = re.compile(
@@ -263,6 +263,13 @@ def test_a_script_is_told_on_a_descriptor_that_a_server_is_ready(servers: Server
     )
 
 
+def test_members_that_have_ended_are_not_in_the_handle_of_a_group(tmp_path: Path) -> None:
+    members = (Member("sm://a", 1, 0), Member("na+sm://b", 1, 1, ended=True), Member("na+sm://c", 1, 2))
+    group_file.write(tmp_path / "mofka.json", GroupView(members))
+    group = Client("na+sm").make_service_group_handle_from_flock(tmp_path / "mofka.json")
+    assert [handle.address for handle in group] == ["na+sm://a", "na+sm://c"]
+
+
 def test_what_no_condition_can_mean_is_told_once_on_standard_error_and_is_null(servers: Servers) -> None:
     settings = SERVICE | {
         "providers": [*SERVICE["providers"], {"__if__": "$MPI_COM_WORLD.rank == 1", "x": 1}]
@@ -340,10 +347,6 @@ def test_the_token_of_the_group_file_is_needed(servers: Servers) -> None:
         (
             {"margo": {"argobots": {"xstreams": [{"scheduler": {"pools": []}}]}}},
             "margo.argobots.xstreams[0].scheduler.pools: expected",
-        ),
-        (
-            {"margo": {"argobots": {"xstreams": [{"scheduler": {"pools": [0]}, "cpubind": 4096}]}}},
-            "margo.argobots.xstreams[0].cpubind: core 4096 is none that this process may use",
         ),
         (
             SERVICE | {"providers": [{"__if__": "$MPI_COMM_WORLD.rank =="}]},

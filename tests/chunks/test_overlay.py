@@ -61,12 +61,13 @@ def test_reading_gives_what_it_would_had_the_changes_been_made(
         assert Path(below, "there").read_bytes() == bytes(range(1, 31))
 
 
-def test_a_missing_file_is_missing_and_nothing_can_be_locked(tmp_path: Path) -> None:
+def test_a_missing_file_is_missing_and_a_lock_is_not_made(tmp_path: Path) -> None:
     with closing(Overlay(PosixFiles())) as overlay:
         with pytest.raises(StorageError, match="No such file"):
             overlay.open(str(tmp_path / "nothing"), writable=False)
-        with pytest.raises(StorageError, match="only read"):
-            overlay.lock(str(tmp_path / "lock"))
+        with closing(overlay.lock(str(tmp_path / "lock"))):
+            assert list(tmp_path.iterdir()) == []
+        overlay.remove(str(tmp_path / "lock"))
         with closing(overlay.open(str(tmp_path / "quarantine-1"), writable=True)) as file:
             file.write([b"much"], 3)
             with pytest.raises(StorageError, match="not kept"):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from mochi.flock import group_file
-from mochi.flock.client import FlockClient
+from mochi.flock.client import FlockClient, talking_to
 from mochi.flock.errors import ConfigError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
 from mochi.flock.module import FlockModule
@@ -308,3 +309,58 @@ def test_one_that_comes_back_takes_its_place_also_where_the_file_has_gone_meanwh
     view = group_file.read(path)
     assert view.token == before.token
     assert view.ranks == {"na+sm://gone-0": 0, engine.address: 1, "na+sm://gone-2": 2}
+
+
+def test_old_news_of_another_address_do_not_end_a_member_which_then_tells_where_it_is(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "mofka.json"
+    members_of(path, *(Member(f"na+sm://gone-{rank}", 1, rank) for rank in range(3)), __token__="aa")
+    with serving() as second:
+        other = meeting(2, None, second, path)
+        other.form({2: other.offer})
+        other.ready(second)
+        provider = meeting(1, None, engine, path)
+        provider.form({1: provider.offer})
+        provider.ready(engine)
+        news = Member("na+sm://gone-1", 1, 1)
+        with talking_to(group_file.read(path), 10) as client:
+            for to in other.view.members:
+                if to.rank:
+                    client.announce(to, news)
+            deadline = time.monotonic() + 10
+            while other.view.ranks.get(engine.address) != 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert client.view(engine.address, PROVIDER_ID).ranks[engine.address] == 1
+
+
+def test_a_member_learns_from_another_that_it_was_replaced_where_there_is_no_file(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mochi.flock.provider.WATCH_INTERVAL", 0.05)
+    path = tmp_path / "mofka.json"
+    members_of(path, *(Member(f"na+sm://gone-{rank}", 1, rank) for rank in range(3)), __token__="aa")
+    ended: list[int] = []
+    provider = meeting(1, None, engine, path)
+    provider.form({1: provider.offer})
+    provider.ready(engine)
+    monkeypatch.setattr(engine, "finalize", ended.append)
+    with serving() as second, serving() as third:
+        other = meeting(2, None, second, path)
+        other.form({2: other.offer})
+        other.ready(second)
+        copy = tmp_path / "copy.json"
+        members_of(
+            copy, *group_file.read(path).with_member(Member("na+sm://gone-1", 1, 1)).members, __token__="aa"
+        )
+        successor = meeting(1, None, third, copy)
+        successor.form({1: successor.offer})
+        path.unlink()
+        successor.ready(third)
+        deadline = time.monotonic() + 10
+        while not ended:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    monkeypatch.undo()
+    assert ended == [255]

@@ -1,5 +1,6 @@
 """The group file: the original's format, written in one step, and errors that say what would be right."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -125,6 +126,29 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) ->
         group_file.write(path, VIEW)
     assert caught.value.path == str(path)
     assert os.listdir(tmp_path) == ["mofka.json"]
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_without_space_for_another_file_the_group_file_is_replaced_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: int
+) -> None:
+    path = tmp_path / "group.json"
+    group_file.write(path, VIEW)
+    inode = path.stat().st_ino
+    after = GroupView(
+        tuple(Member(f"ofi+tcp://10.0.0.1:{port}", 1, port) for port in range(members)), VIEW.metadata
+    )
+
+    def refuse(**arguments: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    group_file.write(path, after)
+    assert path.read_bytes() == group_file.serialize(after)
+    assert path.stat().st_ino == inode
+    with pytest.raises(GroupFileError, match="No space left"):
+        group_file.write(tmp_path / "other.json", after)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_directory_is_named_when_writing(tmp_path: Path) -> None:

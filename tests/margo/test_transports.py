@@ -857,6 +857,37 @@ def test_bulk_waits_for_memory_that_half_sent_requests_hold_until_those_are_clos
     assert until(lambda: engine.budget.held == 0)
 
 
+def test_a_request_and_an_answer_larger_than_all_bounds_go_through_one_at_a_time(
+    serve: Serve, client: Client, address: str
+) -> None:
+    size, count = 5 << 20, 6
+
+    def back(request: Request) -> None:
+        (bulk,) = request.frame.bulk
+        assert bulk is not None
+        request.reserve(size, lambda: request.reply(b"", [[bulk]]))
+
+    def define(engine: Engine) -> None:
+        engine.budget = Budget(server=3 << 20, connection=1 << 20, share=1 << 18)
+        engine.register("back", 1, back, allocate=allocate_private)
+
+    engine = serve(address, define)
+    others = [Client(timeout=SECONDS) for _ in range(2)]
+    content = os.urandom(size)
+    waiting = []
+    for one in (client, *others):
+        for _ in range(count):
+            pending = PendingCall()
+            link, _ = pending_call(one, engine.address, "back", pending, bulk=[[content]])
+            waiting.append((one, link, pending))
+    for one, link, pending in waiting:
+        wait(one, link, pending.is_done)
+        assert pending.frame is not None
+        assert bytes(pending.frame.bulk[0] or b"") == content
+    for one in others:
+        one.close()
+
+
 def test_connections_take_turns_a_request_each(serve: Serve, client: Client, address: str) -> None:
     go, entered = threading.Event(), threading.Event()
     handled: list[int] = []

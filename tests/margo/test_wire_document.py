@@ -138,7 +138,7 @@ def test_limits_are_those_of_the_code() -> None:
     for figure in (
         f"{MAX_OUTSTANDING} requests",
         f"for which it holds {CONNECTION_BYTES >> 20} MiB",
-        f"{SERVER_BYTES >> 20} MiB, beside {SHARE_BYTES >> 20} MiB for each",
+        f"{SERVER_BYTES >> 20} MiB of requests, and as much of answers, beside {SHARE_BYTES >> 20} MiB",
         f"{PATIENCE:g} s at least",
         f"{LEAST_MOVE >> 10} KiB at a time",
     ):

@@ -633,7 +633,7 @@ def test_a_feed_that_ends_while_it_waits_for_memory_gives_up_its_place(
         if number:
             peer.send(UNSUBSCRIBE, Unsubscribe(named))
     eventually(lambda: served.engine.budget.held > 600 << 10)
-    assert sum(len(account.waiting) for account in served.engine.budget.accounts) <= 2
+    assert sum(len(account.answers.waiting) for account in served.engine.budget.accounts) <= 2
     go_on.set()
     peer.close()
     eventually(lambda: served.held() == 0)

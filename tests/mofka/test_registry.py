@@ -208,24 +208,34 @@ def test_a_record_that_cannot_be_read_costs_its_topic_which_can_be_deleted(
     registry: Registry, backend: CrashingBackend
 ) -> None:
     database = EmbeddedDatabase(backend)
-    for topic in ("good", "json", "kind", "part", "lacking"):
+    for topic in ("good", "json", "kind", "part", "lacking", "junk"):
         create(registry, topic)
     database.put(b"MOFKA:GLOBAL:json:validator", b"\xff{")
     database.put(b"MOFKA:GLOBAL:kind:selector", b"[]")
     database.doc_store(b"MOFKA:GLOBAL:part:partitions", [b"no\xff"])
     database.erase(b"MOFKA:GLOBAL:lacking:serializer")
+    database.coll_drop(b"MOFKA:GLOBAL:junk:partitions")
+    database.put(b"MOFKA:GLOBAL:junk:partitions", b"no collection")
+    database.put(b"MOFKA:ADDING:good", b"no record")
+    assert registry.being_added("good") is None
     database.put(b"MOFKA:GLOBAL:\xff\xfe:validator", b"{}")
-    assert registry.names() == ["good", "json", "kind", "lacking", "part"]
+    assert registry.names() == ["good", "json", "junk", "kind", "lacking", "part"]
     assert registry.bad_names() == ["\\xff\\xfe"]
-    problems = {"json": "validator", "kind": "selector", "part": "a partition", "lacking": "serializer"}
+    problems = {
+        "json": "validator: ",
+        "kind": "selector: ",
+        "part": "a partition: ",
+        "lacking": "serializer: ",
+        "junk": "there is no collection",
+    }
     for topic, problem in problems.items():
         with pytest.raises(BadRecord) as raised:
             registry.load(topic)
         assert raised.value.topic == topic
-        assert raised.value.problem.startswith(f"{problem}: ")
+        assert raised.value.problem.startswith(problem)
         registry.withdraw(topic)
         left = registry.partitions(topic, readable_only=True)
-        assert [each.uuid for each in left] == [each.uuid for each in PARTITIONS]
+        assert [each.uuid for each in left] == [each.uuid for each in PARTITIONS if topic != "junk"]
         assert all(each.deleted for each in left)
         registry.forget(topic, [each.uuid for each in left])
         assert registry.state(topic) is State.ABSENT

@@ -31,6 +31,7 @@ from mochi.margo.errors import MargoError
 from mochi.margo.gate import Gate
 from mochi.margo.handshake import Seat
 from mochi.mofka.client import MofkaDriver
+from mochi.mofka.deletion import Removal
 from mochi.mofka.registry import PartitionRecord, Registry
 from mochi.mofka.restoring import Restoration
 from mochi.mofka.topics import Topics, TopicServer
@@ -520,7 +521,9 @@ def test_a_bad_record_costs_its_topic_and_not_the_start(
         database.put(b"MOFKA:GLOBAL:bad:validator", b"\xff{")
         database.put(b"MOFKA:GLOBAL:\xff:validator", b"{}")
         record = PartitionRecord("na+sm://a", 7, str(uuid4()), 0, "default", {"path": 7})
-        database.doc_store(b"MOFKA:GLOBAL:path:partitions", [msgspec.json.encode(record)])
+        odd = PartitionRecord("na+sm://a", 7, "../odd", 1, "default", {"path": str(service.directory)})
+        documents = [msgspec.json.encode(each) for each in (record, odd)]
+        database.doc_store(b"MOFKA:GLOBAL:path:partitions", documents)
     service.restart(0, 1)
     assert "topic 'bad': its record in the master database cannot be read: validator: " in caplog.text
     assert "a name that is no text: \\xff" in caplog.text
@@ -540,3 +543,39 @@ def test_a_bad_record_costs_its_topic_and_not_the_start(
         driver.delete_topic("good")
         assert directories(service) == []
         assert list(driver.list_topics()) == ["\\xff"]
+        driver.create_topic("path", options=on_disk(service, 1))
+
+
+def test_what_could_not_be_cleared_away_goes_with_the_next_change_or_after_a_while(
+    service: TwoServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mochi.mofka.topics.RETRY_INTERVAL", 0.2)
+    remove = Removal.remove
+    refusing: list[str] = []
+
+    def refuse(removal: Removal, topic: str, partition: PartitionRecord) -> bool:
+        if refusing:
+            refusing.append(topic)
+            removal.left[partition.uuid] = MargoError("not now")
+            return False
+        return remove(removal, topic, partition)
+
+    monkeypatch.setattr(Removal, "remove", refuse)
+    with service.driver() as driver:
+        for waits in (False, True):
+            driver.create_topic("topic", options=on_disk(service, 2))
+            refusing.append("from now on")
+            driver.delete_topic("topic")
+            assert len(directories(service)) == 2
+            with pytest.raises(DiasporaError, match="interrupted"):
+                driver.create_topic("topic")
+            while waits and refusing.count("topic") < 7:
+                time.sleep(0.01)
+            refusing.clear()
+            if not waits:
+                driver.create_topic("other")
+            deadline = time.monotonic() + 20
+            while (directories(service) or serving(service)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert directories(service) == []
+            assert serving(service) == []

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,12 @@ class Process:
 
 
 class Server(Process):
-    """A bedrock process that is ready."""
+    """A bedrock process that is ready; `within` is a command that runs it."""
 
-    def __init__(self, directory: Path, text: str, *arguments: str) -> None:
+    def __init__(self, directory: Path, text: str, *arguments: str, within: Sequence[str] = ()) -> None:
         directory.mkdir(exist_ok=True)
         (directory / "config.json").write_text(text)
-        super().__init__(BIN / "bedrock", *arguments, directory=directory)
+        super().__init__(*within, BIN / "bedrock", *arguments, directory=directory)
         self.directory = directory
         self.group_file = directory / "mofka.json"
         self.address = self.expect(READY)[1]
@@ -196,9 +197,9 @@ class Machine:
     ) -> Server:
         return self.bedrock(json.dumps(settings or config()), address, "-c", "config.json", name=name)
 
-    def bedrock(self, text: str, *arguments: str, name: str = "server") -> Server:
+    def bedrock(self, text: str, *arguments: str, name: str = "server", within: Sequence[str] = ()) -> Server:
         """Start ``bedrock`` with a configuration in ``config.json``."""
-        server = Server(self.directory / name, text, *arguments)
+        server = Server(self.directory / name, text, *arguments, within=within)
         self._processes.append(server)
         return server
 

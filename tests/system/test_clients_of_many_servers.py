@@ -105,6 +105,39 @@ def test_a_copy_of_the_group_file_leads_to_a_server_that_has_moved(
         assert moved.address in {partition["address"] for partition in late.open_topic("later").partitions}
 
 
+def test_commands_find_a_server_that_has_moved_by_a_copy_of_the_group_file(
+    machine: Machine, service: Service
+) -> None:
+    shutil.copy(service.group_file, service.directory / "copy.json")
+    kill(service, 1)
+    moved = machine.again(service, 1, "tcp://127.0.0.1")
+    answer = machine.run(service, "bedrock-query tcp -f copy.json")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert moved.address in json.loads(answer.stdout)
+    one = machine.run(service, "bedrock-query tcp -f copy.json --rank 1")
+    assert list(json.loads(one.stdout)) == [moved.address]
+    done = machine.run(service, "bedrock-shutdown tcp -f copy.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert moved.end() == 0
+
+
+def test_who_waits_for_a_partition_is_told_why_nobody_finds_it(
+    machine: Machine, service: Service, tmp_path: Path
+) -> None:
+    driver = machine.driver(service, timeout_ms=1500)
+    driver.create_topic("t", options=stored(tmp_path, 2))
+    producer = driver.open_topic("t").producer(batch_size=1)
+    for partition in (0, 1):
+        assert producer.push({}, partition=partition).wait(30000) == 0
+    master, other = (member["address"] for member in service.members())
+    service.kill()
+    with pytest.raises(ConnectionFailed) as caught:
+        producer.push({}, partition=1).wait(30000)
+    assert other in str(caught.value)
+    assert f"nobody tells where it is now: group file {service.group_file}" in str(caught.value)
+    assert master in str(caught.value)
+
+
 class Mute:
     """Something that takes connections and says nothing, as a host that has vanished does."""
 

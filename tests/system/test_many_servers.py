@@ -5,10 +5,12 @@ import os
 import re
 import select
 import signal
+import socket
 import stat
 import subprocess
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from real_service import BIN, READY, Machine, Server, Service, spread
@@ -138,6 +140,25 @@ def test_one_command_makes_one_service_without_mpi(machine: Machine) -> None:
     assert "error" not in service.output
 
 
+def test_one_line_tells_a_script_that_all_servers_are_ready(machine: Machine) -> None:
+    reading, writing = os.pipe()
+    (machine.directory / "config.json").write_text(json.dumps(spread()))
+    command = [BIN / "bedrock", "-n", "3", "na+sm", "-c", "config.json", "--ready-fd", str(writing)]
+    with (
+        subprocess.Popen(
+            command, cwd=machine.directory, stdout=subprocess.DEVNULL, pass_fds=[writing]
+        ) as process,
+        open(reading) as told,
+    ):
+        os.close(writing)
+        (line,) = told.read().splitlines()
+        view = group_file.read(machine.directory / "mofka.json")
+        process.terminate()
+    assert len(view.members) == 3
+    assert view.ranks[line] == 0
+    assert process.returncode == 0
+
+
 def test_a_server_that_is_killed_is_started_again_under_its_rank(machine: Machine) -> None:
     service = machine.servers(3, json.dumps(spread()), "tcp://127.0.0.1")
     before = service.members()
@@ -184,6 +205,13 @@ def test_a_server_does_not_outlive_its_supervisor(machine: Machine) -> None:
         assert select.select([end], [], [], 10)[0] == [end]
         os.close(end)
     assert not service.group_file.exists()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def joining(group_file: Path, *bootstrap: str) -> dict[str, Any]:
@@ -543,3 +571,34 @@ def test_two_master_databases_are_told_once_and_all_use_the_first(machine: Machi
     assert f"2 servers have a master database, of which that at {first} is used" in told
     assert second in told
     check_streams(machine, service, 2)
+
+
+@pytest.mark.parametrize(("form", "host"), [("tcp", "127.0.0.1"), ("tcp", "LocalHost"), ("sm", "")])
+def test_servers_whose_addresses_are_written_in_short_come_back_at_them(
+    machine: Machine, form: str, host: str
+) -> None:
+    names = [f"{host}:{free_port()}" if host else f"{uuid4()}" for _ in range(2)]
+    members = [{"address": f"{form}://{name}", "provider_id": 1} for name in names]
+    path = machine.directory / "mofka.json"
+    path.write_text(json.dumps({"members": members}))
+    settings = [spread(bootstrap="file", file=str(path)) for _ in names]
+    del settings[1]["providers"][1]
+    servers = [
+        machine.serve(each, address=member["address"], name=name.partition(":")[2] or name)
+        for each, member, name in zip(settings, members, names, strict=True)
+    ]
+    servers[0].group_file = path
+    driver = machine.driver(servers[0])
+    where = {"type": "default", "partition": {"path": str(machine.directory / "data")}}
+    driver.create_topic("kept", options={"num_partitions": 2, "config": where})
+    place = [each["address"] for each in driver.open_topic("kept").partitions].index(servers[1].address)
+    for number in range(2):
+        with driver.open_topic("kept").producer(batch_size=1) as producer:
+            assert producer.push({}, partition=place).wait(10000) == number
+        driver = machine.driver(servers[0])
+        if number == 0:
+            servers[1].kill()
+            machine.serve(settings[1], address=members[1]["address"], name="again")
+    assert [member["address"] for member in json.loads(path.read_text())["members"]] == sorted(
+        server.address for server in servers
+    )

@@ -12,6 +12,7 @@ from real_service import Machine, Server, config
 
 from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import ConfigError, DiasporaError, TopicExists, TopicNotFound
+from mochi.bedrock.client import Client
 from mochi.mofka.chunks import ChunkStore
 
 
@@ -189,3 +190,16 @@ def test_a_server_whose_only_rpc_thread_also_does_the_io_creates_and_serves_part
     assert ids == [0, 1, 2, 3, 4]
     server.signal(15)
     assert server.end(10) == 0
+
+
+def test_topics_are_made_by_a_server_that_is_told_of_topics_later_on(machine: Machine) -> None:
+    settings = config()
+    (library,) = (name for name in settings["libraries"] if "mofka" in name)
+    settings["libraries"].remove(library)
+    server = machine.serve(settings)
+    driver = machine.driver(server, timeout_ms=500)
+    with pytest.raises(DiasporaError, match=f"needs the library {library}"):
+        driver.create_topic("topic", options={"num_partitions": 1})
+    client = Client("na+sm").make_service_group_handle_from_flock(server.group_file)
+    client[0].load_module(library)
+    lives_on(machine.driver(server))

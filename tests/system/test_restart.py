@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from real_service import Machine, Server, config, spread
 
-from diaspora_stream.api import TopicHandle
+from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import DiasporaError, TopicExists, TopicNotFound
 
 
@@ -70,6 +71,37 @@ def acknowledge(topic: TopicHandle, event_id: int, partition: int) -> None:
         assert event is not None
         assert event.event_id == event_id
         event.acknowledge()
+
+
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+
+
+@pytest.mark.parametrize("how", ["ended", "killed"])
+def test_a_partition_on_a_read_only_file_system_is_served_for_reading(machine: Machine, how: str) -> None:
+    server = serve(machine)
+    driver = machine.driver(server)
+    driver.create_topic("t", options=on_disk(machine))
+    assert push(driver.open_topic("t"), range(120), 0) == list(range(120))
+    end(server, how)
+    data = machine.directory / "data"
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    within = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(data)]
+    if subprocess.run([*within, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only the superuser can mount a directory read-only")
+    text = json.dumps(persistent(machine))
+    server = machine.bedrock(text, "na+sm", "-c", "config.json", within=within)
+    assert "its file system is read-only" in server.output
+    topic = machine.driver(server).open_topic("t")
+    assert pull(topic, 120, 0) == [(n, n) for n in range(120)]
+    with topic.producer() as producer:
+        future = producer.push({})
+        with pytest.raises(DiasporaError, match=r"takes no more events: .* read-only"):
+            future.wait(10000)
+    with pytest.raises(DiasporaError, match="read-only"):
+        acknowledge(topic, 0, 0)
+    end(server, how)
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+    assert pull(machine.driver(serve(machine)).open_topic("t"), 120, 0) == [(n, n) for n in range(120)]
 
 
 def push_until_refused(topic: TopicHandle, refusals: list[DiasporaError]) -> None:
@@ -404,3 +436,45 @@ def test_changes_of_the_topics_survive_a_kill_after_the_disk_of_the_master_datab
     assert pull(driver.open_topic("later"), 100, 0) == [(n, n) for n in range(100)]
     assert [name.partition("-")[0] for name in directories(machine)] == ["kept", "large", "later"]
     assert "Traceback" not in server.output
+
+
+def test_a_server_starts_for_reading_on_a_full_disk_and_goes_on_once_there_is_space(
+    machine: Machine, small_disk: Path
+) -> None:
+    settings = persistent(machine, path=str(small_disk / "master"))
+    settings["providers"][0]["config"]["file"] = str(small_disk / "mofka.json")
+    section = {"path": str(small_disk / "data")}
+    partitions = {"num_partitions": 2, "config": {"type": "default", "partition": section}}
+
+    def serve_again() -> Driver:
+        server = machine.serve(settings, address="tcp://127.0.0.1")
+        server.group_file = small_disk / "mofka.json"
+        servers.append(server)
+        return machine.driver(server)
+
+    servers: list[Server] = []
+    driver = serve_again()
+    for name in ("first", "second"):
+        driver.create_topic(name, options=partitions)
+    driver.delete_topic("first")
+    topic = driver.open_topic("second")
+    assert [push(topic, range(100), index) for index in range(2)] == [[*range(100)]] * 2
+    ballast = small_disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+    for _ in range(2):
+        servers[-1].kill()
+        driver = serve_again()
+        servers[-1].expect("can be read alone, until it can be written again: .*No space left on device")
+        topic = driver.open_topic("second")
+        assert [pull(topic, 100, index) for index in range(2)] == [[(n, n) for n in range(100)]] * 2
+        with pytest.raises(DiasporaError, match="No space left on device"):
+            driver.create_topic("third", options={"num_partitions": 1})
+    ballast.unlink()
+    driver.create_topic("third", options={"num_partitions": 1})
+    assert push(topic, range(3), 0) == [100, 101, 102]
+    servers[-1].kill()
+    driver = serve_again()
+    assert sorted(driver.list_topics()) == ["second", "third"]
+    assert {each["address"] for each in driver.list_topics()["second"]["partitions"]} == {servers[-1].address}

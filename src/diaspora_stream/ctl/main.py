@@ -56,6 +56,7 @@ class _Command(NamedTuple):
 _COMMANDS: Final[Mapping[str, Mapping[str, _Command]]] = {
     "topic": {
         "create": _Command(topic.CREATE, topic.create, "create a topic"),
+        "attach": _Command(topic.ATTACH, topic.attach, "serve what another service has left of a topic"),
         "delete": _Command(topic.DELETE, topic.delete, "delete a topic and all its events"),
         "list": _Command(topic.LIST, topic.list_topics, "list the topics"),
     }

@@ -1,6 +1,7 @@
-"""The commands `diaspora-ctl topic create`, `delete` and `list`."""
+"""The commands `diaspora-ctl topic create`, `attach`, `delete` and `list`."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -49,6 +50,17 @@ CREATE = Syntax(
 
 DELETE = Syntax(
     (*_DRIVER, Flag("name", "name of the topic", "NAME", required=True), *_COMMON),
+    ("driver",),
+)
+
+ATTACH = Syntax(
+    (
+        *_DRIVER,
+        Flag("name", "name of the topic", "NAME", required=True),
+        Flag("path", "where the directories <topic>-<uuid> are, or one of them", "DIR", required=True),
+        Flag("server", "index of the server in the group file that is to serve them; 0 by default", "N"),
+        *_COMMON,
+    ),
     ("driver",),
 )
 
@@ -139,6 +151,17 @@ def delete(arguments: Arguments) -> None:
     with _driver(arguments) as driver:
         driver.delete_topic(name)
     _log.info("deleted topic %s", name)
+
+
+def attach(arguments: Arguments) -> None:
+    """Have partitions that nobody serves served from their directories."""
+    name, server = arguments.flags["name"], arguments.flags.get("server", "0")
+    path = os.path.abspath(os.path.expanduser(arguments.flags["path"]))
+    if not server.isdecimal():
+        raise ConfigError("--server", f"must be a number, found {server!r}")
+    with _driver(arguments) as driver:
+        driver.attach_topic(name, path, server_rank=int(server))
+    _log.info("attached topic %s", name)
 
 
 def list_topics(arguments: Arguments) -> None:

@@ -11,13 +11,13 @@ import stat
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 
 from mochi.abt_io.calls import Calls, SystemCalls
 from mochi.abt_io.config import AbtIoConfig
-from mochi.disk import take
+from mochi.disk import share, take
 
 Buffer = bytes | bytearray | memoryview
 
@@ -125,10 +125,16 @@ class Files:
         BlockingIOError
             Another process, or another lock of this one, holds it; the message says which process.
         """
-        file = self.open(path, writable=True)
+        return self._locked(self.open(path, writable=True), take)
+
+    def lock_shared(self, path: str) -> "File":
+        """Keep out whoever wants the lock of a file that is there, and is not changed; errors as `lock`."""
+        return self._locked(self.open(path, writable=False), share)
+
+    def _locked(self, file: "File", lock: Callable[[int], None]) -> "File":
         try:
-            with self.operation("lock", path):
-                take(file.fd)
+            with self.operation("lock", file.path):
+                lock(file.fd)
         except BaseException:
             file.close()
             raise

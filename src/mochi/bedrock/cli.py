@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import click
 from msgspec.structs import replace
 
-from mochi.bedrock.client import BedrockClient, ask_all
+from mochi.bedrock.client import BedrockClient, answers, ask_all
 from mochi.bedrock.config import FileMode, parse
 from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.mpi import launched, meet
@@ -40,6 +40,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
 FAILURE = 255
+
+VIEW_TIMEOUT = 5.0
+"""Seconds that a member has to tell where the others are."""
 
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, as shells have it."""
@@ -396,6 +399,8 @@ def _members(
         raise BedrockError(f"no server named; give {'-f' if wanted else '-a or -f'}{hint}")
     if flock_file is not None:
         view = importlib.import_module("mochi.flock.group_file").read_within(flock_file, patience)
+        if wanted or not found:
+            view = _as_members_tell(client, view)
         by_rank = {rank: address for address, rank in view.ranks.items()}
         for rank in wanted:
             if rank not in by_rank:
@@ -415,6 +420,19 @@ def _members(
     for spoken in sorted({protocol_of(address) for address in found} - {protocol_of(protocol)}):
         log.warning("the service speaks %s, not %s: using %s", spoken, protocol, spoken)
     return list(found)
+
+
+def _as_members_tell(client: Client, view: Any) -> Any:
+    """Return the view of the first member that answers, of whom the file may be a copy that is out of date."""
+    flock = importlib.import_module("mochi.flock.client").FlockClient(client)
+    providers = {member.address: member.provider_id for member in view.members if not member.ended}
+    for address, rank in view.ranks.items():
+        if view.token is not None:
+            client.set_token(address, view.token, rank)
+    for _, told in answers(list(providers), lambda a: flock.view(a, providers[a], timeout=VIEW_TIMEOUT)):
+        if not isinstance(told, MargoError):
+            return told if view.token is None else told.with_token(view.token)
+    return view
 
 
 def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[str, R], bool]:

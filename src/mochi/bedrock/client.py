@@ -7,11 +7,8 @@ group of them.
 import importlib
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from msgspec import Struct
@@ -19,6 +16,7 @@ from msgspec import Struct
 from mochi.bedrock import rpc
 from mochi.bedrock.spec import PoolSpec, ProcSpec, ProviderHandle, ProviderSpec, XstreamSpec
 from mochi.margo.address import parse
+from mochi.margo.asking import answers
 from mochi.margo.client import Client as MargoClient
 from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, Fault, MargoError
 
@@ -39,9 +37,6 @@ R = TypeVar("R")
 
 ClientException = MargoError
 """What every method here raises, under the name that it has in scripts."""
-
-MAX_ASKED = 32
-"""Servers that are asked side by side."""
 
 RETRY_INTERVAL = 0.05
 """Seconds between two look-ups of a provider that is not there yet."""
@@ -229,7 +224,7 @@ class Client:
     def make_service_group_handle_from_flock(
         self, file: str | os.PathLike[str], provider_id: int = 0
     ) -> "ServiceGroupHandle":
-        """Return a handle of the members in a group file, whose token is used with them.
+        """Return a handle of the members in a group file that have not ended; its token is used with them.
 
         Raises
         ------
@@ -243,7 +238,8 @@ class Client:
             for address, rank in view.ranks.items():
                 if view.token is not None:
                     self.margo.set_token(address, view.token, rank)
-            return tuple(view.ranks)
+            ended = {member.address for member in view.members if member.ended}
+            return tuple(address for address in view.ranks if address not in ended)
 
         return ServiceGroupHandle(self, members, provider_id)
 
@@ -383,40 +379,6 @@ def ask_all(addresses: Iterable[str], question: Callable[[str], R]) -> dict[str,
     wanted = list(dict.fromkeys(addresses))
     found = dict(answers(wanted, question))
     return {address: found[address] for address in wanted}
-
-
-def answers(addresses: Collection[str], question: Callable[[str], R]) -> Iterator[tuple[str, R | MargoError]]:
-    """Ask servers side by side; yield the address of each, and what it answers or its error, as they come.
-
-    Interruptible by Ctrl-C; who stops earlier does not wait for the others, which are asked in threads of their own.
-    """
-    left: SimpleQueue[str] = SimpleQueue()
-    found: SimpleQueue[tuple[str, R | BaseException]] = SimpleQueue()
-    for address in addresses:
-        left.put(address)
-
-    def ask() -> None:
-        with suppress(Empty):
-            while True:
-                address = left.get_nowait()
-                try:
-                    found.put((address, question(address)))
-                except BaseException as error:
-                    found.put((address, error))
-
-    threads = 0
-    if len(addresses) > 1:
-        with suppress(RuntimeError):  # no more can be started
-            while threads < min(len(addresses), MAX_ASKED):
-                threading.Thread(target=ask, name="bedrock-ask", daemon=True).start()
-                threads += 1
-    if not threads:
-        ask()
-    for _ in addresses:
-        address, outcome = found.get()
-        if isinstance(outcome, BaseException) and not isinstance(outcome, MargoError):
-            raise outcome
-        yield address, outcome
 
 
 def _document(value: "str | dict[str, Any] | PoolSpec | XstreamSpec | ProviderSpec") -> dict[str, Any]:

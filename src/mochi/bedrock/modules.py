@@ -157,7 +157,10 @@ class Restores(Protocol):
     """A module that takes back what an earlier run of the server has left."""
 
     def restore(self, server: Deployed) -> None:
-        """Called once, after the configured providers exist and before any says so to the world. May block."""
+        """Called once, after the configured providers exist and before any says so to the world. May block.
+
+        Of a module that is loaded later, called then.
+        """
 
 
 class Module(Protocol):

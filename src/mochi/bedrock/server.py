@@ -105,6 +105,7 @@ class Server:
         self._settings = config
         self._closed = False
         self._stopping = threading.Event()
+        self._is_restored = False
         self._libraries: list[str] = []
         self._modules: dict[str, Module] = {}
         self._running: dict[str, Running] = {}
@@ -245,12 +246,15 @@ class Server:
                 return
             module = modules.load(library)
             self._libraries.append(library)
-            if module is not None:
-                self._modules[module.type] = module
-                if isinstance(module, MakesFiles):
-                    module.by_umask = self._settings.file_mode == "umask"
-                self._introduce(module)
-                log.debug("loaded %s, which brings the type %s", library, module.type)
+            if module is None:
+                return
+            self._modules[module.type] = module
+            if isinstance(module, MakesFiles):
+                module.by_umask = self._settings.file_mode == "umask"
+            self._introduce(module)
+            log.debug("loaded %s, which brings the type %s", library, module.type)
+        if self._is_restored and isinstance(module, Restores):
+            module.restore(self)
 
     def start_provider(self, spec: Any, where: str = "provider") -> int:
         """Start a provider from an entry such as ``providers`` holds, and return its id.
@@ -392,6 +396,7 @@ class Server:
         for module in list(self._modules.values()):
             if isinstance(module, Restores):
                 module.restore(self)
+        self._is_restored = True
         self._peers.gather(None)
         for where, running in configured.items():
             self._publish(running, where)
@@ -467,8 +472,8 @@ class Server:
         def stop(args: rpc.StopProvider) -> None:
             _faulting(lambda: self.stop_provider(args.name))
 
-        def load(args: rpc.LoadModule) -> None:
-            _faulting(lambda: self.load_module(args.library))
+        def load(args: rpc.LoadModule) -> Future[None] | None:
+            return _in_thread(lambda: _faulting(lambda: self.load_module(args.library)))  # it may ask others
 
         def adding(add: Callable[[Any], None]) -> Callable[[rpc.Add], None]:
             return lambda args: _faulting(lambda: add(args.spec))

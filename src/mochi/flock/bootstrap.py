@@ -17,16 +17,18 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 
 from mochi.flock import group_file
-from mochi.flock.client import Sign, announce, side_by_side, talking_to
+from mochi.flock.client import Sign, announce, talking_to
 from mochi.flock.config import FlockConfig
 from mochi.flock.errors import ConfigError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
-from mochi.margo.errors import MargoError
+from mochi.margo import transport
+from mochi.margo.errors import AddressError, MargoError
 
 __all__ = ["Bootstrap", "Offer", "Place", "bootstrap", "new_token"]
 
@@ -206,7 +208,7 @@ class ReturnBootstrap(Bootstrap):
 
     def _check_free(self, view: GroupView) -> None:
         """Return unless the member of the rank is alive, and answers; it is given some time to end."""
-        (holder,) = (member for member in view.members if member.rank == self.me.rank)
+        holder = next(member for member in view.members if member.rank == self.me.rank)
         if holder.address == self.me.address:
             return
         deadline = time.monotonic() + ENDING
@@ -255,8 +257,7 @@ class JoinBootstrap(Bootstrap):
         """Return what this server was before, if it was a member, at another address."""
         former = [member for member in view.members if member.home == self.me.home]
         with talking_to(view, CALL_TIMEOUT) as client:
-            signs = side_by_side(client.sign, former)
-        free = [member for member, sign in zip(former, signs, strict=True) if not sign.is_living]
+            free = [member for member, sign in client.signs(former) if not sign.is_living]
         return min(free, key=lambda member: view.ranks[member.address], default=None)
 
     def publish(self, view: GroupView) -> None:
@@ -352,12 +353,21 @@ def new_token() -> bytes:
 
 
 def _find(view: GroupView, own: str) -> Member | None:
-    return next((member for member in view.members if member.address == own), None)
+    by_address = {member.address: member for member in view.members}
+    if own in by_address:
+        return by_address[own]
+    return next((member for member in view.members if _leads_to(member.address, own)), None)
+
+
+def _leads_to(address: str, own: str) -> bool:
+    with suppress(AddressError):
+        return transport.leads_to(address, own)
+    return False
 
 
 def _check_alive(file: str, view: GroupView) -> None:
     with talking_to(view, CALL_TIMEOUT) as client:
-        if not any(sign.is_living for sign in side_by_side(client.sign, view.members)):
+        if not any(sign.is_living for _, sign in client.signs(view.members)):
             raise GroupFileError(file, "the group file is of a service that has ended: no member answers")
 
 
@@ -373,7 +383,7 @@ def _await_end(file: str, view: GroupView) -> None:
     with talking_to(other, CALL_TIMEOUT) as client:
         members = [member for member in other.members if not member.ended]
         while True:
-            signs = dict(zip(members, side_by_side(client.sign, members), strict=True))
+            signs = dict(client.signs(members))
             living = [member for member, sign in signs.items() if sign.is_living]
             if not living:
                 return

@@ -1,14 +1,13 @@
 """Asking a flock provider for the members of its group, and looking whether members are there."""
 
 import enum
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from typing import TypeVar
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 
 from mochi.flock import rpc
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo import transport
+from mochi.margo.asking import answers
 from mochi.margo.client import Client
 from mochi.margo.errors import (
     AddressError,
@@ -19,10 +18,6 @@ from mochi.margo.errors import (
     MargoError,
     ProtocolError,
 )
-
-R = TypeVar("R")
-
-_AT_A_TIME = 32
 
 
 class Sign(enum.Enum):
@@ -54,15 +49,19 @@ class FlockClient:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def view(self, address: str, provider_id: int) -> GroupView:
+    def view(self, address: str, provider_id: int, *, timeout: float | None = None) -> GroupView:
         """Return the current view of the group, with ordinals and who has ended; it has no token in it.
+
+        The member has `timeout` seconds to answer, else those of the client.
 
         Raises
         ------
         MargoError
             The server cannot be reached, refuses the token, or has no flock provider of that id.
         """
-        return self._client.call(address, rpc.GET_VIEW, rpc.GetView(), GroupView, provider_id=provider_id)
+        return self._client.call(
+            address, rpc.GET_VIEW, rpc.GetView(), GroupView, provider_id=provider_id, timeout=timeout
+        )
 
     def announce(self, to: Member, member: Member) -> None:
         """Tell a member of one that has come, has moved, or ends; errors as `view`."""
@@ -84,6 +83,12 @@ class FlockClient:
             pass
         return Sign.ANSWERS
 
+    def signs(self, members: Collection[Member]) -> Iterator[tuple[Member, Sign]]:
+        """Ask members side by side; yield the sign of each as it comes."""
+        for member, sign in answers(members, self.sign):
+            assert isinstance(sign, Sign)
+            yield member, sign
+
 
 def listens(address: str, timeout: float) -> Sign:
     """Look whether anybody listens at an address, without a word to who does."""
@@ -95,25 +100,14 @@ def listens(address: str, timeout: float) -> Sign:
     return Sign.LISTENS
 
 
-def side_by_side(question: Callable[[Member], R], members: Iterable[Member]) -> list[R]:
-    """Ask about all members at the same time: those who do not answer cost one time-out, not each theirs."""
-    asked = list(members)
-    if len(asked) < 2:
-        return list(map(question, asked))
-    with ThreadPoolExecutor(_AT_A_TIME) as threads:
-        return list(threads.map(question, asked))
-
-
 def announce(member: Member, view: GroupView, timeout: float) -> None:
     """Tell all other members that are there of one that has come, has moved, or ends."""
     others = [other for other in view.members if other.address != member.address and not other.ended]
 
-    def tell(other: Member) -> None:
-        with suppress(MargoError):
-            client.announce(other, member)
-
     with talking_to(view, timeout) as client:
-        side_by_side(tell, others)
+        dict(
+            answers(others, lambda other: client.announce(other, member))
+        )  # or else they read the group file
 
 
 @contextmanager

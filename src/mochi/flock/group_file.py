@@ -16,6 +16,7 @@ id, metadata sorted by key. Six rules are ours:
 `parse` and `serialize` are pure; `read`, `read_within`, `write` and `update` add the file around them.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -198,6 +199,8 @@ def read_within(path: str | os.PathLike[str], patience: float) -> GroupView:
 def write(path: str | os.PathLike[str], view: GroupView) -> None:
     """Write a group file, or replace it, in one step that readers and crashes cannot cut in two.
 
+    On a disk that has no space for another file, what the file holds is replaced where it is.
+
     Raises
     ------
     GroupFileError
@@ -205,21 +208,43 @@ def write(path: str | os.PathLike[str], view: GroupView) -> None:
     """
     name = os.fspath(path)
     directory, base = os.path.split(os.path.abspath(name))
+    content = serialize(view)
     try:
         check_regular(name)
-        fd, temporary = tempfile.mkstemp(prefix=f"{base}.", suffix=".swp", dir=directory)
         try:
-            with open(fd, "wb") as file:
-                file.write(serialize(view))
-                file.flush()
-                os.fsync(fd)
-            os.replace(temporary, name)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        _sync_directory(directory)
+            _replace(name, directory, base, content)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not os.path.exists(name):
+                raise
+            _overwrite(name, content)
     except OSError as error:
         raise GroupFileError(name, f"the group file cannot be written: {error.strerror}") from error
+
+
+def _replace(name: str, directory: str, base: str, content: bytes) -> None:
+    fd, temporary = tempfile.mkstemp(prefix=f"{base}.", suffix=".swp", dir=directory)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        os.replace(temporary, name)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_directory(directory)
+
+
+def _overwrite(name: str, content: bytes) -> None:
+    """Replace what a file holds by one write, into space that the file has; blanks cover what was longer."""
+    fd = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, 0, len(content))
+        os.pwrite(fd, content.ljust(os.fstat(fd).st_size), 0)
+        os.ftruncate(fd, len(content))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def update(path: str | os.PathLike[str], change: Callable[[GroupView], GroupView | None]) -> None:

@@ -19,12 +19,14 @@ from typing import Any
 
 import msgspec
 
+from mochi import shortage
 from mochi.flock import group_file, rpc
 from mochi.flock.bootstrap import CALL_TIMEOUT, Offer, Place, bootstrap, new_token
-from mochi.flock.client import Sign, announce, listens, side_by_side, talking_to
+from mochi.flock.client import Sign, announce, listens, talking_to
 from mochi.flock.config import FlockConfig
 from mochi.flock.errors import FlockError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
+from mochi.margo.asking import answers
 from mochi.margo.complaints import Complaint
 from mochi.margo.engine import Engine
 from mochi.margo.errors import MargoError
@@ -83,6 +85,7 @@ class FlockProvider:
         self._token = self._bootstrap.token or engine.gate.token or new_token()
         if engine.gate.token not in (None, self._token):
             raise FlockError("the server is a member of another service already, which has another token")
+        engine.address = self._bootstrap.me.address  # perhaps by the name of its host
         self._seat: Seat | None = None
         self._bootstrap.on_place = self._take_seat
         self._take_seat(self._bootstrap.me)
@@ -148,7 +151,7 @@ class FlockProvider:
         self._bootstrap.publish(self._view)
         self._is_published = self._file is not None and not self._bootstrap.keeps_file
         self._is_complete = True
-        threading.Thread(target=self._watch, name="flock-watch", daemon=True).start()
+        shortage.start(threading.Thread(target=self._watch, name="flock-watch", daemon=True))
 
     def close(self) -> None:
         """Leave the server, and the group file if it is still the one of this service. Idempotent."""
@@ -168,7 +171,7 @@ class FlockProvider:
         me = self._bootstrap.me
         if view.token != self._token or not any(m.address == me.address for m in view.members):
             return view
-        if all(sign is Sign.GONE for sign in side_by_side(_listens, self._others(view))):
+        if all(sign is Sign.GONE for _, sign in answers(self._others(view), _listens)):
             return None
         return view.with_member(self._ended)
 
@@ -221,16 +224,24 @@ class FlockProvider:
                     return
 
     def _adopt(self, found: GroupView) -> None:
-        """Take over what is known of the members; end the server if another has its rank."""
+        """Take over what is known of the members."""
         me = self._bootstrap.me
         found = found.ranked()
         for member in found.members:
             if member.rank == me.rank and member.address != me.address and self._is_complete:
-                _log.error("rank %d is served at %s by now; this server ends", me.rank, member.address)
-                self._engine.finalize(REPLACED)
-                self._closed.set()
-                return
+                shortage.start(threading.Thread(target=self._face, args=(member,), daemon=True))
         self._view = self._view_of(found.with_member(me).members)
+
+    def _face(self, rival: Member) -> None:
+        """End the server if another has its rank and is there; who is not there is known to those who have old news."""
+        with talking_to(self._view_of((rival,)), CALL_TIMEOUT) as client:
+            sign = client.sign(rival)
+        if not sign.is_living:
+            announce(self._bootstrap.me, self._view, CALL_TIMEOUT)
+        elif not self._closed.is_set():
+            _log.error("rank %s is served at %s by now; this server ends", rival.rank, rival.address)
+            self._engine.finalize(REPLACED)
+            self._closed.set()
 
     def _take_seat(self, me: Member) -> None:
         """Let in who means this member, under its rank as it is from now on."""

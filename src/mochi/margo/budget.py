@@ -1,19 +1,19 @@
 """Memory that a server holds for its peers: who may take how much, who waits, and who is let go. No I/O.
 
-What is held for a connection are its requests until they are answered, its answers and notices until it has read
-them, and what is reserved for those that are being made. Each connection has a limit. What it holds beyond its share
-comes from what is common to all.
+What is held for a connection has two sides: its requests, until they are answered; and its answers and notices until it
+has read them, with what is reserved for those that are being made. Each connection has a limit. What is held on a side
+beyond its share comes from what is common to that side of all connections.
 
 Rules
 -----
-1. A connection that holds nothing may take anything, as far as the common part allows it; one that holds something
-   may go up to its limit.
-2. What stays within the share of a connection is given whatever the others hold.
+1. A side that holds nothing may take anything, as far as the common part allows it; one that holds something may go on
+   until both sides are at the limit. So answers wait for peers to read, and never for requests, which wait for answers.
+2. What stays within the share of a side is given whatever others hold.
 3. What goes beyond comes from the common part, as long as there is some; one alone may take more than all of it. Who
    waits for it comes before those that ask later.
-4. A connection's own reservations are given in the order in which it asked.
-5. While somebody waits for the common part, or shares alone come to more than that, the connection that has kept the
-   server waiting for longest is to go, once that was `PATIENCE` seconds.
+4. The reservations of a side are given in the order in which it asked.
+5. While somebody waits for a common part, or shares alone come to more than both of them, the connection that has kept
+   the server waiting for longest is to go, once that was `PATIENCE` seconds.
 
 A peer keeps the server waiting while it does not read what is there for it, or does not send the rest of what it
 began. It has moved when it took or sent `LEAST_MOVE` bytes, or all there was.
@@ -26,11 +26,11 @@ from collections.abc import Callable, Iterable, Sequence
 CONNECTION_BYTES = 128 << 20
 """Bytes that are held for one connection before nothing more is taken or made for it."""
 
-SERVER_BYTES = 1 << 30
-"""Bytes that are held for all connections beyond their shares."""
+SERVER_BYTES = 512 << 20
+"""Bytes of requests, and as many of answers, that are held for all connections beyond their shares."""
 
 SHARE_BYTES = 24 << 20
-"""Bytes that are held for a connection whatever the others hold: any batch but of large events, or any message."""
+"""Bytes of requests, and as many of answers, that are held for a connection whatever others hold: any message."""
 
 PATIENCE = 2.0
 """Seconds that a peer may keep the server waiting while others wait for what is held for it."""
@@ -69,14 +69,52 @@ class Wait:
 
 
 class Reservation:
-    """Bytes that an account waits for."""
+    """Bytes that a side waits for."""
 
-    __slots__ = ("account", "grant", "size")
+    __slots__ = ("grant", "side", "size")
 
-    def __init__(self, account: "Account", size: int, grant: Grant) -> None:
-        self.account = account
+    def __init__(self, side: "Side", size: int, grant: Grant) -> None:
+        self.side = side
         self.size = size
         self.grant = grant
+
+
+class Common:
+    """What is common to one side of all connections.
+
+    Attributes
+    ----------
+    taken : int
+        Bytes.
+    blocked : OrderedDict
+        Sides whose first reservation waits for this, in order.
+    """
+
+    __slots__ = ("blocked", "taken")
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.blocked: OrderedDict[Side, None] = OrderedDict()
+
+
+class Side:
+    """Requests of a connection, or answers.
+
+    Attributes
+    ----------
+    held : int
+        Bytes.
+    waiting : OrderedDict
+        Reservations that wait for room, in order.
+    """
+
+    __slots__ = ("account", "common", "held", "waiting")
+
+    def __init__(self, account: "Account", common: Common) -> None:
+        self.account = account
+        self.common = common
+        self.held = 0
+        self.waiting: OrderedDict[Reservation, None] = OrderedDict()
 
 
 class Account:
@@ -84,20 +122,24 @@ class Account:
 
     Attributes
     ----------
-    held : int
-        Bytes.
+    requests, answers : Side
     reading, sending : Wait
         For the peer to read what is there for it, and to send the rest of what it has begun.
     """
 
-    __slots__ = ("closed", "held", "reading", "sending", "waiting")
+    __slots__ = ("answers", "closed", "reading", "requests", "sending")
 
-    def __init__(self) -> None:
-        self.held = 0
+    def __init__(self, requests: Common, answers: Common) -> None:
+        self.requests = Side(self, requests)
+        self.answers = Side(self, answers)
         self.closed = False
         self.reading = Wait()
         self.sending = Wait()
-        self.waiting: OrderedDict[Reservation, None] = OrderedDict()
+
+    @property
+    def held(self) -> int:
+        """Bytes of both sides."""
+        return self.requests.held + self.answers.held
 
     @property
     def waits_since(self) -> float | None:
@@ -118,8 +160,7 @@ class Budget:
         self.share = share
         self.accounts: dict[Account, None] = {}
         self._held = 0
-        self._common = 0
-        self._blocked: OrderedDict[Account, None] = OrderedDict()
+        self._commons = Common(), Common()
         self._lock = threading.Lock()
 
     @property
@@ -129,12 +170,13 @@ class Budget:
 
     @property
     def is_short(self) -> bool:
-        """Whether somebody waits for the common part, or shares alone come to more than it."""
-        return bool(self._blocked) or self._shares_are_too_many()
+        """Whether somebody waits for a common part, or shares alone come to more than both."""
+        requests, answers = self._commons
+        return bool(requests.blocked or answers.blocked) or self._shares_are_too_many()
 
     def open(self) -> Account:
         """Return the account of a new connection."""
-        account = Account()
+        account = Account(*self._commons)
         with self._lock:
             self.accounts[account] = None
         return account
@@ -143,18 +185,19 @@ class Budget:
         """Let go of all that is held for a connection, and of what it waits for; return what is granted to others."""
         with self._lock:
             account.closed = True
-            account.waiting.clear()
-            self._blocked.pop(account, None)
             self.accounts.pop(account, None)
-            self._add(account, -account.held)
+            for side in (account.requests, account.answers):
+                side.waiting.clear()
+                side.common.blocked.pop(side, None)
+                self._add(side, -side.held)
             return self._granted()
 
     def is_full(self, account: Account) -> bool:
         """Whether a connection is at its limit."""
         return account.held >= self.connection
 
-    def reserve(self, account: Account, size: int, grant: Grant) -> Reservation | None:
-        """Take `size` bytes for a connection, now (None), or when there is room.
+    def reserve(self, side: Side, size: int, grant: Grant) -> Reservation | None:
+        """Take `size` bytes, now (None), or when there is room.
 
         Returns
         -------
@@ -163,44 +206,50 @@ class Budget:
             taken back, or the account closed.
         """
         with self._lock:
-            if not account.closed and not account.waiting and self._may_take(account, size):
-                self._add(account, size)
+            if not side.account.closed and not side.waiting and self._may_take(side, size):
+                self._add(side, size)
                 return None
-            reservation = Reservation(account, size, grant)
-            if not account.closed:
-                account.waiting[reservation] = None
-                self._sort(account)
+            reservation = Reservation(side, size, grant)
+            if not side.account.closed:
+                side.waiting[reservation] = None
+                self._sort(side)
             return reservation
 
     def cancel(self, reservation: Reservation) -> Sequence[Grant]:
-        """Take a reservation back that waits; return what is granted to others, or to the same account."""
-        account = reservation.account
+        """Take a reservation back that waits; return what is granted by that."""
+        side = reservation.side
         with self._lock:
-            if account.waiting and next(iter(account.waiting)) is reservation:
-                self._blocked.pop(account, None)
-            account.waiting.pop(reservation, None)
-            return [*self._served(account), *self._granted()]
+            if side.waiting and next(iter(side.waiting)) is reservation:
+                side.common.blocked.pop(side, None)
+            side.waiting.pop(reservation, None)
+            return [*self._served(side), *self._granted()]
 
-    def change(self, account: Account, difference: int) -> Sequence[Grant]:
-        """Take note of what is held for a connection, more or less; return what is granted by that."""
+    def change(self, account: Account, requests: int, answers: int) -> Sequence[Grant]:
+        """Take note of how much more, or less, is held on each side; return what is granted by that."""
         with self._lock:
-            if account.closed or not difference:
+            if account.closed or not (requests or answers):
                 return ()
-            self._add(account, difference)
-            if not (account.waiting or self._blocked):
+            self._add(account.requests, requests)
+            self._add(account.answers, answers)
+            if not (
+                account.requests.waiting or account.answers.waiting or any(c.blocked for c in self._commons)
+            ):
                 return ()
-            return [*self._served(account), *self._granted()]
+            return [*self._served(account.requests), *self._served(account.answers), *self._granted()]
 
     def stalled(self, now: float) -> Account | None:
         """Return the account that is to be closed, if there is one."""
         if not self.is_short:
             return None
         with self._lock:
-            least = 0 if self._shares_are_too_many() else self.share
+            crowded = self._shares_are_too_many()
             waits = [
                 (since, number, account)
                 for number, account in enumerate(self.accounts)
-                if account.held > least and (since := account.waits_since) is not None
+                if (crowded and account.held)
+                or self._beyond(account.requests)
+                or self._beyond(account.answers)
+                if (since := account.waits_since) is not None
             ]
         if not waits:
             return None
@@ -208,66 +257,65 @@ class Budget:
         return account if now - since >= PATIENCE else None
 
     def _shares_are_too_many(self) -> bool:
-        return self._held - self._common > self.server
+        requests, answers = self._commons
+        return self._held - requests.taken - answers.taken > 2 * self.server
 
-    def _beyond(self, held: int) -> int:
-        return max(held - self.share, 0)
+    def _beyond(self, side: Side, more: int = 0) -> int:
+        return max(side.held + more - self.share, 0)
 
-    def _add(self, account: Account, difference: int) -> None:
-        before = account.held
-        account.held = after = before + difference
+    def _add(self, side: Side, difference: int) -> None:
+        before = self._beyond(side)
+        side.held += difference
         self._held += difference
-        self._common += self._beyond(after) - self._beyond(before)
+        side.common.taken += self._beyond(side) - before
 
-    def _is_within_limit(self, account: Account, size: int) -> bool:
-        return not account.held or account.held + size <= self.connection
+    def _is_within_limit(self, side: Side, size: int) -> bool:
+        return not side.held or side.account.held + size <= self.connection
 
-    def _is_there(self, account: Account, size: int) -> bool:
-        wanted = self._beyond(account.held + size) - self._beyond(account.held)
-        others = self._common - self._beyond(account.held)
-        return not wanted or not others or self._common + wanted <= self.server
+    def _is_there(self, side: Side, size: int) -> bool:
+        """Whether the common part has what a side would take of it."""
+        now, then = self._beyond(side), self._beyond(side, size)
+        taken = side.common.taken
+        return then == now or taken == now or taken - now + then <= self.server
 
-    def _may_take(self, account: Account, size: int) -> bool:
-        if not self._is_within_limit(account, size):
+    def _may_take(self, side: Side, size: int) -> bool:
+        if not self._is_within_limit(side, size):
             return False
-        if account.held + size <= self.share:
-            return True
-        return not self._blocked and self._is_there(account, size)
+        return not self._beyond(side, size) or (not side.common.blocked and self._is_there(side, size))
 
-    def _sort(self, account: Account) -> None:
-        """Have an account wait for the common part if its first reservation does, and not for its own limit."""
-        if account.waiting and self._is_within_limit(account, next(iter(account.waiting)).size):
-            self._blocked.setdefault(account)
+    def _sort(self, side: Side) -> None:
+        """Have a side wait for the common part if its first reservation does, and not for its own limit."""
+        if side.waiting and self._is_within_limit(side, next(iter(side.waiting)).size):
+            side.common.blocked.setdefault(side)
         else:
-            self._blocked.pop(account, None)
+            side.common.blocked.pop(side, None)
 
-    def _served(self, account: Account) -> Iterable[Grant]:
-        """Grant what an account may take without waiting for others."""
-        while account.waiting:
-            reservation = next(iter(account.waiting))
-            if account in self._blocked and account.held + reservation.size > self.share:
+    def _served(self, side: Side) -> Iterable[Grant]:
+        """Grant what a side may take without waiting for others."""
+        while side.waiting:
+            reservation = next(iter(side.waiting))
+            if not self._may_take(side, reservation.size):
                 break
-            if not self._may_take(account, reservation.size):
-                break
-            self._blocked.pop(account, None)
+            side.common.blocked.pop(side, None)
             yield self._take(reservation)
-        self._sort(account)
+        self._sort(side)
 
     def _granted(self) -> list[Grant]:
-        """Grant what waits for the common part, the first that waits first."""
+        """Grant what waits for the common parts, the first that waits first."""
         grants: list[Grant] = []
-        while self._blocked:
-            account = next(iter(self._blocked))
-            reservation = next(iter(account.waiting))
-            if not self._is_there(account, reservation.size):
-                break
-            del self._blocked[account]
-            grants.append(self._take(reservation))
-            self._sort(account)
+        for common in self._commons:
+            while common.blocked:
+                side = next(iter(common.blocked))
+                reservation = next(iter(side.waiting))
+                if not self._is_there(side, reservation.size):
+                    break
+                del common.blocked[side]
+                grants.append(self._take(reservation))
+                self._sort(side)
         return grants
 
     def _take(self, reservation: Reservation) -> Grant:
-        account = reservation.account
-        del account.waiting[reservation]
-        self._add(account, reservation.size)
+        side = reservation.side
+        del side.waiting[reservation]
+        self._add(side, reservation.size)
         return reservation.grant

@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from mochi.margo import handshake, rpc
-from mochi.margo.budget import Budget, Grant, Reservation
+from mochi.margo.budget import Budget, Grant, Reservation, Side
 from mochi.margo.complaints import Complaint
 from mochi.margo.errors import AuthenticationError, Fault, MargoError, ProtocolError
 from mochi.margo.gate import Gate
@@ -97,7 +97,7 @@ class Request:
     answer counts as one that waits for it until its handler returns.
     """
 
-    __slots__ = ("cancelled", "connection", "deadline", "frame", "size")
+    __slots__ = ("cancelled", "connection", "deadline", "frame", "reserved", "size")
 
     def __init__(self, connection: "Connection", frame: Frame) -> None:
         self.connection = connection
@@ -105,6 +105,7 @@ class Request:
         self.deadline = time.monotonic() + frame.timeout_ms / 1000 if frame.timeout_ms else float("inf")
         self.cancelled = False
         self.size = len(frame.message) + sum(segment.length for segment in frame.segments)
+        self.reserved = 0
 
     def reserve(
         self,
@@ -119,13 +120,13 @@ class Request:
 
         def granted() -> None:
             if self.connection.is_outstanding(self):
-                self.size += size
+                self.reserved += size
                 self.attempt(lambda: spawn(lambda: self.attempt(make)))
             else:
                 self.connection.release(size)
 
         if self.connection.reserve(size, granted) is None:
-            self.size += size
+            self.reserved += size
             self.attempt(make)
 
     def attempt(self, work: Callable[[], None]) -> None:
@@ -176,15 +177,7 @@ class Request:
             None if self.frame.flags & ONE_WAY else _encode(kind, self.frame.call, message, bulk, descriptors)
         )
 
-        def send() -> None:
-            if not connection.settle(self):
-                return
-            if frame is None:
-                connection.release(self.size)
-            else:
-                connection.put(frame, bulk, descriptors, reserved=self.size)
-
-        connection.engine.on_loop(send)
+        connection.engine.on_loop(lambda: connection.settle(self, frame, bulk, descriptors))
 
 
 def _encode(
@@ -288,7 +281,10 @@ class Connection:
             None if the bytes are reserved; else what waits: `grant` is called on the loop once they are. A connection
             that is closed grants nothing more.
         """
-        reservation = self._budget.reserve(self.account, size, grant)
+        return self._reserve(self.account.answers, size, grant)
+
+    def _reserve(self, side: Side, size: int, grant: Grant) -> Reservation | None:
+        reservation = self._budget.reserve(side, size, grant)
         if self._budget.is_short:
             self.engine.grant(())
         return reservation
@@ -299,7 +295,7 @@ class Connection:
 
     def release(self, size: int) -> None:
         """Give back what was reserved, and is not needed. Any thread."""
-        self.engine.on_loop(lambda: self._change(-size))
+        self.engine.on_loop(lambda: self._change(0, -size))
 
     def notify(
         self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = (), *, reserved: int = 0
@@ -322,13 +318,14 @@ class Connection:
         descriptors: Sequence[int],
         *,
         reserved: int = 0,
+        answered: int = 0,
     ) -> None:
         """Send a frame that is encoded up to its bulk; one with descriptors has none, and may be overtaken.
 
         Parameters
         ----------
-        reserved : int
-            Bytes that were held for it.
+        reserved, answered : int
+            Bytes that were held for it, and for the request that it answers.
         """
         if self.closed:
             return
@@ -341,18 +338,18 @@ class Connection:
                 self._queue.put(buffers)
         if not self._writing:
             self._send_queued()
-        self._change(self._queue.size - before)
+        self._change(-answered, self._queue.size - before)
 
     def _pump(self) -> None:
         """Send what waits for the socket to take it."""
         before = self._queue.size
         self._send_queued()
-        self._change(self._queue.size - before)
+        self._change(0, self._queue.size - before)
 
-    def _change(self, difference: int) -> None:
-        """Take note of what is held for this peer, and read on if that was paused."""
-        if difference and not self.closed:
-            grants = self._budget.change(self.account, difference)
+    def _change(self, requests: int, answers: int) -> None:
+        """Take note of what is held for this peer, more or less, and read on if that was paused."""
+        if requests or answers:
+            grants = self._budget.change(self.account, requests, answers)
             if grants or self._budget.is_short:
                 self.engine.grant(grants)
         if not self._reading or self._budget.is_full(self.account):
@@ -405,17 +402,26 @@ class Connection:
         """Whether a request waits for its answer."""
         return self._outstanding.get(request.frame.call) is request
 
-    def settle(self, request: Request) -> bool:
-        """Take note that a request is answered, whose bytes are to be released; False if that is not news."""
+    def settle(
+        self,
+        request: Request,
+        frame: bytes | None,
+        bulk: Sequence[Sequence[Buffer]],
+        descriptors: Sequence[int],
+    ) -> None:
+        """Answer a request, with a frame if it wants one; does nothing if it is answered already."""
         if not self.is_outstanding(request):
-            return False
+            return
         del self._outstanding[request.frame.call]
-        return True
+        if frame is None:
+            self._change(-request.size, -request.reserved)
+        else:
+            self.put(frame, bulk, descriptors, reserved=request.reserved, answered=request.size)
 
     def _is_full(self) -> bool:
         return (
             len(self._outstanding) >= MAX_OUTSTANDING
-            or self._budget.is_full(self.account)
+            or (self._budget.is_full(self.account) and not self._admitted)
             or self._reader.held_up
             or self._ending
         )
@@ -511,7 +517,7 @@ class Connection:
 
     def _admit(self, size: int) -> bool:
         """Take memory for the frame that has begun, or have reading go on when there is some."""
-        if self.reserve(size, partial(self._admitted_late, size)) is not None:
+        if self._reserve(self.account.requests, size, partial(self._admitted_late, size)) is not None:
             return False
         self._admitted += size
         return True
@@ -540,7 +546,7 @@ class Connection:
         else:
             raise ProtocolError(f"a client sent a frame of kind {frame.kind.name}")
         if self._admitted:
-            self._change(-self._admitted)
+            self._change(-self._admitted, 0)
             self._admitted = 0
 
     def _greet(self, frame: Frame) -> None:
@@ -557,7 +563,7 @@ class Connection:
         if frame.call in self._outstanding:
             raise ProtocolError(f"call number {frame.call} is still in use")
         self._outstanding[frame.call] = request
-        self._change(request.size - self._admitted)
+        self._change(request.size - self._admitted, 0)
         self._admitted = 0
         try:
             if frame.refused is not None:

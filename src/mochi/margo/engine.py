@@ -29,7 +29,7 @@ from mochi.margo.config import PRIMARY, MargoConfig
 from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Handler, Request
 from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
 from mochi.margo.gate import Gate, Lobby
-from mochi.margo.pools import Pool, Pools, Strand, check_cores, pin
+from mochi.margo.pools import Pool, Pools, Strand, pin
 from mochi.margo.wire import MAX_MESSAGE, ONE_WAY, Allocate, Frame
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -97,11 +97,6 @@ class Engine:
     config : MargoConfig, optional
         Pools, xstreams and the rest of the ``margo`` section.
 
-    Raises
-    ------
-    ConfigError
-        An xstream is bound to a core that this process may not use.
-
     Attributes
     ----------
     address : str
@@ -122,7 +117,6 @@ class Engine:
 
     def __init__(self, address: str, config: MargoConfig | None = None) -> None:
         self.config = MargoConfig.parse(None) if config is None else config
-        check_cores(self.config.xstreams, "margo.argobots.xstreams[{}]")
         self._listener, self.address = transport.listen(address)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.gate = Gate()
@@ -130,6 +124,7 @@ class Engine:
         self.on_finalize: list[Callable[[], None]] = []
         self._thread = threading.get_ident()
         self.pools = Pools(self.config, self.call_soon)
+        self.pools.check_cores(self.config.xstreams, "margo.argobots.xstreams[{}]")
         self._definitions: dict[tuple[int, int], tuple[str, Definition]] = {}
         self._connections: set[Connection] = set()
         self.budget = Budget()
@@ -198,11 +193,10 @@ class Engine:
         Raises
         ------
         ConfigError
-            It is none, or its name is taken, or it serves a pool that is not there or allows no further xstream, or is
-            bound to a core that this process may not use.
+            It is none, or its name is taken, or it serves a pool that is not there or allows no further xstream.
         """
         config = self.config.with_xstream(value, where)
-        check_cores(config.xstreams[-1:], where)
+        self.pools.check_cores(config.xstreams[-1:], where)
         self.pools.add_xstream(config.xstreams[-1])
         self.config = config
 
@@ -364,7 +358,7 @@ class Engine:
         before = os.sched_getaffinity(0)
         cores = self.pools.loop.cores
         if cores:
-            pin(cores)
+            pin(self.pools.cores_of(self.pools.loop))
         try:
             if not self._finalizing:
                 self.loop.run_forever()

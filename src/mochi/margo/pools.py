@@ -37,7 +37,6 @@ from typing import TypeVar
 
 from mochi import shortage
 from mochi.margo.config import MargoConfig, PoolSpec, XstreamSpec
-from mochi.margo.errors import ConfigError
 
 T = TypeVar("T")
 Work = Callable[[], None]
@@ -347,7 +346,29 @@ class Pools:
 
     def _thread(self, spec: XstreamSpec) -> _Xstream:
         pools = [self._by_name[name] for name in spec.pools]
-        return _Xstream(spec, pools, self._lock, spec.cores or self._own_cores)
+        return _Xstream(spec, pools, self._lock, self.cores_of(spec))
+
+    def cores_of(self, spec: XstreamSpec) -> set[int]:
+        """Return the cores that the thread of an xstream may run on: all of this process, if it is bound to none."""
+        return self._own_cores.intersection(spec.cores) or self._own_cores
+
+    def check_cores(self, xstreams: Sequence[XstreamSpec], where: str) -> None:
+        """Warn of cores that xstreams are to be bound to, and that this process may not use: they are not.
+
+        Parameters
+        ----------
+        where : str
+            JSON path of the xstream number ``{}``.
+        """
+        for index, xstream in enumerate(xstreams):
+            if missing := set(xstream.cores) - self._own_cores:
+                log.warning(
+                    "%s.%s: core %s is none that this process may use, which are %s; the thread is not bound to it",
+                    where.format(index),
+                    "affinity" if xstream.affinity else "cpubind",
+                    _listed(missing),
+                    _listed(self._own_cores),
+                )
 
     def _assign(self) -> None:
         for pool in self._by_name.values():
@@ -355,27 +376,8 @@ class Pools:
             pool.served_by(threads, by_loop=pool.name in self.loop.pools)
 
 
-def check_cores(xstreams: Sequence[XstreamSpec], where: str) -> None:
-    """Refuse an xstream that is bound to a core which this process may not use.
-
-    Parameters
-    ----------
-    where : str
-        JSON path of the xstream number ``{}``.
-
-    Raises
-    ------
-    ConfigError
-    """
-    usable = os.sched_getaffinity(0)
-    for index, xstream in enumerate(xstreams):
-        for core in xstream.cores:
-            if core not in usable:
-                field = "affinity" if xstream.affinity else "cpubind"
-                problem = (
-                    f"core {core} is none that this process may use: {', '.join(map(str, sorted(usable)))}"
-                )
-                raise ConfigError(f"{where.format(index)}.{field}", problem)
+def _listed(cores: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))
 
 
 def pin(cores: Collection[int]) -> None:
@@ -383,4 +385,4 @@ def pin(cores: Collection[int]) -> None:
     try:
         os.sched_setaffinity(0, cores)
     except OSError as error:
-        log.warning("cannot run on the cores %s: %s", ", ".join(map(str, sorted(cores))), error.strerror)
+        log.warning("cannot run on the cores %s: %s", _listed(cores), error.strerror)

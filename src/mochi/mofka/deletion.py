@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import cast
-from uuid import UUID
 
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
@@ -13,7 +12,7 @@ from mochi.margo.client import Client
 from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, DeadlineExceeded, Fault, MargoError
 from mochi.mofka.chunks import ChunkStore, PosixFiles, StorageError, remove_partition
 from mochi.mofka.hosting import completed, partitions_among, provider_entry, provider_name
-from mochi.mofka.partition.config import check_topic_name, directory_of
+from mochi.mofka.partition.config import check_topic_name, directory_of, is_uuid
 from mochi.mofka.protocol import REMOVE, Remove, Removed
 from mochi.mofka.provider import PartitionProvider
 from mochi.mofka.registry import PartitionRecord, Registry
@@ -56,7 +55,7 @@ def remove_here(server: Deployed, asked: Remove) -> list[str]:
     if asked.rank not in (server.rank, None):
         raise Fault("not_found", f"the server at {server.address} has rank {server.rank}, not {asked.rank}")
     check_topic_name(asked.topic)
-    directory = directory_of(asked.topic, str(UUID(asked.uuid)), asked.path)
+    directory = directory_of(asked.topic, asked.uuid, asked.path)
     try:
         name = provider_name(asked.topic, asked.uuid)
         provider = served_as_usual(server, asked.topic, asked.uuid)
@@ -72,7 +71,7 @@ def remove_here(server: Deployed, asked: Remove) -> list[str]:
             return kept
         if asked.rank is None:
             raise Fault("not_found", f"the server at {server.address} does not serve partition {asked.uuid}")
-        if not asked.path:
+        if not asked.path or not is_uuid(asked.uuid):
             return []
         if asked.unused_only and os.path.isdir(directory):
             with ChunkStore.open(directory) as store:
@@ -157,9 +156,13 @@ class Removal:
         """Remove one; return whether it is gone. One that the original recorded is nobody's to remove."""
         address = self._address_of(partition)
         try:
+            asked = request_of(topic, partition)
+        except ConfigError as error:
+            log.warning("topic %r, partition %s: was never made, for %s", topic, partition.uuid, error)
+            return True
+        try:
             if address in self._silent:
                 raise self._silent[address]
-            asked = request_of(topic, partition)
             removed = self._client.call(
                 address, REMOVE, asked, Removed, provider_id=ENGINE_ID, timeout=REMOVAL_TIMEOUT
             )

@@ -73,13 +73,17 @@ def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def provider_entry(topic: str, partition: PartitionRecord, master: str = "") -> dict[str, Any]:
+def provider_entry(
+    topic: str, partition: PartitionRecord, master: str = "", *, attach: bool = False
+) -> dict[str, Any]:
     """Return the entry, such as ``providers`` of a configuration holds, that starts a partition.
 
     Parameters
     ----------
     master : str
         The master database, as ``yokan:<id>@<address>``; left out where it is empty.
+    attach : bool
+        Whether the partition must have its directory already.
     """
     needs: dict[str, Any] = {
         name: values[0] if len(values) == 1 else values for name, values in partition.dependencies.items()
@@ -93,6 +97,7 @@ def provider_entry(topic: str, partition: PartitionRecord, master: str = "") -> 
             "type": partition.type,
             "uuid": partition.uuid,
             "partition": partition.partition,
+            **({"attach": True} if attach else {}),
         },
         "dependencies": {**needs, **({"master_database": master} if master else {})},
     }

@@ -2,10 +2,10 @@
 
 import difflib
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.spec import ProviderHandle
@@ -14,7 +14,7 @@ from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import PosixFiles, remove_partition
-from mochi.mofka.partition.config import DefaultFields, LegacyFields, directory_of
+from mochi.mofka.partition.config import DefaultFields, LegacyFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.legacy import LegacyPartition
@@ -70,6 +70,8 @@ class MofkaModule:
         if not fields.topic or "/" in fields.topic or "\0" in fields.topic:
             raise ConfigError("config.topic", f"must be a name without '/', found {fields.topic!r}")
         section = dict(fields.partition)
+        if fields.attach:
+            _check_directory(fields)
         for key in _OBSOLETE:
             if section.pop(key, None) is not None:
                 log.warning("config.partition.%s is obsolete and has no effect", key)
@@ -114,13 +116,15 @@ class MofkaModule:
         Restoration(server, self._unopened, topics.topics).run()
 
 
+def _check_directory(fields: ProviderConfig) -> None:
+    directory = directory_of(fields.topic, fields.uuid, DefaultFields.parse(fields.partition).path)
+    if not os.path.isdir(directory):
+        raise ConfigError("config.partition.path", f"the directory {directory} is missing")
+
+
 def _check_uuid(text: str) -> None:
-    try:
-        if str(UUID(text)) == text:
-            return
-    except ValueError:
-        pass
-    raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
+    if not is_uuid(text):
+        raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
 
 
 def _legacy_partition(

@@ -24,6 +24,7 @@ REQUEST_DATA = "mofka_consumer_request_data"
 ACKNOWLEDGE = "mofka_consumer_ack_event"
 CREATE_TOPIC = "mofka_create_topic"
 ADD_PARTITION = "mofka_add_partition"
+ATTACH_TOPIC = "mofka_attach_topic"
 DELETE_TOPIC = "mofka_delete_topic"
 SETTLE_TOPIC = "mofka_settle_topic"
 REMOVE = "mofka_remove_partition"
@@ -209,6 +210,27 @@ class AddPartition(msgspec.Struct, array_like=True, frozen=True):
     timeout_ms: Number
     kind: Kind
     place: Place
+
+
+class AttachTopic(msgspec.Struct, array_like=True, frozen=True):
+    """Asks for a topic's partitions that nobody serves to be served from their directories.
+
+    Attributes
+    ----------
+    path : str
+        Where the directories are, ``<topic>-<uuid>`` each.
+    uuid : str
+        Of the only partition that is meant; empty for all.
+    rank, address : int, str
+        Of the server that is to serve them.
+    """
+
+    topic: str
+    timeout_ms: Number
+    path: str
+    uuid: str
+    rank: Number
+    address: str
 
 
 class DeleteTopic(msgspec.Struct, array_like=True, frozen=True):

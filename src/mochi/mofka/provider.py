@@ -609,6 +609,8 @@ class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     Attributes
     ----------
+    attach : bool
+        Input only: whether a `default` partition must have its directory already.
     failed, damaged, expired : str, list of str, int
         Output only, and ignored when they are read again.
     """
@@ -617,6 +619,7 @@ class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):
     type: str
     uuid: str
     partition: dict[str, Any] = {}
+    attach: bool = False
     failed: str = ""
     damaged: list[str] = []
     expired: int = 0

@@ -46,7 +46,7 @@ class PartitionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes
     ----------
     rank : int or None
-        Ordinal of its server; None for one that the original recorded, which nobody brings back.
+        Ordinal of its server; None for one that the original recorded, which nobody brings back until it is attached.
     partition : Mapping
         The ``partition`` section of its configuration, as it was given.
     dependencies : Mapping
@@ -166,11 +166,11 @@ class Registry:
         text = self._database.get(f"{_ADDING}{topic}".encode())
         if text is None:
             return None
-        partition = _record(topic, text)
-        with suppress(KeyNotFound):
-            if any(other.uuid == partition.uuid for other in self.partitions(topic, readable_only=True)):
-                return None
-        return partition
+        with suppress(KeyNotFound, BadRecord):
+            partition = _record(topic, text)
+            if all(other.uuid != partition.uuid for other in self.partitions(topic, readable_only=True)):
+                return partition
+        return None
 
     def end_adding(self, topic: str) -> None:
         """Forget what was going to be added to a topic."""
@@ -195,6 +195,11 @@ class Registry:
             documents.append((ids[partition.uuid], msgspec.json.encode(partition)))
         self._database.doc_update(_key(topic, "partitions"), documents)
 
+    def attach(self, topic: str, partitions: Iterable[PartitionRecord]) -> None:
+        """Record by whom partitions are served from now on, and what brings them back."""
+        self.update(topic, partitions)
+        self._database.sync()
+
     def withdraw(self, topic: str) -> None:
         """Begin to delete a topic: it is not visible any more. Does nothing to one that is not visible anyway."""
         if self.exists(topic):
@@ -210,12 +215,16 @@ class Registry:
     def forget(self, topic: str, uuids: Iterable[str]) -> None:
         """Drop partitions of a topic that is not visible, and with the last readable one the topic; idempotent."""
         forgotten, collection = set(uuids), _key(topic, "partitions")
-        with suppress(KeyNotFound):  # others may be at it
+        try:
             documents = list(self._readable(topic))
-            gone = [number for number, partition in documents if partition.uuid in forgotten]
-            self._database.doc_erase(collection, gone)
-            if len(gone) == len(documents) and not self.exists(topic):
-                self._database.coll_drop(collection)
+        except KeyNotFound:
+            if not self.exists(topic):
+                self._database.erase(collection)  # what was there was no collection
+            return
+        gone = [number for number, partition in documents if partition.uuid in forgotten]
+        self._database.doc_erase(collection, gone)
+        if len(gone) == len(documents) and not self.exists(topic):
+            self._database.coll_drop(collection)
 
     def partitions(self, topic: str, *, readable_only: bool = False) -> list[PartitionRecord]:
         """Return the partitions of a topic, visible or not.
@@ -223,12 +232,14 @@ class Registry:
         Raises
         ------
         KeyNotFound
-            There is nothing of it.
+            There is nothing of it; unless those that can be read, which may be none, are enough.
         BadRecord
-            A record cannot be read, and those that can be are not enough.
+            A record cannot be read, likewise.
         """
         if readable_only:
-            return [partition for _, partition in self._readable(topic)]
+            with suppress(KeyNotFound):
+                return [partition for _, partition in self._readable(topic)]
+            return []
         return [_record(topic, text) for _, text in self._documents(topic)]
 
     def load(self, topic: str) -> TopicRecord | None:

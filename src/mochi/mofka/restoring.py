@@ -12,6 +12,7 @@ A service without a master database, or with one that remembers nothing, restore
 
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
@@ -28,10 +29,9 @@ from mochi.flock.group_file import Member
 from mochi.flock.provider import FlockProvider
 from mochi.margo import deployment
 from mochi.margo.client import Client
-from mochi.margo.errors import ConfigError, Fault, MargoError
+from mochi.margo.errors import Fault, MargoError
 from mochi.mofka.deletion import path_of, served_as_usual
 from mochi.mofka.hosting import completed, master_among, partitions_among, provider_entry
-from mochi.mofka.partition.config import directory_of
 from mochi.mofka.protocol import SETTLE_TOPIC, SettleTopic, TopicChanged
 from mochi.mofka.registry import BadRecord, PartitionRecord, Registry
 from mochi.mofka.topics import Topics
@@ -50,8 +50,9 @@ SETTLE_TIMEOUT = 30.0
 RETRY_INTERVAL = 0.5
 """Seconds between two rounds of asking the other servers for the master database."""
 
-ANSWER_TIMEOUT = 5.0
-"""Seconds that another server has to answer in one round."""
+FIRST_PATIENCE = 1.0
+PATIENCE = 30.0
+"""Seconds that another server has to answer: in the first round, twice as many in the next, and at most."""
 
 REMINDER = 60.0
 """Seconds between two lines that say who is waited for."""
@@ -76,7 +77,8 @@ class Restoration:
         self._topics = topics
         self._providers = server.config()["providers"]
         self._configured = partitions_among(self._providers)
-        self._client = Client(timeout=ANSWER_TIMEOUT)
+        self._unattached: list[tuple[str, str]] = []
+        self._client = Client(timeout=FIRST_PATIENCE)
         self._heard: tuple[Member, ...] = ()
 
     def run(self) -> None:
@@ -98,6 +100,7 @@ class Restoration:
                 self._restore(registry, f"yokan:{number}@{address}", partial(self._ask_master, address))
                 return
             self._restore(own.registry, own.master, lambda asked: own.ask(asked).result(OWN_PATIENCE))
+            self._tell_of_unattached(own)
             for name in own.registry.bad_names():
                 log.error("a topic of the master database has a name that is no text: %s", name)
         finally:
@@ -116,6 +119,7 @@ class Restoration:
             if masters:
                 if reminder != began:
                     log.info("the master database is there, at %s", min(masters))
+                self._client.timeout = PATIENCE
                 return self._chosen(masters)
             if not failures:
                 return None
@@ -131,6 +135,7 @@ class Restoration:
                 )
                 reminder = now + REMINDER
             self._server.rest(RETRY_INTERVAL)
+            self._client.timeout = min(2 * self._client.timeout, PATIENCE)
 
     def _chosen(self, masters: Mapping[str, int]) -> tuple[str, int]:
         """Return the first of the master databases, which are given by their addresses."""
@@ -223,6 +228,23 @@ class Restoration:
         if served:
             log.info("serves %s of %s again", _counted(served, "partition"), _counted(topics, "topic"))
 
+    def _tell_of_unattached(self, own: Topics) -> None:
+        """Say how partitions that the original recorded are taken over; it never serves them again by itself."""
+        served = own.served() if self._unattached else set()
+        file = next((each["config"].get("file") for each in self._providers if each["type"] == "flock"), None)
+        group_file = "FILE" if file is None else shlex.quote(os.path.abspath(file))
+        for topic, uuid in self._unattached:
+            if uuid not in served:
+                deployment.log.warning(
+                    "topic %r, partition %s: nobody serves it; where DIR has its directory, it is attached by: "
+                    "diaspora-ctl topic attach --driver mofka --driver.group_file %s --name %s --path DIR/%s",
+                    topic,
+                    uuid,
+                    group_file,
+                    shlex.quote(topic),
+                    shlex.quote(f"{topic}-{uuid}"),
+                )
+
     def _settle(self, topic: str, settle: Callable[[SettleTopic], TopicChanged]) -> None:
         asked = SettleTopic(topic, int(SETTLE_TIMEOUT * 1000), self._server.rank, self._server.address)
         try:
@@ -248,6 +270,8 @@ class Restoration:
             elif partition.rank == self._server.rank:
                 provider_id, is_served = self._start(topic, partition, master)
             else:
+                if partition.rank is None:
+                    self._unattached.append((topic, partition.uuid))
                 continue
             served += is_served
             if provider_id is not None:
@@ -271,11 +295,9 @@ class Restoration:
         """Start a partition, or else what stands for it; return its provider id, and whether it is the partition."""
         where = f"topic {topic!r}, partition {partition.uuid}"
         try:
-            path = path_of(partition)
-            directory = directory_of(topic, partition.uuid, path)
-            if path and not os.path.isdir(directory):
-                raise ConfigError("config.partition.path", f"the directory {directory} is missing")
-            entry = provider_entry(topic, completed(partition, lambda: self._providers), master)
+            is_on_disk = bool(path_of(partition))
+            needs = completed(partition, lambda: self._providers)
+            entry = provider_entry(topic, needs, master, attach=is_on_disk)
             return self._server.start_provider(entry, "partition"), True
         except MargoError as error:
             log.error("%s: cannot be opened, and is not served: %s", where, error)

@@ -5,6 +5,7 @@ nothing is left half made by a client that ends, and what a server that ends lea
 `registry`, and finished or cleared away when it is back, see `restoring`.
 """
 
+import asyncio
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any, cast
 from msgspec.structs import replace
 
 from mochi import shortage
-from mochi.bedrock.client import BedrockClient
+from mochi.bedrock.client import BedrockClient, ask_all
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.bedrock.spec import AUTOMATIC
@@ -25,16 +26,25 @@ from mochi.flock.provider import FlockProvider
 from mochi.margo.client import Client
 from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, DeadlineExceeded, Fault, MargoError
 from mochi.mofka.deletion import Removal, remove_here
-from mochi.mofka.hosting import Providers, completed, master_among, provider_entry
+from mochi.mofka.hosting import (
+    Providers,
+    completed,
+    master_among,
+    partitions_among,
+    provider_entry,
+    provider_name,
+)
 from mochi.mofka.lifecycle import Begin, Change, Lives, Look, State, Step, Tell, Verdict, Wish
 from mochi.mofka.partition.config import check_topic_name
 from mochi.mofka.protocol import (
     ADD_PARTITION,
+    ATTACH_TOPIC,
     CREATE_TOPIC,
     DELETE_TOPIC,
     REMOVE,
     SETTLE_TOPIC,
     AddPartition,
+    AttachTopic,
     CreateTopic,
     DeleteTopic,
     Kind,
@@ -44,7 +54,7 @@ from mochi.mofka.protocol import (
     SettleTopic,
     TopicChanged,
 )
-from mochi.mofka.registry import PartitionRecord, Registry
+from mochi.mofka.registry import BadRecord, PartitionRecord, Registry
 from mochi.yokan.provider import YokanProvider
 
 log = logging.getLogger(__name__)
@@ -55,11 +65,15 @@ CHANGES = 4
 START_TIMEOUT = 15.0
 """Seconds that a server has to start a partition."""
 
-Asked = CreateTopic | AddPartition | DeleteTopic | SettleTopic
+RETRY_INTERVAL = 60.0
+"""Seconds after which a server that could not remove a partition is asked again."""
+
+Asked = CreateTopic | AddPartition | AttachTopic | DeleteTopic | SettleTopic
 
 _WISHES: dict[type[Asked], Wish] = {
     CreateTopic: Wish.CREATE,
     AddPartition: Wish.EXTEND,
+    AttachTopic: Wish.EXTEND,
     DeleteTopic: Wish.DELETE,
     SettleTopic: Wish.SETTLE,
 }
@@ -169,6 +183,7 @@ class Topics:
         self._lock = threading.Lock()
         self._lives: Lives[Request] = Lives()
         self._unfinished: set[str] = set()
+        self._retry: asyncio.TimerHandle | None = None
         self._workers = Workers(CHANGES, "mofka-topics")
 
     def close(self) -> None:
@@ -247,7 +262,7 @@ class Topics:
         request, topic = begin.request, begin.topic
         changes: dict[Change, Callable[[Any], TopicChanged]] = {
             Change.MAKING: self._make,
-            Change.EXTENDING: self._extend,
+            Change.EXTENDING: self._attach if isinstance(request.asked, AttachTopic) else self._extend,
             Change.DELETING: self._delete,
             Change.CLEARING: self._clear,
         }
@@ -271,8 +286,21 @@ class Topics:
         if not isinstance(request.asked, SettleTopic):
             self._try_again()
 
+    def _note_unfinished(self, topic: str) -> None:
+        """Have what is left of a topic cleared away with the next change of any, or after a while."""
+        self._unfinished.add(topic)
+        self._server.engine.on_loop(self._await_retry)
+
+    def _await_retry(self) -> None:
+        def retry() -> None:
+            self._retry = None
+            self._try_again()
+
+        if self._retry is None:
+            self._retry = self._server.engine.loop.call_later(RETRY_INTERVAL, retry)
+
     def _try_again(self) -> None:
-        """Clear away what could not be: it may be possible now that a change was."""
+        """Clear away what could not be."""
         for topic in list(self._unfinished):
             self._unfinished.discard(topic)
             self.ask(SettleTopic(topic, 0, self._server.rank, self._server.address))
@@ -313,7 +341,7 @@ class Topics:
         except MargoError as error:
             removal.left["its record"] = error
         if removal.left:
-            self._unfinished.add(topic)
+            self._note_unfinished(topic)
         for text in removal.kept:
             log.warning("%s", text)
         for what, reason in removal.left.items():
@@ -338,6 +366,49 @@ class Topics:
             raise
         return TopicChanged([])
 
+    def _attach(self, asked: AttachTopic) -> TopicChanged:
+        """Have partitions served that nobody serves; those that can be are on record then, the others are as before."""
+        topic, addresses = asked.topic, self._members.addresses()
+        address = addresses.get(asked.rank, asked.address)
+        self._members.admit(address, asked.rank)
+        served = self.served()
+        unserved = [
+            each
+            for each in self.registry.partitions(topic)
+            if each.rank is None and each.uuid not in served and asked.uuid in ("", each.uuid)
+        ]
+        if not unserved:
+            which = f"has no partition {asked.uuid}" if asked.uuid else "has no partition"
+            raise Fault("attach", f"topic {topic!r} {which} that nobody serves")
+        problems: list[str] = []
+        for each in unserved:
+            record = replace(
+                each, address=address, rank=asked.rank, type="default", partition={"path": asked.path}
+            )
+            try:
+                started = self._start(topic, record, self._providers, attach=True)
+            except MargoError as error:
+                problems.append(f"partition {each.uuid} is not attached: {error}")
+                continue
+            try:
+                self.registry.attach(topic, [started])
+            except BaseException:
+                self._members.bedrock.stop_provider(address, provider_name(topic, each.uuid))
+                raise
+        if len(problems) == len(unserved):
+            raise Fault("attach", "; ".join(problems))
+        return TopicChanged(problems)
+
+    def served(self) -> set[str]:
+        """Return the uuids of the partitions that servers of this service serve, as far as they answer."""
+        addresses = self._members.addresses().values()
+        return {
+            uuid
+            for answer in ask_all(addresses, self._providers).values()
+            if not isinstance(answer, MargoError)
+            for _, uuid in partitions_among(answer)
+        }
+
     def _clear_added(self, topic: str, removal: Removal) -> None:
         """Remove a partition whose addition was cut short; it stays on record if that cannot be."""
         partition = self.registry.being_added(topic)
@@ -360,7 +431,7 @@ class Topics:
                 removal.clear(self.registry, topic, self.registry.partitions(topic, readable_only=True))
         warnings = removal.kept
         if removal.left:
-            self._unfinished.add(topic)
+            self._note_unfinished(topic)
         for uuid, reason in removal.left.items():
             problem = f"topic {topic!r} is deleted, but what is stored of partition {uuid} not yet: {reason}"
             if isinstance(reason, Fault):
@@ -385,7 +456,12 @@ class Topics:
         return providers
 
     def _start(
-        self, topic: str, partition: PartitionRecord, providers: Callable[[str], Providers]
+        self,
+        topic: str,
+        partition: PartitionRecord,
+        providers: Callable[[str], Providers],
+        *,
+        attach: bool = False,
     ) -> PartitionRecord:
         """Start a partition at its server; return its record."""
         address = partition.address
@@ -394,7 +470,7 @@ class Topics:
             needs = completed(partition, lambda: providers(address))
         except ConfigError as error:
             raise ConfigError(error.where, f"{error.problem} ({address})") from error
-        entry = provider_entry(topic, needs, self.master)
+        entry = provider_entry(topic, needs, self.master, attach=attach)
         number = self._members.bedrock.start_provider(address, entry, timeout=START_TIMEOUT)
         return replace(partition, provider_id=number)
 
@@ -414,6 +490,8 @@ def _fault(error: Exception) -> Fault:
         return Fault("config", str(error), {"where": error.where, "problem": error.problem})
     if isinstance(error, AddressError | ConnectionLost | DeadlineExceeded):
         return Fault("unreachable", str(error))
+    if isinstance(error, BadRecord):
+        return Fault("bad_record", str(error))
     return Fault("internal", f"{type(error).__name__}: {error}")
 
 
@@ -438,6 +516,7 @@ class TopicServer:
 
         engine.define(CREATE_TOPIC, ENGINE_ID, CreateTopic, ask)
         engine.define(ADD_PARTITION, ENGINE_ID, AddPartition, ask)
+        engine.define(ATTACH_TOPIC, ENGINE_ID, AttachTopic, ask)
         engine.define(DELETE_TOPIC, ENGINE_ID, DeleteTopic, ask)
         engine.define(SETTLE_TOPIC, ENGINE_ID, SettleTopic, ask)
         engine.define(REMOVE, ENGINE_ID, Remove, remove)

@@ -7,9 +7,10 @@ is echoed, and warned about where it is not at its default.
 What a change that failed may have left in RocksDB's log is where its replay ends: all behind it would be lost with the
 process. So RocksDB is kept from going on (`paranoid_checks`), and the database is opened again, which begins a new log,
 before anything else is changed. As long as that fails, for want of space as a rule, changes are refused and it is open
-for reading.
+for reading; so it is if there is no space, or a file system that is read-only, when it is opened first.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -151,6 +152,10 @@ _LOCKED = ("While lock file", "lock hold by current process")
 """Words of RocksDB when somebody else, or this process, has the database open."""
 
 
+_UNWRITABLE = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
+"""Words of RocksDB when a database cannot be written, and may be read all the same."""
+
+
 def _tune(options: Options | ReadOptions, tuning: Struct, where: str) -> None:
     """Apply the fields of `tuning`; warn of those without a setter that are not at their default."""
     left = []
@@ -227,17 +232,17 @@ class RocksdbBackend(Backend):
         for name in self._config.write_options.__struct_fields__:
             if name != "use_write_batch":
                 setattr(self._write_options, name, getattr(self._config.write_options, name))
+        self._has_failed = False
+        self._closed = False
         try:
             self._make_directories()
-            self._db = self._open(AccessType.read_write())
+            self._db = self._open_at_start()
         except Exception as error:
             is_locked = any(sign in str(error) for sign in _LOCKED)
             problem = "is open in another process or provider" if is_locked else f"does not open: {error}"
             raise ConfigError(f"{where}.path", f'the database "{self._config.path}" {problem}') from error
         options.create_if_missing(False)
         options.set_error_if_exists(False)
-        self._has_failed = False
-        self._closed = False
 
     def _check_path(self, where: str) -> None:
         path = os.path.abspath(self._config.path)
@@ -270,6 +275,25 @@ class RocksdbBackend(Backend):
     def _open(self, access: AccessType) -> Rdict:
         db = Rdict(self._config.path, self._options, access_type=access)
         db.set_read_options(self._read_options)
+        return db
+
+    def _open_at_start(self) -> Rdict:
+        try:
+            return self._open(AccessType.read_write())
+        except Exception as error:
+            if not any(sign in str(error) for sign in _UNWRITABLE):
+                raise
+            problem = error
+        try:
+            db = self._open(AccessType.read_only(False))
+        except Exception:
+            raise problem from None
+        self._has_failed = True
+        log.error(
+            'the database "%s" can be read alone, until it can be written again: %s',
+            self._config.path,
+            problem,
+        )
         return db
 
     def _open_again(self) -> None:

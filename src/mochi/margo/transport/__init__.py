@@ -5,7 +5,7 @@ Above this room a connection is bytes in order; only bulk differs (`sm` can lend
 
 import socket
 
-from mochi.margo.address import SmAddress, parse
+from mochi.margo.address import SmAddress, canonical, parse
 from mochi.margo.errors import AddressError
 from mochi.margo.transport import sm, tcp
 
@@ -25,6 +25,18 @@ def listen(text: str) -> tuple[socket.socket, str]:
     listener, actual = sm.listen(address) if isinstance(address, SmAddress) else tcp.listen(address)
     listener.setblocking(False)
     return listener, str(actual)
+
+
+def leads_to(written: str, actual: str) -> bool:
+    """Tell whether an address that somebody wrote is that of a server, as `listen` gave it; looks names of hosts up."""
+    address, own = parse(written), parse(actual)
+    if isinstance(address, SmAddress) or isinstance(own, SmAddress) or address.port != own.port:
+        return canonical(written) == canonical(actual)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return any(where[0] == own.host for *_, where in found)
 
 
 def accept(listener: socket.socket) -> socket.socket | None:

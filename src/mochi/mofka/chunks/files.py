@@ -86,6 +86,9 @@ class FileLayer(Protocol):
     def lock(self, path: str) -> File:
         """Make a lock file and hold its lock until it is closed; refused if another does."""
 
+    def lock_shared(self, path: str) -> File:
+        """Keep out whoever wants the lock of a lock file that is there, and is not changed; others may share it."""
+
 
 class PosixFiles:
     """The file system of this machine. Forked children share the lock that their parent holds.
@@ -164,7 +167,6 @@ class PosixFiles:
             return _locked(fd, path, take)
 
     def lock_shared(self, path: str) -> File:
-        """Keep out whoever wants the lock of a lock file that is there, and is not changed; others may share it."""
         with _reporting("lock", path):
             return _locked(os.open(path, os.O_RDONLY), path, share)
 

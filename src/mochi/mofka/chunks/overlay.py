@@ -4,8 +4,9 @@ What recovery would do to a directory is found by letting it: over an overlay it
 it is. Bytes written are kept in unnamed temporary files, so memory does not grow with them; those of quarantine files,
 which nobody reads, are not kept, for they may be many.
 
-Invariants: nothing below is made, written, cut or locked; reading gives what it would give if the changes had been made
-below, or is refused. For one thread at a time.
+Invariants: nothing below is made, written or cut, and locks there are shared; reading gives what it would give if the
+changes had been made below, or is refused. Change it from one thread at a time; any may read what is not changed just
+now.
 """
 
 import errno
@@ -95,7 +96,13 @@ class Overlay:
         return _OverlayFile(self, path, below, content)
 
     def lock(self, path: str) -> File:
-        raise StorageError(f"cannot lock {path}: it is only read", path=path, operation="lock")
+        """Keep out who would change the files below: nobody, where there is no lock file."""
+        if os.path.basename(path) in self._below.list_directory(os.path.dirname(path)):
+            return self._below.lock_shared(path)
+        return self.open(path, writable=True)
+
+    def lock_shared(self, path: str) -> File:
+        return self._below.lock_shared(path)
 
     def hide(self, path: str, size: int) -> None:
         """Show no more of a file than its first bytes."""

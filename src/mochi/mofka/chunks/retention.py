@@ -2,16 +2,16 @@
 
 Chunks go whole and from the oldest on, and never the one that is being written. A chunk is as old as its newest event.
 
-Clocks are set back and forth, so a chunk's time is what it says, or what one before it said if that is later; one that
-lies in the future, or is not known, says nothing: such a chunk goes when one after it is old enough.
+Clocks are set back and forth between one run of a server and the next, so a chunk's time is what it says, or what one
+before it said if that is later; one that lies in the future, or is not known, says nothing: such a chunk goes when one
+after it is old enough. What time it is, is told by `mochi.mofka.chunks.clock`.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mochi.mofka.chunks.catalog import Chunk
-
-_SECOND = 1_000_000_000
+from mochi.mofka.chunks.clock import SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,20 @@ class Retention:
 
     def expired(self, chunks: Sequence[Chunk], now: int) -> int:
         """Tell how many of the first chunks are to go, `now` being in nanoseconds since 1970."""
+        return max(self._too_much(chunks), self.too_old(chunks, now))
+
+    def _too_much(self, chunks: Sequence[Chunk]) -> int:
         count = 0
         if self.max_bytes is not None:
             size = sum(chunk.size for chunk in chunks)
             while size > self.max_bytes and count < len(chunks) - 1:
                 size -= chunks[count].size
                 count += 1
-        for place, expiry in self._expiries(chunks, now):
-            if expiry <= now:
-                count = max(count, place + 1)
         return count
+
+    def too_old(self, chunks: Sequence[Chunk], now: int) -> int:
+        """Tell how many of the first chunks are to go for their age."""
+        return max((place + 1 for place, expiry in self._expiries(chunks, now) if expiry <= now), default=0)
 
     def next_expiry(self, chunks: Sequence[Chunk], now: int) -> int | None:
         """Tell when the next chunk is too old, in nanoseconds since 1970; None without one."""
@@ -56,7 +60,7 @@ class Retention:
         """Give the place of each chunk that is not being written and has a time, and when it will be too old."""
         if self.max_age is None:
             return
-        age = int(self.max_age * _SECOND)
+        age = int(self.max_age * SECOND)
         latest = 0
         for place, chunk in enumerate(chunks[:-1]):
             if chunk.time > now:

@@ -7,6 +7,7 @@ forked child must not use the store, and keeps its lock held as long as it lives
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -14,11 +15,14 @@ from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.creation import made_and_locked
+from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
 from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.chunks.overlay import Overlay
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, recover, survey
+from mochi.mofka.chunks.retention import KEEP_ALL
 from mochi.mofka.chunks.trim import Trimmer
 from mochi.mofka.chunks.writer import ChunkWriter, Commit
 
@@ -243,6 +247,28 @@ class ChunkStore(ChunkView):
             opened.push(resources.pop_all())
             return cls(config, recovery, catalog, reader, writer, trimmer, opened)
 
+    @classmethod
+    def open_to_read(
+        cls,
+        directory: str | os.PathLike[str],
+        config: ChunkConfig | None = None,
+        files: FileLayer | None = None,
+    ) -> Self:
+        """Open a partition's directory that cannot be written; arguments and errors as of `open`.
+
+        All that is stored can be read, what a crash left in the journal too, and nothing is taken or dropped. What
+        recovery would change is kept in temporary files.
+        """
+        path = os.fspath(directory)
+        with ExitStack() as resources:
+            overlay = resources.enter_context(closing(Overlay(files or PosixFiles())))
+            store = cls.open(path, replace(config or ChunkConfig(), retention=KEEP_ALL), overlay)
+            store._writer.error = StorageError(f"the file system of {path} is read-only", path=path)
+            opened = resources.pop_all()
+            opened.push(store._resources)
+            store._resources = opened
+            return store
+
     @property
     def error(self) -> BaseException | None:
         """Why no more events are taken, or None."""
@@ -320,9 +346,9 @@ class ChunkStore(ChunkView):
         """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.trim.Trimmer.run`."""
         return self._trimmer.run()
 
-    def next_expiry(self) -> int | None:
-        """Tell when there is something to `trim` for its age, in nanoseconds since 1970; None without any."""
-        return self._trimmer.next_expiry()
+    def expires_in(self) -> float | None:
+        """Tell in how many seconds there is something to `trim` for its age; None without any."""
+        return self._trimmer.expires_in()
 
     def sync(self) -> None:
         """Put all events on disk; while no commit is under way. A failure ends writing, as in `finish`."""

@@ -10,9 +10,9 @@ the files go, and a file that one of them has open is closed when that is done.
 """
 
 import errno
+import logging
 import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
@@ -21,10 +21,13 @@ from xxhash import xxh3_64_hexdigest
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Catalog, Chunk
+from mochi.mofka.chunks.clock import CLOCK, SECOND, Clock, shown
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition, StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, syncing
 from mochi.mofka.chunks.retention import Retention
+
+log = logging.getLogger(__name__)
 
 _TEXT = """\
 This partition has a retention: its oldest chunks, and the events in them, have been removed.
@@ -95,6 +98,8 @@ class Trimmer:
     ----------
     release : callable
         Has the journal begin at the chunk of a number at the earliest; false if it does not, for the moment.
+    clock : Clock
+        By which chunks age.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class Trimmer:
         catalog: Catalog,
         cache: FdCache,
         release: Callable[[int], bool],
+        clock: Clock = CLOCK,
     ) -> None:
         self._files = files
         self._directory = directory
@@ -112,16 +118,20 @@ class Trimmer:
         self._catalog = catalog
         self._cache = cache
         self._release = release
+        self._clock = clock
+        self._has_begun = False
         self._last = -1
         self._full_bytes = 0
         self._next_expiry: int | None = None
 
-    def next_expiry(self) -> int | None:
-        """Tell when the next chunk is too old, in nanoseconds since 1970; None without one. Any thread.
+    def expires_in(self) -> float | None:
+        """Tell in how many seconds the next chunk is too old; None without one. Any thread.
 
         Cost: 0.3 µs for each chunk.
         """
-        return self._retention.next_expiry(self._catalog.chunks, time.time_ns())
+        now = self._clock.now()
+        expiry = self._retention.next_expiry(self._catalog.chunks, now)
+        return None if expiry is None else (expiry - now) / SECOND
 
     def run(self) -> int:
         """Drop what is to go, and return how many chunks that are; none yet if commits under way are in the way.
@@ -140,16 +150,59 @@ class Trimmer:
         if not self._retention or not self._is_due():
             return 0
         chunks = self._catalog.chunks
-        dropped = chunks[: self._retention.expired(chunks, time.time_ns())]
+        now = self._clock.now()
+        if not self._has_begun:
+            self._has_begun = True
+            self._tell_of_gap(chunks, now)
+        dropped = chunks[: self._retention.expired(chunks, now)]
         if dropped:
             first = chunks[len(dropped)]
             if not self._release(first.number):
                 return 0
+            self._tell(dropped, self._retention.too_old(chunks, now), now)
             write_first(self._files, self._directory, Chunk(first.number, first.first_id))
             self._catalog.drop(first.number)
         self._look_ahead()
         self._remove(dropped)
         return len(dropped)
+
+    def _tell_of_gap(self, chunks: Sequence[Chunk], now: int) -> None:
+        """Name a jump of the machine's clock while nothing ran here, or what may be one, before it counts."""
+        newest = max(chunk.time for chunk in chunks)
+        max_age = self._retention.max_age
+        if max_age is None or not newest:
+            return
+        if newest > now:
+            log.warning(
+                "%s: by the clock of this machine, its newest event will be stored in %s: the clock was ahead then, or "
+                "is behind now; until then no event is too old",
+                self._directory,
+                shown(newest - now),
+            )
+        elif now - newest > max_age * SECOND:
+            log.warning(
+                "%s: by the clock of this machine, its newest event is %s old, and max_age is %s: nothing was stored "
+                "for so long, or the clock was set ahead",
+                self._directory,
+                shown(now - newest),
+                shown(int(max_age * SECOND)),
+            )
+
+    def _tell(self, dropped: Sequence[Chunk], too_old: int, now: int) -> None:
+        """Log what goes, and why."""
+        reason = f"they are more than max_bytes, {self._retention.max_bytes}"
+        if self._retention.max_age is not None and too_old == len(dropped):
+            known = [chunk.time for chunk in dropped if 0 < chunk.time <= now]
+            age = shown(now - max(known)) if known else "older than what follows them"
+            reason = f"the newest of them is {age} old, and max_age is {shown(int(self._retention.max_age * SECOND))}"
+        log.info(
+            "%s: events %d to %d are dropped, which are %d chunks: %s",
+            self._directory,
+            dropped[0].first_id,
+            dropped[-1].end_id - 1,
+            len(dropped),
+            reason,
+        )
 
     def _is_due(self) -> bool:
         last = self._catalog.last
@@ -157,14 +210,14 @@ class Trimmer:
         return (
             last.number != self._last
             or (max_bytes is not None and self._full_bytes + last.size > max_bytes)
-            or (self._next_expiry is not None and self._next_expiry <= time.time_ns())
+            or (self._next_expiry is not None and self._next_expiry <= self._clock.now())
         )
 
     def _look_ahead(self) -> None:
         chunks = self._catalog.chunks
         self._last = chunks[-1].number
         self._full_bytes = sum(chunk.size for chunk in chunks[:-1])
-        self._next_expiry = self.next_expiry()
+        self._next_expiry = self._retention.next_expiry(chunks, self._clock.now())
 
     def _remove(self, chunks: Sequence[Chunk]) -> None:
         """Remove the files of chunks; the first refusal is raised once all others are gone."""

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, joined
+from mochi.mofka.chunks.clock import CLOCK
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
@@ -422,7 +423,7 @@ def _part(
             sum(batch.metadata_bytes for batch in together),
             sum(batch.data_bytes for batch in together),
             len(packed[-1]),
-            now,
+            CLOCK.now(),
         )
     return Part(
         before,

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,9 +40,11 @@ from mochi.mofka.client.topic import MofkaTopic
 from mochi.mofka.hosting import DATA_TAG, METADATA_TAG
 from mochi.mofka.protocol import (
     ADD_PARTITION,
+    ATTACH_TOPIC,
     CREATE_TOPIC,
     DELETE_TOPIC,
     AddPartition,
+    AttachTopic,
     CreateTopic,
     DeleteTopic,
     Kind,
@@ -50,6 +54,8 @@ from mochi.mofka.protocol import (
 from mochi.mofka.registry import BadRecord, Registry, TopicRecord
 
 log = logging.getLogger(__name__)
+
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 class MofkaDriver(Driver):
@@ -216,6 +222,11 @@ class MofkaDriver(Driver):
                 return TimeoutExpired(f"{what}: {fault}")
             case "unreachable":
                 return ConnectionFailed(f"{what}: {fault}")
+            case "no_rpc" | "no_provider":
+                return DiasporaError(
+                    f"{what}: {fault}; the server that has the master database needs the library "
+                    "libmofka-bedrock-module.so"
+                )
             case "config" if "where" in fault.details:
                 where = fault.details["where"]
                 return ConfigError(
@@ -349,7 +360,7 @@ class MofkaDriver(Driver):
         config: Mapping[str, Any],
         dependencies: Mapping[str, str | Sequence[str]],
     ) -> str:
-        address = self._server(server_rank)
+        address = self._server_at(server_rank)
         name = f"{kind}_{secrets.token_hex(4)}"
         needs = {
             field: names if isinstance(names, str) else list(names) for field, names in dependencies.items()
@@ -360,15 +371,6 @@ class MofkaDriver(Driver):
         except MargoError as error:
             raise as_diaspora_error(error, f"starting a {kind} provider at {address}") from error
         return f"{name}@{address}"
-
-    def _server(self, rank: int) -> str:
-        """Return the address of a server by its index in the group file."""
-        servers = self._servers
-        if not (isinstance(rank, int) and 0 <= rank < len(servers)):
-            raise DiasporaError(
-                f"server_rank {rank!r} does not exist, the service has servers 0 to {len(servers) - 1}"
-            )
-        return servers[rank]
 
     def add_custom_partition(
         self,
@@ -394,7 +396,7 @@ class MofkaDriver(Driver):
         Exception
             No such topic or server, or the server cannot start such a partition; then nothing was changed.
         """
-        address = self._server(server_rank)
+        address = self._server_at(server_rank)
         wanted = parse_topic(
             {
                 "num_partitions": 1,
@@ -412,6 +414,39 @@ class MofkaDriver(Driver):
         self._change(
             topic_name, f"adding a partition to topic {topic_name!r}", ADD_PARTITION, ask, lambda: False
         )
+
+    def attach_topic(self, name: str, path: str, *, server_rank: int = 0) -> None:
+        """Have partitions of a topic that nobody serves, as the original has left them, served from their directories.
+
+        Nothing is removed, and no directory is made: one that is missing is named in a warning, or in the error if
+        there is none.
+
+        Parameters
+        ----------
+        path : str
+            At the server: where the directories ``<name>-<uuid>`` of the partitions are, or one of these.
+        server_rank : int
+            Index of the server in the group file.
+        """
+        check_text("topic name", name)
+        check_text("path", path)
+        address = self._server_at(server_rank)
+        directory, base = os.path.split(os.path.normpath(path))
+        uuid = base.removeprefix(f"{name}-") if re.fullmatch(f"{re.escape(name)}-{_UUID}", base) else ""
+        rank = self._group.ranks[address]
+
+        def ask(timeout_ms: int) -> AttachTopic:
+            return AttachTopic(name, timeout_ms, directory if uuid else path, uuid, rank, address)
+
+        self._change(name, f"attaching topic {name!r}", ATTACH_TOPIC, ask, lambda: False)
+
+    def _server_at(self, server_rank: int) -> str:
+        servers = self._servers
+        if not (isinstance(server_rank, int) and 0 <= server_rank < len(servers)):
+            raise DiasporaError(
+                f"server_rank {server_rank!r} does not exist, the service has servers 0 to {len(servers) - 1}"
+            )
+        return servers[server_rank]
 
     def _load(self, name: str) -> TopicRecord:
         check_text("topic name", name)

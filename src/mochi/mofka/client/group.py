@@ -9,15 +9,19 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from diaspora_stream.errors import ConnectionFailed, DiasporaError
-from mochi.bedrock.client import BedrockClient, answers
-from mochi.flock import group_file, rpc
+from mochi.bedrock.client import BedrockClient
+from mochi.flock import group_file
+from mochi.flock.client import FlockClient
 from mochi.flock.errors import FlockError
 from mochi.flock.group_file import GroupView, Member
+from mochi.margo.asking import answers
 from mochi.margo.client import PATIENCE
 from mochi.margo.errors import AuthenticationError, ConnectionLost, MargoError
 from mochi.mofka.client.members import Choice, Members
@@ -29,7 +33,7 @@ from mochi.mofka.client.service import (
     Service,
     is_away,
 )
-from mochi.mofka.hosting import MASTER_TAG, master_among
+from mochi.mofka.hosting import MASTER_TAG, master_among, partitions_among
 from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
 from mochi.yokan.client import DatabaseHandle
 
@@ -50,6 +54,11 @@ class Group:
     patience : float
         Seconds that it is waited for if it is not there yet.
 
+    Attributes
+    ----------
+    problem : str or None
+        Why nobody could tell where a partition is when that was asked last.
+
     Raises
     ------
     FlockError
@@ -67,6 +76,7 @@ class Group:
         self._stamp: tuple[int, ...] = ()
         self._token: bytes | None = None
         self._master: tuple[str, int] | None = None
+        self.problem: str | None = None
         self.reset()
         self._know(group_file.read_within(path, patience))
 
@@ -112,20 +122,13 @@ class Group:
 
     def _ask_for_views(self, members: list[Member]) -> bool:
         """Learn from members who the members are now; return whether one may be where nobody knew."""
-        by_address = {member.address: member for member in members}
+        providers = {member.address: member.provider_id for member in members}
+        flock = FlockClient(self._service.client)
 
         def view_of(address: str) -> GroupView:
-            asked = rpc.GetView()
-            return self._service.client.call(
-                address,
-                rpc.GET_VIEW,
-                asked,
-                GroupView,
-                provider_id=by_address[address].provider_id,
-                timeout=CONNECT_TIMEOUT,
-            )
+            return flock.view(address, providers[address], timeout=CONNECT_TIMEOUT)
 
-        told = [view for _, view in answers(list(by_address), view_of) if isinstance(view, GroupView)]
+        told = [view for _, view in answers(list(providers), view_of) if isinstance(view, GroupView)]
         is_new = bool(told) and self._members.told(told)
         if is_new:
             self._set_tokens()
@@ -150,11 +153,11 @@ class Group:
         return self._introduced(self.read(lambda registry: registry.load(topic)))
 
     def _introduced(self, record: TopicRecord | None) -> TopicRecord | None:
-        """Know the token for the servers of a topic: one that has moved stands there before it is in the group file."""
+        """Know the servers of a topic: one that has moved may stand there before the group file says so, or not yet."""
         if record is not None and self._token is not None:
             for partition in record.partitions:
                 self._service.client.set_token(partition.address, self._token, partition.rank)
-        return record
+        return None if record is None else replace(record, partitions=self._placed(record.partitions))
 
     def ask(self, question: Callable[[tuple[str, int]], T]) -> T:
         """Ask the server of the master database, again and again while it is away, until the driver's time-out.
@@ -288,13 +291,38 @@ class Group:
         """Return the partitions of a topic by their uuids, none if there is no such topic; None if nobody can tell."""
         self.refresh()
         master, problem = self._find_master(CONNECT_TIMEOUT)
+        self.problem = None if problem is None else str(problem)
+        if master is None:
+            return None
         try:
-            if master is None:
-                log.debug("looking for the partitions of topic %r: %s", topic, problem)
-                return None
             record = self._introduced(self._registry_at(master).load(topic))
         except MargoError as error:
-            log.debug("looking for the partitions of topic %r: %s", topic, error)
-            self._master = None
+            self._master, self.problem = None, str(error)
             return None
         return {} if record is None else {partition.uuid: partition for partition in record.partitions}
+
+    def _placed(self, partitions: Sequence[PartitionRecord]) -> list[PartitionRecord]:
+        """Return the records of partitions with where these are now.
+
+        A server that has moved may not have been able to record that, and is asked where nobody answers at its record.
+        """
+        addresses = {rank: address for address, rank in self.ranks.items()}
+        now_at = {
+            (each.rank, each.address): addresses[each.rank]
+            for each in partitions
+            if each.rank in addresses and each.address != addresses[each.rank]
+        }
+        served: dict[str, tuple[str, int]] = {}
+        for (_, old), new in now_at.items():
+            with suppress(MargoError):
+                self._service.client.link(old, CONNECT_TIMEOUT)
+                continue
+            with suppress(MargoError):
+                running = partitions_among(self._bedrock.config(new, timeout=CONNECT_TIMEOUT)["providers"])
+                served |= {uuid: (new, each["provider_id"]) for (_, uuid), each in running.items()}
+        return [
+            replace(each, address=served[each.uuid][0], provider_id=served[each.uuid][1])
+            if (each.rank, each.address) in now_at and each.uuid in served
+            else each
+            for each in partitions
+        ]

@@ -116,7 +116,15 @@ class EpochChanged(DiasporaError):
 
 
 class Directory(Protocol):
-    """Knows where partitions are."""
+    """Knows where partitions are.
+
+    Attributes
+    ----------
+    problem : str or None
+        Why it could not tell when it was asked last.
+    """
+
+    problem: str | None
 
     def locate(self, topic: str, partition: PartitionInfo) -> PartitionInfo:
         """Return where a partition is now; `DiasporaError` if there is no such partition any more."""
@@ -240,6 +248,13 @@ class Service:
         found = self._directory.locate(topic, partition)
         self._whereabouts[partition.uuid] = found
         return found
+
+    def explained(self, error: MargoError) -> MargoError:
+        """Return the error of a server that is not there, with why nobody tells where it is now."""
+        problem = None if self._directory is None else self._directory.problem
+        if problem is None or not isinstance(error, AddressError | ConnectionLost):
+            return error
+        return type(error)(f"{error}; and nobody tells where it is now: {problem}")
 
     def deadline(self, timeout: float | None) -> float:
         """Return the deadline of a wait for a server; None stands for the time-out of the driver."""
@@ -400,9 +415,11 @@ class Search:
                     raise error
                 self.failures += 1
                 self.reason = error.with_traceback(None)
-                self._tell(partition, error)
                 self._service.client.notify()
                 found = self._service.locate(self._topic, partition)
+                error = self._service.explained(error)
+                self.reason = error.with_traceback(None)
+                self._tell(partition, error)
                 if found == partition:
                     self._rest(error)
                 partition = found

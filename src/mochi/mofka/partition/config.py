@@ -111,6 +111,14 @@ def check_topic_name(topic: str, kind: str = "memory") -> None:
         )
 
 
+def is_uuid(text: str) -> bool:
+    """Tell whether a text is the uuid of a partition, as a directory's name ends with it."""
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
+
+
 def directory_of(topic: str, uuid: str, path: str) -> str:
     """Return the directory of a `default` partition whose `path` this is."""
     return os.path.join(path, f"{topic}-{uuid}")

@@ -5,8 +5,8 @@ after fdatasync. Batches are received into tiered pools, and written from there.
 from memory, all else from the files, into pools apart. Nothing is kept in memory per event.
 """
 
+import errno
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import REFUSALS, ExpiredEvents
+from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.partition.blocks import fresh_memory
@@ -42,6 +43,20 @@ def _pool(fields: PoolFields, name: str) -> BufferPool:
             f"config.partition.{name}", f"cannot have buffers of {fields.first_size} bytes and more: {error}"
         ) from error
     return pool
+
+
+def _opened(directory: str, chunks: ChunkConfig, files: FileLayer) -> ChunkStore:
+    """Open a partition's directory, to be read alone if it is there and its file system is read-only."""
+    try:
+        return ChunkStore.open(directory, chunks, files)
+    except REFUSALS as error:
+        if error.errno != errno.EROFS or not files.is_directory(directory):
+            raise
+    store = ChunkStore.open_to_read(directory, chunks, files)
+    log.warning(
+        "%s: events are served, and none are taken or dropped: its file system is read-only", directory
+    )
+    return store
 
 
 class DefaultPartition:
@@ -78,7 +93,7 @@ class DefaultPartition:
         self._sizes_out = _pool(consumers.desc_buffer_pool, "consumers.desc_buffer_pool")
         try:
             is_new = not io.files.is_directory(directory)
-            self._store = ChunkStore.open(directory, chunks, io.files)
+            self._store = _opened(directory, chunks, io.files)
         except REFUSALS as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
@@ -147,8 +162,7 @@ class DefaultPartition:
 
     def expires_in(self) -> float | None:
         """Tell in how many seconds the oldest chunk is too old."""
-        expiry = self._store.next_expiry()
-        return None if expiry is None else (expiry - time.time_ns()) / 1e9
+        return self._store.expires_in()
 
     def expire(self) -> None:
         """Drop chunks that are too old, on an I/O thread."""
