@@ -51,10 +51,24 @@ class Pending(Protocol):
 
 
 def seconds(timeout_ms: float | None) -> float | None:
-    """Return a time-out in seconds, infinity for zero and negative ones, as in the original; None if none is given."""
+    """Return a time-out in seconds, infinity for zero and negative ones, as in the original; None if none is given.
+
+    Raises
+    ------
+    TypeError
+        It is no number.
+    """
     if timeout_ms is None:
         return None
-    return timeout_ms / 1000 if timeout_ms > 0 else math.inf
+    try:
+        number = timeout_ms / 1000
+    except OverflowError:
+        return math.inf
+    except TypeError:
+        number = math.nan
+    if math.isnan(number):
+        raise TypeError(f"timeout_ms must be a number of milliseconds, not {timeout_ms!r}")
+    return number if number > 0 else math.inf
 
 
 class FutureUint(msgspec.Struct, gc=False, eq=False):

@@ -25,6 +25,7 @@ from mochi.mofka.chunks import (
     StorageError,
 )
 from mochi.mofka.chunks import journal as journal_module
+from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.writer import Commit
 
 CONSUMERS = ("c", "d")
@@ -79,19 +80,26 @@ class Storage(RuleBasedStateMachine):
         limit=st.sampled_from([3 << 12, 1 << 26]),
         large=st.sampled_from([1, 150, 1 << 18]),
         max_bytes=st.sampled_from([None, 1, 4000]),
+        descriptors=st.sampled_from([0, 1 << 20]),
     )
-    def begin(self, sync: bool, limit: int, large: int, max_bytes: int | None) -> None:
+    def begin(self, sync: bool, limit: int, large: int, max_bytes: int | None, descriptors: int) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(journal_module, "_LIMIT", limit)
         self.patch.setattr(journal_module, "_LARGE_DATA", large)
         self.patch.setattr(journal_module, "_ZEROS", bytes(1 << 14))
         self.config = ChunkConfig(max_events_per_chunk=7, sync=sync, retention=Retention(max_bytes))
+        self.descriptors = descriptors
         self.directory = self.base / "0"
         self.open()
 
     def open(self) -> None:
         self.files = RecordingFiles()
-        self.store = ChunkStore.open(self.directory, self.config, self.files)
+        self.store = ChunkStore.open(self.directory, self.config, self.files, Descriptors(self.descriptors))
+        self.store.when_short(self.settle)
+
+    def settle(self) -> None:
+        with contextlib.suppress(StorageError):
+            self.store.settle()
 
     @rule(sent=sent, moved=moved)
     def commit(self, sent: list[tuple[int, list[tuple[int, int]]]], moved: dict[str, int]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mochi.mofka.chunks import PosixFiles, StorageError
+from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.fd_cache import FdCache
 
 
@@ -37,7 +38,7 @@ def use(cache: FdCache, path: str) -> bytes:
 
 
 def test_the_file_not_used_for_longest_is_closed_first(paths: list[str]) -> None:
-    cache = FdCache(PosixFiles(), 2)
+    cache = FdCache(PosixFiles(), 2, Descriptors())
     a, b, c, *_ = paths
     assert [use(cache, path) for path in (a, b, a, c)] == [b"a", b"b", b"a", b"c"]
     assert opened(paths) == "ac"
@@ -45,14 +46,14 @@ def test_the_file_not_used_for_longest_is_closed_first(paths: list[str]) -> None
 
 
 def test_a_file_is_opened_once_while_it_stays(paths: list[str]) -> None:
-    cache = FdCache(PosixFiles(), 2)
+    cache = FdCache(PosixFiles(), 2, Descriptors())
     with cache.open(paths[0]) as first, cache.open(paths[0]) as second:
         assert first is second
     cache.close()
 
 
 def test_files_in_use_stay_open_beyond_the_capacity(paths: list[str]) -> None:
-    cache = FdCache(PosixFiles(), 1)
+    cache = FdCache(PosixFiles(), 1, Descriptors())
     with cache.open(paths[0]), cache.open(paths[1]), cache.open(paths[2]):
         assert opened(paths) == "abc"
     assert len(opened(paths)) == 1
@@ -61,7 +62,7 @@ def test_files_in_use_stay_open_beyond_the_capacity(paths: list[str]) -> None:
 
 
 def test_closing_leaves_a_file_in_use_to_its_last_user(paths: list[str]) -> None:
-    cache = FdCache(PosixFiles(), 3)
+    cache = FdCache(PosixFiles(), 3, Descriptors())
     use(cache, paths[1])
     with cache.open(paths[0]) as file:
         cache.close()
@@ -73,7 +74,7 @@ def test_closing_leaves_a_file_in_use_to_its_last_user(paths: list[str]) -> None
 
 
 def test_a_failed_open_is_not_remembered(paths: list[str], tmp_path: Path) -> None:
-    cache = FdCache(PosixFiles(), 2)
+    cache = FdCache(PosixFiles(), 2, Descriptors())
     late = tmp_path / "late"
     with pytest.raises(StorageError, match="ENOENT"):
         use(cache, str(late))
@@ -83,7 +84,7 @@ def test_a_failed_open_is_not_remembered(paths: list[str], tmp_path: Path) -> No
 
 
 def test_many_threads_read_the_right_files_through_a_small_cache(paths: list[str]) -> None:
-    cache = FdCache(PosixFiles(), 2)
+    cache = FdCache(PosixFiles(), 2, Descriptors())
     wanted = [paths[i * 7 % len(paths)] for i in range(2000)]
     with ThreadPoolExecutor(8) as threads:
         read = list(threads.map(lambda path: use(cache, path), wanted))

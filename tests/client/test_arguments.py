@@ -235,6 +235,33 @@ def test_options_that_cannot_be_sent_are_refused_where_they_are_given(
         server.driver().create_topic("unsent", options={"num_partitions": 1, **options})
 
 
+def test_components_that_cannot_be_sent_are_refused_where_they_are_given(server: Server) -> None:
+    with server.driver() as driver:
+        with pytest.raises(ConfigError, match="Validator: cannot be sent"):
+            driver.create_topic("unsent", options={"num_partitions": 1}, schema={"const": 10**30})
+        assert not driver.topic_exists("unsent")
+
+
+@pytest.mark.parametrize("count", [0, -1, 2**70, math.nan, math.inf, "2", True, None, [1]])
+def test_numbers_of_partitions_out_of_range_are_refused(server: Server, count: Any) -> None:
+    with pytest.raises(ConfigError, match=r"options\.num_partitions: must be a number from 1 to 1048576"):
+        server.driver().create_topic("unmade", options={"num_partitions": count})
+
+
+def test_none_is_no_options_and_what_is_no_object_is_named(server: Server) -> None:
+    topic = server.topic()
+    with topic.producer(options=None) as producer, topic.consumer("c", options=None) as consumer:
+        producer.push({}).wait(10000)
+        assert consumer.pull().wait(10000) is not None
+    for make in (topic.producer, topic.consumer):
+        with pytest.raises(ConfigError, match="options: must be an object"):
+            make("c", options=[1])
+    with server.driver() as driver:
+        driver.create_topic("without", options=None)
+        driver.create_topic("of_numpy", options={"num_partitions": np.int64(2)})
+        assert len(driver.open_topic("of_numpy").partitions) == 2
+
+
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, 2**70, True, "5"])
 def test_time_outs_that_are_none_are_refused(server: Server, timeout: Any) -> None:
     with pytest.raises(ConfigError, match=r"options\.timeout_ms: must be a positive number"):

@@ -50,10 +50,12 @@ class Oracle:
         for which in self.held:
             first = self.first_of(which)
             if first is None or not self.is_within_limit(which, first[1]):
-                self.blocked = [other for other in self.blocked if other != which]
-            elif not self.beyond(which, first[1]):
+                continue
+            if not self.beyond(which, first[1]):
                 return first
-            elif which not in self.blocked:
+            if which not in self.blocked:
+                if self.is_there(*first[:2]) and all(other[1] != which[1] for other in self.blocked):
+                    return first
                 self.blocked.append(which)
         for answers in (False, True):
             first = next((self.first_of(which) for which in self.blocked if which[1] is answers), None)

@@ -1,9 +1,13 @@
 """Who is let in to a server, and how many may be on their way in."""
 
+import os
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mochi.margo import transport
 from mochi.margo.errors import Fault
 from mochi.margo.gate import Gate, Lobby
 from mochi.margo.handshake import Seat, hello
@@ -118,3 +122,36 @@ def test_one_peer_of_another_host_outlasts_a_flood() -> None:
             lobby.leave(leaving)
         lobby.enter(f"flood {number}", "here", number)
     assert len(lobby) == 4
+
+
+class From(socket.socket):
+    """A connection that says that it comes from some address."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._host = host
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._host, 1
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_a_connection_comes_from_its_host_or_its_network_of_addresses(host: str, origin: str) -> None:
+    with From(host) as peer:
+        assert transport.origin(peer) == origin
+
+
+def test_a_connection_that_is_gone_and_one_of_this_node_have_an_origin() -> None:
+    with socket.socket() as gone:
+        assert transport.origin(gone) == ""
+    here, there = socket.socketpair(socket.AF_UNIX)
+    with here, there:
+        assert transport.origin(here) == f"{os.geteuid()}/{os.getpid()}"

@@ -1009,6 +1009,26 @@ def test_want_of_descriptors_neither_spins_nor_ends_the_server(client: Client, a
         late.close()
 
 
+def test_connections_leave_descriptors_to_storage(client: Client, address: str) -> None:
+    with server_process(address, "64") as (process, where), ExitStack() as stack:
+        client.call(where, "echo", Number(1), Number, provider_id=1)
+
+        def come_in() -> None:
+            peer = Raw.connect(where)
+            stack.callback(peer.peer.close)
+            peer.request(1, "echo", rpc.pack(Number(1)))  # answered once it has proved itself
+            assert peer.receive().kind is Kind.RESPONSE
+
+        with pytest.raises((EOFError, OSError)):
+            deque((come_in() for _ in range(64)), 0)
+        assert 40 < len(os.listdir(f"/proc/{process.pid}/fd")) <= 48
+        assert client.call(where, "echo", Number(2), Number, provider_id=1) == Number(2)
+        stack.close()
+        late = Client(timeout=SECONDS)
+        assert late.call(where, "echo", Number(3), Number, provider_id=1) == Number(3)
+        late.close()
+
+
 def test_500_idle_connections_are_served(serve: Serve, client: Client, address: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 1300:
@@ -1158,6 +1178,22 @@ def test_another_member_of_the_service_is_not_spoken_to(serve: Serve, client: Cl
     client.set_token(engine.address, b"k" * 32, 2)
     with pytest.raises(AddressError, match="rank 2 of the service is meant, this is 1"):
         call(client, engine, "echo", 1)
+
+
+def test_another_way_to_a_member_is_tried_first_and_its_address_then(
+    serve: Serve, client: Client, address: str
+) -> None:
+    engine = serve(address, with_token)
+    other = serve(address, lambda e: (echo(e), e.gate.admit(Seat(b"k" * 32, 2))))
+    listener, gone = transport.listen(address)
+    listener.close()
+    for where, via in ((gone, engine.address), (engine.address, gone), (engine.address, other.address)):
+        client.set_token(where, b"k" * 32, 1, via=via)
+        assert client.link(where).instance == engine.instance
+        client.close()
+    client.set_token(gone, b"k" * 32, 1, via=other.address)
+    with pytest.raises(AddressError, match=r"nobody answers at .*; nor by .* rank 1 of the service is meant"):
+        client.link(gone)
 
 
 def test_a_server_that_does_not_know_yet_who_may_come_in_lets_nobody_in_but_its_peers(

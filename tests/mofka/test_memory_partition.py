@@ -10,6 +10,7 @@ from partition_io import Event, append, batch_of, events_in, read, read_data
 
 from mochi.margo.errors import Fault
 from mochi.mofka.chunks import Retention
+from mochi.mofka.partition import blocks
 from mochi.mofka.partition.blocks import MERGED_BYTES, MERGED_EVENTS, OVERHEAD
 from mochi.mofka.partition.contract import Slice
 from mochi.mofka.partition.memory import MemoryPartition
@@ -124,3 +125,25 @@ def test_with_a_retention_the_newest_events_are_there_and_the_others_are_told_as
         for outcome in (read(partition, gone, 5, 100, True), read_data(partition, [(gone, [])])):
             assert isinstance(outcome, Fault)
             assert (outcome.code, outcome.details) == ("expired", {"first": gone, "next": partition.first})
+
+
+def test_want_of_memory_while_a_batch_is_added_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    partition = MemoryPartition({})
+    events = [(b"%d" % number, b"data") for number in range(6)]
+    for event in events[:2]:
+        append(partition, batch_of([event]))
+
+    def refused(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "_merge", refused)
+        with pytest.raises(MemoryError):
+            append(partition, batch_of([(b"lost", b"")]))
+    for event in events[2:]:
+        append(partition, batch_of([event]))
+    assert partition.count == len(events)
+    for first in range(len(events)):
+        found = read(partition, first, 10, 1000, True)
+        assert isinstance(found, Slice)
+        assert events_in(found, True) == events[first : first + found.count]

@@ -160,6 +160,7 @@ class Budget:
         self.share = share
         self.accounts: dict[Account, None] = {}
         self._held = 0
+        self._waiting = 0
         self._commons = Common(), Common()
         self._lock = threading.Lock()
 
@@ -171,8 +172,9 @@ class Budget:
     @property
     def is_short(self) -> bool:
         """Whether somebody waits for a common part, or shares alone come to more than both."""
-        requests, answers = self._commons
-        return bool(requests.blocked or answers.blocked) or self._shares_are_too_many()
+        if not self._waiting and self._held <= 2 * self.server:
+            return False
+        return any(common.blocked for common in self._commons) or self._shares_are_too_many()
 
     def open(self) -> Account:
         """Return the account of a new connection."""
@@ -187,6 +189,7 @@ class Budget:
             account.closed = True
             self.accounts.pop(account, None)
             for side in (account.requests, account.answers):
+                self._waiting -= len(side.waiting)
                 side.waiting.clear()
                 side.common.blocked.pop(side, None)
                 self._add(side, -side.held)
@@ -212,6 +215,7 @@ class Budget:
             reservation = Reservation(side, size, grant)
             if not side.account.closed:
                 side.waiting[reservation] = None
+                self._waiting += 1
                 self._sort(side)
             return reservation
 
@@ -221,7 +225,9 @@ class Budget:
         with self._lock:
             if side.waiting and next(iter(side.waiting)) is reservation:
                 side.common.blocked.pop(side, None)
-            side.waiting.pop(reservation, None)
+            if reservation in side.waiting:
+                del side.waiting[reservation]
+                self._waiting -= 1
             return [*self._served(side), *self._granted()]
 
     def change(self, account: Account, requests: int, answers: int) -> Sequence[Grant]:
@@ -229,11 +235,11 @@ class Budget:
         with self._lock:
             if account.closed or not (requests or answers):
                 return ()
-            self._add(account.requests, requests)
-            self._add(account.answers, answers)
-            if not (
-                account.requests.waiting or account.answers.waiting or any(c.blocked for c in self._commons)
-            ):
+            if requests:
+                self._add(account.requests, requests)
+            if answers:
+                self._add(account.answers, answers)
+            if not self._waiting:
                 return ()
             return [*self._served(account.requests), *self._served(account.answers), *self._granted()]
 
@@ -284,11 +290,12 @@ class Budget:
         return not self._beyond(side, size) or (not side.common.blocked and self._is_there(side, size))
 
     def _sort(self, side: Side) -> None:
-        """Have a side wait for the common part if its first reservation does, and not for its own limit."""
+        """Have a side wait for the common part if its first reservation does, and not for its own limit.
+
+        One that waits there keeps its place.
+        """
         if side.waiting and self._is_within_limit(side, next(iter(side.waiting)).size):
             side.common.blocked.setdefault(side)
-        else:
-            side.common.blocked.pop(side, None)
 
     def _served(self, side: Side) -> Iterable[Grant]:
         """Grant what a side may take without waiting for others."""
@@ -317,5 +324,6 @@ class Budget:
     def _take(self, reservation: Reservation) -> Grant:
         side = reservation.side
         del side.waiting[reservation]
+        self._waiting -= 1
         self._add(side, reservation.size)
         return reservation.grant

@@ -36,6 +36,7 @@ from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
     DeadlineExceeded,
+    MargoError,
     ProtocolError,
     VersionMismatch,
 )
@@ -80,6 +81,7 @@ class Client:
     def __init__(self, *, timeout: float = 30.0) -> None:
         self.timeout = timeout
         self._seats: dict[str, Seat] = {}
+        self._ways: dict[str, str] = {}
         self._reset()
         _clients.add(self)
 
@@ -100,15 +102,24 @@ class Client:
             self._background.abandon()
         self._reset()
 
-    def set_token(self, address: str, token: bytes, rank: int | None = None) -> None:
+    def set_token(
+        self, address: str, token: bytes, rank: int | None = None, *, via: str | None = None
+    ) -> None:
         """Use `token` with the server at `address` from now on.
 
         Parameters
         ----------
         rank : int, optional
             Which member of the service is meant; another one that answers there is not spoken to. None takes any.
+        via : str, optional
+            Another address of this member, that of a tunnel perhaps, which is tried first.
         """
-        self._seats[canonical(address)] = Seat(token, rank)
+        address = canonical(address)
+        self._seats[address] = Seat(token, rank)
+        if via is None or canonical(via) == address:
+            self._ways.pop(address, None)
+        else:
+            self._ways[address] = canonical(via)
 
     def link(self, address: str, timeout: float | None = None) -> Link:
         """Return the link to `address`, connecting where there is none.
@@ -156,10 +167,24 @@ class Client:
         return link
 
     def _connect(self, address: str, timeout: float) -> tuple[socket.socket, bytes]:
+        seat, via = self._seats.get(address), self._ways.get(address)
+        if via is None:
+            return self._greet(address, seat, timeout)
+        deadline = time.monotonic() + timeout
+        try:
+            return self._greet(via, seat, timeout / 2)
+        except MargoError as error:
+            failure = error
+        try:
+            return self._greet(address, seat, deadline - time.monotonic())
+        except AddressError as error:
+            raise AddressError(f"{error}; nor by {via}: {failure}") from error
+
+    def _greet(self, address: str, seat: Seat | None, timeout: float) -> tuple[socket.socket, bytes]:
         deadline = time.monotonic() + timeout
         peer = transport.connect(address, timeout)
         try:
-            greeting = Asking(self._seats.get(address), address)
+            greeting = Asking(seat, address)
             peer.sendall(encode(Kind.HELLO, message=greeting.hello))
             frame = self._receive_greeting(peer, address, deadline)
             peer.sendall(encode(Kind.PROOF, message=greeting.received(frame.kind, frame.message)))

@@ -99,12 +99,12 @@ class Request:
 
     __slots__ = ("cancelled", "connection", "deadline", "frame", "reserved", "size")
 
-    def __init__(self, connection: "Connection", frame: Frame) -> None:
+    def __init__(self, connection: "Connection", frame: Frame, size: int) -> None:
         self.connection = connection
         self.frame = frame
         self.deadline = time.monotonic() + frame.timeout_ms / 1000 if frame.timeout_ms else float("inf")
         self.cancelled = False
-        self.size = len(frame.message) + sum(segment.length for segment in frame.segments)
+        self.size = size
         self.reserved = 0
 
     def reserve(
@@ -285,8 +285,7 @@ class Connection:
 
     def _reserve(self, side: Side, size: int, grant: Grant) -> Reservation | None:
         reservation = self._budget.reserve(side, size, grant)
-        if self._budget.is_short:
-            self.engine.grant(())
+        self.engine.grant(())
         return reservation
 
     def cancel(self, reservation: Reservation) -> None:
@@ -349,9 +348,7 @@ class Connection:
     def _change(self, requests: int, answers: int) -> None:
         """Take note of what is held for this peer, more or less, and read on if that was paused."""
         if requests or answers:
-            grants = self._budget.change(self.account, requests, answers)
-            if grants or self._budget.is_short:
-                self.engine.grant(grants)
+            self.engine.grant(self._budget.change(self.account, requests, answers))
         if not self._reading or self._budget.is_full(self.account):
             self._update_reading()
 
@@ -370,10 +367,10 @@ class Connection:
             self.engine.loop.remove_writer(self._peer)
         elif not done and not self._writing:
             self.engine.loop.add_writer(self._peer, self._pump)
-        self._writing = not done
-        if done:
+        if done and self._writing:
             self.account.reading.over()
-        else:
+        self._writing = not done
+        if not done:
             self.account.reading.moved(size - self._queue.size, time.monotonic())
 
     def _lend(self) -> bool:
@@ -494,26 +491,25 @@ class Connection:
                     self._take_turn_soon()
                     break
                 frame = next(self._arrived, None)
-                if frame is None:
-                    self._arrived = None
-                    self._await_rest(count)
-                else:
+                if frame is not None:
                     self._dispatch(frame)
                     handled |= frame.kind is Kind.REQUEST
-                if self._is_full():
+                    if self._is_full():
+                        self._update_reading()
+                    continue
+                self._arrived = None
+                if self._reader.held_up:
                     self._update_reading()
+                elif self._reader.is_amid:
+                    self.account.sending.moved(count, time.monotonic())
+                elif self.account.sending.since is not None:
+                    self.account.sending.over()
         except MargoError as error:
             self._refuse(error)
         except Exception as error:
             self.engine.complain(UNEXPECTED, error)
             self.close()
         return handled
-
-    def _await_rest(self, count: int) -> None:
-        if self._reader.is_amid:
-            self.account.sending.moved(count, time.monotonic())
-        else:
-            self.account.sending.over()
 
     def _admit(self, size: int) -> bool:
         """Take memory for the frame that has begun, or have reading go on when there is some."""
@@ -559,12 +555,11 @@ class Connection:
         self.engine.has_proven(self)
 
     def _handle(self, frame: Frame) -> None:
-        request = Request(self, frame)
+        request = Request(self, frame, self._admitted)
+        self._admitted = 0
         if frame.call in self._outstanding:
             raise ProtocolError(f"call number {frame.call} is still in use")
         self._outstanding[frame.call] = request
-        self._change(request.size - self._admitted, 0)
-        self._admitted = 0
         try:
             if frame.refused is not None:
                 raise frame.refused

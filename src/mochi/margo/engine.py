@@ -7,7 +7,6 @@ token, loses its connection and nothing else.
 """
 
 import asyncio
-import errno
 import logging
 import os
 import resource
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 import uvloop
 
+from mochi import shortage
 from mochi.margo import rpc, transport
 from mochi.margo.budget import Budget, Grant
 from mochi.margo.complaints import INTERVAL, Complaint, Complaints
@@ -47,7 +47,7 @@ ACCEPT_BURST = 8
 """Connections accepted in one turn of the loop, so that those who are in wait for no more than these."""
 
 ACCEPT_PAUSE = 0.5
-"""Seconds without accepting after the system refused a connection for want of file descriptors or memory."""
+"""Seconds without accepting where the system, or this server, refuses connections for want of descriptors or memory."""
 
 LOBBY_CAPACITY = 512
 LOBBY_SHARE = 8
@@ -446,7 +446,7 @@ class Engine:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if shortage.is_shortage(error):
                     self.complain(NOT_ACCEPTING, error.strerror)
                     self._pause_accepting(ACCEPT_PAUSE)
                     return
@@ -455,6 +455,11 @@ class Engine:
             if peer is None:
                 self.complain(REFUSING, "it is of another user")
                 continue
+            if peer.fileno() >= shortage.accepted_descriptors():
+                peer.close()
+                self.complain(REFUSING, "the descriptors that are left are for files")
+                self._pause_accepting(ACCEPT_PAUSE)
+                return
             crowding = self._lobby.to_let_go()
             if crowding is not None:
                 crowding.let_go()

@@ -219,20 +219,21 @@ class FrameReader:
         ProtocolError
             The bytes break the wire format. The reader is of no more use.
         """
+        if self._missing or self._skip:
+            return self._continued(count)
+        self._end += count
+        return self._parsed()
+
+    def _continued(self, count: int) -> Iterator[Frame]:
         if self._missing:
-            count = self._fill(count)
-            if self._missing:
-                return
-            self._end += count
-            yield self._finish()
-            count = 0
-        elif self._skip:
+            self._end += self._fill(count)
+            if not self._missing:
+                yield self._finish()
+                yield from self._parsed()
+        else:
             self._skip -= count
             if not self._skip:
                 yield self._finish()
-            return
-        self._end += count
-        yield from self._parsed()
 
     def go_on(self) -> Iterator[Frame]:
         """Return what `received` would have yielded, had `admit` said yes."""

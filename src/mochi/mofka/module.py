@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from mochi import shortage
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.spec import ProviderHandle
 from mochi.margo.client import Client
@@ -14,6 +15,7 @@ from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import PosixFiles, remove_partition
+from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.partition.config import DefaultFields, LegacyFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
@@ -43,6 +45,7 @@ class MofkaModule:
 
     def __init__(self) -> None:
         self._unopened: dict[str, Fault] = {}
+        self._descriptors = Descriptors(shortage.storage_descriptors())
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
         """What a provider may depend on: where a partition keeps its events, it needs."""
@@ -82,7 +85,11 @@ class MofkaModule:
             partition = UnopenedPartition(section, unavailable)
         elif fields.type == "default":
             partition = DefaultPartition(
-                fields.topic, fields.uuid, DefaultFields.parse(section), dependencies["io_controller"]
+                fields.topic,
+                fields.uuid,
+                DefaultFields.parse(section),
+                dependencies["io_controller"],
+                self._descriptors,
             )
         elif fields.type == "memory":
             partition = _memory_partition(section)

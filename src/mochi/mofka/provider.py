@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 
+from mochi import shortage
 from mochi.margo import rpc
 from mochi.margo.budget import Reservation
 from mochi.margo.bulk import BulkBuffer
@@ -322,6 +323,8 @@ class PartitionProvider:
             buffer = BulkBuffer(self._partition.lent_size, shareable=True)
         except OSError as error:
             raise Fault("no_buffers", f"this machine gives no buffer to lend: {error.strerror}") from error
+        if buffer.fd >= shortage.accepted_descriptors():
+            raise Fault("no_buffers", "the descriptors that are left are for files")
         lease = next(self._leases)
         self._lent[request.connection, lease] = buffer
         self._watch(request.connection)

@@ -452,7 +452,7 @@ class Topics:
         return Removal(self._members.client, address_of)
 
     def _providers(self, address: str) -> Providers:
-        providers: Providers = self._members.bedrock.config(address)["providers"]
+        providers: Providers = self._members.bedrock.config(address, timeout=START_TIMEOUT)["providers"]
         return providers
 
     def _start(

@@ -6,6 +6,8 @@ unknown what has been done.
 """
 
 import errno
+import resource
+import sys
 from threading import Thread
 
 _ERRORS = frozenset(
@@ -46,3 +48,23 @@ def start(thread: Thread) -> None:
             raise
         problem = f"no thread can be started now ({thread.name}): too many of them, or too little memory"
         raise OSError(errno.EAGAIN, problem) from error
+
+
+def accepted_descriptors() -> int:
+    """Return the number that a connection's descriptor is below, or it is refused: the rest is kept for storage.
+
+    A process is always given the lowest number that is free, so a high one tells that all below are taken.
+    """
+    limit = _limit()
+    return limit - max(16, limit // 16)
+
+
+def storage_descriptors() -> int:
+    """Return how many descriptors storage keeps open, as far as nothing has to be open; others need the rest."""
+    limit = _limit()
+    return limit - max(32, limit // 8)
+
+
+def _limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

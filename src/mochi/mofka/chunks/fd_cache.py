@@ -1,75 +1,124 @@
-"""Files kept open for reading, so that a read seldom has to open one.
+"""Files of a partition that are kept open for reading, so that a read seldom has to open one.
 
 Invariants: a file that someone is reading is never closed; at most `capacity` files stay open, but for the
-ones in use beyond that; of the others the one not used for longest is closed first.
+ones in use beyond that; of the others the one not used for longest is closed first, and any where the process has no
+room (`descriptors`).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from threading import Lock
+from functools import partial
 
+from mochi.mofka.chunks.descriptors import Descriptors, Holder, close_all
 from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.files import File, FileLayer
 
 
-@dataclass(slots=True)
-class _Entry:
-    file: File
-    users: int = 0
-    is_forgotten: bool = False
+class _Entry(Holder):
+    """A file that is open for reading."""
+
+    __slots__ = ("_cache", "file", "path")
+
+    def __init__(self, cache: "FdCache", path: str, file: File) -> None:
+        super().__init__()
+        self._cache = cache
+        self.path = path
+        self.file = file
+
+    def give_up(self) -> Sequence[File]:
+        self._cache.drop(self)
+        return [self.file]
 
 
 class FdCache:
-    """Files open for reading, by path. Any thread may use it; files are opened one at a time."""
+    """Files open for reading, by path. Any thread may use it.
 
-    def __init__(self, files: FileLayer, capacity: int) -> None:
+    Parameters
+    ----------
+    capacity : int
+        Files that stay open at most.
+    descriptors : Descriptors
+        Those of the process; its lock guards what is here as well.
+    """
+
+    def __init__(self, files: FileLayer, capacity: int, descriptors: Descriptors) -> None:
         self._files = files
         self._capacity = capacity
+        self._descriptors = descriptors
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._lock = Lock()
 
     @contextmanager
     def open(self, path: str) -> Iterator[File]:
-        """Lend the file while the context lasts. About 2 µs when it is open already."""
-        with self._lock:
-            if not self._capacity:
-                raise StorageError(f"cannot read {path}: the store is closed", path=path, operation="read")
-            entry = self._entries.get(path)
-            if entry is None:
-                entry = self._entries[path] = _Entry(self._files.open(path, writable=False))
-            entry.users += 1
-            self._entries.move_to_end(path)
-            self._evict()
+        """Lend the file while the context lasts. About 3 µs when it is open already."""
+        entry = self._used(path)
+        if entry is None:
+            entry = self._added(path, self._descriptors.open(partial(self._files.open, path, writable=False)))
         try:
             yield entry.file
         finally:
-            with self._lock:
-                entry.users -= 1
-                if entry.is_forgotten and not entry.users:
-                    entry.file.close()
-                self._evict()
+            with self._descriptors.lock:
+                self._descriptors.holders.rest(entry)
+                is_forgotten = self._entries.get(path) is not entry
+                unwanted = self._unused([entry]) if is_forgotten else self._surplus()
+            if unwanted:
+                close_all(unwanted)
 
     def forget(self, paths: Iterable[str]) -> None:
         """Close files that are removed, those in use as soon as their last user is done."""
-        with self._lock:
-            for path in paths:
-                entry = self._entries.pop(path, None)
-                if entry is not None:
-                    entry.is_forgotten = True
-                    if not entry.users:
-                        entry.file.close()
+        with self._descriptors.lock:
+            unwanted = self._unused([self._entries.pop(path) for path in paths if path in self._entries])
+        close_all(unwanted)
 
     def close(self) -> None:
         """Close all files, those in use as soon as their last user is done, and lend no more."""
-        with self._lock:
+        with self._descriptors.lock:
             self._capacity = 0
-            self._evict()
+            unwanted = self._surplus()
+        close_all(unwanted)
 
-    def _evict(self) -> None:
-        excess = len(self._entries) - self._capacity
-        if excess > 0:
-            idle = [path for path, entry in self._entries.items() if not entry.users]
-            for path in idle[:excess]:
-                self._entries.pop(path).file.close()
+    def drop(self, entry: _Entry) -> None:
+        """Know of an entry no more, which is not in use; the caller has the lock."""
+        del self._entries[entry.path]
+
+    def _used(self, path: str) -> _Entry | None:
+        """Use the entry of a path, if there is one."""
+        with self._descriptors.lock:
+            if not self._capacity:
+                raise StorageError(f"cannot read {path}: the store is closed", path=path, operation="read")
+            entry = self._entries.get(path)
+            if entry is not None:
+                self._entries.move_to_end(path)
+                self._descriptors.holders.use(entry)
+            return entry
+
+    def _added(self, path: str, file: File) -> _Entry:
+        """Use the entry of a path, with a file that was opened for it unless somebody else was sooner."""
+        with self._descriptors.lock:
+            entry = self._entries.setdefault(path, _Entry(self, path, file))
+            self._descriptors.holders.use(entry)
+            unwanted = self._surplus()
+            if entry.file is not file:
+                self._descriptors.holders.open -= 1
+                unwanted.append(file)
+        close_all(unwanted)
+        return entry
+
+    def _surplus(self) -> list[File]:
+        """Take out the files that are too many, and not in use; the caller has the lock."""
+        count = len(self._entries) - self._capacity
+        if count <= 0:
+            return []
+        surplus = [entry for entry in self._entries.values() if not entry.users][:count]
+        for entry in surplus:
+            del self._entries[entry.path]
+        return self._unused(surplus)
+
+    def _unused(self, entries: Iterable[_Entry]) -> list[File]:
+        """Give the files of those that are not in use, and count them no more; the caller has the lock."""
+        holders = self._descriptors.holders
+        unused = [entry for entry in entries if not entry.users]
+        for entry in unused:
+            holders.forget(entry)
+        holders.open -= len(unused)
+        return [entry.file for entry in unused]

@@ -5,7 +5,7 @@ forked child must not use the store, and keeps its lock held as long as it lives
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from types import TracebackType
@@ -15,9 +15,11 @@ from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.creation import made_and_locked
+from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
+from mochi.mofka.chunks.kept_files import KeptFiles, RoomyFiles
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.overlay import Overlay
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
@@ -192,6 +194,7 @@ class ChunkStore(ChunkView):
         reader: ChunkReader,
         writer: ChunkWriter,
         trimmer: Trimmer,
+        kept: KeptFiles,
         resources: ExitStack,
     ) -> None:
         super().__init__(recovery, catalog, reader, resources)
@@ -199,6 +202,7 @@ class ChunkStore(ChunkView):
         self.quarantined = recovery.quarantined
         self._writer = writer
         self._trimmer = trimmer
+        self._kept = kept
 
     @classmethod
     def open(
@@ -206,6 +210,7 @@ class ChunkStore(ChunkView):
         directory: str | os.PathLike[str],
         config: ChunkConfig | None = None,
         files: FileLayer | None = None,
+        descriptors: Descriptors | None = None,
     ) -> Self:
         """Open a partition's directory, made with its parents if missing, at its last whole commit.
 
@@ -220,6 +225,8 @@ class ChunkStore(ChunkView):
             Defaults to the original's defaults. It may differ from one time to the next.
         files : FileLayer, optional
             Defaults to `PosixFiles`.
+        descriptors : Descriptors, optional
+            Those of the process, which all its stores share; defaults to some of the store's own.
 
         Raises
         ------
@@ -232,20 +239,25 @@ class ChunkStore(ChunkView):
         """
         path = os.fspath(directory)
         config = config or ChunkConfig()
-        files = files or PosixFiles()
+        descriptors = descriptors or Descriptors()
+        kept = KeptFiles(files or PosixFiles(), descriptors)
+        files = RoomyFiles(files or PosixFiles(), descriptors)
         with made_and_locked(files, path) as lock, ExitStack() as resources:
             recovery = recover(files, path)
             catalog = Catalog(recovery.chunks)
-            cache = resources.enter_context(closing(FdCache(files, config.fd_cache_capacity)))
+            cache = resources.enter_context(closing(FdCache(files, config.fd_cache_capacity, descriptors)))
+            resources.callback(descriptors.forget, kept)
             writer = resources.enter_context(
-                closing(ChunkWriter(files, path, config, catalog, recovery.ledger, recovery.head))
+                closing(ChunkWriter(kept, path, config, catalog, recovery.ledger, recovery.head))
             )
             reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
             trimmer = Trimmer(files, path, config.retention, catalog, cache, writer.release)
             opened = ExitStack()
             opened.enter_context(closing(lock))
+            descriptors.keep()
+            opened.callback(descriptors.closed)
             opened.push(resources.pop_all())
-            return cls(config, recovery, catalog, reader, writer, trimmer, opened)
+            return cls(config, recovery, catalog, reader, writer, trimmer, kept, opened)
 
     @classmethod
     def open_to_read(
@@ -253,6 +265,7 @@ class ChunkStore(ChunkView):
         directory: str | os.PathLike[str],
         config: ChunkConfig | None = None,
         files: FileLayer | None = None,
+        descriptors: Descriptors | None = None,
     ) -> Self:
         """Open a partition's directory that cannot be written; arguments and errors as of `open`.
 
@@ -262,7 +275,7 @@ class ChunkStore(ChunkView):
         path = os.fspath(directory)
         with ExitStack() as resources:
             overlay = resources.enter_context(closing(Overlay(files or PosixFiles())))
-            store = cls.open(path, replace(config or ChunkConfig(), retention=KEEP_ALL), overlay)
+            store = cls.open(path, replace(config or ChunkConfig(), retention=KEEP_ALL), overlay, descriptors)
             store._writer.error = StorageError(f"the file system of {path} is read-only", path=path)
             opened = resources.pop_all()
             opened.push(store._resources)
@@ -354,6 +367,21 @@ class ChunkStore(ChunkView):
         """Put all events on disk; while no commit is under way. A failure ends writing, as in `finish`."""
         self._writer.sync()
 
+    def settle(self) -> None:
+        """Put on disk what was written, so that its files may be closed; nothing while a commit is under way.
+
+        A failure ends writing, as in `finish`.
+        """
+        self._writer.settle()
+
+    def when_short(self, settle: Callable[[], None]) -> None:
+        """Have `settle` called, by any thread, where the process lacks descriptors that this store keeps.
+
+        It is to call `ChunkStore.settle` if nobody uses the writing side just now, and otherwise to do nothing: whoever
+        calls it may be in the middle of a commit of another store.
+        """
+        self._kept.when_short = settle
+
     def close(self) -> None:
         """Put all events on disk, and let go of files and lock; a second call does nothing.
 
@@ -381,6 +409,8 @@ def view(directory: str | os.PathLike[str], files: FileLayer | None = None) -> C
     recovery = survey(files, path)
     catalog = Catalog(recovery.chunks)
     with ExitStack() as resources:
-        cache = resources.enter_context(closing(FdCache(files, ChunkConfig().fd_cache_capacity)))
+        cache = resources.enter_context(
+            closing(FdCache(files, ChunkConfig().fd_cache_capacity, Descriptors()))
+        )
         reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
         return ChunkView(recovery, catalog, reader, resources.pop_all())

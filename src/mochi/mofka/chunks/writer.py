@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
+from mochi.mofka.chunks.kept_files import KeptFiles
 from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
 from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
 from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
@@ -107,6 +109,11 @@ class Commit:
 class ChunkWriter:
     """The writing side of a partition, for one thread at a time.
 
+    Parameters
+    ----------
+    files : KeptFiles
+        Used by nobody else; in use while commits are under way, and for each other call.
+
     Attributes
     ----------
     error : BaseException or None
@@ -115,7 +122,7 @@ class ChunkWriter:
 
     def __init__(
         self,
-        files: FileLayer,
+        files: KeptFiles,
         directory: str,
         config: ChunkConfig,
         catalog: Catalog,
@@ -135,11 +142,22 @@ class ChunkWriter:
         self._end = catalog.last
         self._under_way: deque[Commit] = deque()
         self._failure: BaseException | None = None
-        self._files = ChunkFiles(files, directory, catalog.last.number)
+        with files.in_use():
+            self._files = ChunkFiles(files, directory, catalog.last.number)
 
     def begin(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> Commit | None:
         """Begin a commit; see `ChunkStore.begin`."""
         self._check()
+        commit = None
+        self._layer.use()
+        try:
+            commit = self._begin_commit(batches, cursors)
+        finally:
+            if commit is None:
+                self._layer.rest()
+        return commit
+
+    def _begin_commit(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> Commit | None:
         if self._failure is not None and not self._under_way:
             self._take_back()
         parts = list(self._split(batches, cursors))
@@ -163,6 +181,12 @@ class ChunkWriter:
     def finish(self, commit: Commit) -> list[int]:
         """Finish the commit that was begun first of those under way; see `ChunkStore.finish`."""
         assert commit is self._under_way[0]
+        try:
+            return self._finish_commit(commit)
+        finally:
+            self._layer.rest()
+
+    def _finish_commit(self, commit: Commit) -> list[int]:
         commit.close_own()
         try:
             error = commit.error or self._failure
@@ -236,11 +260,24 @@ class ChunkWriter:
     def sync(self) -> None:
         """Put all events on disk in the chunk files; with `sync` in the configuration they are safe already."""
         self._check()
-        try:
-            self._checkpoint(self._mode)
-        except BaseException as error:
-            self._failed(error)
-            raise
+        self._make_sure(partial(self._checkpoint, self._mode))
+
+    def settle(self) -> None:
+        """Put on disk what was written, unless commits are under way, so that no file must stay open for it."""
+        if self.error is None and not self._under_way and (unsynced := self._layer.unsynced()):
+            self._make_sure(partial(self._sync_all, unsynced))
+
+    def _sync_all(self, files: Sequence[File]) -> None:
+        with syncing(self._directory):
+            self._layer.sync_all(files)
+
+    def _make_sure(self, put_on_disk: Callable[[], None]) -> None:
+        with self._layer.in_use():
+            try:
+                put_on_disk()
+            except BaseException as error:
+                self._failed(error)
+                raise
 
     def release(self, number: int) -> bool:
         """Tell whether the journal needs no chunk before `number`, and see to it unless commits are under way."""
@@ -250,16 +287,12 @@ class ChunkWriter:
             return True
         if self._under_way:
             return False
-        try:
-            self._checkpoint(self._mode)
-        except BaseException as error:
-            self._failed(error)
-            raise
+        self._make_sure(partial(self._checkpoint, self._mode))
         return True
 
     def close(self) -> None:
         """Put all events on disk, unless writing has failed, and close the files; once is enough."""
-        with ExitStack() as closed:
+        with self._layer.in_use(), ExitStack() as closed:
             closed.callback(self._files.close)
             if self._journal is not None:
                 closed.callback(self._journal.close)

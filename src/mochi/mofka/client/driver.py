@@ -29,7 +29,7 @@ from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
 from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
-from mochi.mofka.client.options import check_name, check_text, parse_driver, parse_topic
+from mochi.mofka.client.options import check_name, check_sendable, check_text, parse_driver, parse_topic
 from mochi.mofka.client.service import (
     PartitionInfo,
     Service,
@@ -148,10 +148,13 @@ class MofkaDriver(Driver):
                 raise TypeError(
                     f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one"
                 )
+        descriptions = {base.__name__: component.to_metadata() for base, component in components.items()}
+        for where, description in descriptions.items():
+            check_sendable(description, where)
         self._group.ask_for_view()
         servers = self._servers
         places = [self._place(servers[index % len(servers)], uuid) for index, uuid in enumerate(wanted.uuids)]
-        validator_of, selector_of, serializer_of = (part.to_metadata() for part in components.values())
+        validator_of, selector_of, serializer_of = descriptions.values()
         kind = Kind(wanted.type, wanted.partition, wanted.dependencies)
 
         def ask(timeout_ms: int) -> CreateTopic:

@@ -41,6 +41,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+SHORTEST_LOOK = 0.25
+"""Seconds that servers have to answer when the time-out is nearly over."""
+
 
 class Group:
     """The servers of one service.
@@ -153,10 +156,14 @@ class Group:
         return self._introduced(self.read(lambda registry: registry.load(topic)))
 
     def _introduced(self, record: TopicRecord | None) -> TopicRecord | None:
-        """Know the servers of a topic: one that has moved may stand there before the group file says so, or not yet."""
+        """Know the servers of a topic: one that has moved may stand there before the group file says so, or not yet.
+
+        And another way to each: in a copy of the group file, addresses may be those of a tunnel.
+        """
         if record is not None and self._token is not None:
             for partition in record.partitions:
-                self._service.client.set_token(partition.address, self._token, partition.rank)
+                via = self._members.written(partition.rank)
+                self._service.client.set_token(partition.address, self._token, partition.rank, via=via)
         return None if record is None else replace(record, partitions=self._placed(record.partitions))
 
     def ask(self, question: Callable[[tuple[str, int]], T]) -> T:
@@ -180,7 +187,7 @@ class Group:
             self._service.check_open()
             self.refresh()
             left = deadline - time.monotonic()
-            master, reason = self._find_master(max(min(left, CONNECT_TIMEOUT), 1e-3))
+            master, reason = self._find_master(max(min(left, CONNECT_TIMEOUT), SHORTEST_LOOK))
             if master is not None:
                 try:
                     found = question(master)
@@ -196,13 +203,13 @@ class Group:
             waited, left = time.monotonic() - began, deadline - time.monotonic()
             # Who refuses us, or has no database, may be at its start; for as long as a server has to answer.
             is_starting = isinstance(reason, MargoError | ConnectionFailed) or waited < CONNECT_TIMEOUT
-            if left <= 0 or not is_starting:
+            if left <= pause or not is_starting:  # a look without time for an answer would hide the reason
                 raise reason
             if not is_told and waited >= PATIENCE:
                 is_told = True
                 log.warning("waiting for the master database since %.0f s: %s", waited, reason)
             with suppress(ConnectionLost):  # the driver was closed
-                self._service.rest(min(pause, left))
+                self._service.rest(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _find_master(self, patience: float) -> tuple[tuple[str, int] | None, DiasporaError | None]:
@@ -314,12 +321,15 @@ class Group:
         }
         served: dict[str, tuple[str, int]] = {}
         for (_, old), new in now_at.items():
-            with suppress(MargoError):
-                self._service.client.link(old, CONNECT_TIMEOUT)
-                continue
-            with suppress(MargoError):
-                running = partitions_among(self._bedrock.config(new, timeout=CONNECT_TIMEOUT)["providers"])
-                served |= {uuid: (new, each["provider_id"]) for (_, uuid), each in running.items()}
+            for address in (old, new):
+                try:
+                    running = partitions_among(
+                        self._bedrock.config(address, timeout=CONNECT_TIMEOUT)["providers"]
+                    )
+                except MargoError:
+                    continue
+                served |= {uuid: (address, each["provider_id"]) for (_, uuid), each in running.items()}
+                break
         return [
             replace(each, address=served[each.uuid][0], provider_id=served[each.uuid][1])
             if (each.rank, each.address) in now_at and each.uuid in served

@@ -37,6 +37,11 @@ class Members:
             known = known | told
         return list((known | self._heard).values())
 
+    def written(self, rank: int | None) -> str | None:
+        """Return where the group file says that the member of this rank is; None if it says nothing of it."""
+        member = None if rank is None else self._written.get(rank)
+        return None if member is None else member.address
+
     @property
     def addresses(self) -> list[Member]:
         """Where a member may be, each address once: as that of who was told or heard there last."""

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from diaspora_stream.errors import ConfigError, hint
+from diaspora_stream.integers import unsigned
 from mochi.flock.group_file import START_PATIENCE
 from mochi.margo.config import MargoConfig
 from mochi.margo.errors import ConfigError as MargoConfigError
@@ -22,6 +23,9 @@ from mochi.mofka.partition.config import PARTITION_FIELDS
 log = logging.getLogger(__name__)
 
 MAX_NAME = 256
+
+MAX_PARTITIONS = 1 << 20
+"""Partitions of a topic at most, more than the servers of any machine can serve."""
 
 MAX_TIMEOUT_MS = 1e15
 """Milliseconds of a time-out at most, a thousand times a lifetime."""
@@ -50,6 +54,11 @@ class TopicOptions(msgspec.Struct, frozen=True):
     dependencies: dict[str, list[str]]
 
 
+def options_of(value: Any, where: str = "options") -> dict[str, Any]:
+    """Return options that are an object, or None for none, as a dict; else raise `ConfigError`."""
+    return {} if value is None else _object(value, where)
+
+
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(where, f"must be an object, found {value!r}")
@@ -70,7 +79,7 @@ def parse_driver(options: Any) -> DriverOptions:
     ConfigError
         Names the field, what was found, and what would be right.
     """
-    options = _object(options, "options")
+    options = options_of(options)
     if options.pop("use_progress_thread", None) is not None:
         log.warning("options.use_progress_thread is obsolete and has no effect")
     _reject_unknown(options, _DRIVER, "options")
@@ -155,7 +164,7 @@ def parse_topic(options: Any) -> TopicOptions:
     ConfigError
         Names the field, what was found, and what would be right.
     """
-    options = _object(options, "options")
+    options = options_of(options)
     for key in _OF_OTHER_DRIVERS:
         if options.pop(key, None) is not None:
             log.warning("options.%s is for another driver and has no effect", key)
@@ -187,11 +196,16 @@ def parse_topic(options: Any) -> TopicOptions:
             for name, value in _object(options.get("dependencies", {}), "options.dependencies").items()
         },
     )
-    try:
-        msgspec.msgpack.encode(parsed)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ConfigError("options", f"cannot be sent to a server: {error}") from None
+    check_sendable(parsed, "options")
     return parsed
+
+
+def check_sendable(value: Any, where: str) -> None:
+    """Raise `ConfigError` for what no message can carry, such as an integer beyond 64 bits or half a surrogate pair."""
+    try:
+        msgspec.msgpack.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError(where, f"cannot be sent to a server: {error}") from None
 
 
 def _partition_count(options: Mapping[str, Any]) -> int:
@@ -200,14 +214,18 @@ def _partition_count(options: Mapping[str, Any]) -> int:
         log.warning("options.num_partitions is not given: the topic has no partition yet")
         return 0
     name, count = given[0], options[given[0]]
-    if isinstance(count, bool) or not isinstance(count, int | float) or count < 1:
-        raise ConfigError(f"options.{name}", f"must be a number, 1 or more, found {count!r}")
+    try:
+        number = int(count) if isinstance(count, float) else unsigned(name, count)
+    except (TypeError, ValueError, OverflowError):
+        number = 0
+    if not 1 <= number <= MAX_PARTITIONS:
+        raise ConfigError(f"options.{name}", f"must be a number from 1 to {MAX_PARTITIONS}, found {count!r}")
     if any(options[other] != count for other in given):
         raise ConfigError(
             "options.partitions",
             f"is what num_partitions was called; found {options['partitions']!r} beside {count!r}",
         )
-    return int(count)
+    return number
 
 
 def _uuids(given: Any, count: int) -> list[str]:

@@ -22,6 +22,7 @@ from diaspora_stream.validator import DefaultValidator
 from mochi.margo.wire import Buffer
 from mochi.mofka.client.batch import Gather, byte_view
 from mochi.mofka.client.lane import Flush, Lane, LaneOptions
+from mochi.mofka.client.options import options_of
 from mochi.mofka.client.service import Service
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ _CHOICES = {"when_full": ("block", "raise"), "not_finite": ("null", "raise")}
 
 def _choices(options: Mapping[str, Any]) -> dict[str, str]:
     chosen = {name: allowed[0] for name, allowed in _CHOICES.items()}
-    for key, value in options.items():
+    for key, value in options_of(options).items():
         if key == "ack_early":
             log.warning("producer option ack_early has no effect: an event is acknowledged once it is stored")
             continue

@@ -12,7 +12,7 @@ from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE, Ordering, TopicHandle
 from diaspora_stream.validator import Validator
 from mochi.mofka.client.consumer import MofkaConsumer
-from mochi.mofka.client.options import check_text
+from mochi.mofka.client.options import check_text, options_of
 from mochi.mofka.client.producer import MofkaProducer
 from mochi.mofka.client.service import PartitionInfo, Service
 from mochi.mofka.protocol import MAX_CONSUMER_NAME
@@ -28,6 +28,7 @@ def _of_type(name: str, value: T, kind: type) -> T:
 
 def _iteration_timeout_ms(options: Mapping[str, Any]) -> float:
     known = "iteration_timeout_ms"
+    options = options_of(options)
     for key in options:
         if key != known:
             raise ConfigError(f"options.{key}", f"unknown consumer option{hint(key, (known,))}")

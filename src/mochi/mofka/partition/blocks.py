@@ -122,12 +122,15 @@ class Blocks:
         data_sizes: NDArray[np.uint32],
         data: memoryview,
     ) -> None:
-        """Add a batch, whose buffers become the storage; costs some microseconds, and no copy but small ones."""
-        block = Block(self.end, metadata_sizes, metadata, data_sizes, data, time.monotonic())
-        self.end += block.count
-        self.bytes += block.bytes
-        while self._blocks:
-            last = self._blocks[-1]
+        """Add a batch, whose buffers become the storage; costs some microseconds, and no copy but small ones.
+
+        Nothing has changed where there is no memory for it.
+        """
+        added = block = Block(self.end, metadata_sizes, metadata, data_sizes, data, time.monotonic())
+        kept = len(self._blocks)
+        cost = self.cost
+        while kept:
+            last = self._blocks[kept - 1]
             if (
                 last.count > 2 * block.count
                 or last.count + block.count > MERGED_EVENTS
@@ -135,11 +138,13 @@ class Blocks:
             ):
                 break
             block = _merge(last, block)
-            self._firsts.pop()
-            self.cost -= self._blocks.pop().cost
-        self._blocks.append(block)
-        self._firsts.append(block.first)
-        self.cost += block.cost
+            cost -= last.cost
+            kept -= 1
+        self._blocks[kept:] = [block]
+        self._firsts[kept:] = [block.first]
+        self.cost = cost + block.cost
+        self.end += added.count
+        self.bytes += added.bytes
 
     def shrink(self, cost: int) -> None:
         """Let go of the first blocks until what is left costs no more than `cost` bytes."""

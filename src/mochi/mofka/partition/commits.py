@@ -151,6 +151,7 @@ class Commits:
         self._is_slow = False
         self._failing = False
         self._keeping = False
+        store.when_short(self._settle)
 
     def append(self, batch: Batch, done: Appended) -> None:
         """Have a batch stored by the next commit."""
@@ -197,6 +198,18 @@ class Commits:
             self._keeping = True
         else:
             self._keeping = False
+
+    def _settle(self) -> None:
+        """Put on disk what was written, unless somebody is at it: no other thread is waited for."""
+        if not self._committing.acquire(blocking=False):
+            return
+        try:
+            if not self._closed:
+                self._store.settle()
+        except Exception as error:
+            log.error("%s: cannot put on disk what was written: %s", self._directory, fault_of(error).message)
+        finally:
+            self._committing.release()
 
     def close(self) -> None:
         """Store what has arrived, and take no more; waits for no other thread but those that are storing."""

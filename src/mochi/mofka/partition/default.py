@@ -17,6 +17,7 @@ from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
+from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.errors import REFUSALS, ExpiredEvents
 from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.ledger import Remembered
@@ -45,14 +46,16 @@ def _pool(fields: PoolFields, name: str) -> BufferPool:
     return pool
 
 
-def _opened(directory: str, chunks: ChunkConfig, files: FileLayer) -> ChunkStore:
+def _opened(
+    directory: str, chunks: ChunkConfig, files: FileLayer, descriptors: Descriptors | None
+) -> ChunkStore:
     """Open a partition's directory, to be read alone if it is there and its file system is read-only."""
     try:
-        return ChunkStore.open(directory, chunks, files)
+        return ChunkStore.open(directory, chunks, files, descriptors)
     except REFUSALS as error:
         if error.errno != errno.EROFS or not files.is_directory(directory):
             raise
-    store = ChunkStore.open_to_read(directory, chunks, files)
+    store = ChunkStore.open_to_read(directory, chunks, files, descriptors)
     log.warning(
         "%s: events are served, and none are taken or dropped: its file system is read-only", directory
     )
@@ -66,6 +69,8 @@ class DefaultPartition:
     ----------
     topic, uuid : str
         Name the directory, ``<path>/<topic>-<uuid>``; one that is there is attached; else it is made, as the log says.
+    descriptors : Descriptors, optional
+        Those of the process, which all its partitions share; some of its own otherwise.
 
     Raises
     ------
@@ -75,7 +80,14 @@ class DefaultPartition:
 
     keeps_buffers = False
 
-    def __init__(self, topic: str, uuid: str, fields: DefaultFields, io: IoInstance) -> None:
+    def __init__(
+        self,
+        topic: str,
+        uuid: str,
+        fields: DefaultFields,
+        io: IoInstance,
+        descriptors: Descriptors | None = None,
+    ) -> None:
         self._fields = fields
         self._io = io
         directory = directory_of(topic, uuid, fields.path)
@@ -93,7 +105,7 @@ class DefaultPartition:
         self._sizes_out = _pool(consumers.desc_buffer_pool, "consumers.desc_buffer_pool")
         try:
             is_new = not io.files.is_directory(directory)
-            self._store = _opened(directory, chunks, io.files)
+            self._store = _opened(directory, chunks, io.files, descriptors)
         except REFUSALS as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
