@@ -4,7 +4,8 @@ Each function moves, encodes or stores the bytes of `benchmarks.events` with the
 says how fast it went. The ratio of the service to the slowest limit on its path is what its own work costs.
 Peers are processes of their own, as a server and a client are.
 
-`python -m benchmarks.limits` prints them alone.
+`python -m benchmarks.limits` prints them alone. What is left of the service's rates while it is misused is measured by
+`benchmarks.attacks`, of those without the token, and `benchmarks.misuse`.
 """
 
 import asyncio

@@ -200,6 +200,7 @@ class Attack(msgspec.Struct, frozen=True):
     """One row of the table."""
 
     number: int
+    seconds: float = SECONDS
 
     @property
     def name(self) -> str:
@@ -210,7 +211,7 @@ class Attack(msgspec.Struct, frozen=True):
         """One repetition."""
         with server(ADDRESS, directory) as running:
             target = prepare(running, directory)
-            with Worker(honest, str(running.group_file), SECONDS) as client:
+            with Worker(honest, str(running.group_file), self.seconds) as client:
                 client.advance()
                 quiet = client.advance()
                 before = usage(running.pid).memory_bytes
@@ -268,9 +269,10 @@ def markdown(report: Report) -> Iterator[str]:
 
 def main() -> int:
     """Run, print, write; the exit status is 1 if any row failed."""
-    parser = command_line("misuse", __doc__.partition("\n")[0], "each once")
+    parser = command_line("misuse", __doc__.partition("\n")[0], "each once, for half a second")
     options = parser.parse_args(namespace=Options())
-    selected = matching([Attack(number) for number in range(len(ATTACKS))], options.only)
+    seconds = 0.5 if options.quick else SECONDS
+    selected = matching([Attack(number, seconds) for number in range(len(ATTACKS))], options.only)
     rows, failures = repeat(selected, 1 if options.quick else options.repetitions, options.directory)
     report = Report(environment("misuse"), {}, rows, failures)
     return publish(report, markdown(report), options)

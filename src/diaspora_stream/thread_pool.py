@@ -34,7 +34,7 @@ class ThreadPool:
         _pools.add(self)
 
     def _forget_threads(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may submit
         self._executor: ThreadPoolExecutor | None = None
 
     @property
@@ -54,7 +54,8 @@ class ThreadPool:
             if self._closed:
                 raise DiasporaError("the thread pool is closed")
             if self._thread_count and self._executor is None:
-                self._executor = ThreadPoolExecutor(self._thread_count, thread_name_prefix="diaspora")
+                made = ThreadPoolExecutor(self._thread_count, thread_name_prefix="diaspora")
+                self._executor = self._executor or made
             executor = self._executor
         if executor is not None:
             return executor.submit(work)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
         ("durable", ["--only", "sync/16KiB/alone"], "sync/16KiB/alone", "raw_ratio"),
         ("replay", ["--only", "replay/64KiB", "--bytes", "2000000"], "replay/64KiB", "cold_ratio"),
         ("threads", ["--only", "both/none"], "both/none", "p50_us"),
+        ("misuse", ["--quick", "--only", "small-requests"], "small-requests", "per_s"),
         ("servers", ["--only", "tcp/1/2"], "tcp/1/2", "large_per_s"),
         ("attacks", ["--only", "tcp/silent"], "tcp/silent", "connections_per_s"),
     ],

@@ -191,14 +191,31 @@ def test_without_sync_the_chunk_files_decide_but_a_full_journal_that_is_there_co
         assert events_of(store) == numbered(0, 10)
 
 
-def test_a_torn_last_record_is_the_end_and_its_events_go_to_quarantine(tmp_path: Path) -> None:
+def test_a_torn_last_record_is_the_end_and_what_is_left_of_its_events_goes_to_quarantine(
+    tmp_path: Path,
+) -> None:
     copy = crashed(tmp_path / "p", tmp_path / "copy")
     before = chunk_files(copy)
+    os.truncate(copy / "chunk-000001.idx", 2 * 48)
+    os.truncate(copy / "mofka-000001.seals", 128)
     overwrite(copy / "mofka.journal", 5 * BLOCK + 100, b"torn")
     with ChunkStore.open(copy) as store:
         assert events_of(store) == numbered(0, 6)
-        assert len(store.quarantined) == 5
-    assert (copy / "quarantine-000001-idx-0").read_bytes() == before["chunk-000001.idx"][96:]
+        assert len(store.quarantined) == 3
+    assert (copy / "quarantine-000001-desc-0").read_bytes() == before["chunk-000001.desc"][112:]
+
+
+def test_events_whose_last_record_was_damaged_since_are_kept(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+        for number in range(3):
+            store.append([batch_of(numbered(2 * number, 2), Origin(b"p" * 16, number))])
+        shutil.copytree(tmp_path / "p", tmp_path / "copy")
+    overwrite(tmp_path / "copy" / "mofka.journal", 4 * BLOCK + 100, b"rot")
+    with ChunkStore.open(tmp_path / "copy") as store:
+        assert events_of(store) == numbered(0, 6)
+        assert store.quarantined == store.damaged == []
+        assert store.producers() == []
+        assert [(adopted.first, adopted.count) for adopted in store.adopted] == [(4, 2)]
 
 
 @pytest.mark.parametrize("large_data", [1, 1 << 20])
@@ -478,6 +495,8 @@ def test_events_that_hold_a_journal_are_not_mistaken_for_it(tmp_path: Path) -> N
     with ChunkStore.open(tmp_path / "short") as store:
         assert "a damaged record at byte 12288: events 1 to 2 are as" in store.damaged[0]
     overwrite(tmp_path / "copy" / "mofka.journal", 12 * BLOCK, bytes(8 * BLOCK))
+    for kind in ("idx", "desc"):
+        os.truncate(tmp_path / "copy" / f"chunk-000000.{kind}", 0)
     with ChunkStore.open(tmp_path / "copy") as store:
         assert events_of(store) == numbered(0, 1)
 

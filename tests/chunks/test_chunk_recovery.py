@@ -237,3 +237,14 @@ def test_recovery_may_be_interrupted_at_any_call_and_run_again(directory: Path, 
         for part in (b"torn", (directory / "chunk-000002.data").read_bytes()[20:]):
             assert any(part in path.read_bytes() for path in copy.iterdir())
         goes_on(copy, 9)
+
+
+def test_a_crash_after_events_without_data_and_then_some_with_it_loses_nothing(tmp_path: Path) -> None:
+    events = [(b"m", b""), (b"n", b"data"), (b"o", b""), (b"p", b"more")]
+    with ChunkStore.open(tmp_path / "running") as store:
+        for event in events:
+            store.append([batch_of([event])])
+        shutil.copytree(tmp_path / "running", tmp_path / "killed")
+    with ChunkStore.open(tmp_path / "killed") as store:
+        assert events_of(store) == events
+        assert store.damaged == []

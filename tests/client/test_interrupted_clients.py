@@ -272,6 +272,8 @@ CHILDREN = {
             pool.submit(work).result()
     """,
     "fork": """
+        import warnings
+        warnings.simplefilter("ignore")  # of threads that are none in the child
         child = os.fork()
         if not child:
             work()

@@ -13,7 +13,9 @@ Invariants
    pending is told, and may be sent again on a new link. No link is left half changed, or claimed.
    The background thread alone fails links, see `mochi.margo.link`; and who sleeps is woken without a lock, which
    Ctrl-C in `threading.Condition` could leave held.
-4. In a forked child every link is lost and every lock is new; the parent's sockets are closed, not used. Receivers
+4. A call never waits for a frame of its own thread, which is suspended under it: it takes over what that reads, or
+   connects anew, see `mochi.margo.owned_lock`.
+5. In a forked child every link is lost and every lock is new; the parent's sockets are closed, not used. Receivers
    are not told: their locks may be held by threads that the child does not have.
 """
 
@@ -25,6 +27,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -36,12 +39,14 @@ from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
     DeadlineExceeded,
+    HeldUp,
     MargoError,
     ProtocolError,
     VersionMismatch,
 )
 from mochi.margo.handshake import Asking, Seat
 from mochi.margo.link import Claim, Link, PendingCall
+from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import (
     Buffer,
     Frame,
@@ -88,10 +93,12 @@ class Client:
     def _reset(self) -> None:
         self._links: dict[str, Link] = {}
         self._by_descriptor: dict[int, Link] = {}
-        self._connecting: dict[str, threading.Lock] = {}
+        self._connecting: dict[str, OwnedLock] = {}
         self._refused: dict[str, tuple[float, str]] = {}
-        self._changing = threading.Lock()
+        self._changing = OwnedLock()
         self._sleeping: set[SimpleQueue[None]] = set()
+        self._polling: set[_Bell] = set()
+        self._bells: list[_Bell] = []
         self._background: _Background | None = None
 
     def after_fork_in_child(self) -> None:
@@ -138,7 +145,7 @@ class Client:
         if link is not None:
             return link
         began = time.monotonic()
-        with self._connecting.setdefault(address, threading.Lock()):
+        with self._connecting.setdefault(address, OwnedLock()):
             link = self.living_link(address)
             if link is None:
                 when, why = self._refused.get(address, (0.0, ""))
@@ -153,14 +160,27 @@ class Client:
         return link
 
     def living_link(self, address: str) -> Link | None:
-        """Return the link to `address` if there is one; never blocks."""
+        """Return the link to `address` if there is one that this thread can use; never blocks."""
         link = self._links.get(canonical(address))
-        return None if link is None or link.is_lost else link
+        if link is None or link.is_lost:
+            return None
+        if link.is_held_up:
+            self.set_aside(link)
+            return None
+        return link
+
+    def set_aside(self, link: Link) -> None:
+        """Give a link to nobody any more: those who have it keep it, others connect anew."""
+        link.is_aside = True
+        if self._links.get(link.address) is link:
+            del self._links[link.address]
 
     def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:
         with self._changing:
             if self._background is None:
-                self._background = _Background(self)
+                made = _Background(self)
+                if self._background is None:  # a call within this thread may have been here
+                    self._background = made
             link = Link(self, address, instance, peer, self._background.poller)
             self._by_descriptor[link.descriptor] = link
             self._links[address] = link
@@ -292,17 +312,28 @@ class Client:
         Notes
         -----
         Interruptible by Ctrl-C. Costs some microseconds more than the wait itself.
+
+        Raises
+        ------
+        HeldUp
+            A frame of this thread is suspended in the middle of a message of one of `links`.
         """
         while not is_done():
             if time.monotonic() >= deadline:
                 return False
             wanted = list(links())
+            for link in wanted:
+                if link.is_held_up and not link.is_lost:
+                    raise HeldUp(
+                        f"a call cannot wait for {link.address} where it has struck: this thread is suspended in the "
+                        f"middle of a message of that connection"
+                    )
             claim = Claim()
             try:
                 try:
                     drives = bool(wanted) and all(not link.is_lost and link.claim(claim) for link in wanted)
                     if drives:
-                        self._drive(wanted, is_done, deadline)
+                        self._drive(claim, wanted, is_done, deadline)
                 finally:
                     for link in wanted:
                         link.release(claim)
@@ -362,12 +393,34 @@ class Client:
         finally:
             self._sleeping.discard(alarm)
 
-    def _drive(self, links: Sequence[Link], is_done: Callable[[], bool], deadline: float) -> None:
+    def _drive(
+        self, claim: Claim, links: Sequence[Link], is_done: Callable[[], bool], deadline: float
+    ) -> None:
         """Read claimed links until `is_done`, the deadline, or the loss of one of them."""
+        try:
+            bell = self._bells.pop()
+        except IndexError:
+            bell = _Bell()
+        self._polling.add(bell)
+        try:
+            self._poll(claim, links, bell, is_done, deadline)
+        finally:
+            self._polling.discard(bell)
+            self._bells.append(bell)
+
+    def _poll(
+        self,
+        claim: Claim,
+        links: Sequence[Link],
+        bell: "_Bell",
+        is_done: Callable[[], bool],
+        deadline: float,
+    ) -> None:
         by_descriptor = {link.descriptor: link for link in links}
         for link in links:
             link.set_driven(True)
         poll = select.poll()
+        poll.register(bell.descriptor, select.POLLIN)
         while not is_done():
             for descriptor, link in by_descriptor.items():
                 if link.is_lost:
@@ -377,10 +430,15 @@ class Client:
             if left <= 0:
                 return
             for descriptor, events in poll.poll(min(left, LONGEST_SLEEP) * 1000):
+                if descriptor == bell.descriptor:
+                    bell.clear()
+                    continue
                 link = by_descriptor[descriptor]
                 if events & select.POLLOUT:
                     link.flush()
                 if events & ~select.POLLOUT:
+                    if not link.is_claimed_by(claim):
+                        return
                     link.read()
             self.notify()
 
@@ -412,6 +470,12 @@ class Client:
                 alarm.put(None)
                 self._sleeping.discard(alarm)
 
+    def rouse(self) -> None:
+        """Have all that wait look again, those as well that read links meanwhile: it came by another way than those."""
+        for bell in list(self._polling):
+            bell.ring()
+        self.notify()
+
     def handle(self, ready: Sequence[tuple[int, int]]) -> None:
         """Read what nobody else reads, and send on what sockets did not take; for the background thread."""
         for descriptor, events in ready:
@@ -435,7 +499,27 @@ class Client:
             link.fail(ConnectionLost("the client was closed"))
         if background is not None:
             background.stop()
-        self.notify()
+        self.rouse()
+
+
+class _Bell:
+    """Wakes a thread that polls links."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def ring(self) -> None:
+        os.eventfd_write(self.descriptor, 1)
+
+    def clear(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.descriptor)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # Ctrl-C struck while it was made
+            os.close(self.descriptor)
 
 
 class _Background:

@@ -89,6 +89,13 @@ class DeadlineExceeded(MargoError, TimeoutError):
     """No answer within the time-out; the call may or may not have taken effect."""
 
 
+class HeldUp(MargoError):
+    """A wait for a connection on which a frame of the same thread is suspended in the middle of a message.
+
+    Raised to a signal handler, say, that struck there and waits for what only that frame can receive.
+    """
+
+
 class Fault(MargoError):
     """An error that travels from a handler to its caller.
 

@@ -10,7 +10,12 @@ Invariants
 2. Ctrl-C strikes at calls and at jumps, before a Python function's first statement and after a C function's last.
    Marking a link lost and shutting it down, noting an interest and telling the poller, are each a store followed by
    one call of a C function: done both or neither.
-3. A claim lasts no longer than its token: one that was left behind by Ctrl-C is taken over.
+3. A claim lasts no longer than its token: one that was left behind by Ctrl-C is taken over. A claim knows its thread: a
+   call that strikes while a frame of its own thread waits (a signal handler's, say) takes the link over, gives it
+   back when it is done, and wakes that frame, for which something may have come.
+4. A link is held up for a thread that is suspended in the middle of sending or receiving on it, see
+   `mochi.margo.owned_lock`. What this thread sends then is left to the suspended frame; it cannot receive, and who
+   wants to wait for an answer gets another link.
 """
 
 import itertools
@@ -18,16 +23,17 @@ import logging
 import os
 import select
 import socket
-import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from threading import get_ident
 from typing import Protocol
 
 from mochi.margo import bulk, rpc
 from mochi.margo.errors import ConnectionLost, MargoError, ProtocolError
 from mochi.margo.handshake import refusal
+from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import (
     DESCRIPTORS,
     ONE_WAY,
@@ -64,6 +70,9 @@ class Receiver(Protocol):
 class Owner(Protocol):
     """What a link needs of its client."""
 
+    def rouse(self) -> None:
+        """Have those that wait while they read links look again whether they are done."""
+
     def forget(self, link: "Link") -> None:
         """Drop a link that is lost."""
 
@@ -94,9 +103,20 @@ class PendingCall:
 
 
 class Claim:
-    """A token of who reads a link; lives as long as the call that reads."""
+    """A token of who reads links; lives as long as the call that reads.
 
-    __slots__ = ("__weakref__",)
+    Attributes
+    ----------
+    thread : int
+    below : dict
+        For each link that was taken over from a frame of the same thread, that frame's token, and whether it drove.
+    """
+
+    __slots__ = ("__weakref__", "below", "thread")
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+        self.below: dict[Link, tuple[Claim, bool]] = {}
 
 
 class Link:
@@ -111,6 +131,8 @@ class Link:
         Whether the server can lend buffers over this link.
     is_lost : bool
         Whether the link is of no more use.
+    is_aside : bool
+        Whether nobody is given the link any more: it ends with the last who expects something of it.
     error : MargoError or None
         Why the link is lost, once its receivers are being told.
     """
@@ -129,7 +151,10 @@ class Link:
         self.lends = peer.family == socket.AF_UNIX
         self._offered: deque[int] = deque()
         self._claims: dict[str, weakref.ref[Claim]] = {}
-        self._sending = threading.Lock()
+        self.is_aside = False
+        self._sending = OwnedLock()
+        self._left: deque[Sequence[Buffer]] = deque()
+        self._reading = 0
         self._reader = FrameReader(self._allocate, Limits())
         self._queue = SendQueue()
         self._receivers: dict[int, tuple[Receiver, bool]] = {}
@@ -205,17 +230,31 @@ class Link:
         if self._receivers.pop(call, None) is not None and not self.is_lost:
             self._send([encode(Kind.CANCEL, call=call)], 0)
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether a frame of this thread is suspended while it sends or receives."""
+        return self._reading == get_ident() or self._sending.is_mine()
+
     def _send(self, buffers: Sequence[Buffer], call: int) -> None:
+        if self._sending.is_mine():
+            self._left.append(buffers)
+            return
         with self._sending:
             if self.is_lost:
                 self._receivers.pop(call, None)
                 raise ConnectionLost(f"the connection to {self.address} is lost: {self._why()}")
             self._transmit(buffers)
+        if self._left:
+            self.flush()
 
     def _transmit(self, buffers: Sequence[Buffer]) -> None:
         """Queue `buffers`, and send what the socket takes; the caller holds `_sending`."""
         try:
+            if self._left:
+                self._queue_left()
             self._queue.put(buffers)
+            if self._left:
+                self._queue_left()
             self._queue.pump(self.peer.sendmsg)
             self._update_interest()
         except BaseException as error:
@@ -227,6 +266,11 @@ class Link:
             if not isinstance(error, OSError):
                 raise
 
+    def _queue_left(self) -> None:
+        """Queue what calls within this thread have left, before what it sends later on."""
+        while self._left:
+            self._queue.put(self._left.popleft())
+
     def _why(self) -> MargoError:
         return (
             self.error
@@ -235,62 +279,90 @@ class Link:
         )
 
     def _update_interest(self) -> None:
-        interest = (0 if self._driven else select.EPOLLIN) | (select.EPOLLOUT if self._queue else 0)
-        if interest != self._interest and self.error is None:
+        while self.error is None:
+            interest = (0 if self._driven else select.EPOLLIN) | (select.EPOLLOUT if self._queue else 0)
+            if interest == self._interest:
+                return
             self._interest = interest
-            self._poller.modify(self.descriptor, interest)
+            try:
+                self._poller.modify(self.descriptor, interest)
+            except (OSError, ValueError):
+                if self.error is None:  # else it was failed meanwhile
+                    raise
 
     def flush(self) -> None:
         """Send on what is queued; never blocks."""
-        if self._queue:
+        if (self._queue or self._left) and not self._sending.is_mine():
             with self._sending:
                 if not self.is_lost:
                     self._transmit(())
 
     def claim(self, token: Claim) -> bool:
-        """Let the holder of `token` alone read, unless another does."""
-        holder = self._claims.setdefault("reader", weakref.ref(token))
-        if holder() is None:
+        """Let the holder of `token` alone read, unless another thread does, or this one in the middle of a message."""
+        place = self._claims.setdefault("reader", weakref.ref(token))
+        holder = place()
+        if holder is not token and (
+            holder is None or (holder.thread == token.thread and self._reading != token.thread)
+        ):
             with self._sending:
-                if self._claims.get("reader") is holder:
+                if self._claims.get("reader") is place:
+                    if holder is not None:
+                        token.below[self] = (holder, self._driven)
                     self._claims["reader"] = weakref.ref(token)
-        return self._is_claimed_by(token)
+            if self._left:
+                self.flush()
+        return self.is_claimed_by(token)
 
-    def _is_claimed_by(self, token: Claim) -> bool:
+    def is_claimed_by(self, token: Claim) -> bool:
+        """Tell whether the holder of `token` alone reads."""
         holder = self._claims.get("reader")
         return holder is not None and holder() is token
 
     def release(self, token: Claim) -> None:
         """Let others read, if the link was claimed with `token`; may be repeated."""
-        if not self._is_claimed_by(token):
+        if not self.is_claimed_by(token):
+            return
+        if self in token.below:
+            below, driven = token.below.pop(self)
+            self.set_driven(driven)
+            self._claims["reader"] = weakref.ref(below)
+            self.client.rouse()
             return
         self.set_driven(False)
         self._claims.pop("reader", None)
         if self.error is not None:
             self.peer.close()
+        if self.is_aside and not self._receivers:
+            self.lose(ConnectionLost(f"the connection to {self.address} is not needed any more"))
 
     def set_driven(self, driven: bool) -> None:
         """Tell the background thread to leave the reading alone, or to take it up; the caller has claimed the link."""
         with self._sending:
             self._driven = driven
             self._update_interest()
+        if self._left:
+            self.flush()
 
     @property
     def has_queued(self) -> bool:
         """Whether something waits for the socket."""
-        return bool(self._queue)
+        return bool(self._queue or self._left)
 
     def read(self) -> None:
         """Receive what is there, and hand it to its receivers; the caller has claimed the link. Never blocks."""
         if self.is_lost:
             return
         try:
+            self._reading = get_ident()
             self._read()
+            self._reading = 0
         except Exception as error:
+            self._reading = 0
             if not isinstance(error, MargoError | OSError):
                 log.exception("a receiver failed")
             self.lose(_loss(error, self.address))
         except BaseException:
+            self._reading = 0
             self.is_lost = True
             try:  # noqa: SIM105, see invariant 2
                 self.peer.shutdown(socket.SHUT_RDWR)
@@ -391,6 +463,7 @@ class Link:
         error : MargoError, optional
             Why, if the link does not know.
         """
+        held_up = self._sending.is_mine()
         with self._sending:
             if self.error is not None:
                 return
@@ -400,7 +473,8 @@ class Link:
                 self._poller.unregister(self.descriptor)
             with suppress(OSError):
                 self.peer.shutdown(socket.SHUT_RDWR)
-            self._queue.clear()
+            if not held_up:  # else the suspended frame finds that nothing can be sent any more
+                self._queue.clear()
         # Whoever has claimed the link may be about to poll its descriptor, which must not be another's by then.
         if not self._claims:
             self.peer.close()
@@ -418,7 +492,8 @@ class Link:
         """Give the link up in a forked child, without a word to the server or to anybody here."""
         self.is_lost = True
         self.error = ConnectionLost(f"the connection to {self.address} belongs to the parent process")
-        self._sending = threading.Lock()
+        self._sending = OwnedLock()
+        self._reading = 0
         self._claims = {}
         self._receivers = {}
         self.peer.close()

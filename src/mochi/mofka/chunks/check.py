@@ -86,7 +86,7 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
                     if layout.JOURNAL_NAME in names:
                         overlay.hide(os.path.join(directory, layout.JOURNAL_NAME), _HEADS_SIZE)
             head = read_head(overlay, directory, names)
-            recovery = recover(overlay, directory)
+            recovery = recover(overlay, directory, adopt=not report.locked)
         except CorruptPartition as error:
             report.findings.append(Finding(Effect.REFUSED, os.path.basename(error.path), str(error)))
             return report
@@ -96,6 +96,7 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
             report.changes = sorted(map(os.path.basename, {*overlay.changed, *overlay.removed}))
             if head is not None and head.mode != Mode.CLOSED:
                 _report_open_journal(report, head, recovery)
+                _report_adopted(report, recovery)
             _report_moved(report, overlay, files, head, recovery, remade)
         for chunk in recovery.chunks:
             if head is not None and head.base.number == chunk.number:
@@ -176,6 +177,8 @@ def _report_damaged(report: Report, overlay: Overlay, head: Head | None, recover
     ends = {chunk.number: chunk for chunk in recovery.chunks}
     remade = set()
     for name, problem in _told(report.directory, recovery):
+        if name == layout.DISPLACED_NAME:
+            continue  # told with what is adopted
         number, kind = layout.parse_file_name(name) or (0, "")
         if name in (*layout.LEDGER_NAMES, layout.JOURNAL_NAME):
             if not report.locked:  # else it may have been replaced meanwhile
@@ -220,6 +223,7 @@ def _report_moved(
     report.findings += [
         Finding(Effect.PENDING, os.path.basename(path), "is of a chunk that was dropped", repair="removes it")
         for path in overlay.removed
+        if os.path.basename(path) != layout.DISPLACED_NAME
     ]
     copies = {}
     tails = []
@@ -238,7 +242,7 @@ def _report_moved(
 
 def _report_open_journal(report: Report, head: Head, recovery: Recovery) -> None:
     first = head.base.end_id
-    count = recovery.chunks[-1].end_id - first
+    count = recovery.chunks[-1].end_id - first - sum(adopted.count for adopted in recovery.adopted)
     if head.mode == Mode.FULL and count > 0:
         problem, done = (
             "was not closed, and tells of events that are to be written again",
@@ -256,6 +260,30 @@ def _report_open_journal(report: Report, head: Head, recovery: Recovery) -> None
             repair=f"{done}closes it",
         )
     )
+
+
+def _report_adopted(report: Report, recovery: Recovery) -> None:
+    """Report events that no commit of ours tells of, and that are taken over."""
+    for adopted in recovery.adopted:
+        chunk = next(chunk for chunk in reversed(recovery.chunks) if chunk.first_id <= adopted.first)
+        last = adopted.first + adopted.count - 1
+        finding = Finding(
+            Effect.PENDING,
+            layout.file_name(chunk.number, layout.IDX),
+            "has events behind the last commit, which another program has appended, or whose record is lost",
+            first=adopted.first,
+            count=adopted.count,
+            repair="takes them over; those without a checksum stay so",
+        )
+        if adopted.place != adopted.first:
+            finding.problem = (
+                f"has events that another program has appended as {adopted.place} and following, where the journal "
+                "has others"
+            )
+            finding.repair = (
+                f"keeps both: writes those of the journal, and the others as events {adopted.first} to {last}"
+            )
+        report.findings.append(finding)
 
 
 def _chunk_described(files: FileLayer, cut: Cut) -> int:

@@ -90,12 +90,8 @@ class ChunkFiles:
     def write_records(self, part: Part) -> None:
         """Write metadata, seals, descriptors and index records of a part to their places, the index last."""
         before = part.before
-        data_offsets = layout.offsets(part.data_sizes, before.data_end)
-        metadata_offsets = layout.offsets(part.metadata_sizes, before.metadata_end)
-        descriptors = layout.descriptor_records(before.number, data_offsets, part.data_sizes)
-        index = layout.index_records(
-            metadata_offsets, part.metadata_sizes, data_offsets, part.data_sizes, before.descriptor_end
-        )
+        index = index_of(part)
+        descriptors = layout.descriptor_records(before.number, index["data_offset"], part.data_sizes)
         if part.metadata_bytes:
             self._files[layout.META].write(part.metadata, before.metadata_end)
         self._files[layout.SEALS].write([part.seals], before.seals_end)
@@ -130,6 +126,18 @@ class ChunkFiles:
     def close(self) -> None:
         """Close the files; once is enough."""
         self._opened.close()
+
+
+def index_of(part: Part) -> NDArray[np.void]:
+    """Give the index records of a part."""
+    before = part.before
+    return layout.index_records(
+        layout.offsets(part.metadata_sizes, before.metadata_end),
+        part.metadata_sizes,
+        layout.offsets(part.data_sizes, before.data_end),
+        part.data_sizes,
+        before.descriptor_end,
+    )
 
 
 def records_of(chunk: int, seal: Seal, kind: str) -> tuple[int, NDArray[np.void]]:

@@ -348,11 +348,17 @@ class Replay:
     ----------
     steps : list of Part or Gap
         All whole commits, in order.
+    rest : list of Part
+        Of a commit at the end that is not whole.
+    broken : Part or None
+        The part that they end before, if its record is good, and its data is not.
     spoilt : list of Part
         Those of `steps` whose data is not what was written, though it was on disk.
     """
 
     steps: list[Part | Gap]
+    rest: list[Part]
+    broken: Part | None
     spoilt: list[Part]
 
 
@@ -382,12 +388,13 @@ def read_parts(files: FileLayer, directory: str, head: Head, was_stored: Callabl
     spoilt: list[Part] = []
     whole = sequence = 0
     settled: int | None = None
+    broken: Part | None = None
     state, position = head.base, _RECORDS_START
     while True:
         record = _record_at(content, position, head)
         is_next = record is not None and record.sequence == sequence
         if record is None or not is_next:
-            settled = _settled(content, head) if settled is None else settled
+            settled = _settled(content, position, head) if settled is None else settled
             behind = _next_record(content, position, head, sequence) if settled > sequence else None
             if behind is None:
                 break
@@ -410,8 +417,9 @@ def read_parts(files: FileLayer, directory: str, head: Head, was_stored: Callabl
             )
         part = record.part(before, content[position:], key_of(head.owner, before.number))
         if not record.within and not _has_data(files, directory, head.owner, part):
-            settled = _settled(content, head) if settled is None else settled
+            settled = _settled(content, position, head) if settled is None else settled
             if settled <= record.sequence and not was_stored(part):
+                broken = part
                 break
             spoilt.append(part)
         steps.append(part)
@@ -420,12 +428,13 @@ def read_parts(files: FileLayer, directory: str, head: Head, was_stored: Callabl
             whole = len(steps)
         sequence = record.sequence + 1
         position += record.size + -record.size % _BLOCK
-    return Replay(steps[:whole], [part for part in spoilt if part in steps[:whole]])
+    rest = [step for step in steps[whole:] if isinstance(step, Part)]
+    return Replay(steps[:whole], rest, broken, [part for part in spoilt if part in steps[:whole]])
 
 
-def _settled(content: memoryview, head: Head) -> int:
-    """Give how many records were on disk, with their commits, as far as good records say."""
-    found = (_record_at(content, place, head) for place in range(_RECORDS_START, len(content), _BLOCK))
+def _settled(content: memoryview, position: int, head: Head) -> int:
+    """Give how many records were on disk, with their commits, as far as good records from a place on say."""
+    found = (_record_at(content, place, head) for place in range(position, len(content), _BLOCK))
     return max((record.settled for record in found if record), default=0)
 
 

@@ -29,6 +29,7 @@ QUARANTINE_PREFIX = "quarantine-"
 OWN_PREFIX = "mofka."
 ROSTER_NAME = "mofka.chunks"
 TRIMMED_NAME = "mofka.trimmed"
+DISPLACED_NAME = "mofka.displaced"
 TRIMMED_ASIDE = "mofka.trimmed-new"
 LEDGER_NAMES = ("mofka.ledger-0", "mofka.ledger-1")
 

@@ -113,7 +113,7 @@ class Overlay:
         self._files.pop(path, None)
         if path in self._made:
             self._made.remove(path)
-        if path not in self.removed:
+        elif path not in self.removed:
             self.removed.append(path)
 
     def rename(self, path: str, target: str) -> None:

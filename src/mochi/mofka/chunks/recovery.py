@@ -4,7 +4,8 @@ With a full journal the partition goes back to the last whole commit of it: the 
 journal's base are taken as they are, and the parts that follow are written over again. Otherwise (no journal,
 a light one, or one closed in order) the chunk files speak for themselves, and the partition goes back to the
 last whole event: so partitions of the original are opened, and what it appended to one of ours. A light journal
-tells where batches end, and cuts off what is there of the last one if it is not whole.
+tells where batches end, and cuts off what is there of the last one if it is not whole. What another program has
+appended to chunk files whose journal was left open is taken over as well: see `others`.
 
 Producers are remembered as far as their events came back, and not at all if there are events that the light
 journal does not know of, as a power cut may leave them: their batches could be taken twice.
@@ -39,32 +40,53 @@ from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, records_of
+from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, index_of, records_of
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
-from mochi.mofka.chunks.files import File, FileLayer
+from mochi.mofka.chunks.files import Buffer, File, FileLayer
 from mochi.mofka.chunks.journal import (
     Gap,
     Head,
     Journal,
     Mode,
+    Replay,
     read_head,
     read_ledger,
     read_notes,
     read_parts,
 )
 from mochi.mofka.chunks.ledger import Ledger, unpack
+from mochi.mofka.chunks.others import (
+    Adopted,
+    Displaced,
+    differing_records,
+    displaced_of,
+    forget_displaced,
+    index_of_all,
+    put_aside,
+    put_behind,
+    read_displaced,
+)
 from mochi.mofka.chunks.roster import read_roster, update_roster
-from mochi.mofka.chunks.seal_runs import Slots
+from mochi.mofka.chunks.seal_runs import SealRun, Slots
 from mochi.mofka.chunks.seals import SLOT, Seal, key_of, seals_in
 from mochi.mofka.chunks.trim import read_first
 
 _COPY_SIZE = 1 << 20
+_SECTOR = 512
 
 _OWN_NAMES = frozenset(
-    (layout.LOCK_NAME, layout.JOURNAL_NAME, layout.ROSTER_NAME, layout.TRIMMED_NAME, *layout.LEDGER_NAMES)
+    (
+        layout.LOCK_NAME,
+        layout.DISPLACED_NAME,
+        layout.JOURNAL_NAME,
+        layout.ROSTER_NAME,
+        layout.TRIMMED_NAME,
+        *layout.LEDGER_NAMES,
+    )
 )
 
 _Sizes = dict[str, int]
@@ -87,6 +109,8 @@ class Recovery:
         What is remembered of producers and consumers.
     damaged : sequence of str
         What is lost, or had to be made again; empty if all is well.
+    adopted : sequence of Adopted
+        What another program has appended after a crash, and was taken over; no seal tells of it.
     """
 
     chunks: Sequence[Chunk]
@@ -94,10 +118,13 @@ class Recovery:
     head: Head
     ledger: Ledger
     damaged: Sequence[str]
+    adopted: Sequence[Adopted] = ()
 
 
-def recover(files: FileLayer, directory: str) -> Recovery:
+def recover(files: FileLayer, directory: str, *, adopt: bool = True) -> Recovery:
     """Find the events of a partition and make its end fit to append to; the caller holds the lock.
+
+    Without `adopt`, what follows the last commit of a full journal is not looked at.
 
     It may be interrupted and run again. Cost: five look-ups for each chunk; the index of the last chunk that
     has events, from the journal's base on; and after a crash the open journal.
@@ -120,12 +147,16 @@ def recover(files: FileLayer, directory: str) -> Recovery:
                 layout.LEDGER_NAMES[head.generation % 2], "is lost, and with it producers and cursors"
             )
     if head is not None and head.mode == Mode.FULL:
-        chunks, tail = _by_journal(found, head, ledger)
+        chunks, tail = _by_journal(found, head, ledger, adopt=adopt)
     else:
         chunks, tail = _by_index(found)
         if head is not None and head.mode == Mode.LIGHT:
-            chunks = _by_notes(files, directory, chunks, head, ledger, known)
-        chunks = [found.with_seals(chunk) if chunk.number >= tail else chunk for chunk in chunks]
+            others = found.others_after(chunks, head.base)
+            chunks = _by_notes(files, directory, chunks, head, ledger, known, others=others > 0)
+            if others:
+                found.adopted.append(Adopted(chunks[-1].end_id - others, others, chunks[-1].end_id - others))
+        base = head.base if head else Chunk(0, 0)
+        chunks = [found.with_seals(chunk, base) if chunk.number >= tail else chunk for chunk in chunks]
     quarantined = _cut(files, directory, [chunk for chunk in chunks if chunk.number >= tail], found.names)
     filled = max((chunk.number for chunk in chunks if chunk.count), default=-1)
     least = found.start.number
@@ -136,7 +167,7 @@ def recover(files: FileLayer, directory: str) -> Recovery:
     if head is None or head.mode != Mode.CLOSED:
         with closing(Journal(files, directory, head)) as journal:
             head = journal.begin(chunks[-1], Mode.CLOSED, ledger, chunks[-1].end_id)
-    return Recovery(chunks, quarantined, head, ledger, found.damaged)
+    return Recovery(chunks, quarantined, head, ledger, found.damaged, found.adopted)
 
 
 def make_again(files: FileLayer, directory: str, chunk: Chunk, kind: str) -> bool:
@@ -162,7 +193,7 @@ def survey(files: FileLayer, directory: str) -> Recovery:
     head = found.head or Head(0, 0, Mode.CLOSED, found.owner, Chunk(0, 0))
     ledger, _ = read_ledger(files, directory, found.names, head) or (Ledger(), 0)
     chunks, tail = _by_index(found)
-    chunks = [found.with_seals(chunk) if chunk.number >= tail else chunk for chunk in chunks]
+    chunks = [found.with_seals(chunk, head.base) if chunk.number >= tail else chunk for chunk in chunks]
     return Recovery(chunks or [found.first], [], head, ledger, found.damaged)
 
 
@@ -206,6 +237,7 @@ class _Directory:
         base = self.head.base if self.head else self.first
         self.start = max(base, self.first, key=attrgetter("number"))
         self.damaged: list[str] = []
+        self.adopted: list[Adopted] = []
         self.sizes: dict[int, _Sizes] = {}
         for name in self.names:
             if parsed := layout.parse_file_name(name):
@@ -218,6 +250,13 @@ class _Directory:
     def report(self, name: str, problem: str) -> None:
         """Note damage that does not keep the partition from being opened."""
         self.damaged.append(f"{os.path.join(self.path, name)} {problem}")
+
+    def look_again(self) -> None:
+        """Look at the files again, after they were changed."""
+        self.names = self.files.list_directory(self.path)
+        for name in self.names:
+            if (parsed := layout.parse_file_name(name)) and parsed[0] >= self.first.number:
+                self.sizes.setdefault(parsed[0], {})[parsed[1]] = _size(self.files, self.path, name)
 
     def remove_dropped(self) -> None:
         """Remove what a crash has left of chunks that were dropped; what is something else stays."""
@@ -303,10 +342,123 @@ class _Directory:
             file.read(content, start)
         return content
 
-    def was_stored(self, part: Part) -> bool:
-        """Tell whether the commit of a part was on disk: its seals were written after that."""
+    def was_sealed(self, part: Part) -> bool:
+        """Tell whether the seals of a part are in its chunk's file."""
         before, stop = part.before, part.before.seals_end + len(part.seals)
         return self.bytes_of(before.number, layout.SEALS, before.seals_end, stop) == part.seals
+
+    def was_stored(self, part: Part) -> bool:
+        """Tell whether the commit of a part was on disk: its seals and index records were written after that."""
+        start, stop = part.before.count * layout.INDEX_SIZE, part.after.count * layout.INDEX_SIZE
+        index = self.bytes_of(part.before.number, layout.IDX, start, stop)
+        return self.was_sealed(part) or index == index_of(part).tobytes()
+
+    def others_at(self, steps: Sequence[Part | Gap]) -> tuple[Chunk, Chunk] | None:
+        """Give the chunk before, and with, another's whole events where the last of the steps would write."""
+        parts: list[Part] = []
+        for step in reversed(steps):
+            if isinstance(step, Gap) or (parts and step.before.number != parts[0].before.number):
+                break
+            parts.insert(0, step)
+        start = parts[0].before if parts else Chunk(0, 0)
+        at = self.first_other(parts, start)
+        if at is None:
+            return None
+        before = start
+        if at:
+            before = _chunk(start.number, start.count + at, index_of_all(parts)[:at])
+            before = replace(before, first_id=start.first_id, seals_end=start.seals_end)
+        first = _records(self.files, self.path, before.number, before.count, 1)[0]
+        if (first["metadata_offset"], first["data_offset"], first["descriptor_offset"]) != (
+            before.metadata_end,
+            before.data_end,
+            before.descriptor_end,
+        ):
+            return None
+        end = _whole_part(self.files, self.path, before, self.sizes[before.number])
+        return (before, replace(end, first_id=before.first_id)) if end.count > before.count else None
+
+    def first_other(self, parts: Sequence[Part], start: Chunk) -> int | None:
+        """Give the first event, counted from `start`, that the chunk files have, and that is not the one of `parts`.
+
+        Where the files have seals and index of a part, its events were there, and what is not the same may be damaged:
+        others are there only if it is so in two files, for an event's record and bytes, or for metadata and data of
+        all events of the part.
+        """
+        expected = index_of_all(parts)
+        held = self.sizes.get(start.number, {}).get(layout.IDX, 0) // layout.INDEX_SIZE - start.count
+        count = min(len(expected), max(0, held))
+        if not count:
+            return None
+        recorded = np.zeros(len(expected), np.bool_)
+        records = _records(self.files, self.path, start.number, start.count, count)
+        recorded[:count] = differing_records(expected, records)
+        metadata = self._written_over(start.number, layout.META, expected, "metadata", parts)
+        data = self._written_over(start.number, layout.DATA, expected, "data", parts)
+        others = recorded | metadata | data
+        for part in parts if others.any() else ():
+            of_part = slice(part.before.count - start.count, part.after.count - start.count)
+            if not others[of_part].any() or of_part.stop > held or not self.was_sealed(part):
+                continue
+            wholly = all(
+                differing[of_part].any()
+                and np.array_equal(differing[of_part], expected[f"{stream}_size"][of_part] > 0)
+                for differing, stream in ((metadata, "metadata"), (data, "data"))
+            )
+            if not wholly:
+                others[of_part] = recorded[of_part] & (metadata | data)[of_part]
+        return int(others.argmax()) if others[:count].any() else None
+
+    def _written_over(
+        self, number: int, kind: str, expected: NDArray[np.void], stream: str, parts: Sequence[Part]
+    ) -> NDArray[np.bool_]:
+        """Tell of which events of parts a file has bytes that are not theirs; zeros are what a power cut leaves."""
+        over = np.zeros(len(expected), np.bool_)
+        ends = expected[f"{stream}_offset"] + expected[f"{stream}_size"]
+        size = self.sizes.get(number, {}).get(kind, 0)
+        for place, buffers in _touching(parts, kind):
+            content = np.frombuffer(b"".join(buffers), np.uint8)
+            there = np.frombuffer(
+                self.bytes_of(number, kind, place, min(place + len(content), size)), np.uint8
+            )
+            for begin in range(0, len(there), _COPY_SIZE):
+                piece = there[begin : begin + _COPY_SIZE]
+                differing = np.flatnonzero((piece != content[begin : begin + len(piece)]) & (piece != 0))
+                over[
+                    np.unique(
+                        np.searchsorted(ends, differing.astype(np.uint64) + np.uint64(place + begin), "right")
+                    )
+                ] = True
+        return over
+
+    def is_others(self, chunk: int, run: SealRun) -> bool:
+        """Tell whether, without `sync`, others' metadata is there where the last seal of a run has ours.
+
+        It was written when that was: what is not there, or zeros, was torn by a power cut. Data may be in lent memory
+        that changed.
+        """
+        if self.head is None or self.head.mode != Mode.LIGHT:
+            return False
+        bounds = run.metadata.bounds
+        start = int(bounds[int(run.firsts[-2]) - run.first])
+        for begin, end, expected in run.metadata.blocks(start, int(bounds[-1])):
+            content = self.bytes_of(chunk, layout.META, begin, end)
+            if not content:
+                return False
+            if xxh3_64_intdigest(content, key_of(self.owner, chunk)) != expected:
+                return not _is_torn(content, begin)
+        return False
+
+    def others_after(self, chunks: Sequence[Chunk], base: Chunk) -> int:
+        """Give how many of the last events have no seal, of those after a light journal's base."""
+        count = 0
+        for chunk in reversed(chunks):
+            if chunk.count and chunk.number >= base.number:
+                ours = self.sealed(chunk, base)[1]
+                count += chunk.count - ours
+                if ours:
+                    break
+        return count
 
     def divided(self, gap: Gap, full: Mapping[int, Chunk]) -> Iterator[Gap]:
         """Give what is missing of each chunk; `full` has the ends of those that were left for the next one."""
@@ -410,23 +562,78 @@ class _Directory:
                     self.report(layout.file_name(base.number, kind), "did not fit, and was made again")
         return self.is_at(base)
 
-    def with_seals(self, chunk: Chunk) -> Chunk:
-        """Give a chunk with the end of the seals of its events, those after the journal's base looked for."""
-        base = self.head.base if self.head else Chunk(0, 0)
+    def with_seals(self, chunk: Chunk, base: Chunk) -> Chunk:
+        """Give a chunk with the end of the seals of its events, those after `base` looked for."""
+        return self.sealed(chunk, base)[0]
+
+    def sealed(self, chunk: Chunk, base: Chunk) -> tuple[Chunk, int]:
+        """Tell the same, and up to which event all are ours, those of a last seal that tells of more included.
+
+        Where the journal was left open, a seal may be of events that were not written, and others be in their place:
+        then the index tells of others.
+        """
         known = base.number == chunk.number and base.count <= chunk.count
-        end, time = (base.seals_end, base.time) if known else (0, 0)
+        end, time, count = (base.seals_end, base.time, base.count) if known else (0, 0, 0)
         size = self.sizes.get(chunk.number, {}).get(layout.SEALS, 0)
+        ours = count
         if size > end:
-            content = np.empty(size - end, np.uint8).data
-            path = os.path.join(self.path, layout.file_name(chunk.number, layout.SEALS))
-            with closing(self.files.open(path, writable=False)) as file:
-                file.read(content, end)
-            slots, slot = Slots(content, key_of(self.owner, chunk.number)), 0
-            start = end
-            while (found := slots.run(slot, chunk.count)) and found[0].end <= chunk.count:
+            slots = Slots(
+                self.bytes_of(chunk.number, layout.SEALS, end, size), key_of(self.owner, chunk.number)
+            )
+            slot, start = 0, end
+            open_journal = self.head is not None and self.head.mode != Mode.CLOSED
+            records = _records(self.files, self.path, chunk.number, count, chunk.count - count)
+            while found := slots.run(slot, chunk.count):
+                alike = _alike(found[0], records, count) if open_journal else chunk.count
+                if found[1] == len(slots) and self.is_others(chunk.number, found[0]):
+                    alike = min(alike, int(found[0].firsts[-2]))
+                if alike < min(found[0].end, chunk.count):
+                    found = slots.run(slot, alike)
+                    if found is None or found[0].end > alike:
+                        break
                 run, slot = found
+                ours = min(run.end, chunk.count)
+                if run.end > chunk.count:
+                    break
                 end, time = start + slot * SLOT, run.time
-        return replace(chunk, seals_end=min(end, size), time=time)
+        return replace(chunk, seals_end=min(end, size), time=time), ours
+
+
+def _touching(parts: Sequence[Part], kind: str) -> list[tuple[int, list[Buffer]]]:
+    """Give metadata or data of parts, as far as the journal has it, where it begins; together what touches."""
+    runs: list[tuple[int, list[Buffer]]] = []
+    stop = -1
+    for part in parts:
+        buffers = part.metadata if kind == layout.META else part.data
+        start, size = part.before.ends[kind], sum(map(len, buffers))
+        if not size:
+            continue
+        if start == stop:
+            runs[-1][1].extend(buffers)
+        else:
+            runs.append((start, list(buffers)))
+        stop = start + size
+    return runs
+
+
+def _is_torn(content: memoryview, start: int) -> bool:
+    """Tell whether bytes from `start` of a file on have a sector of zeros, as a power cut leaves them."""
+    first = -start % _SECTOR
+    cuts = range(first, len(content), _SECTOR)
+    return any(not piece.any() for piece in np.split(np.frombuffer(content, np.uint8), cuts) if len(piece))
+
+
+def _alike(run: SealRun, records: NDArray[np.void], first: int) -> int:
+    """Give the event up to which seals say the same as the index records of a chunk from event `first` on."""
+    if run.first < first:
+        return run.first
+    records = records[run.first - first : run.end - first]
+    alike = np.ones(len(records), np.bool_)
+    for name, stream in (("metadata", run.metadata), ("data", run.data)):
+        offsets = records[f"{name}_offset"]
+        alike &= stream.bounds[: len(records)] == offsets
+        alike &= stream.bounds[1 : len(records) + 1] == offsets + records[f"{name}_size"]
+    return run.first + (len(records) if alike.all() else int(alike.argmin()))
 
 
 def _covers(seals: Sequence[Seal], count: int) -> bool:
@@ -435,7 +642,7 @@ def _covers(seals: Sequence[Seal], count: int) -> bool:
     return bool(seals) and firsts == [0, *(seal.end for seal in seals[:-1])] and seals[-1].end == count
 
 
-def _by_journal(found: _Directory, head: Head, ledger: Ledger) -> tuple[list[Chunk], int]:
+def _by_journal(found: _Directory, head: Head, ledger: Ledger, *, adopt: bool) -> tuple[list[Chunk], int]:
     """Give the chunks as a full journal has them, after writing its parts over again, and the base's place."""
     base = head.base
     full = {number: chunk for number, chunk in found.roster.items() if number >= base.number}
@@ -450,7 +657,7 @@ def _by_journal(found: _Directory, head: Head, ledger: Ledger) -> tuple[list[Chu
             f"begins after event {base.end_id - 1} in chunk {base.number}, whose files have no such end; put "
             "back the chunk files and journal that belong together",
         )
-    replay = read_parts(found.files, found.path, head, found.was_stored)
+    replay, displaced = _with_others(found, head)
     chunks.append(base)
     steps = (
         piece
@@ -480,9 +687,70 @@ def _by_journal(found: _Directory, head: Head, ledger: Ledger) -> tuple[list[Chu
             f"does not have all data of events {part.before.end_id} to {part.after.end_id - 1} as it was to be "
             "written: what it has not is refused",
         )
+    committed = chunks[-1]
+    if displaced is not None:
+        put_behind(found.files, found.path, displaced, committed)
+        forget_displaced(found.files, found.path)
+        first, place, count = committed.end_id, displaced.start.first_id, displaced.count
+        found.adopted.append(Adopted(first, count, place))
+        found.report(
+            layout.DISPLACED_NAME,
+            f"had events that another program appended as {place} to {place + count - 1}, where the journal has "
+            f"others: both are kept, those of the other program as {first} to {first + count - 1}",
+        )
+    if adopt:
+        _adopt(found, chunks, replay.rest, ledger)
     for number in range(chunks[-1].number + 1, found.end):
         chunks.append(Chunk(number, chunks[-1].end_id))
     return chunks, base.number
+
+
+def _with_others(found: _Directory, head: Head) -> tuple[Replay, Displaced | None]:
+    """Read the journal, and see whether others' events lie where it would write; put them aside, if so."""
+    displaced = read_displaced(found.files, found.path, found.names, head.key, head.generation)
+    replay = read_parts(found.files, found.path, head, found.was_stored)
+    if replay.broken is not None:
+        there = found.others_at([*replay.steps, *replay.rest, replay.broken])
+        over = displaced or (displaced_of(*there) if there else None)
+        if over is not None:
+            replay = read_parts(
+                found.files, found.path, head, lambda part: found.was_stored(part) or over.overlaps(part)
+            )
+    if displaced is None and (there := found.others_at(replay.steps)):
+        displaced = put_aside(found.files, found.path, *there, head.key, head.generation)
+    return replay, displaced
+
+
+def _adopt(found: _Directory, chunks: list[Chunk], rest: Sequence[Part], ledger: Ledger) -> None:
+    """Take over the whole events that follow the last commit, unless they are the beginning of `rest`, and no more."""
+    begin = committed = chunks[-1]
+    found.look_again()
+    grown: list[tuple[Chunk, list[Part], bool]] = []
+    strange = False
+    while begin.number < found.end:
+        end = _whole_part(found.files, found.path, begin, found.sizes.get(begin.number, {}))
+        if end.count == begin.count and begin is not committed:
+            break
+        parts = [part for part in rest if part.before.number == begin.number]
+        own = sum(part.count for part in parts)
+        ours = found.first_other(parts, begin) is None
+        kept = parts if ours and begin.count + own <= end.count else []
+        end = found.with_seals(replace(end, first_id=begin.first_id), begin)
+        grown.append((end, kept, ours and end.count <= begin.count + own))
+        strange |= end.seals_end > begin.seals_end + sum(len(part.seals) for part in kept)
+        begin = end.next()
+    while grown and grown[-1][2]:
+        grown.pop()
+    for end, kept, _ in grown:
+        chunks[end.number - chunks[0].number :] = [end]
+        for part in kept:
+            ledger.apply(unpack(memoryview(part.notes)))
+    if grown and strange:
+        ledger.forget_producers()
+    moved = sum(adopted.count for adopted in found.adopted)
+    first = committed.end_id + moved
+    if chunks[-1].end_id > first:
+        found.adopted.append(Adopted(first, chunks[-1].end_id - first, first))
 
 
 def _by_index(found: _Directory) -> tuple[list[Chunk], int]:
@@ -519,11 +787,18 @@ def _by_index(found: _Directory) -> tuple[list[Chunk], int]:
 
 
 def _by_notes(
-    files: FileLayer, directory: str, chunks: list[Chunk], head: Head, ledger: Ledger, known: int
+    files: FileLayer,
+    directory: str,
+    chunks: list[Chunk],
+    head: Head,
+    ledger: Ledger,
+    known: int,
+    *,
+    others: bool,
 ) -> list[Chunk]:
     """Give the chunks without the part of a batch that they may end with, and bring the ledger up to their end.
 
-    `known` is the number of events that the ledger is of.
+    `known` is the number of events that the ledger is of; `others` tells that the last of all events are another's.
     """
     end_id = chunks[-1].end_id if chunks else 0
     ends = [known]
@@ -531,7 +806,7 @@ def _by_notes(
         ends += [first_id for producer in notes.producers for first_id in producer.first_ids]
         ends.append(part_end)
         ledger.apply(notes)
-    if ends[-1] >= end_id:
+    if ends[-1] >= end_id and not others:
         end_id = max((end for end in ends if end <= end_id), default=end_id)
         chunks = [_shortened(files, directory, chunk, end_id) for chunk in chunks]
     else:

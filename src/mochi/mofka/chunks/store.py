@@ -175,8 +175,9 @@ class ChunkStore(ChunkView):
     """A partition's directory, locked and recovered; made by `open`.
 
     It writes what the original's `default` partition reads, and reads what that writes. Its own files (lock,
-    journal, ledgers, quarantine) have names that the original passes over. After a crash with `sync`, a store is
-    to open the directory before the original does: only then do the chunk files hold all that was acknowledged.
+    journal, ledgers, quarantine) have names that the original passes over. If the original opens the directory after a
+    crash with `sync`, before a store does, the chunk files need not hold all that was acknowledged; what it appends is
+    kept.
 
     Attributes
     ----------
@@ -184,6 +185,8 @@ class ChunkStore(ChunkView):
         As given to `open`.
     quarantined : sequence of str
         Files that hold what was cut off when the directory was opened; see `mochi.mofka.chunks.recovery`.
+    adopted : sequence of Adopted
+        Events that another program had appended after a crash, and that were taken over then.
     """
 
     def __init__(
@@ -200,6 +203,7 @@ class ChunkStore(ChunkView):
         super().__init__(recovery, catalog, reader, resources)
         self.config = config
         self.quarantined = recovery.quarantined
+        self.adopted = recovery.adopted
         self._writer = writer
         self._trimmer = trimmer
         self._kept = kept

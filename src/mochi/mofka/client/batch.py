@@ -7,7 +7,7 @@ interpreter's lock, so that threads need no other. Sealing lays it out, and tell
 import struct
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,6 +62,17 @@ def _prefixed(texts: Sequence[bytes], lengths: Sequence[int]) -> list[bytes]:
     mixed[0::2] = prefixes
     mixed[1::2] = texts
     return mixed
+
+
+class Layout(NamedTuple):
+    """A batch as it goes over the wire, its number of events first."""
+
+    events: int
+    sizes: memoryview
+    metadata: bytes
+    data: list[Buffer]
+    data_bytes: int
+    created: int
 
 
 class Batch:
@@ -120,12 +131,12 @@ class Batch:
         self.metadata: bytes = b""
         self.data: list[Buffer] = []
         self.data_bytes = 0
-        self.lent: tuple[int, int] | None = None
+        self.lent: tuple[object, int] | None = None
 
-    def seal(self, prefixed: bool) -> None:
-        """Lay the batch out; the caller holds the lane's lock. Costs about 0.2 µs an event.
+    def lay_out(self, prefixed: bool) -> Layout:
+        """Close the batch and lay it out; the caller holds the lane's lock. Costs about 0.2 µs an event.
 
-        The entries stay: what Ctrl-C interrupts may be done again, with the events that came meanwhile.
+        The entries stay: what is interrupted may be done again, with the events that came meanwhile.
 
         Parameters
         ----------
@@ -135,7 +146,7 @@ class Batch:
         self.limit = 0
         flat = self.entries
         end = len(flat)
-        count = self.count = end // FIELDS
+        count = end // FIELDS
         texts, data = flat[0:end:FIELDS], flat[1:end:FIELDS]
         for index, future in enumerate(flat[2:end:FIELDS]):
             future.index = index
@@ -147,16 +158,15 @@ class Batch:
         if prefixed:
             sizes[:count] += 8
             texts = _prefixed(texts, lengths)
-        self.sizes = raw(sizes)
-        self.metadata = b"".join(texts)
-        self.data_bytes = int(np.add.reduce(data_sizes, dtype=np.int64))  # `sum` imports, which fails at exit
-        if self.data_bytes < JOINED_BYTES * count:
-            self.data = [b"".join([b"".join(d.buffers) if type(d) is Gather else d for d in data])]
+        data_bytes = int(np.add.reduce(data_sizes, dtype=np.int64))  # `sum` imports, which fails at exit
+        buffers: list[Buffer]
+        if data_bytes < JOINED_BYTES * count:
+            buffers = [b"".join([b"".join(d.buffers) if type(d) is Gather else d for d in data])]
         else:
-            self.data = [
+            buffers = [
                 buffer for d in data for buffer in (d.buffers if type(d) is Gather else (d,)) if len(buffer)
             ]
-        self.created = time.time_ns()
+        return Layout(count, raw(sizes), b"".join(texts), buffers, data_bytes, time.time_ns())
 
     def settle(self, first: int | None, error: DiasporaError | None) -> None:
         """Take note of the outcome, and let go of the content."""

@@ -35,8 +35,9 @@ from diaspora_stream.event import Event
 from diaspora_stream.future import Completed, seconds
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import WHOLE
-from mochi.margo.errors import MargoError
+from mochi.margo.errors import HeldUp, MargoError
 from mochi.margo.link import Link
+from mochi.margo.owned_lock import OwnedLock
 from mochi.mofka.client.batch import byte_view
 from mochi.mofka.client.event import (
     FailedEvent,
@@ -152,7 +153,7 @@ class MofkaConsumer(Consumer):
         return f"<Consumer {self.name!r} of topic {self.topic.name!r}>"
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = OwnedLock()
         self.arrived: deque[ReceivedBatch | FailedFeed] = deque()
         self._ready: deque[Any] = deque()
         self._taking = iter(self._ready.popleft, None)
@@ -307,13 +308,20 @@ class MofkaConsumer(Consumer):
         while True:
             if self._loader == threading.get_ident():
                 raise DiasporaError(f"a data selector or allocator of {self!r} cannot wait for its events")
+            if self._lock.is_mine():
+                raise DiasporaError(
+                    f"a call cannot wait for events of {self!r} where it has struck: among them"
+                )
             self.fulfil()
             if (event := _event_at(place)) is not None:
                 return event
             if self._closed:
                 raise self._is_closed()
-            if not self.service.client.wait(lambda: self._has_news(place), self._links, deadline):
-                return None
+            try:
+                if not self.service.client.wait(lambda: self._has_news(place), self._links, deadline):
+                    return None
+            except HeldUp as error:
+                raise DiasporaError(f"{self!r}: {error}") from error
 
     def _has_news(self, place: "weakref.ref[PulledEvent]") -> bool:
         if _event_at(place) is not None or self._closed:
@@ -343,7 +351,7 @@ class MofkaConsumer(Consumer):
 
         Does nothing while another thread loads, which then goes on with it.
         """
-        if self._loader is not None or self._closed:
+        if self._loader is not None or self._closed or self._lock.is_mine():
             return
         try:
             with self._lock:
@@ -532,14 +540,15 @@ class MofkaConsumer(Consumer):
         self.stop()
         for feed in self._feeds:
             self._unsubscribe(feed)
-        with self._lock:
-            self.arrived.clear()
-            self._ready.clear()
+        if not self._lock.is_mine():
+            with self._lock:
+                self.arrived.clear()
+                self._ready.clear()
 
     def stop(self) -> None:
         """Give no more events."""
         self._closed = True
-        self.service.client.notify()
+        self.service.client.rouse()
 
     def __del__(self) -> None:
         for feed in getattr(self, "_feeds", ()):

@@ -16,7 +16,6 @@ Invariants
 """
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from mochi.margo import rpc
 from mochi.margo.bulk import BufferPool, BufferPoolConfig
 from mochi.margo.errors import ConnectionLost, DeadlineExceeded, MargoError
 from mochi.margo.link import Link, PendingCall
+from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Frame, Kind
 from mochi.mofka.client.event import FailedFeed, ReceivedBatch
 from mochi.mofka.client.service import EpochChanged, PartitionInfo, Search, deadline_after, is_away, refusal
@@ -137,7 +137,7 @@ class Feed:
         self._search: Search | None = None
         self._cause: MargoError | None = None
         self._untold: FailedFeed | None = None
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
         self._held_batches = 0
         self._held_bytes = 0
 

@@ -7,7 +7,6 @@ all members side by side. Members that answer are asked for their view of the gr
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from mochi.flock.group_file import GroupView, Member
 from mochi.margo.asking import answers
 from mochi.margo.client import PATIENCE
 from mochi.margo.errors import AuthenticationError, ConnectionLost, MargoError
+from mochi.margo.owned_lock import OwnedLock
 from mochi.mofka.client.members import Choice, Members
 from mochi.mofka.client.service import (
     CONNECT_TIMEOUT,
@@ -85,7 +85,7 @@ class Group:
 
     def reset(self) -> None:
         """Begin anew in a forked child, where another thread's lock stays locked."""
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
         self._looked_up: dict[str, tuple[float, dict[str, PartitionRecord] | None]] = {}
 
     @property

@@ -18,15 +18,19 @@ Invariants
    a thread of its own, where Ctrl-C does not strike, and is begun by a store and one call of a C function.
 5. An identity that the partition has forgotten is renewed, unasked, if none of what is in flight can have been stored
    under it: each batch was sent once, and the first of them is refused as unknown.
-6. A refusal counts only if it answers the last attempt to send: what was refused before will be sent again, or was.
+6. A call within a frame of its own thread that holds `lock` (see `mochi.margo.owned_lock`) leaves a filled batch to
+   that frame. If it has to wait, it renews the lane: a new lock, and a recovery. That is to the suspended frame as if
+   Ctrl-C had struck there, but that it goes on: so it changes the lane only while its lock is still the lane's, with no
+   call between looking and changing, and does its work again if it was not. The work of receivers is left in `_inbox`
+   while the lock is held, so that none of them ever waits for it.
+7. A refusal counts only if it answers the last attempt to send: what was refused before will be sent again, or was.
 """
 
 import logging
 import secrets
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -36,6 +40,7 @@ from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from mochi.margo import rpc
 from mochi.margo.errors import Fault, MargoError
 from mochi.margo.link import Link
+from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
 from mochi.mofka.client.batch import FIELDS, Batch
 from mochi.mofka.client.service import (
@@ -59,6 +64,8 @@ from mochi.mofka.protocol import (
     SendBatch,
     Where,
 )
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -194,10 +201,13 @@ class Lane:
         self._begin()
 
     def _begin(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = OwnedLock()
         self.in_flight: deque[Batch] = deque()
+        self._inbox: deque[Callable[[OwnedLock], None]] = deque()
+        self._failing: tuple[DiasporaError, tuple[Batch, ...]] | None = None
         self._identity = secrets.token_bytes(16)
         self._sequence = 0
+        self._base = 0
         self._epoch = 0
         self._link: Link | None = None
         self._attempt = 0
@@ -226,14 +236,90 @@ class Lane:
 
     def filled(self, batch: Batch, metadata: bytes, data: Any, future: FutureUint) -> None:
         """Look after a batch that an event was appended to without the lock, and that was full or sealed then."""
-        with self.lock:
-            if batch is not self.open:
-                if future.index >= 0:
-                    return
-                future.pending = self.open
-                self.open.entries.extend((metadata, data, future))
-            self._send_due()
+        if self.lock.is_mine():
+            self._post(lambda held: self._look_after(held, metadata, data, future))
+        else:
+            self._do(lambda held: self._look_after(held, metadata, data, future))
         self._drain()
+
+    def _do(self, work: Callable[[OwnedLock], T]) -> T:
+        """Do `work` with the lock held; again, under another, if it was overtaken, see invariant 6."""
+        while True:
+            if self.lock.is_mine():
+                self._renew()
+            held = self.lock
+            with held:
+                if held is not self.lock:
+                    continue
+                if self._failing is not None:
+                    self._settle_failing()
+                result = work(held)
+                overtaken = held is not self.lock
+            if not overtaken:
+                if self._inbox:
+                    self._serve()
+                return result
+
+    def _post(self, work: Callable[[OwnedLock], None]) -> None:
+        """Have `work` done with the lock held, now or by who holds it; never waits."""
+        self._inbox.append(work)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Do what was left in the inbox, unless somebody holds the lock, who does it then."""
+        inbox = self._inbox
+        try:
+            while inbox:
+                held = self.lock
+                if held.is_mine():
+                    return
+                for taken in map(held.acquire, (False,)):  # no call between this and what gives it back
+                    if not taken:
+                        return
+                    try:
+                        self._serve_held(held)
+                    finally:
+                        held.release()
+        except BaseException:
+            self._service.jobs.put(self._serve)
+            self._service.dispatch()
+            raise
+
+    def _serve_held(self, held: OwnedLock) -> None:
+        inbox = self._inbox
+        self._settle_failing()
+        while inbox and held is self.lock:
+            work = inbox[0]
+            try:
+                work(held)
+            except Exception as error:
+                log.exception("topic %r, %s", self.options.topic, self.partition)
+                self._fail(held, DiasporaError(f"topic {self.options.topic!r}, {self.partition}: {error!r}"))
+            if held is self.lock and inbox and inbox[0] is work:
+                del inbox[0]
+
+    def _renew(self) -> None:
+        """Go on without a frame of this thread that is suspended in here, or in the middle of a message."""
+        link = self._link
+        if link is not None and link.is_held_up:
+            self._service.client.set_aside(link)
+        lock = OwnedLock()
+        self.lock = lock
+        self._link = self._lent = None
+        self._attempt += 1
+        self._recovering = True
+        self._service.jobs.put(self._recover)
+        self._service.dispatch()
+
+    def _look_after(self, held: OwnedLock, metadata: bytes, data: Any, future: FutureUint) -> None:
+        """See to it that an event that was appended is in the open batch or was taken along; send that if it is due."""
+        batch = self.open
+        if future.pending is not batch:
+            if future.index >= 0:
+                return
+            future.pending = batch
+            batch.entries.extend((metadata, data, future))
+        self._send_due(held)
 
     def push_counted(self, metadata: bytes, data: Any, future: FutureUint) -> None:
         """Append an event that is large, or that there was no room for; waits for room.
@@ -251,16 +337,7 @@ class Lane:
             )
         deadline = self._service.deadline(None)
         failure = self._failure
-        while True:
-            with self.lock:
-                if self._makes_room(size):
-                    batch = self.open
-                    future.pending = batch
-                    batch.entries.extend((metadata, data, future))
-                    if size > self._small:
-                        batch.large += size
-                    self._send_due()
-                    break
+        while not self._do(lambda held: self._append(held, size, metadata, data, future)):
             if self.options.when_full == "raise":
                 raise DiasporaError(self._no_room("now"))
             if not self._wait(lambda: self._may_have_room() or self._failure is not failure, deadline):
@@ -268,12 +345,26 @@ class Lane:
             if self._failure is not None and self._failure is not failure:
                 raise self._failure.with_traceback(None)
         if self._service.is_exiting:
-            self._store(batch)
+            self._store(future.pending)
         self._drain()
+
+    def _append(self, held: OwnedLock, size: int, metadata: bytes, data: Any, future: FutureUint) -> bool:
+        """Append an event, if there is room; tell whether there was."""
+        if future.pending is None:
+            if not self._makes_room(held, size):
+                return False
+            batch = self.open
+            future.pending = batch
+            batch.entries.extend((metadata, data, future))
+            if size > self._small:
+                batch.large += size
+        self._look_after(held, metadata, data, future)
+        return True
 
     def _store(self, batch: Batch) -> None:
         """Have a batch stored that was pushed while the process ends; `DiasporaError` if it is not."""
-        if not self.settles(batch, deadline_after(min(self._service.timeout, EXIT_FLUSH))):
+        deadline = self._service.ends_at = deadline_after(min(self._service.timeout, EXIT_FLUSH))
+        if not self.settles(batch, deadline):
             raise self.not_in_time()
         if batch.error is not None:
             raise batch.error.with_traceback(None)
@@ -291,7 +382,7 @@ class Lane:
     def _may_have_room(self) -> bool:
         return not self._recovering and len(self.in_flight) < self._window
 
-    def _makes_room(self, size: int) -> bool:
+    def _makes_room(self, held: OwnedLock, size: int) -> bool:
         batch = self.open
         fits = len(batch.entries) < self._full and (
             not batch.entries or size <= self._small or batch.large + size <= MAX_BATCH_BYTES // 2
@@ -300,38 +391,41 @@ class Lane:
             return True
         if not self._may_have_room():
             return False
-        self._seal_and_send()
+        self._seal_and_send(held)
         return True
 
     def _is_full(self) -> bool:
         return len(self.open.entries) >= self._full or self.open.large >= MAX_BATCH_BYTES // 2
 
-    def _send_due(self) -> None:
+    def _send_due(self, held: OwnedLock) -> None:
         """Send the open batch if it is due and may go; the caller holds the lock."""
         batch = self.open
         if not batch.entries or not (self._adaptive or batch.due or self._is_full()):
             return
         if self._may_have_room():
-            self._seal_and_send()
+            self._seal_and_send(held)
         elif self._is_full():
             self.small = -1
         else:
             batch.limit = self._full
 
-    def _seal_and_send(self) -> None:
+    def _seal_and_send(self, held: OwnedLock) -> None:
         """Seal the open batch and put it on its way; the caller holds the lock."""
         batch = self.open
-        batch.seal(self.options.prefixed)
+        layout = batch.lay_out(self.options.prefixed)
         following = self._new_batch(len(self.in_flight) + 1)
+        if held is not self.lock or batch is not self.open:
+            return
         try:
-            # No call up to that of `_send`: Ctrl-C finds all of this done, or nothing.
+            # No call from the look above to that of `_send`: Ctrl-C finds all of this done, or nothing.
+            batch.count, batch.sizes, batch.metadata, batch.data, batch.data_bytes, batch.created = layout
             batch.sequence = self._sequence
             batch.entries = []
             self.in_flight += (batch,)
             self.open = following
             self._sequence += 1
             self.small = self._small
-            self._send(batch)
+            self._send(held, batch)
         except BaseException:
             if not self._recovering:
                 self._recovering = True
@@ -339,16 +433,21 @@ class Lane:
             self._service.dispatch()
             raise
 
-    def _send(self, batch: Batch) -> None:
-        """Send a sealed batch; what does not come about is left to recovery. The caller holds the lock."""
+    def _send(self, held: OwnedLock, batch: Batch) -> None:
+        """Send a sealed batch; what does not come about is left to recovery. The caller holds the lock.
+
+        One that was overtaken may send a repetition, which the partition knows as such.
+        """
         try:
             link = self._link
             if link is None:
                 link = self._service.client.living_link(self.partition.address)
-                if link is None:
-                    self._start_recovery(None)
+                if held is not self.lock:
                     return
-                self._use(link)
+                if link is None:
+                    self._start_recovery(held, None)
+                    return
+                self._link, self._lent, self._may_lend = link, None, link.lends
             lent = self._place(link, batch) if batch.data_bytes >= LEND_FROM else None
             bulk: list[Sequence[Buffer]] = [(batch.sizes,), (batch.metadata,)]
             if lent is None:
@@ -356,7 +455,7 @@ class Lane:
             message = SendBatch(
                 Where(self.partition.key, self._epoch),
                 self._identity,
-                batch.sequence,
+                batch.sequence - self._base,
                 batch.count,
                 batch.created,
             )
@@ -366,11 +465,7 @@ class Lane:
                 SEND_BATCH, self.partition.provider_id, rpc.pack(message), receiver, bulk=bulk, lent=lent
             )
         except MargoError as error:
-            self._start_recovery(error)
-
-    def _use(self, link: Link) -> None:
-        self._link = link
-        self._lent, self._may_lend = None, link.lends
+            self._start_recovery(held, error)
 
     def _place(self, link: Link, batch: Batch) -> Segment | None:
         """Copy a batch's data into the lent buffer; None where there is none, or no room in it."""
@@ -388,98 +483,137 @@ class Lane:
             end = at + len(buffer)
             lent.view[at:end] = buffer
             at = end
-        batch.lent = (lent.lease, offset)
+        if self._lent is lent:
+            batch.lent = (lent, offset)
         return Segment(batch.data_bytes, lent.lease, offset)
 
     def lend(self, link: Link, attempt: int, lent: Lent, view: memoryview) -> None:
         """Take the buffer that the server lends to one connection."""
-        with self.lock:
-            if self._link is link and self._attempt == attempt:
-                self._lent = _LentBuffer(lent.lease, view)
+        buffer = _LentBuffer(lent.lease, view)
+
+        def take(held: OwnedLock) -> None:
+            if held is self.lock and self._link is link and self._attempt == attempt:
+                self._lent = buffer
+
+        self._post(take)
 
     def _release(self, batch: Batch) -> None:
-        if batch.lent is not None and self._lent is not None and self._lent.lease == batch.lent[0]:
-            self._lent.give_back(batch.lent[1])
-        batch.lent = None
+        lent, batch.lent = batch.lent, None
+        if lent is not None and lent[0] is self._lent and self._lent is not None:
+            self._lent.give_back(lent[1])
 
     def stored(self, batch: Batch, answer: BatchStored) -> None:
         """Settle a batch that the partition has stored, and send what is due."""
-        with self.lock:
-            if batch.is_done():
-                return
+        self._post(lambda held: self._stored(held, batch, answer))
+
+    def _stored(self, held: OwnedLock, batch: Batch, answer: BatchStored) -> None:
+        if not batch.is_done():
             self._epoch = answer.epoch
             self._end_search("found again")
             self._release(batch)
             batch.settle(answer.first, None)
-            self.in_flight.remove(batch)
-            if self.open.entries:
-                self._send_due()
-            elif self._adaptive:
-                self.open.limit = FIELDS
-            if self.small < 0 and not self._is_full():
-                self.small = self._small
+        pending = self.in_flight
+        if batch not in pending or held is not self.lock:
+            return
+        if pending[0] is batch:
+            del pending[0]
+        else:
+            rest = deque(other for other in pending if other is not batch)
+            if held is not self.lock:
+                return
+            self.in_flight = rest
+        if self.open.entries:
+            self._send_due(held)
+        elif self._adaptive:
+            self.open.limit = FIELDS
+        if self.small < 0 and not self._is_full():
+            self.small = self._small
 
     def refused(self, batch: Batch, error: MargoError, attempt: int) -> None:
         """Take note that the partition did not store a batch: nothing after it may be stored behind a gap."""
-        with self.lock:
-            if batch.is_done() or attempt != self._attempt or self._recovering:
-                return
-            if is_away(error):
-                self._start_recovery(error)
-            elif is_forgotten(error, batch, self.in_flight):
-                log.info("topic %r, %s: %s; it gets another", self.options.topic, self.partition, error)
-                self._renew_identity()
-            else:
-                self._fail(error)
+        self._post(lambda held: self._refused(held, batch, error, attempt))
 
-    def _renew_identity(self) -> None:
-        """Send what is in flight again, as the first batches of another identity."""
-        self._identity = secrets.token_bytes(16)
-        self._sequence = len(self.in_flight)
-        self._attempt += 1
-        for sequence, batch in enumerate(self.in_flight):
-            batch.sequence = sequence
-        self._send_again()
+    def _refused(self, held: OwnedLock, batch: Batch, error: MargoError, attempt: int) -> None:
+        if batch.is_done() or attempt != self._attempt or self._recovering:
+            return
+        if is_away(error):
+            self._start_recovery(held, error)
+        elif is_forgotten(error, batch, self.in_flight):
+            log.info("topic %r, %s: %s; it gets another", self.options.topic, self.partition, error)
+            self._renew_identity(held, batch)
+        else:
+            self._fail(held, error)
+
+    def _renew_identity(self, held: OwnedLock, first: Batch) -> None:
+        """Send what is in flight again, from `first` on, as the first batches of another identity."""
+        identity = secrets.token_bytes(16)
+        if held is self.lock:
+            self._identity = identity
+            self._base = first.sequence
+            self._attempt += 1
+            self._send_again(held)
 
     def fail(self, error: MargoError | DiasporaError) -> None:
         """Fail all that is pending, and go on under a new identity."""
-        with self.lock:
-            self._fail(error)
+        self._do(lambda held: self._fail(held, error))
         self._service.client.notify()
 
-    def _fail(self, error: MargoError | DiasporaError) -> None:
+    def _fail(self, held: OwnedLock, error: MargoError | DiasporaError) -> None:
         where = f"topic {self.options.topic!r}"
         if isinstance(error, DiasporaError):
             reason = error.with_traceback(None)
         else:
             reason = refusal(error, where, self.partition, self._epoch)
         self._end_search("given up")
-        self._identity = secrets.token_bytes(16)
-        self._sequence = 0
-        self._epoch = 0
-        self.open.seal(prefixed=False)
-        for batch in (*self.in_flight, self.open):
-            if batch.count:
-                self.options.failed = reason
-            self._release(batch)
-            batch.settle(None, reason)
-        self.in_flight.clear()
-        self._recovering = False
+        identity = secrets.token_bytes(16)
+        last = self.open
+        count = last.lay_out(prefixed=False).events
+        pending = (*self.in_flight, last) if count else tuple(self.in_flight)
+        none: deque[Batch] = deque()
+        following = self._new_batch(0)
+        if held is not self.lock or last is not self.open:
+            return
+        # No call from the look to the last of these: nobody finds it half done.
+        self._identity = identity
+        self._sequence = self._base = self._epoch = 0
+        self.in_flight = none
+        self.open = following
         self.small = self._small
-        self.open = self._new_batch(0)
+        self._recovering = False
         self._failure = reason
+        self._failing = (reason, pending)
+        last.count = count
+        self._settle_failing()
+
+    def _settle_failing(self) -> None:
+        """Tell what was given up that it failed; may be interrupted, and is done again then."""
+        failing = self._failing
+        if failing is None:
+            return
+        reason, batches = failing
+        for batch in batches:
+            if not batch.is_done():
+                self.options.failed = reason
+                self._release(batch)
+                batch.settle(None, reason)
+        if self._failing is failing:
+            self._failing = None
 
     def lost(self, link: Link, error: MargoError) -> None:
         """Take note that a connection is lost."""
-        with self.lock:
-            if self._link is not link:
-                return
-            if self.in_flight:
-                self._start_recovery(error)
-            else:
-                self._link = self._lent = None
+        self._post(lambda held: self._lost(held, link, error))
 
-    def _start_recovery(self, error: MargoError | None) -> None:
+    def _lost(self, held: OwnedLock, link: Link, error: MargoError) -> None:
+        if self._link is not link:
+            return
+        if self.in_flight:
+            self._start_recovery(held, error)
+        else:
+            self._link = self._lent = None
+
+    def _start_recovery(self, held: OwnedLock, error: MargoError | None) -> None:
+        if held is not self.lock:
+            return
         self._link = None
         self._lent = None
         if self._recovering:
@@ -493,41 +627,51 @@ class Lane:
 
     def _recover(self) -> None:
         """Look for the partition, and send again what was not acknowledged."""
-        with self.lock:
-            self._link = self._lent = None
-            cause, self._cause = self._cause, None
-            search = self._search = self._search or Search(self._service, self.options.topic)
+        begun = self._do(self._begin_search)
+        if begun is None:
+            return
+        cause, search = begun
         try:
             partition, link = search.connect(self.partition, cause)
         except (MargoError, DiasporaError) as error:
             self.fail(error)
             return
-        with self.lock:
-            self._recovering = False
-            self._attempt += 1
-            self.partition = partition
-            self._use(link)
-            self.in_flight = deque(batch for batch in self.in_flight if not batch.is_done())
-            if not self.in_flight:
-                self._end_search("found again")
-            for batch in self.in_flight:
-                batch.lent = None
-            self._send_again()
-            if self._recovering:
-                return
-            self._send_due()
+        self._do(lambda held: self._found(held, partition, link))
         self._service.client.notify()
+
+    def _begin_search(self, held: OwnedLock) -> tuple[MargoError | None, Search] | None:
+        if not self._recovering:  # another search was faster; all in flight has gone over one connection
+            return None
+        self._link = self._lent = None
+        cause, self._cause = self._cause, None
+        search = self._search = self._search or Search(self._service, self.options.topic)
+        return cause, search
+
+    def _found(self, held: OwnedLock, partition: PartitionInfo, link: Link) -> None:
+        pending = deque(batch for batch in self.in_flight if not batch.is_done())
+        if held is not self.lock:
+            return
+        self.in_flight = pending
+        self.partition = partition
+        self._recovering = False
+        self._attempt += 1
+        self._link, self._lent, self._may_lend = link, None, link.lends
+        if not pending:
+            self._end_search("found again")
+        self._send_again(held)
+        if not self._recovering:
+            self._send_due(held)
 
     def _end_search(self, outcome: str) -> None:
         search, self._search = self._search, None
         if search is not None:
             search.end(outcome)
 
-    def _send_again(self) -> None:
+    def _send_again(self, held: OwnedLock) -> None:
         """Send all that is in flight; what does not come about is left to recovery."""
         for batch in list(self.in_flight):
             self._release(batch)
-            self._send(batch)
+            self._send(held, batch)
             if self._recovering:
                 return
 
@@ -539,12 +683,14 @@ class Lane:
 
     def begin_flush(self) -> list[Batch]:
         """Have the open batch go as soon as it may; return all that is not settled."""
-        with self.lock:
-            batches = list(self.in_flight)
-            if self.open.entries:
-                batches.append(self.open)
-                self.open.due = True
-                self._send_due()
+        return self._do(self._begin_flush)
+
+    def _begin_flush(self, held: OwnedLock) -> list[Batch]:
+        batches = list(self.in_flight)
+        if self.open.entries:
+            batches.append(self.open)
+            self.open.due = True
+            self._send_due(held)
         return batches
 
     def wait_for(self, batch: Batch, timeout: float | None) -> bool:
@@ -572,9 +718,13 @@ class Lane:
 
     def _wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
         """Wait for something that the partition brings about; one that is looked for tells the log itself."""
-        self._service.work()
-        return self._service.client.wait_for_server(
-            is_done,
+        link = self._link
+        if link is not None and link.is_held_up:
+            self._renew()
+        service = self._service
+        service.work()
+        done = service.client.wait_for_server(
+            (lambda: is_done() or service.has_work) if service.is_exiting else is_done,
             self.links,
             deadline,
             lambda: (
@@ -583,14 +733,17 @@ class Lane:
                 else f"topic {self.options.topic!r}, {self.partition}, which is connected and does not answer"
             ),
         )
+        return done if not service.has_work or is_done() else self._wait(is_done, deadline)
 
     def settles(self, batch: Batch, deadline: float) -> bool:
         """Wait until `batch` is settled, which goes as soon as it may; False when the time is over."""
-        with self.lock:
-            if batch is self.open:
-                batch.due = True
-                self._send_due()
+        self._do(lambda held: self._make_due(held, batch))
         return self._wait(batch.is_done, deadline)
+
+    def _make_due(self, held: OwnedLock, batch: Batch) -> None:
+        if batch is self.open:
+            batch.due = True
+            self._send_due(held)
 
     def finish(self, deadline: float) -> int:
         """Flush until `deadline`; return how many events are not stored, and log why."""

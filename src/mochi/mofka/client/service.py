@@ -14,6 +14,7 @@ consumers begin anew.
 import _thread
 import atexit
 import logging
+import math
 import os
 import sys
 import threading
@@ -42,6 +43,7 @@ from mochi.margo.errors import (
     ConnectionLost,
     DeadlineExceeded,
     Fault,
+    HeldUp,
     MargoError,
     ProtocolError,
 )
@@ -173,7 +175,7 @@ def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
         return error
     if isinstance(error, DeadlineExceeded):
         return TimeoutExpired(f"{what}: {error}")
-    if isinstance(error, Fault | AuthenticationError):
+    if isinstance(error, Fault | AuthenticationError | HeldUp):
         return DiasporaError(f"{what}: {error}")
     return ConnectionFailed(f"{what}: {error}")
 
@@ -227,6 +229,7 @@ class Service:
 
     def _begin(self) -> None:
         self.is_exiting = False
+        self.ends_at = math.inf
         self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._is_dispatching = False
         self._open = threading.Lock()
@@ -334,9 +337,15 @@ class Service:
                 if job is not None:
                     job()
 
-    def end(self) -> None:
-        """Start nothing more, and keep nothing open: the process ends."""
+    @property
+    def has_work(self) -> bool:
+        """Whether there are jobs, and nobody else does them."""
+        return self.is_exiting and not self.jobs.empty()
+
+    def end(self, deadline: float) -> None:
+        """Start nothing more, keep nothing open, and look for nothing after `deadline`: the process ends."""
         self.is_exiting = True
+        self.ends_at = deadline
         if self._is_dispatching:
             self.jobs.put(None)
         for lane in list(self._lanes):
@@ -376,7 +385,7 @@ class Search:
         self._service = service
         self._topic = topic
         self._began = time.monotonic()
-        self._deadline = self._began + service.timeout
+        self._deadline = min(self._began + service.timeout, service.ends_at)
         self._told: PartitionInfo | None = None
         self._pause = FIRST_PAUSE
         self._has_begun = False
@@ -450,7 +459,11 @@ class Search:
 
 def _dispatch(jobs: "SimpleQueue[Callable[[], object] | None]") -> None:
     while (job := jobs.get()) is not None:
-        threading.Thread(target=job, name="mofka-recovery", daemon=True).start()
+        try:
+            threading.Thread(target=job, name="mofka-recovery", daemon=True).start()
+        except RuntimeError:  # the interpreter exits: whoever waits does it
+            jobs.put(job)
+            return
         del job
 
 
@@ -469,9 +482,11 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     lost = 0
     deadline = time.monotonic() + EXIT_FLUSH
-    for service in list(_services):
+    services = list(_services)
+    for service in services:
+        service.end(deadline)
+    for service in services:
         lost += service.finish(max(deadline - time.monotonic(), 0))
-        service.end()
     if lost:
         print(
             f"mofka: {lost} events were still pending at exit and are not stored; "

@@ -117,6 +117,15 @@ class DefaultPartition:
             )
         for problem in self.damaged:
             log.error("topic %r, partition %s: %s", topic, uuid, problem)
+        for adopted in self._store.adopted:
+            log.warning(
+                "topic %r, partition %s: events %d to %d were appended by another program, or the journal has lost "
+                "their record; they are served, and what has no checksum is not verified",
+                topic,
+                uuid,
+                adopted.first,
+                adopted.first + adopted.count - 1,
+            )
         if self._store.quarantined:
             kept = ", ".join(self._store.quarantined)
             log.warning("topic %r, partition %s: cut off at the end, and kept: %s", topic, uuid, kept)
