@@ -244,14 +244,17 @@ class Link:
                 self._receivers.pop(call, None)
                 raise ConnectionLost(f"the connection to {self.address} is lost: {self._why()}")
             self._transmit(buffers)
-        self._send_left()
+        if self._left:
+            self.flush()
 
     def _transmit(self, buffers: Sequence[Buffer]) -> None:
         """Queue `buffers`, and send what the socket takes; the caller holds `_sending`."""
         try:
-            self._queue_left()
+            if self._left:
+                self._queue_left()
             self._queue.put(buffers)
-            self._queue_left()
+            if self._left:
+                self._queue_left()
             self._queue.pump(self.peer.sendmsg)
             self._update_interest()
         except BaseException as error:
@@ -267,11 +270,6 @@ class Link:
         """Queue what calls within this thread have left, before what it sends later on."""
         while self._left:
             self._queue.put(self._left.popleft())
-
-    def _send_left(self) -> None:
-        """Send what calls within this thread have left while it held `_sending`."""
-        if self._left:
-            self.flush()
 
     def _why(self) -> MargoError:
         return (
@@ -311,7 +309,8 @@ class Link:
                     if holder is not None:
                         token.below[self] = (holder, self._driven)
                     self._claims["reader"] = weakref.ref(token)
-            self._send_left()
+            if self._left:
+                self.flush()
         return self.is_claimed_by(token)
 
     def is_claimed_by(self, token: Claim) -> bool:
@@ -341,7 +340,8 @@ class Link:
         with self._sending:
             self._driven = driven
             self._update_interest()
-        self._send_left()
+        if self._left:
+            self.flush()
 
     @property
     def has_queued(self) -> bool:

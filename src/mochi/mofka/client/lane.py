@@ -251,11 +251,13 @@ class Lane:
             with held:
                 if held is not self.lock:
                     continue
-                self._settle_failing()
+                if self._failing is not None:
+                    self._settle_failing()
                 result = work(held)
                 overtaken = held is not self.lock
             if not overtaken:
-                self._serve()
+                if self._inbox:
+                    self._serve()
                 return result
 
     def _post(self, work: Callable[[OwnedLock], None]) -> None:
@@ -510,11 +512,16 @@ class Lane:
             self._end_search("found again")
             self._release(batch)
             batch.settle(answer.first, None)
-        rest = deque(other for other in self.in_flight if other is not batch)
-        is_new = len(rest) < len(self.in_flight)
-        if held is not self.lock or not is_new:
+        pending = self.in_flight
+        if batch not in pending or held is not self.lock:
             return
-        self.in_flight = rest
+        if pending[0] is batch:
+            del pending[0]
+        else:
+            rest = deque(other for other in pending if other is not batch)
+            if held is not self.lock:
+                return
+            self.in_flight = rest
         if self.open.entries:
             self._send_due(held)
         elif self._adaptive:
