@@ -29,7 +29,6 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector, FutureEvent
-from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError, EventsLost, TimeoutExpired
 from diaspora_stream.event import Event
 from diaspora_stream.future import Completed, seconds
@@ -38,7 +37,6 @@ from diaspora_stream.topic import WHOLE
 from mochi.margo.errors import HeldUp, MargoError
 from mochi.margo.link import Link
 from mochi.margo.owned_lock import OwnedLock
-from mochi.mofka.client.batch import byte_view
 from mochi.mofka.client.event import (
     FailedEvent,
     FailedFeed,
@@ -48,6 +46,7 @@ from mochi.mofka.client.event import (
     ReceivedBatch,
 )
 from mochi.mofka.client.feed import Feed
+from mochi.mofka.client.loading import allocate, select
 from mochi.mofka.client.service import (
     PartitionInfo,
     Service,
@@ -422,11 +421,11 @@ class MofkaConsumer(Consumer):
             while index < batch.count and size < LOAD_BYTES:
                 try:
                     metadata = batch.metadata_of(index)
-                    descriptor = self._select(metadata, batch.descriptor_of(index))
+                    descriptor = select(self.data_selector, metadata, batch.descriptor_of(index))
                     if descriptor is None:
                         events.append(LoadedEvent(batch, index, []))
                     else:
-                        buffers, views = self._allocate(metadata, descriptor)
+                        buffers, views = allocate(self.data_allocator, metadata, descriptor)
                         events.append(LoadedEvent(batch, index, buffers))
                         if descriptor.size:
                             wanted.append((batch.first + index, descriptor.flatten()))
@@ -454,41 +453,6 @@ class MofkaConsumer(Consumer):
         finally:
             self._loader = None
         return events
-
-    def _select(self, metadata: Any, whole: DataDescriptor) -> DataDescriptor | None:
-        assert self.data_selector is not None
-        selected = self.data_selector(metadata, whole)
-        if selected is None:
-            return None
-        if not isinstance(selected, DataDescriptor):
-            raise DiasporaError(
-                f"a data selector returns a DataDescriptor or None, not {type(selected).__name__}"
-            )
-        its_own = selected.location_bytes == whole.location_bytes and selected.base_size == whole.base_size
-        if selected.size and not its_own:
-            raise DiasporaError(
-                f"a data selector returns the descriptor it is given, or a view of it; {selected!r} is neither"
-            )
-        return selected
-
-    def _allocate(self, metadata: Any, descriptor: DataDescriptor) -> tuple[list[Any], list[memoryview]]:
-        assert self.data_allocator is not None
-        given = self.data_allocator(metadata, descriptor)
-        if not isinstance(given, list | tuple):
-            raise DiasporaError(f"a data allocator returns a list of buffers, not {type(given).__name__}")
-        views = [_writable(buffer) for buffer in given]
-        size = sum(map(len, views))
-        if size != descriptor.size:
-            # Older applications count elements where the original took them for bytes.
-            counts = [memoryview(buffer).nbytes // memoryview(buffer).itemsize for buffer in given]
-            if sum(counts) == descriptor.size:
-                views = [view[:count] for view, count in zip(views, counts, strict=True)]
-                size = descriptor.size
-        if size != descriptor.size:
-            raise DiasporaError(
-                f"a data allocator gave {size} bytes of memory for the {descriptor.size} bytes selected"
-            )
-        return list(given), [view for view in views if len(view)]
 
     def feed_ended(self, feed: Feed) -> None:
         """Take note that a partition will send no more."""
@@ -563,13 +527,3 @@ def _event_at(place: "weakref.ref[PulledEvent]") -> Any:
 def _is_vacant(place: "weakref.ref[PulledEvent]") -> bool:
     future = place()
     return future is not None and future.event is None
-
-
-def _writable(buffer: Any) -> memoryview:
-    """Return a buffer as writable bytes."""
-    view = memoryview(buffer)
-    if view.readonly:
-        raise DiasporaError(f"a data allocator returns writable buffers, and {type(buffer).__name__} is not")
-    if not view.contiguous:
-        raise DiasporaError("a data allocator returns contiguous buffers")
-    return byte_view(view)
