@@ -28,10 +28,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector, FutureEvent
+from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector
 from diaspora_stream.errors import DiasporaError, EventsLost, TimeoutExpired
 from diaspora_stream.event import Event
-from diaspora_stream.future import Completed, seconds
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import WHOLE
 from mochi.margo.errors import HeldUp, MargoError
@@ -47,6 +46,7 @@ from mochi.mofka.client.event import (
 )
 from mochi.mofka.client.feed import Feed
 from mochi.mofka.client.loading import allocate, select
+from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
 from mochi.mofka.client.service import (
     PartitionInfo,
     Service,
@@ -66,48 +66,6 @@ MAX_CREDIT = 64 << 20
 
 LOAD_BYTES = 16 << 20
 """Bytes of selected data that one request loads; an event more ends it."""
-
-
-class PulledEvent(FutureEvent):
-    """The future of a pull, see `diaspora_stream.consumer.FutureEvent`."""
-
-    __slots__ = ("__weakref__", "_consumer", "_taken", "event")
-
-    def __init__(self, consumer: "MofkaConsumer") -> None:
-        self.event: Event | None = None
-        self._taken = False
-        self._consumer = consumer
-
-    def wait(self, timeout_ms: float | None = None) -> Event | None:
-        """Wait for the event, at most `timeout_ms` milliseconds; zero, negative and nothing wait for ever."""
-        event = self.event
-        if event is None:
-            try:
-                event = self._consumer.wait_for(weakref.ref(self), seconds(timeout_ms))
-            except BaseException:
-                del self
-                raise
-            if event is None:
-                return None
-        if event.__class__ is FailedEvent or event.__class__ is FailedFeed:
-            self._taken = True
-            raise event.error
-        self._taken = True
-        return event
-
-    @property
-    def completed(self) -> Completed:
-        """Whether `wait` would not wait."""
-        if self.event is None:
-            self._consumer.fulfil()
-        return Completed(self.event is not None)
-
-    def __del__(self) -> None:
-        try:
-            if self.event is not None and not self._taken:
-                self._consumer.give_back(self.event)
-        except AttributeError:  # Ctrl-C struck while it was made
-            pass
 
 
 class MofkaConsumer(Consumer):
@@ -312,7 +270,7 @@ class MofkaConsumer(Consumer):
                     f"a call cannot wait for events of {self!r} where it has struck: among them"
                 )
             self.fulfil()
-            if (event := _event_at(place)) is not None:
+            if (event := event_at(place)) is not None:
                 return event
             if self._closed:
                 raise self._is_closed()
@@ -323,7 +281,7 @@ class MofkaConsumer(Consumer):
                 raise DiasporaError(f"{self!r}: {error}") from error
 
     def _has_news(self, place: "weakref.ref[PulledEvent]") -> bool:
-        if _event_at(place) is not None or self._closed:
+        if event_at(place) is not None or self._closed:
             return True
         if self._loader is not None:
             return False
@@ -356,7 +314,7 @@ class MofkaConsumer(Consumer):
             with self._lock:
                 while self._waiting:
                     place = self._waiting[0]
-                    if not _is_vacant(place):
+                    if not is_vacant(place):
                         del self._waiting[0]
                     elif self._ready or self._open_next():
                         self._fill(place)
@@ -517,13 +475,3 @@ class MofkaConsumer(Consumer):
     def __del__(self) -> None:
         for feed in getattr(self, "_feeds", ()):
             self.service.in_background(feed.drop)
-
-
-def _event_at(place: "weakref.ref[PulledEvent]") -> Any:
-    future = place()
-    return None if future is None else future.event
-
-
-def _is_vacant(place: "weakref.ref[PulledEvent]") -> bool:
-    future = place()
-    return future is not None and future.event is None
