@@ -98,10 +98,13 @@ class MofkaProducer(Producer):
         return future
 
     def _text(self, metadata: Any) -> bytes:
+        given: str | bytes | None = None
         if isinstance(metadata, str):
-            metadata = from_text(str.__str__(metadata))
+            given = str.__str__(metadata)
+            metadata = from_text(given)
         elif isinstance(metadata, bytes | bytearray):
-            metadata = from_text(metadata)
+            given = bytes(metadata)
+            metadata = from_text(given)
         elif isinstance(metadata, memoryview):
             raise TypeError("metadata is a JSON value or JSON text, not a memoryview; give bytes(...) of it")
         if not self._plain:
@@ -110,7 +113,10 @@ class MofkaProducer(Producer):
             text = encode(metadata, is_finite=self._is_finite)
             if self._prefixed:
                 return text
-        return bytes(memoryview(self._serializer.serialize(metadata)))
+        if given is None:
+            return bytes(memoryview(self._serializer.serialize(metadata)))
+        text = given.encode() if isinstance(given, str) else given
+        return bytes(memoryview(self._serializer.serialize_text(text, metadata)))
 
     def _select(self, metadata: Any, partition: SupportsIndex | None) -> Lane:
         if self._closed:
