@@ -26,6 +26,7 @@ ALLOWED = {
         "mochi.margo",
         "mochi.flock",
         "mochi.yokan",
+        "mochi.warabi",
         "mochi.bedrock",
         "mochi.mofka.chunks",
     },
