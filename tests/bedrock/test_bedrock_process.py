@@ -149,6 +149,18 @@ def test_a_query_shows_the_pools_and_xstreams_that_were_added(servers: Servers) 
     ]
 
 
+def test_who_asks_is_told_what_of_a_script_has_no_effect(servers: Servers) -> None:
+    servers.start(SERVICE, "na+sm")
+    (servers.directory / "script.jx9").write_text("return counted($__config__.providers);")
+    query = servers.run("bedrock-query", "na+sm", "-f", "mofka.json", "-j", "script.jx9")
+    assert list(json.loads(query.stdout).values()) == [None]
+    assert 'line 1: unknown function "counted" gives null, did you mean "count"?' in query.stderr
+    (servers.directory / "script.jx9").write_text(" \n")
+    query = servers.run("bedrock-query", "na+sm", "-f", "mofka.json", "-j", "script.jx9")
+    assert query.stderr == ""
+    assert "providers" in next(iter(json.loads(query.stdout).values()))
+
+
 def test_a_server_that_waits_for_another_can_be_interrupted(servers: Servers) -> None:
     missing = {"name": "m", "type": "mofka", "config": {"topic": "t", "type": "memory"}} | {
         "dependencies": {"master_database": "db@na+sm://nobody-listens-here"}

@@ -168,8 +168,10 @@ class Server:
             expanded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document, order="sorted"))
             return expanded
 
-    def query(self, script: str) -> Any:
+    def query(self, script: str, warn: Callable[[str], None] | None = None) -> Any:
         """Run a Jx9 script over the expanded configuration, which it sees as ``$__config__``; return its value.
+
+        An empty script returns the configuration. What `warn` is given, see `mochi.bedrock.jx9.interpreter.run`.
 
         Raises
         ------
@@ -179,7 +181,12 @@ class Server:
         # Loaded here: the parser is not for servers that are never asked.
         from mochi.bedrock.jx9.interpreter import run
 
-        return run(script, {"__config__": self.config(), **variables(self.world)})
+        config = self.config()
+        return (
+            run(script, {"__config__": config, **variables(self.world)}, warn=warn)
+            if script.strip()
+            else config
+        )
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
         """Complete the server, and serve until `finalize`; then close all providers, the youngest first.
@@ -453,7 +460,8 @@ class Server:
                 from mochi.bedrock.jx9.errors import Jx9Error
 
                 try:
-                    result = rpc.QueryResult(self.query(args.script))
+                    warnings: list[str] = []
+                    result = rpc.QueryResult(self.query(args.script, warnings.append), warnings)
                 except Jx9Error as error:
                     raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
                 request.reply(pack(result))

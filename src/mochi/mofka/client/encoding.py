@@ -31,10 +31,13 @@ class Encoder:
 
     def text(self, metadata: Any) -> bytes:
         """Return metadata as bytes; errors as of `diaspora_stream.producer.Producer.push`."""
+        given: str | bytes | None = None
         if isinstance(metadata, str):
-            metadata = from_text(str.__str__(metadata))
+            given = str.__str__(metadata)
+            metadata = from_text(given)
         elif isinstance(metadata, bytes | bytearray):
-            metadata = from_text(metadata)
+            given = bytes(metadata)
+            metadata = from_text(given)
         elif isinstance(metadata, memoryview):
             raise TypeError("metadata is a JSON value or JSON text, not a memoryview; give bytes(...) of it")
         if not self.plain:
@@ -43,7 +46,10 @@ class Encoder:
             text = encode(metadata, is_finite=self._is_finite)
             if self.prefixed:
                 return text
-        return bytes(memoryview(self._serializer.serialize(metadata)))
+        if given is None:
+            return bytes(memoryview(self._serializer.serialize(metadata)))
+        text = given.encode() if isinstance(given, str) else given
+        return bytes(memoryview(self._serializer.serialize_text(text, metadata)))
 
 
 def as_data(data: Any) -> Any:
