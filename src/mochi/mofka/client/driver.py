@@ -20,16 +20,23 @@ from diaspora_stream.errors import (
     TopicExists,
     TopicNotFound,
 )
-from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
-from diaspora_stream.serializer import DefaultSerializer, Serializer
+from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
+from diaspora_stream.validator import SchemaValidator, Validator
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
 from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
-from mochi.mofka.client.options import check_name, check_sendable, check_text, parse_driver, parse_topic
+from mochi.mofka.client.options import (
+    check_name,
+    check_sendable,
+    check_text,
+    descriptions_of,
+    parse_driver,
+    parse_topic,
+)
 from mochi.mofka.client.service import (
     PartitionInfo,
     Service,
@@ -138,17 +145,7 @@ class MofkaDriver(Driver):
             if validator is not None:
                 raise TypeError("give a validator or a schema, not both")
             validator = SchemaValidator(schema=schema)
-        components: dict[type, Any] = {
-            Validator: validator or DefaultValidator(),
-            PartitionSelector: partition_selector or DefaultPartitionSelector(),
-            Serializer: serializer or DefaultSerializer(),
-        }
-        for base, component in components.items():
-            if not isinstance(component, base):
-                raise TypeError(
-                    f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one"
-                )
-        descriptions = {base.__name__: component.to_metadata() for base, component in components.items()}
+        descriptions = descriptions_of(validator, partition_selector, serializer)
         for where, description in descriptions.items():
             check_sendable(description, where)
         self._group.ask_for_view()
