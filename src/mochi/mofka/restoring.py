@@ -33,7 +33,7 @@ from mochi.flock.group_file import Member
 from mochi.flock.provider import FlockProvider
 from mochi.margo import deployment
 from mochi.margo.client import Client
-from mochi.margo.errors import Fault, MargoError
+from mochi.margo.errors import AddressError, ConnectionLost, DeadlineExceeded, Fault, MargoError
 from mochi.mofka.chunks import LOCK_NAME, PartitionLocked, PosixFiles, StorageError
 from mochi.mofka.deletion import path_of, served_as_usual
 from mochi.mofka.hosting import completed, master_among, partitions_among, provider_entry, provider_name
@@ -101,23 +101,33 @@ class Restoration:
             A server that may have the master database does not answer, or that fails.
         """
         try:
-            found = self._find_master()
-            if found is None:
-                return
-            address, number = found
-            own = self._topics() if address == self._server.address else None
-            if own is None:
-                registry = Registry(DatabaseHandle(self._client, address, number))
-                self._restore(registry, f"yokan:{number}@{address}", partial(self._ask_master, address))
-                return
-            self._restore(own.registry, own.master, lambda asked: own.ask(asked).result(OWN_PATIENCE))
-            self._tell_of_unattached(own)
-            for name in own.registry.bad_names():
-                log.error("a topic of the master database has a name that is no text: %s", name)
+            while not self._has_restored():
+                self._server.rest(RETRY_INTERVAL)
         finally:
             self._client.close()
         if self._unserved:
             shortage.start(threading.Thread(target=self._try_again, name="mofka-reopen", daemon=True))
+
+    def _has_restored(self) -> bool:
+        """Find the master database, and restore by what it says; False if its server goes away meanwhile."""
+        found = self._find_master()
+        if found is None:
+            return True
+        address, number = found
+        own = self._topics() if address == self._server.address else None
+        if own is None:
+            registry = Registry(DatabaseHandle(self._client, address, number))
+            try:
+                self._restore(registry, f"yokan:{number}@{address}", partial(self._ask_master, address))
+            except (AddressError, ConnectionLost, DeadlineExceeded) as error:
+                log.warning("the server of the master database has gone away: %s", error)
+                return False
+            return True
+        self._restore(own.registry, own.master, lambda asked: own.ask(asked).result(OWN_PATIENCE))
+        self._tell_of_unattached(own)
+        for name in own.registry.bad_names():
+            log.error("a topic of the master database has a name that is no text: %s", name)
+        return True
 
     def _try_again(self) -> None:
         """Try to open what could not be opened, until all of it is, or the server ends."""
