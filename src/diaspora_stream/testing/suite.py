@@ -4,6 +4,7 @@ import itertools
 import threading
 import uuid
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -58,7 +59,7 @@ class DriverSuite:
     Attributes
     ----------
     topic_options : mapping
-        Options of a topic with one partition.
+        Options of a topic; ``num_partitions`` is set beside them.
     ends : bool
         Whether a consumer comes to the end of the topic when it has had all events, instead of waiting for others.
     has_cursors : bool
@@ -67,7 +68,7 @@ class DriverSuite:
         How many partitions a topic is tried with.
     """
 
-    topic_options: ClassVar[Mapping[str, Any]] = {"num_partitions": 1}
+    topic_options: Mapping[str, Any] = MappingProxyType({})
     ends: ClassVar[bool] = False
     has_cursors: ClassVar[bool] = True
     num_partitions: ClassVar[int] = 3
@@ -81,6 +82,10 @@ class DriverSuite:
     def topic(self, driver: Driver) -> TopicHandle:
         """A topic with one partition."""
         return self.make_topic(driver)
+
+    def one_partition(self) -> dict[str, Any]:
+        """Return the options of a topic with one partition."""
+        return {**self.topic_options, "num_partitions": 1}
 
     def make_topic(self, driver: Driver, *, num_partitions: int = 1, **components: Any) -> TopicHandle:
         """Make and open a topic of a new name."""
@@ -98,7 +103,7 @@ class DriverSuite:
 
     def test_a_topic_that_is_created_exists_and_is_listed(self, driver: Driver) -> None:
         assert not driver.topic_exists("made")
-        driver.create_topic("made", options=self.topic_options)
+        driver.create_topic("made", options=self.one_partition())
         assert driver.topic_exists("made")
         assert "made" in driver.list_topics()
         topic = driver.open_topic("made")
@@ -107,7 +112,7 @@ class DriverSuite:
 
     def test_a_topic_is_created_once(self, driver: Driver, topic: TopicHandle) -> None:
         with pytest.raises(Exception, match=topic.name):
-            driver.create_topic(topic.name, options=self.topic_options)
+            driver.create_topic(topic.name, options=self.one_partition())
 
     def test_a_topic_that_does_not_exist_cannot_be_opened(self, driver: Driver) -> None:
         with pytest.raises(Exception, match="nowhere"):
@@ -124,7 +129,7 @@ class DriverSuite:
         assert not driver.topic_exists(topic.name)
         with pytest.raises(Exception, match=topic.name):
             driver.delete_topic(topic.name)
-        driver.create_topic(topic.name, options=self.topic_options)
+        driver.create_topic(topic.name, options=self.one_partition())
         anew = driver.open_topic(topic.name)
         assert anew.producer().push({"new": True}).wait() == 0
         assert [event.metadata for event in take(anew.consumer("c"), 1)] == [{"new": True}]
@@ -132,13 +137,13 @@ class DriverSuite:
     @pytest.mark.parametrize("name", ["", "a/b", "..", "x" * 300])
     def test_a_name_that_cannot_be_one_is_refused(self, driver: Driver, name: str) -> None:
         with pytest.raises(Exception):
-            driver.create_topic(name, options=self.topic_options)
+            driver.create_topic(name, options=self.one_partition())
         assert not driver.topic_exists(name)
 
     def test_a_component_of_a_wrong_kind_is_refused(self, driver: Driver) -> None:
         wrong: Any = Serializer.from_metadata(type="default")
         with pytest.raises(TypeError):
-            driver.create_topic("wrong", options=self.topic_options, validator=wrong)
+            driver.create_topic("wrong", options=self.one_partition(), validator=wrong)
         assert not driver.topic_exists("wrong")
 
     # Producing
