@@ -1,6 +1,6 @@
 """The consuming side of a topic."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future as PoolFuture
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.event import Event
 from diaspora_stream.future import Future
-from diaspora_stream.thread_pool import ThreadPool
+from diaspora_stream.handle import Handle
+from diaspora_stream.thread_pool import ThreadPool, own_pool
 
 if TYPE_CHECKING:
     from diaspora_stream.topic import TopicHandle
@@ -45,10 +46,11 @@ def byte_array_allocator(metadata: Any, descriptor: DataDescriptor) -> list[byte
     return [bytearray(descriptor.size)]
 
 
-class Consumer:
+class Consumer(Handle):
     """Pulls events out of a topic; a backend subclasses it. Made by `TopicHandle.consumer`.
 
     Any thread may pull. In a forked child the same object subscribes anew, from the acknowledged events on.
+    Pickled, it is its topic and what it was made with: who unpickles it subscribes, from the acknowledged events on.
 
     Attributes
     ----------
@@ -60,6 +62,12 @@ class Consumer:
         Events a batch, and batches that the servers send ahead.
     data_selector, data_allocator : callable or None
         The very objects given.
+    targets : list of int or None
+        Partitions to consume; None stands for all.
+    loads_all : bool
+        Whether neither callable was given.
+    options : mapping
+        As they were given.
     """
 
     name: str
@@ -69,6 +77,23 @@ class Consumer:
     max_num_batches: int
     data_selector: DataSelector | None
     data_allocator: DataAllocator | None
+    targets: list[int] | None
+    loads_all: bool
+    options: Mapping[str, Any]
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        arguments = {
+            "name": self.name,
+            "batch_size": int(self.batch_size),
+            "max_num_batches": int(self.max_num_batches),
+            "thread_pool": own_pool(self.thread_pool, self.topic.driver),
+            "targets": self.targets,
+            "options": self.options,
+        }
+        if not self.loads_all:
+            arguments["data_selector"] = self.data_selector
+            arguments["data_allocator"] = self.data_allocator
+        return _make_consumer, (self.topic, arguments)
 
     def pull(self) -> Future[Event | None]:
         """Return a future of the next event. Never blocks; futures get events in the order of the pulls."""
@@ -139,3 +164,7 @@ def _finish(running: list["PoolFuture[None]"]) -> None:
     for failure in failures:
         if not isinstance(failure, StopEventProcessor):
             raise failure
+
+
+def _make_consumer(topic: "TopicHandle", arguments: Mapping[str, Any]) -> Consumer:
+    return topic.consumer(**arguments)

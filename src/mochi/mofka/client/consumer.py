@@ -24,7 +24,7 @@ import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -126,12 +126,15 @@ class MofkaConsumer(Consumer):
         data_selector: DataSelector | None,
         data_allocator: DataAllocator | None,
         iteration_timeout_ms: float,
+        options: Mapping[str, Any],
     ) -> None:
         self.service = service
         self.topic = topic
         self.name = name
-        self.batch_size = batch_size
-        self.max_num_batches = max_num_batches
+        self.batch_size = topic.generation.size(batch_size)
+        self.max_num_batches = topic.generation.size(max_num_batches)
+        self.targets = [partition.index for partition in targets]
+        self.options = options
         self.thread_pool = thread_pool
         self.loads_all = data_selector is WHOLE
         self.data_selector = None if data_selector is WHOLE else data_selector
@@ -385,7 +388,7 @@ class MofkaConsumer(Consumer):
                 self._current = None
             if not self.arrived:
                 if not self._active:
-                    self._ready.append(NoMoreEvents())
+                    self._ready.append(NoMoreEvents(self.topic.generation.metadata_text))
                 return not self._active
             following = self.arrived[0]
             if isinstance(following, FailedFeed):

@@ -6,6 +6,7 @@ which flushes them in a thread of its own: a finalizer runs wherever the garbage
 """
 
 import logging
+import operator
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -47,8 +48,9 @@ class MofkaProducer(Producer):
         self._service = service
         self.topic = topic
         self.name = name
-        self.batch_size = batch_size
-        self.max_num_batches = max_num_batches
+        self.batch_size = topic.generation.size(batch_size)
+        self.max_num_batches = topic.generation.size(max_num_batches)
+        self.options = options
         self.thread_pool = thread_pool
         self._validator = topic.validator
         self._serializer = topic.serializer
@@ -116,10 +118,14 @@ class MofkaProducer(Producer):
         if self._closed:
             raise DiasporaError(f"{self!r} is closed")
         requested = None if partition is None else unsigned("partition", partition)
-        index = self._selector.select(metadata, requested)
-        if not (isinstance(index, int) and 0 <= index < len(self._lanes)):
+        chosen = self._selector.select(metadata, requested)
+        try:
+            index = operator.index(chosen)
+        except TypeError:
+            index = -1
+        if not 0 <= index < len(self._lanes):
             raise NoPartition(
-                f"the partition selector chose {index!r}, and topic {self.topic.name!r} has partitions 0 to "
+                f"the partition selector chose {chosen!r}, and topic {self.topic.name!r} has partitions 0 to "
                 f"{len(self._lanes) - 1}"
             )
         return self._lanes[index]
@@ -128,7 +134,15 @@ class MofkaProducer(Producer):
         """Send what is pending, see `diaspora_stream.producer.Producer.flush`."""
         if self._closed:
             raise DiasporaError(f"{self!r} is closed")
-        return self._flush()
+        flushed = self._flush()
+        if self.topic.generation.blocking_flush:
+            flushed.wait()
+        return flushed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the producer takes no more events."""
+        return self._closed
 
     def _flush(self) -> FutureFlushed:
         failed, self._options.failed = self._options.failed, None

@@ -1,10 +1,20 @@
 """Topics of the ``mofka`` driver."""
 
+import logging
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeVar
 
-from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, DataAllocator, DataSelector
+from diaspora_stream.consumer import (
+    ITERATION_TIMEOUT_MS,
+    DataAllocator,
+    DataSelector,
+    byte_array_allocator,
+    full_data_selector,
+)
+from diaspora_stream.driver import Driver
 from diaspora_stream.errors import ConfigError, DiasporaError, hint
+from diaspora_stream.generations import as_before, tell_once
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
@@ -12,7 +22,7 @@ from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE, Ordering, TopicHandle
 from diaspora_stream.validator import Validator
 from mochi.mofka.client.consumer import MofkaConsumer
-from mochi.mofka.client.options import check_text, options_of
+from mochi.mofka.client.options import check_text, milliseconds, options_of
 from mochi.mofka.client.producer import MofkaProducer
 from mochi.mofka.client.service import PartitionInfo, Service
 from mochi.mofka.protocol import MAX_CONSUMER_NAME
@@ -32,10 +42,7 @@ def _iteration_timeout_ms(options: Mapping[str, Any]) -> float:
     for key in options:
         if key != known:
             raise ConfigError(f"options.{key}", f"unknown consumer option{hint(key, (known,))}")
-    value = options.get(known, ITERATION_TIMEOUT_MS)
-    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
-        raise ConfigError(f"options.{known}", f"must be a number of milliseconds, found {value!r}")
-    return value
+    return milliseconds(f"options.{known}", options.get(known, ITERATION_TIMEOUT_MS))
 
 
 class MofkaTopic(TopicHandle):
@@ -43,6 +50,7 @@ class MofkaTopic(TopicHandle):
 
     def __init__(
         self,
+        driver: Driver,
         service: Service,
         name: str,
         partitions: Sequence[PartitionInfo],
@@ -51,6 +59,7 @@ class MofkaTopic(TopicHandle):
         serializer: Serializer,
         thread_pool: ThreadPool,
     ) -> None:
+        self.driver = driver
         self.name = name
         self.partition_infos = list(partitions)
         self.partitions = [partition.as_dict() for partition in partitions]
@@ -59,11 +68,13 @@ class MofkaTopic(TopicHandle):
         self.serializer = serializer
         self._service = service
         self._thread_pool = thread_pool
+        self._producers: weakref.WeakSet[MofkaProducer] = weakref.WeakSet()
         partition_selector.set_partitions(self.partitions)
 
     def __repr__(self) -> str:
         return f"<TopicHandle {self.name!r}, {len(self.partitions)} partitions>"
 
+    @as_before("name", "batch_size", "thread_pool", "ordering", max_batch="max_num_batches")
     def producer(
         self,
         name: str = "",
@@ -78,7 +89,7 @@ class MofkaTopic(TopicHandle):
         self._service.check_open()
         if not isinstance(ordering, Ordering):
             raise TypeError(f"ordering must be an Ordering, not {ordering!r}")
-        return MofkaProducer(
+        producer = MofkaProducer(
             self._service,
             self,
             check_text("the name of a producer", name),
@@ -87,7 +98,18 @@ class MofkaTopic(TopicHandle):
             _of_type("thread_pool", thread_pool or self._thread_pool, ThreadPool),
             options,
         )
+        self._producers.add(producer)
+        return producer
 
+    @as_before(
+        "name",
+        "batch_size",
+        "thread_pool",
+        "data_allocator",
+        "data_selector",
+        "targets",
+        data_broker="data_allocator",
+    )
     def consumer(
         self,
         name: str,
@@ -102,6 +124,11 @@ class MofkaTopic(TopicHandle):
     ) -> MofkaConsumer:
         """Make a consumer, see `diaspora_stream.topic.TopicHandle.consumer`."""
         self._service.check_open()
+        if self.generation.lone_callables:
+            if data_selector in (WHOLE, None) and data_allocator not in (WHOLE, None):
+                data_selector = full_data_selector
+            elif data_allocator in (WHOLE, None) and data_selector not in (WHOLE, None):
+                data_allocator = byte_array_allocator
         if (data_selector is WHOLE) != (data_allocator is WHOLE):
             raise TypeError("give both data_selector and data_allocator, or neither")
         if (data_selector is None) != (data_allocator is None):
@@ -124,6 +151,7 @@ class MofkaTopic(TopicHandle):
             data_selector,
             data_allocator,
             _iteration_timeout_ms(options),
+            options,
         )
 
     def _targets(self, targets: Iterable[SupportsIndex] | None) -> list[PartitionInfo]:
@@ -139,3 +167,15 @@ class MofkaTopic(TopicHandle):
                     f"{len(self.partition_infos) - 1}"
                 )
         return [self.partition_infos[target] for target in sorted(chosen)] or self.partition_infos
+
+    def mark_as_complete(self) -> None:
+        """Flush, see `diaspora_stream.topic.TopicHandle.mark_as_complete`."""
+        flushes = [producer.flush() for producer in list(self._producers) if not producer.is_closed]
+        for flush in flushes:
+            flush.wait()
+        tell_once(
+            "mark_as_complete",
+            logging.WARNING,
+            "mark_as_complete() has flushed what this topic's producers had pushed; consumers are not told of an end: "
+            "have them stop at an event that says so, or when there is none for a while",
+        )
