@@ -9,7 +9,7 @@ from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.event import Event
 from diaspora_stream.future import Future
 from diaspora_stream.handle import Handle
-from diaspora_stream.thread_pool import ThreadPool, own_pool
+from diaspora_stream.thread_pool import ThreadPool
 
 if TYPE_CHECKING:
     from diaspora_stream.topic import TopicHandle
@@ -62,12 +62,8 @@ class Consumer(Handle):
         Events a batch, and batches that the servers send ahead.
     data_selector, data_allocator : callable or None
         The very objects given.
-    targets : list of int or None
-        Partitions to consume; None stands for all.
-    loads_all : bool
-        Whether neither callable was given.
-    options : mapping
-        As they were given.
+    made_with : dict
+        The arguments of `TopicHandle.consumer` that make it anew.
     """
 
     name: str
@@ -77,23 +73,10 @@ class Consumer(Handle):
     max_num_batches: int
     data_selector: DataSelector | None
     data_allocator: DataAllocator | None
-    targets: list[int] | None
-    loads_all: bool
-    options: Mapping[str, Any]
+    made_with: dict[str, Any]
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        arguments = {
-            "name": self.name,
-            "batch_size": int(self.batch_size),
-            "max_num_batches": int(self.max_num_batches),
-            "thread_pool": own_pool(self.thread_pool, self.topic.driver),
-            "targets": self.targets,
-            "options": self.options,
-        }
-        if not self.loads_all:
-            arguments["data_selector"] = self.data_selector
-            arguments["data_allocator"] = self.data_allocator
-        return _make_consumer, (self.topic, arguments)
+        return _make_consumer, (self.topic, self.made_with)
 
     def pull(self) -> Future[Event | None]:
         """Return a future of the next event. Never blocks; futures get events in the order of the pulls."""

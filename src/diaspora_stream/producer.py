@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from diaspora_stream.future import FutureFlushed, FutureUint
 from diaspora_stream.handle import Handle
-from diaspora_stream.thread_pool import ThreadPool, own_pool
+from diaspora_stream.thread_pool import ThreadPool
 
 if TYPE_CHECKING:
     from diaspora_stream.topic import TopicHandle
@@ -26,8 +26,8 @@ class Producer(Handle):
         Events a batch, or `AdaptiveBatchSize`.
     max_num_batches : int
         Batches that may wait behind the one on its way, for each partition.
-    options : mapping
-        As they were given.
+    made_with : dict
+        The arguments of `TopicHandle.producer` that make it anew.
     """
 
     name: str
@@ -35,17 +35,15 @@ class Producer(Handle):
     thread_pool: ThreadPool
     batch_size: int
     max_num_batches: int
-    options: Mapping[str, Any]
+    made_with: dict[str, Any]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the producer takes no more events."""
+        raise NotImplementedError
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        arguments = {
-            "name": self.name,
-            "batch_size": int(self.batch_size),
-            "max_num_batches": int(self.max_num_batches),
-            "thread_pool": own_pool(self.thread_pool, self.topic.driver),
-            "options": self.options,
-        }
-        return _make_producer, (self.topic, arguments)
+        return _make_producer, (self.topic, self.made_with)
 
     def push(self, metadata: Any, data: Any = b"", *, partition: SupportsIndex | None = None) -> FutureUint:
         """Push one event.

@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.handle import Handle
@@ -77,16 +77,6 @@ class ThreadPool(Handle):
             executor = self._executor
         if executor is not None:
             executor.shutdown()
-
-
-class _HasPool(Protocol):
-    @property
-    def default_thread_pool(self) -> ThreadPool: ...
-
-
-def own_pool(pool: ThreadPool, driver: _HasPool) -> ThreadPool | None:
-    """Return a pool that was given; None for a driver's default, which is another one in another process."""
-    return None if pool is driver.default_thread_pool else pool
 
 
 _pools: Final[weakref.WeakSet[ThreadPool]] = weakref.WeakSet()

@@ -130,7 +130,7 @@ def test_what_a_producer_and_a_consumer_were_made_with_goes_with_them(server: Se
     assert made.topic is consumed.topic
     with pytest.raises(Exception, match="not finite"):
         made.push(float("nan"))
-    assert consumed.targets == [2]
+    assert consumed.made_with["targets"] == [2]
     assert consumed.thread_pool.thread_count == 2
     assert consumed.data_selector is FullDataSelector
     assert consumed.data_allocator is allocate

@@ -22,10 +22,10 @@ from diaspora_stream.errors import (
 )
 from diaspora_stream.generations import OLDEST, as_before
 from diaspora_stream.integers import unsigned
-from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
-from diaspora_stream.serializer import DefaultSerializer, Serializer
+from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
+from diaspora_stream.validator import SchemaValidator, Validator
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
@@ -35,6 +35,7 @@ from mochi.mofka.client.options import (
     check_name,
     check_sendable,
     check_text,
+    descriptions_of,
     options_by_position,
     options_of,
     parse_driver,
@@ -176,19 +177,7 @@ class MofkaDriver(Driver):
             if validator is not None:
                 raise TypeError("give a validator or a schema, not both")
             validator = SchemaValidator(schema=schema)
-        components: dict[type, Any] = {
-            Validator: DefaultValidator() if validator is None else validator,
-            PartitionSelector: DefaultPartitionSelector()
-            if partition_selector is None
-            else partition_selector,
-            Serializer: DefaultSerializer() if serializer is None else serializer,
-        }
-        for base, component in components.items():
-            if not isinstance(component, base):
-                raise TypeError(
-                    f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one"
-                )
-        descriptions = {base.__name__: component.to_metadata() for base, component in components.items()}
+        descriptions = descriptions_of(validator, partition_selector, serializer)
         for where, description in descriptions.items():
             check_sendable(description, where)
         self._group.ask_for_view()

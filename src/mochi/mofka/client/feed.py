@@ -124,8 +124,8 @@ class Feed:
         self.show = as_text(self.deserialize) if topic.generation.metadata_text else self.deserialize
         self._name = consumer.name
         adaptive = consumer.batch_size == ADAPTIVE_BATCH_SIZE
-        self._batch_size = 0 if adaptive else min(int(consumer.batch_size), MAX_NUMBER)
-        self._batches = min(max(int(consumer.max_num_batches), MIN_BATCHES), MAX_NUMBER)
+        self._batch_size = 0 if adaptive else min(consumer.batch_size, MAX_NUMBER)
+        self._batches = min(max(consumer.max_num_batches, MIN_BATCHES), MAX_NUMBER)
         self._credit = credit
         self._with_data = consumer.loads_all
         self.reset()
