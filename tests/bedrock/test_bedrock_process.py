@@ -505,11 +505,12 @@ def test_a_script_or_toml_that_is_none_is_one_line_and_a_failure(
 
 
 def test_warnings_are_log_lines_and_traces_are_shown_on_request(servers: Servers) -> None:
-    config = SERVICE | {"libraries": [*SERVICE["libraries"], "libnobody.so"], "ssg": {}, "providers": [{}]}
+    config = SERVICE | {"libraries": [*SERVICE["libraries"], "libnobody.so"], "mona": [{}], "providers": [{}]}
     form = r"\[[-\d]{10} [:\d]{8}\.\d{3}\] \[(\w+)\] (.*)"
     completed = servers.run("bedrock", "na+sm", "--stdin", "-v", "trace", text=json.dumps(config))
     matches = [re.fullmatch(form, line) for line in completed.stdout.splitlines()]
-    assert ("warning", "ssg: obsolete section, ignored") in [match and match.groups() for match in matches]
+    expected = ("warning", "mona: obsolete section, ignored; nothing needs it")
+    assert expected in [match and match.groups() for match in matches]
     completed = servers.run("bedrock", "na+sm", "--stdin", "-v", "off", text=json.dumps(config))
     assert completed.stdout == ""
     assert only_line(completed).startswith("error: providers[0].name")

@@ -23,9 +23,9 @@ def from_json(text: bytes, source: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise ConfigError(
-            source, f"not JSON, line {error.lineno} column {error.colno}: {error.msg}"
-        ) from None
+        is_remark = error.doc[error.pos :].startswith(("//", "/*", "#"))
+        problem = "remarks are for scripts (--jx9) and TOML (--toml)" if is_remark else error.msg
+        raise ConfigError(source, f"not JSON, line {error.lineno} column {error.colno}: {problem}") from None
     except ValueError as error:
         raise ConfigError(source, f"not JSON: {error}") from None
     except RecursionError:
