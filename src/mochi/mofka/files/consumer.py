@@ -30,6 +30,7 @@ from mochi.mofka.client.event import (
     MofkaEvent,
     NoMoreEvents,
     ReceivedBatch,
+    as_text,
 )
 from mochi.mofka.client.loading import allocate, select
 from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
@@ -58,7 +59,7 @@ class Feed:
     ----------
     partition : EmbeddedPartition
         For events.
-    deserialize : callable or None
+    deserialize, show : callable or None
         Likewise.
     """
 
@@ -71,6 +72,7 @@ class Feed:
     ) -> None:
         self.partition = partition
         self.deserialize = deserialize
+        self.show = as_text(deserialize) if consumer.topic.generation.metadata_text else deserialize
         self.reader = reader
         self._name = consumer.name
         self._topic = consumer.topic.name
@@ -303,7 +305,7 @@ class EmbeddedConsumer(Consumer):
             self._current = batch
             return self._open_next()
         if not self._active or self._watch is None:
-            ready.append(NoMoreEvents())
+            ready.append(NoMoreEvents(self.topic.generation.metadata_text))
             return True
         return False
 

@@ -6,14 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from diaspora_stream.errors import ConfigError, TopicNotFound, hint
+from diaspora_stream.generations import as_before
 from diaspora_stream.json_value import encode
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import SchemaValidator, Validator
 from mochi.mofka.client.lane import LaneOptions
-from mochi.mofka.client.options import descriptions_of, options_of, partition_count, path_of, timeout_of
+from mochi.mofka.client.options import (
+    descriptions_of,
+    is_text,
+    options_of,
+    partition_count,
+    path_of,
+    timeout_of,
+)
 from mochi.mofka.files import storage
 from mochi.mofka.files.consumer import Watching
 from mochi.mofka.files.cursors import Cursors
@@ -28,7 +37,7 @@ from mochi.mofka.files.writing import WRITING
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = ("flush_behavior", "root_path", "timeout_ms", "use_file_locking")
+_OPTIONS = ("flush_behavior", "metadata", "root_path", "timeout_ms", "use_file_locking")
 _TOPIC_OPTIONS = ("num_partitions", "partitions")
 
 
@@ -49,6 +58,8 @@ class FilesDriver(EmbeddedDriver):
     use_file_locking : bool
         Whether a file system without locks is refused; it is used with a warning otherwise, and a second writer is not
         kept out there. Elsewhere locks are used in any case.
+    metadata : "text" or "value"
+        Whether ``event.metadata`` is JSON text, as for the driver ``mofka``.
     timeout_ms : int or float
         Milliseconds that blocking calls take at most, 30000 by default.
     """
@@ -69,14 +80,29 @@ class FilesDriver(EmbeddedDriver):
             raise ConfigError(
                 "options.flush_behavior", f"must be one of {allowed}, found {flush!r}"
             ) from None
-        self._begin(timeout_of(options))
+        self._start(timeout_of(options))
         path = path_of("options.root_path", options.get("root_path", "./diaspora_data"))
         self._root = Root(os.path.abspath(path))
+        metadata_text = is_text(options, self.generation)
+        self.generation = replace(self.generation, metadata_text=metadata_text)
+        self.options = {
+            **options,
+            "root_path": self._root.path,
+            "metadata": "text" if metadata_text else "value",
+        }
         self._files = WRITING.strict_files if locking else WRITING.files
 
     def __repr__(self) -> str:
         return f"<FilesDriver {self._root.path!r}>"
 
+    @as_before(
+        "name",
+        "validator",
+        "partition_selector",
+        "serializer",
+        topic_name="name",
+        selector="partition_selector",
+    )
     def create_topic(
         self,
         name: str,
@@ -120,6 +146,7 @@ class FilesDriver(EmbeddedDriver):
             writer.end(TopicNotFound(name))
         self._root.delete(name)
 
+    @as_before("name", topic_name="name")
     def open_topic(self, name: str) -> EmbeddedTopic:
         """Open a topic, see `diaspora_stream.driver.Driver.open_topic`."""
         self.check_open()
@@ -127,14 +154,16 @@ class FilesDriver(EmbeddedDriver):
         descriptions = self._root.descriptions(name)
         return EmbeddedTopic(
             self,
+            self,
             name,
             [EmbeddedPartition(index, path, _reader_of(path)) for index, path in enumerate(paths)],
-            Validator.from_metadata(**descriptions["Validator"]),
-            PartitionSelector.from_metadata(**descriptions["PartitionSelector"]),
-            Serializer.from_metadata(**descriptions["Serializer"]),
+            Validator.described(descriptions["Validator"]),
+            PartitionSelector.described(descriptions["PartitionSelector"]),
+            Serializer.described(descriptions["Serializer"]),
             self._thread_pool,
         )
 
+    @as_before("name", topic_name="name")
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
         self.check_open()

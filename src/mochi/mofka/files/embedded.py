@@ -13,7 +13,8 @@ from mochi.mofka.files.producer import EmbeddedProducer
 class EmbeddedDriver(Driver):
     """A driver without a server."""
 
-    def _begin(self, timeout: float) -> None:
+    def _start(self, timeout: float) -> None:
+        """Begin, with nothing made yet."""
         self.timeout = timeout
         self._thread_pool = ThreadPool(0)
         self._closed = False

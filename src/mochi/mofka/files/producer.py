@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from diaspora_stream.errors import DiasporaError, NoPartition, TimeoutExpired
+from diaspora_stream.errors import DiasporaError, TimeoutExpired
 from diaspora_stream.future import FutureFlushed, FutureUint
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import DefaultPartitionSelector
@@ -15,7 +15,7 @@ from diaspora_stream.producer import Producer
 from diaspora_stream.thread_pool import ThreadPool
 from mochi.mofka.client.encoding import Encoder, as_data
 from mochi.mofka.client.lane import LaneOptions
-from mochi.mofka.client.producer import choices
+from mochi.mofka.client.producer import choices, place_of
 from mochi.mofka.files.lane import Lane
 from mochi.mofka.files.writing import WRITING
 
@@ -93,13 +93,8 @@ class EmbeddedProducer(Producer):
     def _select(self, metadata: Any, partition: SupportsIndex | None) -> Lane:
         self._check_open()
         requested = None if partition is None else unsigned("partition", partition)
-        index = self._selector.select(metadata, requested)
-        if not (isinstance(index, int) and 0 <= index < len(self._lanes)):
-            raise NoPartition(
-                f"the partition selector chose {index!r}, and topic {self.topic.name!r} has partitions 0 to "
-                f"{len(self._lanes) - 1}"
-            )
-        return self._lanes[index]
+        chosen = self._selector.select(metadata, requested)
+        return self._lanes[place_of(chosen, len(self._lanes), self.topic.name)]
 
     def _check_open(self) -> None:
         if self._closed:
@@ -108,7 +103,15 @@ class EmbeddedProducer(Producer):
     def flush(self) -> FutureFlushed:
         """Have what is pending stored, see `diaspora_stream.producer.Producer.flush`."""
         self._check_open()
-        return self._flush()
+        flushed = self._flush()
+        if self.topic.generation.blocking_flush:
+            flushed.wait()
+        return flushed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the producer takes no more events."""
+        return self._closed
 
     def _flush(self) -> FutureFlushed:
         failed, self._options.failed = self._options.failed, None

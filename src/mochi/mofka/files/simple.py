@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diaspora_stream.errors import TopicExists, TopicNotFound
+from diaspora_stream.generations import as_before
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import SchemaValidator, Validator
@@ -143,13 +144,21 @@ class SimpleDriver(EmbeddedDriver):
 
     def _open(self, options: Any) -> None:
         options = options_of(options)
-        self._begin(timeout_of(options))
+        self._start(timeout_of(options))
         self._topics: dict[str, _Topic] = {}
         self._lock = Lock()
 
     def __repr__(self) -> str:
         return f"<SimpleDriver, {len(self._topics)} topics>"
 
+    @as_before(
+        "name",
+        "validator",
+        "partition_selector",
+        "serializer",
+        topic_name="name",
+        selector="partition_selector",
+    )
     def create_topic(
         self,
         name: str,
@@ -191,6 +200,7 @@ class SimpleDriver(EmbeddedDriver):
             raise TopicNotFound(name, tuple(self._topics))
         return found
 
+    @as_before("name", topic_name="name")
     def open_topic(self, name: str) -> EmbeddedTopic:
         """Open a topic, see `diaspora_stream.driver.Driver.open_topic`."""
         topic = self._topic(name)
@@ -200,14 +210,16 @@ class SimpleDriver(EmbeddedDriver):
 
         return EmbeddedTopic(
             self,
+            self,
             name,
             [partition(index) for index in range(len(topic.stores))],
-            Validator.from_metadata(**topic.descriptions["Validator"]),
-            PartitionSelector.from_metadata(**topic.descriptions["PartitionSelector"]),
-            Serializer.from_metadata(**topic.descriptions["Serializer"]),
+            Validator.described(topic.descriptions["Validator"]),
+            PartitionSelector.described(topic.descriptions["PartitionSelector"]),
+            Serializer.described(topic.descriptions["Serializer"]),
             self._thread_pool,
         )
 
+    @as_before("name", topic_name="name")
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
         self.check_open()

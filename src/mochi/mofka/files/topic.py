@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from diaspora_stream.consumer import DataAllocator, DataSelector
+from diaspora_stream.driver import Driver
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
@@ -50,6 +51,7 @@ class EmbeddedTopic(CheckedTopic[EmbeddedPartition]):
 
     def __init__(
         self,
+        driver: Driver,
         host: Host,
         name: str,
         partitions: Sequence[EmbeddedPartition],
@@ -58,7 +60,7 @@ class EmbeddedTopic(CheckedTopic[EmbeddedPartition]):
         serializer: Serializer,
         thread_pool: ThreadPool,
     ) -> None:
-        super().__init__(name, partitions, validator, partition_selector, serializer, thread_pool)
+        super().__init__(driver, name, partitions, validator, partition_selector, serializer, thread_pool)
         self._host = host
 
     def check_open(self) -> None:
