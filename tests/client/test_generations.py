@@ -39,6 +39,16 @@ def broker(metadata: Any, descriptor: mofka.DataDescriptor) -> list[bytearray]:
     return [bytearray(descriptor.size)]
 
 
+def test_raw_text_is_what_was_pushed(server: Server) -> None:
+    with MofkaDriver(str(server.group_file)) as driver:
+        driver.create_topic("raw", options={"num_partitions": 1}, serializer=mofka.Serializer.from_metadata("raw"))
+        topic = driver.open_topic("raw")
+        with topic.producer() as producer, topic.consumer("c") as consumer:
+            producer.push('{"b": 1,  "a": 2}')
+            producer.flush()
+            assert consumer.pull().wait(10000).metadata == '{"b": 1,  "a": 2}'
+
+
 @pytest.mark.parametrize("engine", [(), (Engine(),), ("na+sm",), (12345,), (None, True)])
 def test_a_program_of_the_oldest_generation_runs_and_is_told_nothing(
     server: Server, caplog: pytest.LogCaptureFixture, engine: Any
