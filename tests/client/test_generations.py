@@ -41,7 +41,9 @@ def broker(metadata: Any, descriptor: mofka.DataDescriptor) -> list[bytearray]:
 
 def test_raw_text_is_what_was_pushed(server: Server) -> None:
     with MofkaDriver(str(server.group_file)) as driver:
-        driver.create_topic("raw", options={"num_partitions": 1}, serializer=mofka.Serializer.from_metadata("raw"))
+        driver.create_topic(
+            "raw", options={"num_partitions": 1}, serializer=mofka.Serializer.from_metadata("raw")
+        )
         topic = driver.open_topic("raw")
         with topic.producer() as producer, topic.consumer("c") as consumer:
             producer.push('{"b": 1,  "a": 2}')
