@@ -27,7 +27,7 @@ from mochi.bedrock import config as bedrock_config
 from mochi.bedrock.server import Server
 from mochi.flock import group_file
 from mochi.flock.group_file import GroupView, Member
-from mochi.margo.errors import MargoError
+from mochi.margo.errors import AddressError, ConnectionLost, MargoError
 from mochi.margo.gate import Gate
 from mochi.margo.handshake import Seat
 from mochi.mofka.client import MofkaDriver
@@ -188,6 +188,27 @@ def test_each_server_takes_back_the_partitions_of_its_ordinal(
                 event = consumer.pull().wait(10000)
                 assert event is not None
                 assert event.metadata == {"partition": index}
+
+
+@pytest.mark.parametrize("verb", ["names", "load", "update"])
+def test_a_server_goes_on_when_that_of_the_master_database_goes_away_meanwhile(
+    service: TwoServers, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with service.driver() as driver:
+        driver.create_topic("topic", options=on_disk(service, 4))
+    losses = [ConnectionLost("the server has gone"), AddressError("nobody answers")]
+    method = getattr(Registry, verb)
+
+    def interrupted(registry: Registry, *args: Any) -> Any:
+        if losses:
+            raise losses.pop()
+        return method(registry, *args)
+
+    monkeypatch.setattr(Registry, verb, interrupted)
+    service.restart(1)
+    assert losses == []
+    with service.driver() as driver, driver.open_topic("topic").producer() as producer:
+        assert [producer.push({}, partition=index).wait(10000) for index in range(4)] == [0] * 4
 
 
 def test_a_topic_is_deleted_while_a_server_is_down_which_removes_its_files_when_it_comes_back(

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from mochi.bedrock import rpc
 from mochi.bedrock.spec import PoolSpec, ProcSpec, ProviderHandle, ProviderSpec, XstreamSpec
+from mochi.margo import deployment
 from mochi.margo.address import parse
 from mochi.margo.asking import answers
 from mochi.margo.client import Client as MargoClient
@@ -85,13 +86,16 @@ class BedrockClient:
         Fault
             Code ``jx9``: it is no script, or failed; the details hold its ``line`` and ``column``, where known.
         """
-        return self._client.call(
+        result = self._client.call(
             address,
             rpc.QUERY_CONFIG,
             rpc.QueryConfig(script),
             rpc.QueryResult,
             provider_id=self._provider_id,
-        ).value
+        )
+        for warning in result.warnings:
+            deployment.log.warning("%s: %s", address, warning)
+        return result.value
 
     def load_module(self, address: str, library: str) -> None:
         """Load a library; `Fault` ``config`` where it cannot be loaded."""

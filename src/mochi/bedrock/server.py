@@ -37,7 +37,7 @@ from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
 from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
-from mochi.bedrock.errors import BedrockError, DeploymentError
+from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
 from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.queries import Queries
@@ -107,6 +107,7 @@ class Server:
         self._stopping = threading.Event()
         self._is_restored = False
         self._libraries: list[str] = []
+        self._broken: dict[str, str] = {}
         self._modules: dict[str, Module] = {}
         self._running: dict[str, Running] = {}
         self._changing = threading.RLock()
@@ -168,8 +169,10 @@ class Server:
             expanded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document, order="sorted"))
             return expanded
 
-    def query(self, script: str) -> Any:
+    def query(self, script: str, warn: Callable[[str], None] | None = None) -> Any:
         """Run a Jx9 script over the expanded configuration, which it sees as ``$__config__``; return its value.
+
+        An empty script returns the configuration. What `warn` is given, see `mochi.bedrock.jx9.interpreter.run`.
 
         Raises
         ------
@@ -179,7 +182,12 @@ class Server:
         # Loaded here: the parser is not for servers that are never asked.
         from mochi.bedrock.jx9.interpreter import run
 
-        return run(script, {"__config__": self.config(), **variables(self.world)})
+        config = self.config()
+        return (
+            run(script, {"__config__": config, **variables(self.world)}, warn=warn)
+            if script.strip()
+            else config
+        )
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
         """Complete the server, and serve until `finalize`; then close all providers, the youngest first.
@@ -242,12 +250,13 @@ class Server:
             It is known, and cannot be loaded.
         """
         with self._changing:
-            if library in self._libraries:
+            if library in self._libraries and library not in self._broken:
                 return
             module = modules.load(library)
-            self._libraries.append(library)
-            if module is None:
-                return
+            if self._broken.pop(library, None) is None:
+                self._libraries.append(library)
+            if module is None or type(module) is type(self._modules.get(module.type)):
+                return  # unknown, or named twice
             self._modules[module.type] = module
             if isinstance(module, MakesFiles):
                 module.by_umask = self._settings.file_mode == "umask"
@@ -363,7 +372,12 @@ class Server:
         if self._secret:
             self.engine.gate.admit_peers(Seat(self._secret, self._peers.rank))
         for library in self._settings.libraries:
-            self.load_module(library)
+            try:
+                self.load_module(library)
+            except ModuleError as error:  # fatal only to a provider that needs it
+                log.warning("libraries: %s; ignored", error)
+                self._libraries.append(library)
+                self._broken[library] = str(error)
         paths = {spec.name: f"providers[{index}]" for index, spec in enumerate(self._settings.providers)}
         needed = [self._module(spec, paths[spec.name]) for spec in self._settings.providers]
         if not any(isinstance(module, Guards) for module in needed):
@@ -453,7 +467,8 @@ class Server:
                 from mochi.bedrock.jx9.errors import Jx9Error
 
                 try:
-                    result = rpc.QueryResult(self.query(args.script))
+                    warnings: list[str] = []
+                    result = rpc.QueryResult(self.query(args.script, warnings.append), warnings)
                 except Jx9Error as error:
                     raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
                 request.reply(pack(result))
@@ -564,9 +579,12 @@ class Server:
         if module is not None:
             return module
         library = modules.library_of(spec.type)
-        if library is None:
+        if self._broken:
+            hint = "; ".join(self._broken.values())
+        elif library is None:
             near = difflib.get_close_matches(spec.type, self._modules, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else "no known library brings it"
+            known = f"no known library does, only those of {', '.join(modules.types())}"
+            hint = f'did you mean "{near[0]}"?' if near else known
         else:
             hint = f'add "{library}" to libraries'
         raise ConfigError(f"{where}.type", f'no loaded library brings the type "{spec.type}"; {hint}')

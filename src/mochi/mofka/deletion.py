@@ -7,10 +7,11 @@ from typing import cast
 
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
+from mochi.bedrock.spec import AUTOMATIC
 from mochi.margo.client import Client
 from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, DeadlineExceeded, Fault, MargoError
 from mochi.mofka.chunks import ChunkStore, PosixFiles, StorageError, remove_partition
-from mochi.mofka.hosting import partitions_among, provider_name
+from mochi.mofka.hosting import completed, partitions_among, provider_entry, provider_name
 from mochi.mofka.partition.config import check_topic_name, directory_of, is_uuid
 from mochi.mofka.protocol import REMOVE, Remove, Removed
 from mochi.mofka.provider import PartitionProvider
@@ -62,6 +63,8 @@ def remove_here(server: Deployed, asked: Remove) -> list[str]:
             running = partitions_among(server.config()["providers"]).get((asked.topic, asked.uuid))
             if running is not None:
                 name, provider = running["name"], cast(PartitionProvider, server.provider(running["name"]))
+        if provider is None and asked.type == "legacy" and asked.rank is not None:
+            provider = _opened_to_be_removed(server, asked)
         if provider is not None:
             kept = provider.remove(asked.unused_only)
             server.stop_provider(name)
@@ -80,6 +83,21 @@ def remove_here(server: Deployed, asked: Remove) -> list[str]:
         raise Fault("storage", str(error)) from error
 
 
+def _opened_to_be_removed(server: Deployed, asked: Remove) -> PartitionProvider | None:
+    """Open a legacy partition; None where that fails and there can be no events, for it was never complete."""
+    record = PartitionRecord(
+        server.address, AUTOMATIC, asked.uuid, asked.rank, asked.type, {}, asked.dependencies
+    )
+    try:
+        entry = provider_entry(asked.topic, completed(record, lambda: server.config()["providers"]))
+        server.start_provider(entry, "partition")
+    except MargoError:
+        if asked.unused_only:
+            return None
+        raise
+    return served_as_usual(server, asked.topic, asked.uuid)
+
+
 def served_as_usual(server: Deployed, topic: str, uuid: str) -> PartitionProvider | None:
     """Return the provider of a partition that has the usual name; costs little."""
     try:
@@ -92,7 +110,15 @@ def served_as_usual(server: Deployed, topic: str, uuid: str) -> PartitionProvide
 
 def request_of(topic: str, partition: PartitionRecord) -> Remove:
     """Return what a server is asked to remove a partition of a topic that is not visible."""
-    return Remove(topic, partition.uuid, partition.rank, path_of(partition), not partition.deleted)
+    return Remove(
+        topic,
+        partition.uuid,
+        partition.rank,
+        path_of(partition),
+        not partition.deleted,
+        partition.type,
+        partition.dependencies,
+    )
 
 
 def kept_text(topic: str, partition: PartitionRecord, path: str) -> str:

@@ -14,6 +14,14 @@ from mochi.mofka.registry import PartitionRecord
 
 MASTER_TAG = "mofka:master"
 PARTITION_TAG = "mofka:partition"
+METADATA_TAG = "mofka:metadata"
+DATA_TAG = "mofka:data"
+
+_NEEDS = {
+    "default": [("io_controller", "abt_io", "")],
+    "legacy": [("metadata", "yokan", METADATA_TAG), ("data", "warabi", DATA_TAG)],
+}
+"""What partitions of each type need: the dependency's name, the type of its provider, and the tag that it must have."""
 
 Providers = Iterable[Mapping[str, Any]]
 """The ``providers`` of an expanded configuration."""
@@ -39,30 +47,41 @@ def partitions_among(providers: Providers) -> dict[tuple[str, str], Mapping[str,
 def completed(partition: PartitionRecord, providers: Callable[[], Providers]) -> PartitionRecord:
     """Return a partition with all that it depends on.
 
-    A `default` one that names no abt_io provider gets the first of its server, which is asked for its `providers` only
-    then; `ConfigError` if there is none.
+    What it needs and does not name is the first of its server that serves, see `_NEEDS`; the server is asked for its
+    `providers` only then; `ConfigError` if there is none.
     """
-    if partition.type != "default" or "io_controller" in partition.dependencies:
-        return partition
-    for provider in providers():
-        if provider["type"] == "abt_io":
-            dependencies = {**partition.dependencies, "io_controller": [provider["name"]]}
-            return replace(partition, dependencies=dependencies)
-    raise ConfigError(
-        "dependencies.io_controller",
-        "a partition of type 'default' needs an abt_io provider, and its server has none",
-    )
+    for name, kind, tag in _NEEDS.get(partition.type, ()):
+        if name in partition.dependencies:
+            continue
+        for provider in providers():
+            if provider["type"] == kind and (not tag or tag in provider["tags"]):
+                partition = replace(
+                    partition, dependencies={**partition.dependencies, name: [provider["name"]]}
+                )
+                break
+        else:
+            tagged = f" tagged {tag!r}" if tag else ""
+            raise ConfigError(
+                f"dependencies.{name}",
+                f"a partition of type {partition.type!r} needs {_article(kind)} provider{tagged}, and its server "
+                "has none",
+            )
+    return partition
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def provider_entry(
-    topic: str, partition: PartitionRecord, master: str, *, attach: bool = False
+    topic: str, partition: PartitionRecord, master: str = "", *, attach: bool = False
 ) -> dict[str, Any]:
     """Return the entry, such as ``providers`` of a configuration holds, that starts a partition.
 
     Parameters
     ----------
     master : str
-        The master database, as ``yokan:<id>@<address>``.
+        The master database, as ``yokan:<id>@<address>``; left out where it is empty.
     attach : bool
         Whether the partition must have its directory already.
     """
@@ -80,7 +99,7 @@ def provider_entry(
             "partition": partition.partition,
             **({"attach": True} if attach else {}),
         },
-        "dependencies": {**needs, "master_database": master},
+        "dependencies": {**needs, **({"master_database": master} if master else {})},
     }
 
 

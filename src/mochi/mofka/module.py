@@ -9,23 +9,31 @@ from typing import Any
 
 from mochi import shortage
 from mochi.bedrock.modules import Deployed
+from mochi.bedrock.spec import ProviderHandle
+from mochi.margo.client import Client
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import PosixFiles, remove_partition
 from mochi.mofka.chunks.descriptors import Descriptors
-from mochi.mofka.partition.config import DefaultFields, directory_of, is_uuid
+from mochi.mofka.partition.config import DefaultFields, LegacyFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
+from mochi.mofka.partition.legacy import LegacyPartition
+from mochi.mofka.partition.legacy_store import LegacyStore
 from mochi.mofka.partition.memory import MemoryPartition
 from mochi.mofka.partition.unopened import UnopenedPartition
 from mochi.mofka.provider import PartitionProvider, ProviderConfig
 from mochi.mofka.restoring import Restoration
 from mochi.mofka.topics import TopicServer
+from mochi.warabi import Target
+from mochi.warabi.client import TargetHandle
+from mochi.yokan.client import DatabaseHandle
+from mochi.yokan.database import Database
 
 log = logging.getLogger(__name__)
 
-TYPES = ("memory", "default")
+TYPES = ("memory", "default", "legacy")
 
 _OBSOLETE = ("bulk_cache", "write_cache", "ack_early")
 
@@ -40,12 +48,14 @@ class MofkaModule:
         self._descriptors = Descriptors(shortage.storage_descriptors())
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
-        """What a provider may depend on; a `default` partition needs an abt_io provider."""
-        is_opened = config.get("uuid") not in self._unopened
+        """What a provider may depend on: where a partition keeps its events, it needs."""
+        kind = config.get("type") if config.get("uuid") not in self._unopened else None
         return {
             "pool": ("pool", False),
             "master_database": ("yokan", False),
-            "io_controller": ("abt_io", config.get("type") == "default" and is_opened),
+            "io_controller": ("abt_io", kind == "default"),
+            "metadata": ("yokan", kind == "legacy"),
+            "data": ("warabi", kind == "legacy"),
         }
 
     def create(
@@ -83,6 +93,9 @@ class MofkaModule:
             )
         elif fields.type == "memory":
             partition = _memory_partition(section)
+        elif fields.type == "legacy":
+            partition = _legacy_partition(fields, section, engine, dependencies)
+            remove = partition.remove
         else:
             near = difflib.get_close_matches(fields.type, TYPES, 1)
             hint = f", did you mean {near[0]!r}?" if near else ""
@@ -119,6 +132,30 @@ def _check_directory(fields: ProviderConfig) -> None:
 def _check_uuid(text: str) -> None:
     if not is_uuid(text):
         raise ConfigError("config.uuid", f"must be a UUID of 36 lower-case characters, found {text!r}")
+
+
+def _legacy_partition(
+    fields: ProviderConfig, section: dict[str, Any], engine: Engine, dependencies: dict[str, Any]
+) -> LegacyPartition:
+    """Make a legacy partition over a database and a target of this server, or of others."""
+    convert(section, LegacyFields, "config.partition")
+    client = Client()
+
+    def reached(handle: ProviderHandle) -> tuple[Client, str, int]:
+        if engine.gate.token is not None:
+            client.set_token(handle.address, engine.gate.token)
+        return client, handle.address, handle.provider_id
+
+    metadata, data = dependencies["metadata"], dependencies["data"]
+    database: Database = (
+        DatabaseHandle(*reached(metadata)) if isinstance(metadata, ProviderHandle) else metadata.database
+    )
+    target: Target = TargetHandle(*reached(data)) if isinstance(data, ProviderHandle) else data.target
+    return LegacyPartition(
+        f"topic {fields.topic!r}, partition {fields.uuid}",
+        lambda: LegacyStore(f"{fields.topic}--{fields.uuid}", database, target),
+        client.close,
+    )
 
 
 def _memory_partition(section: dict[str, Any]) -> MemoryPartition:

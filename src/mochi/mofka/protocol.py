@@ -272,6 +272,8 @@ class Remove(msgspec.Struct, array_like=True, frozen=True):
         Where the directory of a `default` partition is; empty for others.
     unused_only : bool
         Whether to leave what is stored alone if there are events: the topic, or the partition, was never complete.
+    type, dependencies : str, dict
+        What is recorded of the partition: one that is not in files is opened to be removed.
     """
 
     topic: str
@@ -279,6 +281,8 @@ class Remove(msgspec.Struct, array_like=True, frozen=True):
     rank: Number | None
     path: str
     unused_only: bool
+    type: str = ""
+    dependencies: dict[str, list[str]] = {}
 
 
 class Removed(msgspec.Struct, array_like=True):

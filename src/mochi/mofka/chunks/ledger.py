@@ -65,6 +65,11 @@ class Ledger:
             for identity, known in self._producers.items()
         ]
 
+    def producer(self, identity: bytes) -> Remembered | None:
+        """Return what is known of one producer."""
+        known = self._producers.get(identity)
+        return None if known is None else Remembered(identity, known.next, tuple(known.first_ids))
+
     def note(self, origin: Origin, first_id: int) -> None:
         """Remember a batch that is stored. About 1 µs."""
         known = self._producers.get(origin.identity)

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,15 +20,23 @@ from diaspora_stream.errors import (
     TopicExists,
     TopicNotFound,
 )
-from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
-from diaspora_stream.serializer import DefaultSerializer, Serializer
+from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
+from diaspora_stream.validator import SchemaValidator, Validator
+from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
 from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
-from mochi.mofka.client.options import check_name, check_sendable, check_text, parse_driver, parse_topic
+from mochi.mofka.client.options import (
+    check_name,
+    check_sendable,
+    check_text,
+    descriptions_of,
+    parse_driver,
+    parse_topic,
+)
 from mochi.mofka.client.service import (
     PartitionInfo,
     Service,
@@ -35,6 +44,7 @@ from mochi.mofka.client.service import (
     deadline_after,
 )
 from mochi.mofka.client.topic import MofkaTopic
+from mochi.mofka.hosting import DATA_TAG, METADATA_TAG
 from mochi.mofka.protocol import (
     ADD_PARTITION,
     ATTACH_TOPIC,
@@ -123,9 +133,9 @@ class MofkaDriver(Driver):
         Parameters
         ----------
         options : mapping
-            ``num_partitions``, ``config.type`` (``memory`` or ``default``), ``config.partition``, ``config.uuid``,
-            ``dependencies``. Partition i is served by server i modulo their number, in the group file's order; servers
-            that have ended in good order are not counted.
+            ``num_partitions``, ``config.type`` (``memory``, ``default`` or ``legacy``), ``config.partition``,
+            ``config.uuid``, ``dependencies``. Partition i is served by server i modulo their number, in the group
+            file's order; servers that have ended in good order are not counted.
         schema : JSON Schema, optional
             Short for a ``schema`` validator.
         """
@@ -135,17 +145,7 @@ class MofkaDriver(Driver):
             if validator is not None:
                 raise TypeError("give a validator or a schema, not both")
             validator = SchemaValidator(schema=schema)
-        components: dict[type, Any] = {
-            Validator: validator or DefaultValidator(),
-            PartitionSelector: partition_selector or DefaultPartitionSelector(),
-            Serializer: serializer or DefaultSerializer(),
-        }
-        for base, component in components.items():
-            if not isinstance(component, base):
-                raise TypeError(
-                    f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one"
-                )
-        descriptions = {base.__name__: component.to_metadata() for base, component in components.items()}
+        descriptions = descriptions_of(validator, partition_selector, serializer)
         for where, description in descriptions.items():
             check_sendable(description, where)
         self._group.ask_for_view()
@@ -245,6 +245,9 @@ class MofkaDriver(Driver):
         abt_io_instance: str = "",
         partition_config: Mapping[str, Any] = {},
         pool_name: str = "",
+        *,
+        metadata_provider: str | None = None,
+        data_provider: str | None = None,
     ) -> None:
         """Add a partition that keeps its events in files, see `add_custom_partition`.
 
@@ -252,9 +255,122 @@ class MofkaDriver(Driver):
         ----------
         abt_io_instance : str
             Name of an abt_io provider of that server; empty stands for its first.
+        metadata_provider, data_provider : str, optional
+            Where older programs say so, the partition is a legacy one, see `add_legacy_partition`.
         """
+        if metadata_provider is not None or data_provider is not None:
+            self.add_legacy_partition(
+                topic_name,
+                server_rank,
+                metadata_provider or "",
+                data_provider or "",
+                partition_config,
+                pool_name,
+            )
+            return
         needs = _named(io_controller=abt_io_instance, pool=pool_name)
         self.add_custom_partition(topic_name, server_rank, "default", partition_config, needs)
+
+    def add_legacy_partition(
+        self,
+        topic_name: str,
+        server_rank: int,
+        metadata_provider: str = "",
+        data_provider: str = "",
+        partition_config: Mapping[str, Any] = {},
+        pool_name: str = "",
+    ) -> None:
+        """Add a partition that keeps its events in a database and a target, see `add_custom_partition`.
+
+        Parameters
+        ----------
+        metadata_provider, data_provider : str
+            Name of a yokan and of a warabi provider of that server, or ``name@address`` of one of any server; empty
+            stands for that server's first one with the tag ``mofka:metadata``, and ``mofka:data``.
+        """
+        needs = _named(metadata=metadata_provider, data=data_provider, pool=pool_name)
+        self.add_custom_partition(topic_name, server_rank, "legacy", partition_config, needs)
+
+    def add_metadata_provider(
+        self,
+        server_rank: int,
+        database_type: str = "map",
+        database_config: Mapping[str, Any] = {},
+        dependencies: Mapping[str, str | Sequence[str]] = {},
+    ) -> str:
+        """Start a database for metadata of legacy partitions; return what names it, ``name@address``.
+
+        It ends with its server: one that is to be there again stands in the configuration.
+
+        Parameters
+        ----------
+        server_rank : int
+            Index of the server in the group file.
+        database_type, database_config : str, mapping
+            The ``database`` section of a yokan provider.
+
+        Raises
+        ------
+        Exception
+            No such server, or it cannot start such a provider.
+        """
+        config = {"database": {"type": database_type, "config": dict(database_config)}}
+        return self.add_default_metadata_provider(server_rank, config, dependencies)
+
+    def add_default_metadata_provider(
+        self,
+        server_rank: int,
+        config: Mapping[str, Any] = {"database": {"type": "map", "config": {}}},
+        dependencies: Mapping[str, str | Sequence[str]] = {},
+    ) -> str:
+        """Start a database, given the whole of its configuration; see `add_metadata_provider`."""
+        return self._add_provider(server_rank, "yokan", METADATA_TAG, config, dependencies)
+
+    def add_data_provider(
+        self,
+        server_rank: int,
+        target_type: str = "memory",
+        target_config: Mapping[str, Any] = {},
+        dependencies: Mapping[str, str | Sequence[str]] = {},
+    ) -> str:
+        """Start a target for data of legacy partitions; return what names it; see `add_metadata_provider`.
+
+        Parameters
+        ----------
+        target_type, target_config : str, mapping
+            The ``target`` section of a warabi provider.
+        """
+        config = {"target": {"type": target_type, "config": dict(target_config)}}
+        return self.add_default_data_provider(server_rank, config, dependencies)
+
+    def add_default_data_provider(
+        self,
+        server_rank: int,
+        config: Mapping[str, Any] = {"target": {"type": "memory", "config": {}}},
+        dependencies: Mapping[str, str | Sequence[str]] = {},
+    ) -> str:
+        """Start a target, given the whole of its configuration; see `add_data_provider`."""
+        return self._add_provider(server_rank, "warabi", DATA_TAG, config, dependencies)
+
+    def _add_provider(
+        self,
+        server_rank: int,
+        kind: str,
+        tag: str,
+        config: Mapping[str, Any],
+        dependencies: Mapping[str, str | Sequence[str]],
+    ) -> str:
+        address = self._server_at(server_rank)
+        name = f"{kind}_{secrets.token_hex(4)}"
+        needs = {
+            field: names if isinstance(names, str) else list(names) for field, names in dependencies.items()
+        }
+        entry = {"name": name, "type": kind, "tags": [tag], "config": dict(config), "dependencies": needs}
+        try:
+            BedrockClient(self._service.client).start_provider(address, entry)
+        except MargoError as error:
+            raise as_diaspora_error(error, f"starting a {kind} provider at {address}") from error
+        return f"{name}@{address}"
 
     def add_custom_partition(
         self,

@@ -14,6 +14,9 @@ import msgspec
 
 from diaspora_stream.errors import ConfigError, hint
 from diaspora_stream.integers import unsigned
+from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
+from diaspora_stream.serializer import DefaultSerializer, Serializer
+from diaspora_stream.validator import DefaultValidator, Validator
 from mochi.flock.group_file import START_PATIENCE
 from mochi.margo.config import MargoConfig
 from mochi.margo.errors import ConfigError as MargoConfigError
@@ -206,6 +209,27 @@ def check_sendable(value: Any, where: str) -> None:
         msgspec.msgpack.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(where, f"cannot be sent to a server: {error}") from None
+
+
+def descriptions_of(
+    validator: Validator | None, partition_selector: PartitionSelector | None, serializer: Serializer | None
+) -> dict[str, dict[str, Any]]:
+    """Return the descriptions of a new topic's components, by the name of the class; None stands for the default.
+
+    Raises
+    ------
+    TypeError
+        One of them is something else.
+    """
+    components: dict[type, Any] = {
+        Validator: validator or DefaultValidator(),
+        PartitionSelector: partition_selector or DefaultPartitionSelector(),
+        Serializer: serializer or DefaultSerializer(),
+    }
+    for base, component in components.items():
+        if not isinstance(component, base):
+            raise TypeError(f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one")
+    return {base.__name__: component.to_metadata() for base, component in components.items()}
 
 
 def _partition_count(options: Mapping[str, Any]) -> int:

@@ -1,12 +1,13 @@
 """Topics of the ``mofka`` driver."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, Generic, Protocol, SupportsIndex, TypeVar
 
-from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, DataAllocator, DataSelector
+from diaspora_stream.consumer import ITERATION_TIMEOUT_MS, Consumer, DataAllocator, DataSelector
 from diaspora_stream.errors import ConfigError, DiasporaError, hint
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.producer import Producer
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE, Ordering, TopicHandle
@@ -38,14 +39,23 @@ def _iteration_timeout_ms(options: Mapping[str, Any]) -> float:
     return value
 
 
-class MofkaTopic(TopicHandle):
-    """See `diaspora_stream.topic.TopicHandle`."""
+class Partition(Protocol):
+    """A partition, as a topic knows it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry of ``topic.partitions``."""
+
+
+P = TypeVar("P", bound=Partition)
+
+
+class CheckedTopic(TopicHandle, Generic[P]):
+    """What is checked of a topic's producers and consumers before they are made, by whichever driver."""
 
     def __init__(
         self,
-        service: Service,
         name: str,
-        partitions: Sequence[PartitionInfo],
+        partitions: Sequence[P],
         validator: Validator,
         partition_selector: PartitionSelector,
         serializer: Serializer,
@@ -57,9 +67,37 @@ class MofkaTopic(TopicHandle):
         self.validator = validator
         self.partition_selector = partition_selector
         self.serializer = serializer
-        self._service = service
         self._thread_pool = thread_pool
         partition_selector.set_partitions(self.partitions)
+
+    def check_open(self) -> None:
+        """Raise an error if the driver is closed."""
+        raise NotImplementedError
+
+    def make_producer(
+        self,
+        name: str,
+        batch_size: int,
+        max_num_batches: int,
+        thread_pool: ThreadPool,
+        options: Mapping[str, Any],
+    ) -> Producer:
+        """Make a producer of arguments that were checked, but for the options."""
+        raise NotImplementedError
+
+    def make_consumer(
+        self,
+        name: str,
+        batch_size: int,
+        max_num_batches: int,
+        thread_pool: ThreadPool,
+        targets: Sequence[P],
+        data_selector: DataSelector | None,
+        data_allocator: DataAllocator | None,
+        iteration_timeout_ms: float,
+    ) -> Consumer:
+        """Make a consumer of arguments that were checked."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<TopicHandle {self.name!r}, {len(self.partitions)} partitions>"
@@ -73,14 +111,12 @@ class MofkaTopic(TopicHandle):
         ordering: Ordering = Ordering.Strict,
         thread_pool: ThreadPool | None = None,
         options: Mapping[str, Any] = {},
-    ) -> MofkaProducer:
+    ) -> Producer:
         """Make a producer, see `diaspora_stream.topic.TopicHandle.producer`."""
-        self._service.check_open()
+        self.check_open()
         if not isinstance(ordering, Ordering):
             raise TypeError(f"ordering must be an Ordering, not {ordering!r}")
-        return MofkaProducer(
-            self._service,
-            self,
+        return self.make_producer(
             check_text("the name of a producer", name),
             unsigned("batch_size", batch_size) or ADAPTIVE_BATCH_SIZE,
             unsigned("max_num_batches", max_num_batches),
@@ -99,9 +135,9 @@ class MofkaTopic(TopicHandle):
         thread_pool: ThreadPool | None = None,
         targets: Iterable[SupportsIndex] | None = None,
         options: Mapping[str, Any] = {},
-    ) -> MofkaConsumer:
+    ) -> Consumer:
         """Make a consumer, see `diaspora_stream.topic.TopicHandle.consumer`."""
-        self._service.check_open()
+        self.check_open()
         if (data_selector is WHOLE) != (data_allocator is WHOLE):
             raise TypeError("give both data_selector and data_allocator, or neither")
         if (data_selector is None) != (data_allocator is None):
@@ -113,9 +149,7 @@ class MofkaTopic(TopicHandle):
             raise DiasporaError(
                 f"the name of a consumer has at most {MAX_CONSUMER_NAME} characters, and this one has {len(name)}"
             )
-        return MofkaConsumer(
-            self._service,
-            self,
+        return self.make_consumer(
             name,
             unsigned("batch_size", batch_size),
             unsigned("max_num_batches", max_num_batches),
@@ -126,7 +160,7 @@ class MofkaTopic(TopicHandle):
             _iteration_timeout_ms(options),
         )
 
-    def _targets(self, targets: Iterable[SupportsIndex] | None) -> list[PartitionInfo]:
+    def _targets(self, targets: Iterable[SupportsIndex] | None) -> list[P]:
         if targets is None:
             return self.partition_infos
         if isinstance(targets, str | bytes | bytearray) or not isinstance(targets, Iterable):
@@ -139,3 +173,29 @@ class MofkaTopic(TopicHandle):
                     f"{len(self.partition_infos) - 1}"
                 )
         return [self.partition_infos[target] for target in sorted(chosen)] or self.partition_infos
+
+
+class MofkaTopic(CheckedTopic[PartitionInfo]):
+    """See `diaspora_stream.topic.TopicHandle`."""
+
+    def __init__(
+        self,
+        service: Service,
+        name: str,
+        partitions: Sequence[PartitionInfo],
+        validator: Validator,
+        partition_selector: PartitionSelector,
+        serializer: Serializer,
+        thread_pool: ThreadPool,
+    ) -> None:
+        super().__init__(name, partitions, validator, partition_selector, serializer, thread_pool)
+        self._service = service
+
+    def check_open(self) -> None:
+        self._service.check_open()
+
+    def make_producer(self, *arguments: Any) -> MofkaProducer:
+        return MofkaProducer(self._service, self, *arguments)
+
+    def make_consumer(self, *arguments: Any) -> MofkaConsumer:
+        return MofkaConsumer(self._service, self, *arguments)

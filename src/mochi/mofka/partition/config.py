@@ -157,5 +157,9 @@ class DefaultFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, fr
         return expanded
 
 
+class LegacyFields(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Configuration of a `legacy` partition: none, its backends have their own."""
+
+
 PARTITION_FIELDS = DefaultFields.__struct_fields__
 """Names of the fields, as they may also stand at the top level of a topic's options."""
