@@ -26,7 +26,7 @@ from mochi.bedrock.config import parse
 from mochi.bedrock.dependencies import resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.peers import Alone, Peers
-from mochi.bedrock.server import Server
+from mochi.bedrock.server import Deployment
 from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
@@ -104,13 +104,13 @@ class Sharing(Told):
 @contextmanager
 def serving(
     config: dict[str, Any], address: str | None = "na+sm", peers: Peers | None = None
-) -> Iterator[Server]:
+) -> Iterator[Deployment]:
     """Run a server in a thread of its own; a deployment that fails raises here."""
-    started: queue.Queue[Server | Exception] = queue.Queue()
+    started: queue.Queue[Deployment | Exception] = queue.Queue()
 
     def work() -> None:
         try:
-            server = Server(parse(config), address, peers=peers)
+            server = Deployment(parse(config), address, peers=peers)
             server.run(lambda: started.put(server))
         except Exception as error:
             started.put(error)
@@ -124,7 +124,7 @@ def serving(
         yield outcome
         outcome.finalize()
     finally:
-        if isinstance(outcome, Server):
+        if isinstance(outcome, Deployment):
             outcome.finalize()
         thread.join(30)
     assert not thread.is_alive()
@@ -293,7 +293,7 @@ def test_a_saved_configuration_deploys_the_same_server_again() -> None:
 
 def test_without_any_address_nothing_is_deployed() -> None:
     with pytest.raises(ConfigError, match=r"margo\.mercury\.address: missing"):
-        Server(parse({}))
+        Deployment(parse({}))
 
 
 def test_dependencies_reach_the_module_as_what_they_mean() -> None:
@@ -886,12 +886,12 @@ def test_queries_run_beside_the_event_loop_and_connections_take_turns(
 ) -> None:
     go, order = threading.Semaphore(0), []
 
-    def query(self: Server, script: str) -> str:
+    def query(self: Deployment, script: str) -> str:
         assert go.acquire(timeout=20)
         order.append(script)
         return script
 
-    monkeypatch.setattr(Server, "query", query)
+    monkeypatch.setattr(Deployment, "query", query)
     other = Client(timeout=20)
     with serving(deployment(probe("p"))) as server:
         link = client.link(server.address)

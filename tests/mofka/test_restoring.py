@@ -24,7 +24,7 @@ from diaspora_stream.errors import (
     TopicNotFound,
 )
 from mochi.bedrock import config as bedrock_config
-from mochi.bedrock.server import Server
+from mochi.bedrock.server import Deployment
 from mochi.flock import group_file
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo.errors import AddressError, ConnectionLost, MargoError
@@ -42,7 +42,7 @@ TOKEN = b"t" * 32
 class Ranked:
     """A server as the module sees it, with an ordinal and a view of its group that the test gives it."""
 
-    def __init__(self, server: Server, rank: int, view: GroupView) -> None:
+    def __init__(self, server: Deployment, rank: int, view: GroupView) -> None:
         self.server = server
         self.rank = rank
         self.view = view
@@ -67,7 +67,7 @@ class TwoServers:
         self.directory = directory
         self.group_file = directory / "mofka.json"
         self._ids = [uuid4().hex, uuid4().hex]
-        self._running: dict[int, tuple[Server, threading.Thread]] = {}
+        self._running: dict[int, tuple[Deployment, threading.Thread]] = {}
         self.ranked: dict[int, Ranked] = {}
 
     @property
@@ -101,7 +101,7 @@ class TwoServers:
                 "config": {"database": database},
             }
             settings["providers"].append(master)
-        server = Server(bedrock_config.parse(settings), f"na+sm://{self._ids[rank]}")
+        server = Deployment(bedrock_config.parse(settings), f"na+sm://{self._ids[rank]}")
         server.engine.gate = Gate()  # of the service that the view describes
         server.engine.gate.admit(Seat(TOKEN, rank))
         ready = threading.Event()

@@ -13,6 +13,7 @@ from real_service import BIN, Machine, Server, Service, config
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import InvalidJson
+from mochi.bedrock.commands import FAILURE
 from mochi.mofka import mofkactl
 from mochi.mofka.spec import MofkaServiceSpec
 
@@ -118,17 +119,17 @@ def test_what_fails_is_told_on_standard_error_and_by_the_exit_code(machine: Mach
     server = machine.serve(with_blobs())
     run(server, "topic", "create", "t")
     code, text = fail(server, "partition", "add", "t", "-r", "7", "-t", "memory")
-    assert code == mofkactl.FAILURE
+    assert code == FAILURE
     assert "server_rank 7 does not exist" in text
     code, text = fail(server, "topic", "create", "t")
-    assert code == mofkactl.FAILURE
+    assert code == FAILURE
     assert text.endswith("Error: topic 't' already exists\n")
-    assert fail(server, "metadata", "add", "-r", "0", "-t", "mapp")[0] == mofkactl.FAILURE
-    assert fail(server, "topic", "list", "-g", "other/mofka.json")[0] == mofkactl.FAILURE
+    assert fail(server, "metadata", "add", "-r", "0", "-t", "mapp")[0] == FAILURE
+    assert fail(server, "topic", "list", "-g", "other/mofka.json")[0] == FAILURE
     code, text = fail(
         server, "benchmark", "generate", "-a", "na+sm", "--num-events", "3", "--whatever", "1,2"
     )
-    assert code == mofkactl.FAILURE
+    assert code == FAILURE
     assert text.startswith("Error: ")
     assert "diaspora-producer-benchmark" in text
     code, text = fail(server, "partition", "add", "t", "-r", "0", "-t", "memory", "--abt-io", "io_controller")
@@ -198,7 +199,7 @@ def test_a_generated_configuration_serves(machine: Machine, tmp_path: Path, serv
 
 def test_pools_that_no_xstream_could_serve_are_refused() -> None:
     done = CliRunner().invoke(mofkactl.main, ["config", "generate", "-a", "na+sm", "-p", "3", "-x", "2"])
-    assert done.exit_code == mofkactl.FAILURE
+    assert done.exit_code == FAILURE
     assert "allow more pools than xstreams" in done.output
     spec = MofkaServiceSpec(
         address="na+sm",

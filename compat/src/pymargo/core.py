@@ -11,6 +11,7 @@ import weakref
 from typing import Any, Self
 
 from mochi.margo.address import parse
+from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine as MargoEngine
 from mochi.margo.errors import MargoError
@@ -34,6 +35,12 @@ class Address(str):
     __slots__ = ()
 
 
+class _Mid(int):
+    """A margo id, with the connections of its engine."""
+
+    connections: Client
+
+
 class Engine:
     """An engine; a context manager that finalizes it.
 
@@ -54,6 +61,8 @@ class Engine:
         Stands for the engine where a margo id is wanted.
     listening : bool
         Whether its mode is `server`.
+    connections : mochi.margo.client.Client
+        Those of all clients that are made with it, which share the tokens of the group files that one of them reads.
 
     Raises
     ------
@@ -82,7 +91,9 @@ class Engine:
             settings.setdefault("use_progress_thread", True)
         if num_rpc_threads:
             settings.setdefault("rpc_thread_count", num_rpc_threads)
-        self.mid = next(_ids)
+        self.connections = Client()
+        self.mid = _Mid(next(_ids))
+        self.mid.connections = self.connections
         self.listening = mode == server
         self._protocol = addr
         self._config = MargoConfig.parse(settings)
@@ -134,6 +145,7 @@ class Engine:
         """End the engine; idempotent."""
         with self._lock:
             self._ended.set()
+            self.connections.close()
             if self._engine is not None:
                 self._engine.finalize()
 

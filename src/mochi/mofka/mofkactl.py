@@ -1,7 +1,7 @@
 """The command ``mofkactl``: topics, partitions, and the providers that legacy partitions need.
 
 What a command prints is on standard output, errors are on standard error. The exit code is 0 when the command did what
-it was asked to, 2 for arguments that it does not understand, `FAILURE` otherwise.
+it was asked to, 2 for arguments that it does not understand, 255 otherwise.
 
 ``--config.a.b VALUE`` adds up to objects: ``true`` and ``false`` are booleans, digits are an integer, digits with one
 point a float, all else is text; a key that is repeated has a list.
@@ -17,6 +17,7 @@ import click
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import Validator
+from mochi.bedrock.commands import CONTEXT, Failure, Group
 from mochi.mofka.client.driver import MofkaDriver
 from mochi.mofka.spec import MofkaServiceSpec, Storage
 
@@ -24,29 +25,10 @@ __all__ = ["main"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FAILURE = 255
-
 PRIMARY = "__primary__"
 
 _DEPENDENCIES = "dependencies"
 """The parameter whose values are names, whatever they look like."""
-
-
-class Failure(click.ClickException):
-    """A command that did not do what it was asked to."""
-
-    exit_code = FAILURE
-
-
-class _Group(click.Group):
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; whatever fails is one line."""
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
-        except Exception as error:
-            raise Failure(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 class _Command(click.Command):
@@ -137,7 +119,6 @@ def _paths(text: str) -> list[str]:
     return paths
 
 
-_CONTEXT = {"help_option_names": ["-h", "--help"]}
 _group_file = click.option(
     "-g", "--groupfile", default="./mofka.json", show_default=True, metavar="FILE", help="Group file."
 )
@@ -146,7 +127,7 @@ _rank = click.option(
 )
 
 
-@click.group(cls=_Group, context_settings=_CONTEXT)
+@click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(package_name="mofka", message="%(version)s")
 def main() -> None:
     """Manage topics, partitions and storage of a Mofka service."""

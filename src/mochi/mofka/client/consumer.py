@@ -342,7 +342,7 @@ class MofkaConsumer(Consumer):
                 self._current = None
             if not self.arrived:
                 if not self._active:
-                    self._ready.append(NoMoreEvents())
+                    self._ready.append(NoMoreEvents(self.topic.generation.metadata_text))
                 return not self._active
             following = self.arrived[0]
             if isinstance(following, FailedFeed):

@@ -6,6 +6,7 @@ which flushes them in a thread of its own: a finalizer runs wherever the garbage
 """
 
 import logging
+import operator
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -95,10 +96,14 @@ class MofkaProducer(Producer):
         if self._closed:
             raise DiasporaError(f"{self!r} is closed")
         requested = None if partition is None else unsigned("partition", partition)
-        index = self._selector.select(metadata, requested)
-        if not (isinstance(index, int) and 0 <= index < len(self._lanes)):
+        chosen = self._selector.select(metadata, requested)
+        try:
+            index = operator.index(chosen)
+        except TypeError:
+            index = -1
+        if not 0 <= index < len(self._lanes):
             raise NoPartition(
-                f"the partition selector chose {index!r}, and topic {self.topic.name!r} has partitions 0 to "
+                f"the partition selector chose {chosen!r}, and topic {self.topic.name!r} has partitions 0 to "
                 f"{len(self._lanes) - 1}"
             )
         return self._lanes[index]
@@ -107,7 +112,15 @@ class MofkaProducer(Producer):
         """Send what is pending, see `diaspora_stream.producer.Producer.flush`."""
         if self._closed:
             raise DiasporaError(f"{self!r} is closed")
-        return self._flush()
+        flushed = self._flush()
+        if self.topic.generation.blocking_flush:
+            flushed.wait()
+        return flushed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the producer takes no more events."""
+        return self._closed
 
     def _flush(self) -> FutureFlushed:
         failed, self._options.failed = self._options.failed, None
