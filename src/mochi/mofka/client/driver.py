@@ -173,6 +173,9 @@ class MofkaDriver(Driver):
         """
         check_name(name)
         wanted = parse_topic(options)
+        if not wanted.uuids:
+            level = logging.DEBUG if self.generation.older_names else logging.WARNING
+            log.log(level, "options.num_partitions is not given: the topic has no partition yet")
         if schema is not None:
             if validator is not None:
                 raise TypeError("give a validator or a schema, not both")

@@ -250,10 +250,7 @@ def parse_topic(options: Any) -> TopicOptions:
     kind = config.get("type", "memory")
     if not isinstance(kind, str):
         raise ConfigError("options.config.type", f"must be a str, found {kind!r}")
-    count = partition_count(options)
-    if count is None:
-        log.warning("options.num_partitions is not given: the topic has no partition yet")
-        count = 0
+    count = partition_count(options) or 0
     if kind == "memory" and (unused := sorted(partition.keys() - {"retention"})):
         log.warning(
             "options.config.partition.%s: no effect on a partition in memory; options.config.type 'default' keeps "
