@@ -15,7 +15,7 @@ ALLOWED = {
     "mochi.shortage": set(),
     "mochi.margo": {"mochi.shortage"},
     "mochi.flock": {"mochi.margo"},
-    "mochi.yokan": {"mochi.margo"},
+    "mochi.yokan": {"mochi.disk", "mochi.margo"},
     "mochi.abt_io": {"mochi.disk", "mochi.margo", "mochi.shortage"},
     "mochi.warabi": {"mochi.abt_io", "mochi.margo"},
     "mochi.bedrock": {"mochi.margo", "mochi.shortage"},

@@ -1,6 +1,6 @@
 """The consuming side of a topic."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future as PoolFuture
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.event import Event
 from diaspora_stream.future import Future
+from diaspora_stream.handle import Handle
 from diaspora_stream.thread_pool import ThreadPool
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ def byte_array_allocator(metadata: Any, descriptor: DataDescriptor) -> list[byte
     return [bytearray(descriptor.size)]
 
 
-class Consumer:
+class Consumer(Handle):
     """Pulls events out of a topic; a backend subclasses it. Made by `TopicHandle.consumer`.
 
     Any thread may pull. In a forked child the same object subscribes anew, from the acknowledged events on.
+    Pickled, it is its topic and what it was made with: who unpickles it subscribes, from the acknowledged events on.
 
     Attributes
     ----------
@@ -60,6 +62,8 @@ class Consumer:
         Events a batch, and batches that the servers send ahead.
     data_selector, data_allocator : callable or None
         The very objects given.
+    made_with : dict
+        The arguments of `TopicHandle.consumer` that make it anew.
     """
 
     name: str
@@ -69,6 +73,10 @@ class Consumer:
     max_num_batches: int
     data_selector: DataSelector | None
     data_allocator: DataAllocator | None
+    made_with: dict[str, Any]
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return _make_consumer, (self.topic, self.made_with)
 
     def pull(self) -> Future[Event | None]:
         """Return a future of the next event. Never blocks; futures get events in the order of the pulls."""
@@ -139,3 +147,7 @@ def _finish(running: list["PoolFuture[None]"]) -> None:
     for failure in failures:
         if not isinstance(failure, StopEventProcessor):
             raise failure
+
+
+def _make_consumer(topic: "TopicHandle", arguments: Mapping[str, Any]) -> Consumer:
+    return topic.consumer(**arguments)

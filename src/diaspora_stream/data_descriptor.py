@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, SupportsIndex, TypeAlias
 
 from diaspora_stream.errors import InvalidDescriptor
+from diaspora_stream.generations import as_before
 from diaspora_stream.integers import unsigned
 
 Segment: TypeAlias = tuple[int, int]
@@ -158,6 +159,7 @@ class DataDescriptor:
             return []
         return list(self._selection)
 
+    @as_before("offset", "size")
     def make_sub_view(self, *, offset: SupportsIndex, size: SupportsIndex) -> "DataDescriptor":
         """Select `size` bytes from `offset` on, or as many as there are.
 
@@ -176,6 +178,15 @@ class DataDescriptor:
             return DataDescriptor()
         return self._select(((start, min(length, self._size - start)),))
 
+    @as_before(
+        "offset",
+        "num_blocks",
+        "block_size",
+        "gap_size",
+        numblocks="num_blocks",
+        blocksize="block_size",
+        gapsize="gap_size",
+    )
     def make_stride_view(
         self,
         *,
@@ -209,6 +220,7 @@ class DataDescriptor:
         _check_stride(stride, self._size)
         return self._select(stride)
 
+    @as_before("segments")
     def make_unstructured_view(
         self, *, segments: Iterable[tuple[SupportsIndex, SupportsIndex]]
     ) -> "DataDescriptor":

@@ -1,9 +1,12 @@
 """The entrance to a backend."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from diaspora_stream.errors import DiasporaError
+from diaspora_stream.generations import SECOND, TODAY, Generation
+from diaspora_stream.handle import Handle
+from diaspora_stream.json_value import encode
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.plugins import load_driver
 from diaspora_stream.serializer import Serializer
@@ -12,7 +15,7 @@ from diaspora_stream.topic import TopicHandle
 from diaspora_stream.validator import Validator
 
 
-class Driver:
+class Driver(Handle):
     """Access to the topics of a backend; a backend subclasses it.
 
     Parameters
@@ -30,11 +33,27 @@ class Driver:
     Notes
     -----
     ``Driver(backend=...)`` gives an object of the driver's own class. Usable from any thread, and in a forked child.
+    Pickled, it is what makes it anew; `copy.copy` and `copy.deepcopy` give the driver itself.
+
+    Attributes
+    ----------
+    generation : Generation
+        What the program that made it relies on.
+    options : JSON value
+        What makes it anew; a backend may put it into the form that does so from any directory.
     """
 
-    def __new__(cls, *, backend: str = "", options: Any = None, **own_options: Any) -> Self:
+    generation: Generation = TODAY
+    options: Any
+
+    def __new__(cls, *older: Any, backend: str = "", options: Any = None, **own_options: Any) -> Self:
         if cls is not Driver:
             return super().__new__(cls)
+        if older:
+            raise TypeError(
+                "Driver() takes keywords, such as Driver(backend='mofka', options={...}); older programs say "
+                "Driver.new('mofka', {...})"
+            )
         if not backend:
             raise TypeError(
                 "Driver() needs the name of a backend, such as Driver(backend='mofka', options={...})"
@@ -44,7 +63,27 @@ class Driver:
         return made
 
     def __init__(self, *, backend: str = "", options: Any = None, **own_options: Any) -> None:
-        self._open(own_options if options is None else options)
+        self._begin(TODAY, own_options if options is None else options)
+
+    def _begin(self, generation: Generation, options: Any) -> None:
+        self.generation = generation
+        self.options = options
+        self._open(options)
+
+    @classmethod
+    def new(cls, name: str, metadata: Any = None) -> "Driver":
+        """Make a driver as programs of the second generation do; `flush` of its producers blocks."""
+        return make_driver(load_driver(name), SECOND, {} if metadata is None else metadata)
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return make_driver, (type(self), self.generation, self.options)
+
+    def reopening(self, name: str) -> tuple[object, tuple[object, ...]]:
+        """Return what makes a topic anew in another process: a function and its arguments.
+
+        All topics of a driver that are made anew in a process share one.
+        """
+        return _open_topic, (type(self), self.generation, self.options, name)
 
     def _open(self, options: Any) -> None:
         """Connect, given the driver's options."""
@@ -118,3 +157,22 @@ class Driver:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def make_driver(kind: type[Driver], generation: Generation, options: Any) -> Driver:
+    """Make a driver for programs of a generation."""
+    driver = kind.__new__(kind)
+    driver._begin(generation, options)
+    return driver
+
+
+_shared: Final[dict[tuple[type[Driver], Generation, bytes], Driver]] = {}
+"""Drivers of topics that came from other processes; nobody else has them, so that nobody closes one."""
+
+
+def _open_topic(kind: type[Driver], generation: Generation, options: Any, name: str) -> TopicHandle:
+    key = (kind, generation, encode(options))
+    driver = _shared.get(key)
+    if driver is None:
+        driver = _shared.setdefault(key, make_driver(kind, generation, options))
+    return driver.open_topic(name)

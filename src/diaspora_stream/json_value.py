@@ -141,8 +141,25 @@ def encode(value: Any, *, is_finite: bool = False) -> bytes:
         text = encode_fast(value)
     except (TypeError, ValueError, RecursionError):
         return write_slowly(value, is_finite=is_finite)
+    if len(text) > 2 * MAX_NESTING and _is_too_deep(
+        text
+    ):  # how deep the fast encoder goes depends on the interpreter
+        return write_slowly(value)
     return write_slowly(value, is_finite=True) if is_finite and b"null" in text else text
 
+
+def _is_too_deep(text: bytes) -> bool:
+    if text.count(b"[") + text.count(b"{") <= MAX_NESTING:
+        return False
+    depth = 0
+    for match in _BRACKET.finditer(text):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
+        if depth > MAX_NESTING:
+            return True
+    return False
+
+
+_BRACKET: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 
 _TOKEN: Final = re.compile(
     rb'[ \t\n\r]*([\[\]{},:]|"[^"\\]*(?:\\.[^"\\]*)*"|[^ \t\n\r\[\]{},:"]+)', re.DOTALL
@@ -188,8 +205,8 @@ def read_slowly(text: bytes) -> Any:
             state = _NEXT
         else:
             raise InvalidJson("invalid character", start)
-    if text[end:].strip(b" \t\n\r"):
-        raise InvalidJson("trailing characters", end)
+    if rest := text[end:].lstrip(b" \t\n\r"):
+        raise InvalidJson("trailing characters", len(text) - len(rest) + 1)  # counted as the fast reader does
     return whole[0]
 
 

@@ -115,15 +115,33 @@ class Component(ABC):
             Older forms: the type, the options, or both.
         **options
             ``type`` is ``name`` or ``name:module``, ``default`` if not given; the others are for the
-            component.
+            component. Older forms: an object ``metadata`` beside nothing but ``type``, and ``__type__`` in an object.
 
         Raises
         ------
         ConfigError
             The type is no str or unknown, or the options cannot be used.
+        TypeError
+            The description is neither.
         """
-        for part in description:
-            options = {**({"type": part} if isinstance(part, str) else part), **options}
+        parts = list(description)
+        if isinstance(options.get("metadata"), Mapping) and options.keys() <= {"type", "metadata"}:
+            parts.append(options.pop("metadata"))
+        for part in parts:
+            if not isinstance(part, str | Mapping):
+                raise TypeError(
+                    f"{cls.__name__}.from_metadata takes keywords, such as type='default', not {part!r}"
+                )
+            own = {"type": part} if isinstance(part, str) else dict(part)
+            if "__type__" in own:
+                own.setdefault("type", own.pop("__type__"))
+            options = {**own, **options}
+        return cls.described(options)
+
+    @classmethod
+    def described(cls, description: Mapping[str, Any]) -> Self:
+        """Make a component from its description, an object that is as `to_metadata` writes it."""
+        options = dict(description)
         name = options.pop("type", "default")
         if not isinstance(name, str):
             raise ConfigError(f"{cls.kind}.type", f"must be a str, found {name!r}")

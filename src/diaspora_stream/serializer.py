@@ -1,7 +1,7 @@
 """Serializers: metadata as bytes.
 
-The built-in ones write the length of the text (u64, little-endian) and compact JSON text, as the original's
-do.
+`default` and `schema` write the length of the text (u64, little-endian) and compact JSON text, as the original's do;
+`raw` writes the text alone.
 """
 
 import struct
@@ -25,6 +25,10 @@ class Serializer(Component):
     def serialize(self, value: Any) -> bytes:
         """Return metadata as bytes that `deserialize` reads wherever the topic is opened."""
         raise NotImplementedError
+
+    def serialize_text(self, text: bytes, value: Any) -> bytes:
+        """Return metadata as bytes that was given as JSON text, and is this value; as `serialize` if not overridden."""
+        return self.serialize(value)
 
     @abstractmethod
     def deserialize(self, buffer: bytes | bytearray | memoryview) -> Any:
@@ -76,3 +80,22 @@ class SchemaSerializer(DefaultSerializer, name="schema"):
 
     def to_metadata(self) -> dict[str, Any]:
         return {"type": "schema", "schema": self.schema}
+
+
+class RawSerializer(Serializer, name="raw"):
+    """JSON text alone: text that an application pushes is stored as it was given, its blanks and order kept."""
+
+    def serialize(self, value: Any) -> bytes:
+        """Return compact JSON."""
+        return encode(value)
+
+    def serialize_text(self, text: bytes, value: Any) -> bytes:
+        """Return the text."""
+        return text
+
+    def deserialize(self, buffer: bytes | bytearray | memoryview) -> Any:
+        """Return the value; `InvalidMetadata` when this is no JSON text."""
+        return from_text(buffer)
+
+    def to_metadata(self) -> dict[str, Any]:
+        return {"type": "raw"}

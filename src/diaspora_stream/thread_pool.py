@@ -8,12 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from diaspora_stream.errors import DiasporaError
+from diaspora_stream.handle import Handle
 from diaspora_stream.integers import unsigned
 
 T = TypeVar("T")
 
 
-class ThreadPool:
+class ThreadPool(Handle):
     """A number of threads that run callables in the order in which they were submitted.
 
     Parameters
@@ -24,7 +25,7 @@ class ThreadPool:
     Notes
     -----
     Threads start with the first callable. A forked child starts its own: it does not run what its parent had
-    pending. At the interpreter's exit what was submitted is still run.
+    pending, and neither does who unpickles a pool. At the interpreter's exit what was submitted is still run.
     """
 
     def __init__(self, thread_count: int = 0) -> None:
@@ -36,6 +37,9 @@ class ThreadPool:
     def _forget_threads(self) -> None:
         self._lock = threading.RLock()  # a signal handler may submit
         self._executor: ThreadPoolExecutor | None = None
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return ThreadPool, (self._thread_count,)
 
     @property
     def thread_count(self) -> int:

@@ -2,11 +2,16 @@
 
 import enum
 from collections.abc import Iterable, Mapping
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector
+from diaspora_stream.generations import Generation
+from diaspora_stream.handle import Handle
 from diaspora_stream.producer import Producer
 from diaspora_stream.thread_pool import ThreadPool
+
+if TYPE_CHECKING:
+    from diaspora_stream.driver import Driver
 
 ADAPTIVE_BATCH_SIZE = 2**64 - 1
 """Stands for "as many events as there are when a batch can go"; `AdaptiveBatchSize` in the public API."""
@@ -22,18 +27,31 @@ class Ordering(enum.IntEnum):
     Strict = 1
 
 
-class TopicHandle:
+class TopicHandle(Handle):
     """An open topic; a backend subclasses it. Made by `Driver.open_topic`, usable from any thread.
+
+    Pickled, it is the driver's options and its name: who unpickles it opens the topic anew. `copy.copy` and
+    `copy.deepcopy` give the handle itself, and so they do for producers and consumers.
 
     Attributes
     ----------
     name : str
     partitions : list of dict
         As they were when the topic was opened.
+    driver : Driver
     """
 
     name: str
     partitions: list[dict[str, Any]]
+    driver: "Driver"
+
+    @property
+    def generation(self) -> Generation:
+        """What the program relies on that made the driver."""
+        return self.driver.generation
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.driver.reopening(self.name)
 
     def producer(
         self,
@@ -46,6 +64,9 @@ class TopicHandle:
         options: Mapping[str, Any] = {},
     ) -> Producer:
         """Make a producer.
+
+        Older programs give `name`, `batch_size`, `thread_pool` and `ordering` by position, and say ``max_batch`` for
+        `max_num_batches`.
 
         Parameters
         ----------
@@ -78,7 +99,9 @@ class TopicHandle:
         Parameters
         ----------
         data_selector, data_allocator : callable or None
-            Give both or neither. Neither: all data is loaded. Both None: none is.
+            Give both or neither. Neither: all data is loaded. Both None: none is. Older programs say ``data_broker``
+            for `data_allocator`; those of the oldest generation may give one: the other is then `FullDataSelector`, or
+            `ByteArrayAllocator`.
         batch_size : int
             Events a batch at most.
         max_num_batches : int
@@ -95,5 +118,18 @@ class TopicHandle:
             One callable without the other, or a number out of its range.
         Exception
             A partition cannot be reached, or a target does not exist.
+        """
+        raise NotImplementedError
+
+    def mark_as_complete(self) -> None:
+        """Flush what producers of this handle have pushed.
+
+        In older generations this ended the topic. Consumers are not told of an end yet: a line in the log says so,
+        once.
+
+        Raises
+        ------
+        Exception
+            Something could not be stored.
         """
         raise NotImplementedError

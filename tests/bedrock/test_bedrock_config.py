@@ -99,12 +99,14 @@ def test_ids_are_unique_and_explicit_ones_are_kept(requested: list[int | None]) 
         (None, "configuration", ["an object", "null"]),
         ([5], "configuration", ["an object", "5"]),
         ({"provider": []}, "provider", ["unknown field", '"providers"']),
-        ({"zzz": []}, "zzz", ["unknown field", "bedrock, libraries, margo, providers"]),
         ({"margo": {"argobots": {"poosl": []}}}, "margo.argobots.poosl", ['"pools"']),
         ({"margo.mercury.adress": 1}, "margo.mercury.adress", ["unknown field"]),
         ({"margo": {"mercury": {"address": 5}}}, "margo.mercury.address", ["str", "5"]),
-        ({"margo": []}, "margo", ["one engine", "0"]),
-        ({"margo": [{}, {}]}, "margo", ["one engine", "2"]),
+        ({"margo": []}, "margo", ["an engine", "empty"]),
+        ({"margo": [{}, {"zz": 1}], "providers": [provider(engine=2)]}, "providers[0].engine", ["0", "2"]),
+        ({"ssg": [{"bootstrap": "init"}]}, "ssg[0].name", ["missing"]),
+        ({"ssg": {"name": "g", "bootstrap": "pmix"}}, "ssg[0].bootstrap", ['"pmix" is not', '"mpi"']),
+        ({"ssg": {"name": "g", "bootstrap": "init", "grp_file": ""}}, "ssg[0].grp_file", ['"group_file"']),
         ({"a": 1, "a.b": 2}, "a", ["given twice"]),
         ({"bedrock": {"pol": "x"}}, "bedrock.pol", ['"pool"']),
         ({"bedrock": {"pool": "__primry__"}}, "bedrock.pool", ['"__primry__"', '"__primary__"']),
@@ -166,10 +168,46 @@ def test_a_configuration_that_is_nested_too_deeply_is_refused() -> None:
 
 
 def test_obsolete_sections_and_fields_warn_once_each(caplog: pytest.LogCaptureFixture) -> None:
-    obsolete: dict[str, Any] = {name: {} for name in ("ssg", "mona", "abt_io", "clients")}
+    obsolete: dict[str, Any] = {name: [{}] for name in ("abt_io", "clients", "mona")}
     config = parse(obsolete | {"providers": [provider(pool="x")]})
     assert config == parse({"providers": [provider()]})
     assert [message.partition(":")[0] for message in caplog.messages] == [*obsolete, "providers[0].pool"]
+    caplog.clear()
+    empty: dict[str, Any] = {name: [] for name in ("ssg", *obsolete)}
+    assert parse(empty | {"libraries": {}}) == parse({})
+    assert caplog.messages == []
+
+
+def test_what_nobody_knows_warns_once_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    config = parse({"_remark": "of mine", "zzz": [], "providers": [provider(owner="me")]})
+    assert config == parse({"providers": [provider()]})
+    assert caplog.messages == [
+        f"{name}: unknown, ignored" for name in ("_remark", "zzz", "providers[0].owner")
+    ]
+
+
+def test_a_group_of_ssg_is_one_of_flock(caplog: pytest.LogCaptureFixture) -> None:
+    group = {"name": "group", "bootstrap": "mpi", "group_file": "mofka.ssg", "pool": "__primary__"}
+    config = parse({"ssg": [group, {"name": "other", "bootstrap": "init"}], "providers": [provider()]})
+    flock = {
+        "name": "group",
+        "type": "flock",
+        "config": {"bootstrap": "mpi", "group": {"type": "static"}, "file": "mofka.ssg"},
+        "dependencies": {"pool": "__primary__"},
+    }
+    other = {"name": "other", "type": "flock", "config": {"bootstrap": "self", "group": {"type": "static"}}}
+    libraries = ["libflock-bedrock-module.so"]
+    assert config == parse({"libraries": libraries, "providers": [provider(), flock, other]})
+    warnings = [message.partition(": ") for message in caplog.messages]
+    assert [where for where, _, _ in warnings] == ["ssg[0]", "ssg[1]"]
+    assert [json.loads(text.partition("provider ")[2]) for _, _, text in warnings] == [flock, other]
+
+
+def test_of_several_engines_the_first_one_has_all_providers(caplog: pytest.LogCaptureFixture) -> None:
+    engines = [{"rpc_thread_count": 2}, {"mercury": {"address": "na+sm"}}]
+    config = parse({"margo": engines, "providers": [provider(engine=1)]})
+    assert config == parse({"margo": engines[0], "providers": [provider()]})
+    assert caplog.messages == ["margo: 2 engines, of which the first one is made, and has all providers"]
 
 
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)

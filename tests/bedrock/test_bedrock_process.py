@@ -149,6 +149,18 @@ def test_a_query_shows_the_pools_and_xstreams_that_were_added(servers: Servers) 
     ]
 
 
+def test_who_asks_is_told_what_of_a_script_has_no_effect(servers: Servers) -> None:
+    servers.start(SERVICE, "na+sm")
+    (servers.directory / "script.jx9").write_text("return counted($__config__.providers);")
+    query = servers.run("bedrock-query", "na+sm", "-f", "mofka.json", "-j", "script.jx9")
+    assert list(json.loads(query.stdout).values()) == [None]
+    assert 'line 1: unknown function "counted" gives null, did you mean "count"?' in query.stderr
+    (servers.directory / "script.jx9").write_text(" \n")
+    query = servers.run("bedrock-query", "na+sm", "-f", "mofka.json", "-j", "script.jx9")
+    assert query.stderr == ""
+    assert "providers" in next(iter(json.loads(query.stdout).values()))
+
+
 def test_a_server_that_waits_for_another_can_be_interrupted(servers: Servers) -> None:
     missing = {"name": "m", "type": "mofka", "config": {"topic": "t", "type": "memory"}} | {
         "dependencies": {"master_database": "db@na+sm://nobody-listens-here"}
@@ -493,11 +505,12 @@ def test_a_script_or_toml_that_is_none_is_one_line_and_a_failure(
 
 
 def test_warnings_are_log_lines_and_traces_are_shown_on_request(servers: Servers) -> None:
-    config = SERVICE | {"libraries": [*SERVICE["libraries"], "libnobody.so"], "ssg": {}, "providers": [{}]}
+    config = SERVICE | {"libraries": [*SERVICE["libraries"], "libnobody.so"], "mona": [{}], "providers": [{}]}
     form = r"\[[-\d]{10} [:\d]{8}\.\d{3}\] \[(\w+)\] (.*)"
     completed = servers.run("bedrock", "na+sm", "--stdin", "-v", "trace", text=json.dumps(config))
     matches = [re.fullmatch(form, line) for line in completed.stdout.splitlines()]
-    assert ("warning", "ssg: obsolete section, ignored") in [match and match.groups() for match in matches]
+    expected = ("warning", "mona: obsolete section, ignored; nothing needs it")
+    assert expected in [match and match.groups() for match in matches]
     completed = servers.run("bedrock", "na+sm", "--stdin", "-v", "off", text=json.dumps(config))
     assert completed.stdout == ""
     assert only_line(completed).startswith("error: providers[0].name")

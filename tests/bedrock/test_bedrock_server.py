@@ -24,9 +24,9 @@ from mochi.bedrock.client import BedrockClient, ClientException
 from mochi.bedrock.client import Client as BedrockApi
 from mochi.bedrock.config import parse
 from mochi.bedrock.dependencies import resolve
-from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
+from mochi.bedrock.errors import BedrockError, DeploymentError
 from mochi.bedrock.peers import Alone, Peers
-from mochi.bedrock.server import Server
+from mochi.bedrock.server import Deployment
 from mochi.bedrock.spec import PoolSpec, ProviderHandle, ProviderSpec, SchedulerSpec, World, XstreamSpec
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
@@ -104,13 +104,13 @@ class Sharing(Told):
 @contextmanager
 def serving(
     config: dict[str, Any], address: str | None = "na+sm", peers: Peers | None = None
-) -> Iterator[Server]:
+) -> Iterator[Deployment]:
     """Run a server in a thread of its own; a deployment that fails raises here."""
-    started: queue.Queue[Server | Exception] = queue.Queue()
+    started: queue.Queue[Deployment | Exception] = queue.Queue()
 
     def work() -> None:
         try:
-            server = Server(parse(config), address, peers=peers)
+            server = Deployment(parse(config), address, peers=peers)
             server.run(lambda: started.put(server))
         except Exception as error:
             started.put(error)
@@ -124,7 +124,7 @@ def serving(
         yield outcome
         outcome.finalize()
     finally:
-        if isinstance(outcome, Server):
+        if isinstance(outcome, Deployment):
             outcome.finalize()
         thread.join(30)
     assert not thread.is_alive()
@@ -293,7 +293,7 @@ def test_a_saved_configuration_deploys_the_same_server_again() -> None:
 
 def test_without_any_address_nothing_is_deployed() -> None:
     with pytest.raises(ConfigError, match=r"margo\.mercury\.address: missing"):
-        Server(parse({}))
+        Deployment(parse({}))
 
 
 def test_dependencies_reach_the_module_as_what_they_mean() -> None:
@@ -433,12 +433,61 @@ def test_a_type_that_nobody_brings_is_refused_with_a_hint(provider_type: str, hi
     assert hint in caught.value.problem
 
 
-def test_a_library_that_cannot_be_imported_stops_the_deployment() -> None:
+def test_a_library_that_cannot_be_imported_stops_who_needs_it_alone(
+    caplog: pytest.LogCaptureFixture, client: Client
+) -> None:
+    broken = "libbroken-bedrock-module.so"
+    problem = f'library "{broken}" cannot be loaded: AttributeError'
+    with serving({"libraries": [broken, PROBE], "providers": [probe("a")]}) as server:
+        assert server.config()["libraries"] == [broken, PROBE]
+        with pytest.raises(Fault, match=problem):
+            BedrockClient(client).load_module(server.address, broken)
+    assert [m for m in caplog.messages if m.startswith(f"libraries: {problem}")]
     with (
-        pytest.raises(ModuleError, match=r'"libbroken-bedrock-module.so" cannot be loaded: AttributeError'),
-        serving({"libraries": ["libbroken-bedrock-module.so"]}),
+        pytest.raises(ConfigError, match=problem) as caught,
+        serving({"libraries": [broken], "providers": [probe("a") | {"type": "broken"}]}),
     ):
         pass
+    assert caught.value.where == "providers[0].type"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "/opt/lib/libyokan-bedrock-module.so",
+        "./lib/../libyokan-bedrock-module.so",
+        "libyokan-bedrock-module.so.0.9.1",
+        "libyokan-bedrock-module.dylib",
+        "libyokan-bedrock-module.0.dylib",
+        "libyokan_bedrock_module.so",
+        "libyokan-bedrock.so",
+        "yokan-bedrock-module",
+    ],
+)
+def test_a_library_is_known_by_its_path_and_in_spellings_of_old(
+    spelling: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    libraries = [spelling, YOKAN, "libabt_io-bedrock-module.so"]
+    with serving({"libraries": libraries, "providers": [database()]}) as server:
+        assert server.config()["libraries"] == libraries
+        assert set(server._modules) == {"yokan", "abt_io"}
+        assert type(server.provider("db")).__name__ == "YokanProvider"
+    assert "unknown library" not in caplog.text
+
+
+def test_a_path_that_means_nothing_is_a_warning_and_a_dependency_too(
+    caplog: pytest.LogCaptureFixture, events: list[tuple[str, str]]
+) -> None:
+    libraries = ["/opt/lib/libyokn-bedrock-module.so", "colza/libcolza-bedrock-module.so", PROBE]
+    dependencies = {"remi_sender": "remi_sender", "remi_receiver": ["remi:7"]}
+    with serving({"libraries": libraries, "providers": [probe("a", dependencies=dependencies)]}) as server:
+        assert server.config()["providers"][0]["dependencies"] == {}
+    assert [m for m in caplog.messages if m.startswith(("libraries", "providers"))] == [
+        f'libraries: unknown library "{libraries[0]}", did you mean "{YOKAN}"?; ignored',
+        f'libraries: unknown library "{libraries[1]}"; ignored',
+        "providers[0].dependencies.remi_sender: ignored, the type probe has no such one",
+        "providers[0].dependencies.remi_receiver: ignored, the type probe has no such one",
+    ]
 
 
 @pytest.mark.parametrize("margo", [{}, {"use_progress_thread": True, "rpc_thread_count": 2}])
@@ -837,12 +886,12 @@ def test_queries_run_beside_the_event_loop_and_connections_take_turns(
 ) -> None:
     go, order = threading.Semaphore(0), []
 
-    def query(self: Server, script: str) -> str:
+    def query(self: Deployment, script: str) -> str:
         assert go.acquire(timeout=20)
         order.append(script)
         return script
 
-    monkeypatch.setattr(Server, "query", query)
+    monkeypatch.setattr(Deployment, "query", query)
     other = Client(timeout=20)
     with serving(deployment(probe("p"))) as server:
         link = client.link(server.address)

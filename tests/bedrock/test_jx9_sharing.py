@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mochi.bedrock.jx9.interpreter import run
+from mochi.bedrock.jx9.interpreter import MOST_WARNINGS, run
 
 SCRIPTS = [
     ("$o = {a: {b: 1}}; $p = $o.a; $p.b = 2; $r = $o;", {"a": {"b": 2}}),
@@ -132,3 +132,21 @@ BEGIN = (
 def test_whatever_is_shared_and_changed_the_engine_agrees(several: list[str]) -> None:
     script = f"{BEGIN}{' '.join(several)} $r = [$a, $b, $o, $p, $l];"
     assert run(f"{script} return $r;", {}) == engine(script)
+
+
+def test_who_asked_is_told_of_what_has_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+    script = "$a = {b: 1};\nfor ($i = 0; $i < 50; $i++) { cout($a); $a.c = 2; }\nreturn strlenn('a');"
+    assert run(script, {}, warn=told.append) is None
+    assert told == [
+        'line 2: unknown function "cout" gives null, did you mean "count"?',
+        'line 2: no member "c" to assign to, ignored; ["c"] would add it',
+        'line 3: unknown function "strlenn" gives null, did you mean "strlen"?',
+    ]
+    assert caplog.messages == []
+    run("f0();", {})
+    assert caplog.messages == ['[jx9] unknown function "f0" gives null']
+    many = [f"nobody{index}();" for index in range(1000)]
+    told.clear()
+    run(" ".join(many)[:8000], {}, warn=told.append)
+    assert len(told) == MOST_WARNINGS

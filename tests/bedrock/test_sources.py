@@ -52,6 +52,7 @@ def test_a_script_sees_its_context_and_the_processes() -> None:
         (from_json, b"", "line 1 column 1"),
         (from_json, b'{"margo": NaN}', "NaN is not a JSON value"),
         (from_json, b"\xff", "not JSON"),
+        (from_json, b"{ // one server\n}", "remarks are for scripts (--jx9) and TOML (--toml)"),
         (from_json, b'{"a":' * 100_000, "nested too deeply"),
         (from_toml, b"a = \n", "not TOML: "),
         (from_toml, b"a = \xff", "not UTF-8, at byte 4"),

@@ -9,7 +9,7 @@ import pytest
 from chunk_events import Event, batch_of, numbered, readable
 from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import Batch, ChunkConfig, ChunkStore, Origin, PosixFiles
+from mochi.mofka.chunks import Batch, ChunkConfig, ChunkStore, DamagedEvents, Origin, PosixFiles
 from mochi.mofka.chunks.check import check
 from mochi.mofka.chunks.findings import Effect
 
@@ -81,3 +81,15 @@ def test_what_a_power_cut_leaves_of_a_last_commit_whose_memory_changed(tmp_path:
         file.write(b"torn")
     with ChunkStore.open(tmp_path / "last") as store:
         assert len(readable(store)) == (0 if size == LARGE else 5)
+
+
+def test_damaged_events_that_follow_each_other_are_told_at_once(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    with ChunkStore.open(tmp_path / "p", files=files) as store:
+        store.append([batch_of(numbered(0, 2)), *(lent(files, b"lent", LARGE) for _ in range(5))])
+        store.append([batch_of(numbered(2, 1))])
+        for first in (2, 4):
+            with pytest.raises(DamagedEvents, match="all up to event 6 are damaged") as raised:
+                store.read_range(first, 9, 1 << 20, with_data=True)
+            assert (raised.value.first, raised.value.count) == (first, 7 - first)
+        assert store.read_range(2, 9, 1 << 20, with_data=False).count == 6

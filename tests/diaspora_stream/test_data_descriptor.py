@@ -143,13 +143,23 @@ def test_views_that_do_not_fit_are_refused_with_what_would() -> None:
             PLAIN.make_sub_view(offset=wrong, size=1)
 
 
-def test_parameters_of_views_are_keywords_and_those_of_the_constructor_are_not() -> None:
-    make_view: Any = PLAIN.make_sub_view
-    with pytest.raises(TypeError):
-        make_view(1, 2)
+def test_views_may_be_made_as_older_programs_make_them_and_descriptors_by_position_alone() -> None:
     make: Any = DataDescriptor
     with pytest.raises(TypeError):
         make(location="x", size=2)
+    plain: Any = PLAIN
+    assert plain.make_sub_view(4, 8) == PLAIN.make_sub_view(offset=4, size=8)
+    stride = PLAIN.make_stride_view(offset=1, num_blocks=2, block_size=3, gap_size=4)
+    assert plain.make_stride_view(1, 2, 3, 4) == stride
+    assert plain.make_stride_view(1, numblocks=2, blocksize=3, gapsize=4) == stride
+    assert plain.make_unstructured_view([(1, 2)]) == PLAIN.make_unstructured_view(segments=[(1, 2)])
+    with pytest.raises(TypeError, match=r"at most 2 arguments by position \(offset, size\), 3 were given"):
+        plain.make_sub_view(1, 2, 3)
+    with pytest.raises(TypeError, match="num_blocks twice: numblocks is what it was called"):
+        plain.make_stride_view(offset=1, num_blocks=2, numblocks=2, block_size=3, gap_size=4)
+    with pytest.raises(TypeError, match="num_blocks must be an int") as caught:
+        plain.make_stride_view(offset=1, numblocks="2", block_size=3, gap_size=4)
+    assert caught.value.__notes__ == ["numblocks is what num_blocks was called"]
 
 
 def test_a_binary_location_survives_as_text_and_as_bytes() -> None:

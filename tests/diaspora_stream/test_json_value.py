@@ -184,7 +184,8 @@ def test_the_slow_reader_refuses_what_the_fast_one_does(value: Any, place: int, 
         ("[" * 100_000, 100_000),
         ("[" * 2_000 + "}", 2_000),
         ("[" * 2_000 + "]" * 1_999, 3_999),
-        ("[" * 2_000 + "]" * 2_001, 4_000),
+        ("[" * 2_000 + "]" * 2_001, 4_001),
+        ("[1]   x  y", 7),
     ],
 )
 def test_text_that_is_no_json_is_refused_with_the_position(text: str | bytes, position: int) -> None:

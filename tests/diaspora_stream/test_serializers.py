@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diaspora_stream.errors import ConfigError, InvalidMetadata, InvalidSchema
-from diaspora_stream.serializer import DefaultSerializer, SchemaSerializer, Serializer
+from diaspora_stream.serializer import DefaultSerializer, RawSerializer, SchemaSerializer, Serializer
 
 
 @pytest.mark.parametrize("serializer", [DefaultSerializer(), SchemaSerializer(schema={})])
@@ -54,3 +54,16 @@ def test_a_schema_serializer_needs_a_schema() -> None:
         Serializer.from_metadata(type="schema")
     with pytest.raises(InvalidSchema, match=r"serializer\.schema"):
         Serializer.from_metadata(type="schema", schema="text")
+
+
+def test_raw_keeps_text_as_it_was_given() -> None:
+    raw = Serializer.from_metadata(type="raw")
+    assert isinstance(raw, RawSerializer)
+    assert raw.to_metadata() == {"type": "raw"}
+    text = b' {"z": 1,\t"a": 2.50} '
+    assert raw.serialize_text(text, {"z": 1, "a": 2.5}) == text
+    assert raw.deserialize(memoryview(text)) == {"z": 1, "a": 2.5}
+    assert raw.serialize({"z": 1, "a": [2]}) == b'{"a":[2],"z":1}'
+    with pytest.raises(InvalidMetadata, match="not valid JSON"):
+        raw.deserialize(b"{")
+    assert DefaultSerializer().serialize_text(text, {"a": 1}) == DefaultSerializer().serialize({"a": 1})

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -562,6 +563,22 @@ def test_without_sync_a_power_cut_takes_events_and_leaves_the_partition_sound(
     left = stored_in(tmp_path / "left")
     assert left == numbered(0, len(left))
     assert len(left) < 36
+
+
+def test_damage_in_the_middle_of_a_range_does_not_make_its_events_large(opener: Opener) -> None:
+    partition, _ = opener.open()
+    for number in range(8):
+        append(partition, batch_of([(b"m%d" % number, bytes([65 + number]) * 100_000)]))
+    partition.close()
+    with (opener.directory / "chunk-000000.data").open("r+b") as file:
+        file.seek(550_000)
+        file.write(b"!")
+    partition, _ = opener.open()
+    outcomes: Queue[Slice | BaseException] = Queue()
+    partition.read(0, 8, 700_000, True, outcomes.put)
+    found = outcomes.get(timeout=20)
+    assert isinstance(found, Slice)
+    assert events_in(found, True) == [(b"m%d" % n, bytes([65 + n]) * 100_000) for n in range(5)]
 
 
 def test_the_log_says_of_a_new_directory_that_there_are_no_events(

@@ -24,10 +24,10 @@ from diaspora_stream.errors import (
     TopicNotFound,
 )
 from mochi.bedrock import config as bedrock_config
-from mochi.bedrock.server import Server
+from mochi.bedrock.server import Deployment
 from mochi.flock import group_file
 from mochi.flock.group_file import GroupView, Member
-from mochi.margo.errors import MargoError
+from mochi.margo.errors import AddressError, ConnectionLost, MargoError
 from mochi.margo.gate import Gate
 from mochi.margo.handshake import Seat
 from mochi.mofka.client import MofkaDriver
@@ -42,7 +42,7 @@ TOKEN = b"t" * 32
 class Ranked:
     """A server as the module sees it, with an ordinal and a view of its group that the test gives it."""
 
-    def __init__(self, server: Server, rank: int, view: GroupView) -> None:
+    def __init__(self, server: Deployment, rank: int, view: GroupView) -> None:
         self.server = server
         self.rank = rank
         self.view = view
@@ -67,7 +67,7 @@ class TwoServers:
         self.directory = directory
         self.group_file = directory / "mofka.json"
         self._ids = [uuid4().hex, uuid4().hex]
-        self._running: dict[int, tuple[Server, threading.Thread]] = {}
+        self._running: dict[int, tuple[Deployment, threading.Thread]] = {}
         self.ranked: dict[int, Ranked] = {}
 
     @property
@@ -101,7 +101,7 @@ class TwoServers:
                 "config": {"database": database},
             }
             settings["providers"].append(master)
-        server = Server(bedrock_config.parse(settings), f"na+sm://{self._ids[rank]}")
+        server = Deployment(bedrock_config.parse(settings), f"na+sm://{self._ids[rank]}")
         server.engine.gate = Gate()  # of the service that the view describes
         server.engine.gate.admit(Seat(TOKEN, rank))
         ready = threading.Event()
@@ -188,6 +188,27 @@ def test_each_server_takes_back_the_partitions_of_its_ordinal(
                 event = consumer.pull().wait(10000)
                 assert event is not None
                 assert event.metadata == {"partition": index}
+
+
+@pytest.mark.parametrize("verb", ["names", "load", "update"])
+def test_a_server_goes_on_when_that_of_the_master_database_goes_away_meanwhile(
+    service: TwoServers, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with service.driver() as driver:
+        driver.create_topic("topic", options=on_disk(service, 4))
+    losses = [ConnectionLost("the server has gone"), AddressError("nobody answers")]
+    method = getattr(Registry, verb)
+
+    def interrupted(registry: Registry, *args: Any) -> Any:
+        if losses:
+            raise losses.pop()
+        return method(registry, *args)
+
+    monkeypatch.setattr(Registry, verb, interrupted)
+    service.restart(1)
+    assert losses == []
+    with service.driver() as driver, driver.open_topic("topic").producer() as producer:
+        assert [producer.push({}, partition=index).wait(10000) for index in range(4)] == [0] * 4
 
 
 def test_a_topic_is_deleted_while_a_server_is_down_which_removes_its_files_when_it_comes_back(

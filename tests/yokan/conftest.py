@@ -47,14 +47,14 @@ def serve() -> Serve:
     return _serve
 
 
-@pytest.fixture(params=["map", "rocksdb", "rpc"])
+@pytest.fixture(params=["map", "unordered_map", "rocksdb", "lmdb", "rpc"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """An empty database of each kind."""
     if request.param == "rpc":
         with _serve({"database": {"type": "map"}}) as handle:
             yield handle
         return
-    config = {"path": str(tmp_path / "db")} if request.param == "rocksdb" else {}
+    config = {"path": str(tmp_path / "db")} if request.param in ("rocksdb", "lmdb") else {}
     database, _ = open_database({"database": {"type": request.param, "config": config}})
     yield database
     database.close()

@@ -1,14 +1,16 @@
 """Backends against an oracle: any sequence of verbs leaves them as it leaves a dict."""
 
 import tempfile
+import unittest.mock
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mochi.yokan.config import open_database
 from mochi.yokan.embedded import EmbeddedDatabase
-from mochi.yokan.errors import KeyExists, KeyNotFound
+from mochi.yokan.errors import InvalidArguments, KeyExists, KeyNotFound, YokanError
 from mochi.yokan.mode import Mode
 
 keys = st.text(alphabet="\0ab\x7f", min_size=1, max_size=3).map(str.encode)
@@ -105,13 +107,15 @@ class MapOracle(RuleBasedStateMachine):
 class RocksdbOracle(MapOracle):
     """The same on a ``rocksdb``, which is closed and opened again now and then."""
 
+    kind = "rocksdb"
+
     def __init__(self) -> None:
         self.directory = tempfile.TemporaryDirectory()
         super().__init__()
 
     def open(self) -> EmbeddedDatabase:
         config = {"path": f"{self.directory.name}/db"}
-        return open_database({"database": {"type": "rocksdb", "config": config}})[0]
+        return open_database({"database": {"type": self.kind, "config": config}})[0]
 
     def teardown(self) -> None:
         super().teardown()
@@ -123,7 +127,55 @@ class RocksdbOracle(MapOracle):
         self.database = self.open()
 
 
+class LmdbOracle(RocksdbOracle):
+    """The same on an ``lmdb``, whose map is too small for what comes."""
+
+    kind = "lmdb"
+
+    @rule(key=keys, size=st.integers(50_000, 200_000))
+    def put_large(self, key: bytes, size: int) -> None:
+        self.put([(key, bytes(size))])
+
+    def open(self) -> EmbeddedDatabase:
+        with unittest.mock.patch("mochi.yokan.lmdb.MAP_SIZE", 1 << 16):
+            return super().open()
+
+
+class SetOracle(RuleBasedStateMachine):
+    """Keys alone, in a ``set`` and in a set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database, _ = open_database({"database": {"type": "set"}})
+        self.oracle: set[bytes] = set()
+
+    @rule(new=st.lists(keys, max_size=4))
+    def put(self, new: list[bytes]) -> None:
+        self.database.put_multi([(key, b"") for key in new])
+        self.oracle.update(new)
+
+    @rule(unwanted=st.lists(keys, max_size=4))
+    def erase(self, unwanted: list[bytes]) -> None:
+        self.database.erase_multi(unwanted)
+        self.oracle.difference_update(unwanted)
+
+    @rule(new=keys, value=st.binary(min_size=1, max_size=4))
+    def put_with_a_value(self, new: bytes, value: bytes) -> None:
+        with pytest.raises(InvalidArguments, match="a set has keys alone"):
+            self.database.put_multi([(b"other", b""), (new, value)])
+        with pytest.raises(InvalidArguments if new not in self.oracle and b"\0" not in new else YokanError):
+            self.database.create_collection(new)
+
+    @invariant()
+    def holds_what_the_oracle_holds(self) -> None:
+        assert self.database.list_keys() == sorted(self.oracle)
+
+
 TestMapOracle = MapOracle.TestCase
 TestMapOracle.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestRocksdbOracle = RocksdbOracle.TestCase
 TestRocksdbOracle.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
+TestLmdbOracle = LmdbOracle.TestCase
+TestLmdbOracle.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
+TestSetOracle = SetOracle.TestCase
+TestSetOracle.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)

@@ -1,5 +1,6 @@
 """Configurations of a provider: what is echoed, what is refused."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,39 @@ def test_a_rocksdb_is_expanded_with_every_option_of_the_original(tmp_path: Path)
     assert expanded["database"] == {"type": "rocksdb", "config": {"path": path, **EXPANDED_ROCKSDB}}
 
 
+@pytest.mark.parametrize(
+    ("kind", "has_values", "fields"),
+    [
+        ("unordered_map", True, {"initial_bucket_count": 23}),
+        ("set", False, {"comparator": "default"}),
+        ("unordered_set", False, {"initial_bucket_count": 23}),
+    ],
+)
+def test_what_is_kept_in_memory_is_expanded_like_a_map(
+    kind: str, has_values: bool, fields: dict[str, Any]
+) -> None:
+    allocators = EXPANDED_MAP["database"]["config"]["allocators"]
+    kept = {name: value for name, value in allocators.items() if has_values or not name.startswith("value")}
+    expanded = expand({"database": {"type": kind}})
+    assert expanded["database"] == {"type": kind, "config": {"allocators": kept, "use_lock": True, **fields}}
+    assert expand(expanded) == expanded
+
+
+def test_an_lmdb_is_expanded_as_the_original_expands_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "master")
+    expanded = expand({"database": {"type": "lmdb", "config": {"path": path}}})
+    fields = {"path": path, "create_if_missing": True, "no_lock": False}
+    assert expanded["database"] == {"type": "lmdb", "config": fields}
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    monkeypatch.delitem(sys.modules, "mochi.yokan.lmdb", raising=False)
+    with pytest.raises(ConfigError, match=r'pip install "mofka\[lmdb\]"; or use "rocksdb"$'):
+        open_database({"database": {"type": "lmdb", "config": {"path": str(tmp_path / "x")}}})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_the_user_set_is_echoed_and_the_expansion_expands_to_itself(tmp_path: Path) -> None:
     rocksdb = {
         "path": str(tmp_path / "master"),
@@ -149,7 +183,15 @@ def test_what_the_user_set_is_echoed_and_the_expansion_expands_to_itself(tmp_pat
         (
             {"database": {"type": "leveldb", "config": {"path": "x"}}},
             "config.database.type",
-            'unknown type "leveldb". Built in are map, rocksdb; other types of the original',
+            '"leveldb" is not built in; use "rocksdb" or "lmdb", with a new path',
+        ),
+        ({"database": {"type": "array"}}, "config.database.type", '"array" is not built in; use "map"'),
+        ({"database": {"type": "libmine.so:mine"}}, "config.database.type", "is of a shared library"),
+        ({"database": {"type": "redis"}}, "config.database.type", "Built in are map, unordered_map, set,"),
+        (
+            {"database": {"type": "lmdb", "config": {"path": "x", "no_locks": True}}},
+            "config.database.config.no_locks",
+            'did you mean "no_lock"',
         ),
         ({"database": {"type": "rocksd"}}, "config.database.type", 'did you mean "rocksdb"?'),
     ],

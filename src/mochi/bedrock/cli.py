@@ -25,7 +25,7 @@ from mochi.bedrock.config import FileMode, parse
 from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.mpi import launched, meet
 from mochi.bedrock.peers import Alone, Peers, Returning
-from mochi.bedrock.server import Server
+from mochi.bedrock.server import Deployment
 from mochi.bedrock.sources import from_json, from_jx9, from_toml
 from mochi.bedrock.spec import World
 from mochi.bedrock.supervisor import supervise
@@ -243,7 +243,7 @@ def bedrock(
         deployment.log.disabled = False
         if file_mode is not None:
             config = replace(config, file_mode=file_mode)
-        server = Server(config, address or None, peers=peers)
+        server = Deployment(config, address or None, peers=peers)
         return _serve(server, output_config, partial(_tell, ready_fd, peers.speaks))
 
     if processes is not None:
@@ -315,7 +315,7 @@ def _read(path: str | None, stdin: bool) -> tuple[bytes, str]:
     return read_small(path, pipes=True), path
 
 
-def _serve(server: Server, output_config: str | None, tell: Callable[[str], None]) -> int:
+def _serve(server: Deployment, output_config: str | None, tell: Callable[[str], None]) -> int:
     def watch_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             server.engine.loop.add_signal_handler(number, server.finalize)

@@ -9,19 +9,18 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from msgspec import Struct
 
 from mochi.bedrock import rpc
 from mochi.bedrock.spec import PoolSpec, ProcSpec, ProviderHandle, ProviderSpec, XstreamSpec
+from mochi.margo import deployment
 from mochi.margo.address import parse
 from mochi.margo.asking import answers
 from mochi.margo.client import Client as MargoClient
 from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, Fault, MargoError
-
-if TYPE_CHECKING:
-    from mochi.margo.engine import Engine  # not for clients to load
+from mochi.margo.sharing import connect
 
 __all__ = [
     "BedrockClient",
@@ -85,13 +84,16 @@ class BedrockClient:
         Fault
             Code ``jx9``: it is no script, or failed; the details hold its ``line`` and ``column``, where known.
         """
-        return self._client.call(
+        result = self._client.call(
             address,
             rpc.QUERY_CONFIG,
             rpc.QueryConfig(script),
             rpc.QueryResult,
             provider_id=self._provider_id,
-        ).value
+        )
+        for warning in result.warnings:
+            deployment.log.warning("%s: %s", address, warning)
+        return result.value
 
     def load_module(self, address: str, library: str) -> None:
         """Load a library; `Fault` ``config`` where it cannot be loaded."""
@@ -186,9 +188,8 @@ class Client:
 
     Parameters
     ----------
-    arg : str, Engine or mochi.margo.client.Client
-        A protocol such as ``na+sm``; or an engine of this process, whose token is then used with all servers; or
-        connections that are there, with their tokens.
+    arg : str, Engine, int or mochi.margo.client.Client
+        A protocol such as ``na+sm``, an engine, or connections that are there, see `mochi.margo.sharing.connect`.
 
     Notes
     -----
@@ -196,16 +197,8 @@ class Client:
     long as the margo client allows, 30 s by default.
     """
 
-    def __init__(self, arg: "str | Engine | MargoClient") -> None:
-        self._token: bytes | None = None
-        if isinstance(arg, MargoClient):
-            self.margo = arg
-            return
-        self.margo = MargoClient()
-        if isinstance(arg, str):
-            parse(arg)
-        else:
-            self._token = arg.gate.token
+    def __init__(self, arg: Any) -> None:
+        self.margo, self._token = connect(arg)
 
     def make_service_handle(self, address: str, provider_id: int = 0) -> "ServiceHandle":
         """Return a handle of the server at `address`; nothing is sent yet."""

@@ -7,14 +7,16 @@ left to its component, its ``dependencies`` to `mochi.bedrock.server`.
 An expanded configuration, saved from a query, is a valid input.
 """
 
+import difflib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from mochi.bedrock import older
 from mochi.bedrock.conditions import CONDITION, applied, unknown_names
 from mochi.bedrock.spec import AUTOMATIC, ProviderSpec, World
 from mochi.margo import deployment
@@ -24,7 +26,8 @@ from mochi.margo.errors import ConfigError
 __all__ = ["ServerConfig", "assign_ids", "parse", "parse_provider"]
 
 _SECTIONS = ("margo", "bedrock", "libraries", "providers")
-_OBSOLETE_SECTIONS = ("abt_io", "clients", "mona", "ssg")
+
+_FLOCK = "libflock-bedrock-module.so"
 
 log = logging.getLogger(__name__)
 
@@ -106,20 +109,26 @@ def _own(value: Any, world: World | None) -> dict[str, Any]:
 
 def _checked(document: dict[str, Any]) -> ServerConfig:
     root = {name: item for name, item in document.items() if item is not None}
-    for name in root:
-        if name in _OBSOLETE_SECTIONS:
-            log.warning("%s: obsolete section, ignored", name)
-        elif name not in _SECTIONS:
-            raise ConfigError(name, unknown_field(name, _SECTIONS))
-    margo_section = _single_engine(root.get("margo"))
+    groups = older.groups(root.pop("ssg", []))
+    for name, instead in older.INSTEAD.items():
+        if root.pop(name, None):
+            log.warning("%s: obsolete section, ignored; %s", name, instead)
+    root = _known(root, _SECTIONS, "")
+    engines = root.get("margo")
+    engines = engines if isinstance(engines, list) else [engines]
+    margo_section = _first(engines)
     margo = MargoConfig.parse(margo_section)
     address = (margo_section or {}).get("mercury", {}).get("address")
     bedrock = convert(root.get("bedrock", {}), _Bedrock, "bedrock")
     libraries = root.get("libraries", [])
     if isinstance(libraries, dict):
         libraries = list(libraries.values())
-    providers = convert(root.get("providers", []), list[Any], "providers")
-    specs = [parse_provider(entry, f"providers[{index}]") for index, entry in enumerate(providers)]
+    libraries = convert(libraries, list[str], "libraries") + [_FLOCK] * bool(groups)
+    providers = convert(root.get("providers", []), list[Any], "providers") + groups
+    specs = [
+        parse_provider(_on_first(entry, len(engines)), f"providers[{index}]")
+        for index, entry in enumerate(providers)
+    ]
     return ServerConfig(
         margo=margo,
         address=None if address is None else convert(address, str, "margo.mercury.address"),
@@ -129,22 +138,24 @@ def _checked(document: dict[str, Any]) -> ServerConfig:
         provider_id=bedrock.provider_id,
         dependency_resolution_timeout=bedrock.dependency_resolution_timeout,
         file_mode=None if bedrock.file_mode is UNSET else bedrock.file_mode,
-        libraries=tuple(dict.fromkeys(convert(libraries, list[str], "libraries"))),
+        libraries=tuple(dict.fromkeys(libraries)),
         providers=tuple(assign_ids(specs, {bedrock.provider_id: "bedrock itself"}, (), "providers[{}]")),
     )
 
 
 def parse_provider(value: Any, where: str) -> ProviderSpec:
-    """Check one provider entry, by itself. The field ``pool`` of old is dropped, with a warning.
+    """Check one provider entry, by itself. The field ``pool`` of old is dropped, and what nobody knows, with a warning.
 
     Raises
     ------
     ConfigError
-        A field is unknown, missing, or wrong.
+        A field is missing, wrong, or nearly one that is known.
     """
-    if isinstance(value, dict) and "pool" in value:
-        log.warning("%s.pool: obsolete field, ignored; use dependencies.pool", where)
-        value = {name: item for name, item in value.items() if name != "pool"}
+    if isinstance(value, dict):
+        if "pool" in value:
+            log.warning("%s.pool: obsolete field, ignored; use dependencies.pool", where)
+        given = {name: item for name, item in value.items() if name != "pool"}
+        value = _known(given, ProviderSpec.__struct_fields__, f"{where}.")
     return convert(value, ProviderSpec, where)
 
 
@@ -215,9 +226,29 @@ def _merge(target: dict[str, Any], source: dict[str, Any], where: str) -> None:
             raise ConfigError(path.lstrip("."), "given twice, once by a dotted key")
 
 
-def _single_engine(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    if len(value) != 1:
-        raise ConfigError("margo", f"expected one engine; found an array of {len(value)}")
-    return value[0]
+def _known(value: dict[str, Any], known: Collection[str], prefix: str) -> dict[str, Any]:
+    """Leave out what nobody knows, such as remarks, with a warning; what is nearly known is a slip of the pen."""
+    for name in value:
+        if name not in known:
+            if difflib.get_close_matches(name, known, n=1):
+                raise ConfigError(f"{prefix}{name}", unknown_field(name, known))
+            log.warning("%s%s: unknown, ignored", prefix, name)
+    return {name: item for name, item in value.items() if name in known}
+
+
+def _first(engines: list[Any]) -> Any:
+    """Return the section of the engine that there is: the first, on which all providers are."""
+    if not engines:
+        raise ConfigError("margo", "expected an engine; found an empty array")
+    if len(engines) > 1:
+        log.warning("margo: %d engines, of which the first one is made, and has all providers", len(engines))
+    return engines[0]
+
+
+def _on_first(provider: Any, engines: int) -> Any:
+    """Return an entry of ``providers`` with an engine that there is."""
+    if not isinstance(provider, dict):
+        return provider
+    engine = provider.get("engine", 0)
+    is_other = isinstance(engine, int) and 0 < engine < engines
+    return {**provider, "engine": 0} if is_other else provider

@@ -7,6 +7,7 @@ and a handle means a provider that was seen to exist.
 """
 
 import difflib
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, MargoError
 
 __all__ = ["Dependencies", "Running", "find", "is_remote", "nearest", "resolve"]
+
+
+log = logging.getLogger(__name__)
 
 
 class Dependencies(Struct):
@@ -95,7 +99,7 @@ def resolve(
     Raises
     ------
     ConfigError
-        A dependency is missing or undeclared, or means nothing, or something of another kind.
+        A dependency is missing, or nearly a declared one, or means nothing, or something of another kind.
     """
 
     def resolve_one(value: str | int, kind: str, path: str) -> tuple[Any, str]:
@@ -132,7 +136,9 @@ def resolve(
     dependencies = Dependencies()
     for name in spec.dependencies:
         if name not in declared:
-            raise ConfigError(f"{where}.dependencies.{name}", unknown_field(name, declared))
+            if difflib.get_close_matches(name, declared, n=1):
+                raise ConfigError(f"{where}.dependencies.{name}", unknown_field(name, declared))
+            log.warning("%s.dependencies.%s: ignored, the type %s has no such one", where, name, spec.type)
     for name, (kind, required) in declared.items():
         path = f"{where}.dependencies.{name}"
         if name not in spec.dependencies:

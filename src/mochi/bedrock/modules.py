@@ -2,12 +2,15 @@
 
 A library is the name of an entry point of the group ``mochi.bedrock.modules``, of this distribution or any
 other; the entry point is a class without arguments that has the shape of `Module`. A component need not
-import this package.
+import this package. The path of a shared library means the entry point of its name, and so do spellings that were in
+use: without ``lib`` or ``.so``, with a version, ``_`` for ``-``, ``bedrock`` for ``bedrock-module``.
 """
 
 import difflib
 import logging
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,9 +29,12 @@ __all__ = [
     "Restores",
     "library_of",
     "load",
+    "types",
 ]
 
 GROUP = "mochi.bedrock.modules"
+
+_SPELLING = re.compile(r"(?:lib)?(\w[\w-]*?)[-_]bedrock(?:[-_]module)?(?:\.\d+)*(?:\.so|\.dylib)?(?:\.\d+)*")
 
 log = logging.getLogger(__name__)
 
@@ -203,21 +209,45 @@ def load(library: str) -> Module | None:
         The library is known, and its module cannot be imported or made.
     """
     known = {point.name: point for point in entry_points(group=GROUP)}
-    if library in known:
+    name = _known_name(library, known)
+    if name is not None:
         try:
-            module: Module = known[library].load()()
+            module: Module = known[name].load()()
         except Exception as error:
             raise ModuleError(
                 f'library "{library}" cannot be loaded: {type(error).__name__}: {error}'
             ) from error
         return module
-    near = difflib.get_close_matches(library, known, n=1)
-    hint = f', did you mean "{near[0]}"?' if near else ""
+    components = {_component(name): name for name in known}
+    near = difflib.get_close_matches(_component(library), components, n=1)
+    hint = f', did you mean "{components[near[0]]}"?' if near else ""
     log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
     return None
 
 
+def _known_name(library: str, known: Collection[str]) -> str | None:
+    """Name of the entry point that a library in a configuration means."""
+    names = (library, os.path.basename(library), _library(_component(library)))
+    return next((name for name in names if name in known), None)
+
+
+def _component(library: str) -> str:
+    """What a library is named after, by the custom of their names."""
+    name = os.path.basename(library)
+    spelled = _SPELLING.fullmatch(name)
+    return spelled[1] if spelled else name
+
+
+def _library(component: str) -> str:
+    return f"lib{component.replace('_', '-')}-bedrock-module.so"
+
+
+def types() -> list[str]:
+    """Names of the components that there are."""
+    return sorted(_component(point.name).replace("-", "_") for point in entry_points(group=GROUP))
+
+
 def library_of(provider_type: str) -> str | None:
     """Name of the known library that brings a provider type, by the custom of their names."""
-    library = f"lib{provider_type.replace('_', '-')}-bedrock-module.so"
+    library = _library(provider_type)
     return library if entry_points(group=GROUP, name=library) else None

@@ -36,9 +36,10 @@ class QueryConfig(Struct):
 
 
 class QueryResult(Struct):
-    """The value of JSON that a script returned."""
+    """The value of JSON that a script returned, and what of it had no effect."""
 
     value: Any
+    warnings: list[str] = []
 
 
 class LoadModule(Struct):

@@ -1,15 +1,15 @@
-"""A server: one engine, the modules it has loaded, and its providers from start to stop.
+"""`Deployment` is a server: one engine, the modules it has loaded, and its providers from start to stop.
 
 Invariants:
 
 - a provider is created after all that it depends on, and closed before them;
 - a provider that fails to start leaves no trace: no RPC, no name, no id;
-- `Server.config` describes what runs now, and deploys the same server again.
+- `Deployment.config` describes what runs now, and deploys the same server again.
 
 Deployment happens in the constructor; what is asked meanwhile waits, unless a provider waits for one of another server.
-`Server.run` then completes the server in a thread of its own, while RPCs are answered already, so that the servers of a
-service can ask each other: providers form their groups, modules take back what an earlier run has left, and then the
-providers say to the world that they are there. Later changes come by RPC, one at a time, in the pool that the
+`Deployment.run` then completes the server in a thread of its own, while RPCs are answered already, so that the servers
+of a service can ask each other: providers form their groups, modules take back what an earlier run has left, and then
+the providers say to the world that they are there. Later changes come by RPC, one at a time, in the pool that the
 ``bedrock`` section names.
 
 Nobody is let in before it is known who may come, but those that were started together with this server. A configuration
@@ -17,6 +17,8 @@ without a provider that guards the server leaves it open.
 
 The servers of a service keep step by the rounds of `mochi.bedrock.peers`, of which each makes the same four: where it
 listens; what its providers offer; that it is complete; that it has told the world.
+
+`Server` is the same in a thread, for programs that have a server in their own process.
 """
 
 import difflib
@@ -24,10 +26,11 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -35,13 +38,14 @@ from mochi import shortage
 from mochi.bedrock import modules, rpc
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.conditions import variables
-from mochi.bedrock.config import ServerConfig, assign_ids, parse_provider
+from mochi.bedrock.config import ServerConfig, assign_ids, parse, parse_provider
 from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
-from mochi.bedrock.errors import BedrockError, DeploymentError
+from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
 from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
 from mochi.bedrock.queries import Queries
-from mochi.bedrock.spec import ProviderHandle, ProviderSpec, World
+from mochi.bedrock.sources import from_json
+from mochi.bedrock.spec import ProcSpec, ProviderHandle, ProviderSpec, SpecList, World
 from mochi.margo import deployment
 from mochi.margo.address import canonical
 from mochi.margo.client import Client
@@ -51,7 +55,7 @@ from mochi.margo.errors import ConfigError, Fault, MargoError
 from mochi.margo.handshake import Seat
 from mochi.margo.rpc import pack
 
-__all__ = ["Server"]
+__all__ = ["Deployment", "MargoManager", "Server"]
 
 R = TypeVar("R")
 
@@ -63,7 +67,7 @@ DEPENDENCY_TIMEOUT = 30.0
 log = logging.getLogger(__name__)
 
 
-class Server:
+class Deployment:
     """Deploys a configuration; `run` then serves it.
 
     Parameters
@@ -107,6 +111,7 @@ class Server:
         self._stopping = threading.Event()
         self._is_restored = False
         self._libraries: list[str] = []
+        self._broken: dict[str, str] = {}
         self._modules: dict[str, Module] = {}
         self._running: dict[str, Running] = {}
         self._changing = threading.RLock()
@@ -168,8 +173,10 @@ class Server:
             expanded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document, order="sorted"))
             return expanded
 
-    def query(self, script: str) -> Any:
+    def query(self, script: str, warn: Callable[[str], None] | None = None) -> Any:
         """Run a Jx9 script over the expanded configuration, which it sees as ``$__config__``; return its value.
+
+        An empty script returns the configuration. What `warn` is given, see `mochi.bedrock.jx9.interpreter.run`.
 
         Raises
         ------
@@ -179,7 +186,12 @@ class Server:
         # Loaded here: the parser is not for servers that are never asked.
         from mochi.bedrock.jx9.interpreter import run
 
-        return run(script, {"__config__": self.config(), **variables(self.world)})
+        config = self.config()
+        return (
+            run(script, {"__config__": config, **variables(self.world)}, warn=warn)
+            if script.strip()
+            else config
+        )
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
         """Complete the server, and serve until `finalize`; then close all providers, the youngest first.
@@ -242,12 +254,13 @@ class Server:
             It is known, and cannot be loaded.
         """
         with self._changing:
-            if library in self._libraries:
+            if library in self._libraries and library not in self._broken:
                 return
             module = modules.load(library)
-            self._libraries.append(library)
-            if module is None:
-                return
+            if self._broken.pop(library, None) is None:
+                self._libraries.append(library)
+            if module is None or type(module) is type(self._modules.get(module.type)):
+                return  # unknown, or named twice
             self._modules[module.type] = module
             if isinstance(module, MakesFiles):
                 module.by_umask = self._settings.file_mode == "umask"
@@ -363,7 +376,12 @@ class Server:
         if self._secret:
             self.engine.gate.admit_peers(Seat(self._secret, self._peers.rank))
         for library in self._settings.libraries:
-            self.load_module(library)
+            try:
+                self.load_module(library)
+            except ModuleError as error:  # fatal only to a provider that needs it
+                log.warning("libraries: %s; ignored", error)
+                self._libraries.append(library)
+                self._broken[library] = str(error)
         paths = {spec.name: f"providers[{index}]" for index, spec in enumerate(self._settings.providers)}
         needed = [self._module(spec, paths[spec.name]) for spec in self._settings.providers]
         if not any(isinstance(module, Guards) for module in needed):
@@ -453,7 +471,8 @@ class Server:
                 from mochi.bedrock.jx9.errors import Jx9Error
 
                 try:
-                    result = rpc.QueryResult(self.query(args.script))
+                    warnings: list[str] = []
+                    result = rpc.QueryResult(self.query(args.script, warnings.append), warnings)
                 except Jx9Error as error:
                     raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
                 request.reply(pack(result))
@@ -564,12 +583,126 @@ class Server:
         if module is not None:
             return module
         library = modules.library_of(spec.type)
-        if library is None:
+        if self._broken:
+            hint = "; ".join(self._broken.values())
+        elif library is None:
             near = difflib.get_close_matches(spec.type, self._modules, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else "no known library brings it"
+            known = f"no known library does, only those of {', '.join(modules.types())}"
+            hint = f'did you mean "{near[0]}"?' if near else known
         else:
             hint = f'add "{library}" to libraries'
         raise ConfigError(f"{where}.type", f'no loaded library brings the type "{spec.type}"; {hint}')
+
+
+class MargoManager:
+    """The engine of a server, as programs ask for it.
+
+    Attributes
+    ----------
+    engine : Engine
+        Clients in this process are made with it.
+    mid : Engine
+        The same, where a margo id is wanted.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = self.mid = engine
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its expanded configuration."""
+        return self.engine.expanded_config()
+
+
+class Server:
+    """A server in a thread of this process, which serves from its construction on until `finalize`.
+
+    A context manager that finalizes it; the end of the process does so as well.
+
+    Parameters
+    ----------
+    address : str
+        Where to listen: a protocol such as ``na+sm``, or an address.
+    config : str, mapping or ProcSpec
+        Its configuration, or that as JSON text.
+
+    Raises
+    ------
+    MargoError
+        Anything that stops the deployment.
+
+    Notes
+    -----
+    Usable from any thread, but not from handlers of the server itself, nor in a forked child.
+    """
+
+    def __init__(self, address: str, config: str | Mapping[str, Any] | ProcSpec = "{}") -> None:
+        if isinstance(config, ProcSpec):
+            document: Any = config.to_dict()
+        else:
+            document = from_json(config.encode(), "config") if isinstance(config, str) else dict(config)
+        ready: Future[Deployment] = Future()
+
+        def serve() -> None:
+            try:
+                deployed = Deployment(parse(document), address)
+                deployed.run(lambda: ready.set_result(deployed))
+            except BaseException as error:
+                if ready.done():
+                    raise
+                ready.set_exception(error)
+
+        self._thread = threading.Thread(target=serve, name="bedrock-server", daemon=True)
+        shortage.start(self._thread)
+        self._deployed = ready.result()
+        self._finalizer = weakref.finalize(self, _end, self._deployed, self._thread)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.finalize()
+
+    @property
+    def address(self) -> str:
+        """The address as clients can use it."""
+        return self._deployed.address
+
+    @property
+    def margo(self) -> MargoManager:
+        """Its engine."""
+        return MargoManager(self._deployed.engine)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The expanded configuration."""
+        return self._deployed.config()
+
+    @property
+    def spec(self) -> ProcSpec:
+        """The expanded configuration as objects."""
+        return ProcSpec.from_dict(self.config)
+
+    @property
+    def providers(self) -> SpecList[ProviderSpec]:
+        """The providers, by index or name."""
+        return self.spec.providers
+
+    def finalize(self) -> None:
+        """Close all providers and the engine; returns once that is done. Idempotent."""
+        self._finalizer()
+
+    def wait_for_finalize(self) -> None:
+        """Block until the server is told to stop, by another thread or by a client; Ctrl-C interrupts."""
+        self._thread.join()
+
+
+def _end(deployed: Deployment, thread: threading.Thread) -> None:
+    deployed.finalize()
+    thread.join()
 
 
 def _expand(running: Running) -> dict[str, Any]:

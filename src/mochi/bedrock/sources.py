@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from mochi.bedrock.conditions import variables
 from mochi.bedrock.spec import World
+from mochi.margo import deployment
 from mochi.margo.errors import ConfigError
 
 __all__ = ["from_json", "from_jx9", "from_toml"]
@@ -22,9 +23,9 @@ def from_json(text: bytes, source: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise ConfigError(
-            source, f"not JSON, line {error.lineno} column {error.colno}: {error.msg}"
-        ) from None
+        is_remark = error.doc[error.pos :].startswith(("//", "/*", "#"))
+        problem = "remarks are for scripts (--jx9) and TOML (--toml)" if is_remark else error.msg
+        raise ConfigError(source, f"not JSON, line {error.lineno} column {error.colno}: {problem}") from None
     except ValueError as error:
         raise ConfigError(source, f"not JSON: {error}") from None
     except RecursionError:
@@ -51,7 +52,12 @@ def from_jx9(text: bytes, source: str, context: Mapping[str, Any], world: World 
     from mochi.bedrock.jx9.limits import LOCAL
 
     try:
-        return run(_decoded(text, source), variables(world) | dict(context), LOCAL)
+        return run(
+            _decoded(text, source),
+            variables(world) | dict(context),
+            LOCAL,
+            warn=lambda problem: deployment.log.warning("%s: %s", source, problem),
+        )
     except Jx9Error as error:
         raise ConfigError(source, str(error)) from None
 

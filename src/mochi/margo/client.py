@@ -500,6 +500,7 @@ class Client:
         if background is not None:
             background.stop()
         self.rouse()
+        self._bells.clear()
 
 
 class _Bell:
@@ -534,12 +535,18 @@ class _Background:
         self.poller.register(self._wake, select.EPOLLIN)
         self.stop = weakref.finalize(client, os.eventfd_write, self._wake, 1)
         self.stop.atexit = False
-        threading.Thread(
+        thread = threading.Thread(
             target=_serve,
             args=(weakref.ref(client), self.poller, self._wake),
             name="margo-client",
             daemon=True,
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            if threading.main_thread().is_alive():
+                raise
+            # The interpreter exits, and starts no thread any more: who waits reads.
 
     def abandon(self) -> None:
         """Let go in a forked child, which has no such thread."""

@@ -294,6 +294,8 @@ class MargoConfig(_Options, frozen=True, kw_only=True):
         section = convert(_without_ignored(value, where), _Section, where)
         if section.monitoring is not UNSET:
             log.warning("%s.monitoring: accepted, but no statistics are written", where)
+        if section.enable_abt_profiling:
+            log.warning("%s.enable_abt_profiling: accepted, but nothing is profiled", where)
         pools, progress, rpc, threads = _place_pools(section, where)
         aliases = {"__progress__": progress, "__rpc__": rpc}
         xstreams = _place_xstreams(section, [pool.name for pool in pools], aliases, threads, where)

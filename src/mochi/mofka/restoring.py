@@ -2,7 +2,8 @@
 
 It finds the master database, has what was cut short finished by the server of that: creations, additions, and deletions
 while it was down; and takes back the partitions that are recorded for its ordinal, at its new address. A partition that
-cannot be opened keeps its record, and has a stand-in that says why to all who ask for it; the others are served.
+cannot be opened keeps its record, and has a stand-in that says why to all who ask for it; the others are served. It is
+tried again now and then, for another process may let go of it, or its disk be mounted late.
 
 While a server that may have the master database does not answer, it is waited for, and the log says for whom. Of two
 master databases, which nobody means to have, the first in the order of addresses is used, as clients do.
@@ -13,6 +14,7 @@ A service without a master database, or with one that remembers nothing, restore
 import logging
 import os
 import shlex
+import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
@@ -21,7 +23,9 @@ from typing import cast
 
 from msgspec.structs import replace
 
+from mochi import shortage
 from mochi.bedrock.client import BedrockClient, ask_all
+from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.client import FlockClient
@@ -29,9 +33,11 @@ from mochi.flock.group_file import Member
 from mochi.flock.provider import FlockProvider
 from mochi.margo import deployment
 from mochi.margo.client import Client
-from mochi.margo.errors import Fault, MargoError
+from mochi.margo.errors import AddressError, ConnectionLost, DeadlineExceeded, Fault, MargoError
+from mochi.mofka.chunks import LOCK_NAME, PartitionLocked, PosixFiles, StorageError
 from mochi.mofka.deletion import path_of, served_as_usual
-from mochi.mofka.hosting import completed, master_among, partitions_among, provider_entry
+from mochi.mofka.hosting import completed, master_among, partitions_among, provider_entry, provider_name
+from mochi.mofka.partition.config import directory_of
 from mochi.mofka.protocol import SETTLE_TOPIC, SettleTopic, TopicChanged
 from mochi.mofka.registry import BadRecord, PartitionRecord, Registry
 from mochi.mofka.topics import Topics
@@ -53,6 +59,10 @@ RETRY_INTERVAL = 0.5
 FIRST_PATIENCE = 1.0
 PATIENCE = 30.0
 """Seconds that another server has to answer: in the first round, twice as many in the next, and at most."""
+
+FIRST_RETRY = 0.5
+LONGEST_RETRY = 30.0
+"""Seconds between two attempts at what could not be opened; twice as many each time."""
 
 REMINDER = 60.0
 """Seconds between two lines that say who is waited for."""
@@ -80,6 +90,7 @@ class Restoration:
         self._unattached: list[tuple[str, str]] = []
         self._client = Client(timeout=FIRST_PATIENCE)
         self._heard: tuple[Member, ...] = ()
+        self._unserved: dict[tuple[str, str], str] = {}
 
     def run(self) -> None:
         """Do it; blocks until the master database is found, or for the time-out of dependencies if there is one.
@@ -90,21 +101,77 @@ class Restoration:
             A server that may have the master database does not answer, or that fails.
         """
         try:
-            found = self._find_master()
-            if found is None:
-                return
-            address, number = found
-            own = self._topics() if address == self._server.address else None
-            if own is None:
-                registry = Registry(DatabaseHandle(self._client, address, number))
-                self._restore(registry, f"yokan:{number}@{address}", partial(self._ask_master, address))
-                return
-            self._restore(own.registry, own.master, lambda asked: own.ask(asked).result(OWN_PATIENCE))
-            self._tell_of_unattached(own)
-            for name in own.registry.bad_names():
-                log.error("a topic of the master database has a name that is no text: %s", name)
+            while not self._has_restored():
+                self._server.rest(RETRY_INTERVAL)
         finally:
             self._client.close()
+        if self._unserved:
+            shortage.start(threading.Thread(target=self._try_again, name="mofka-reopen", daemon=True))
+
+    def _has_restored(self) -> bool:
+        """Find the master database, and restore by what it says; False if its server goes away meanwhile."""
+        found = self._find_master()
+        if found is None:
+            return True
+        address, number = found
+        own = self._topics() if address == self._server.address else None
+        if own is None:
+            registry = Registry(DatabaseHandle(self._client, address, number))
+            try:
+                self._restore(registry, f"yokan:{number}@{address}", partial(self._ask_master, address))
+            except (AddressError, ConnectionLost, DeadlineExceeded) as error:
+                log.warning("the server of the master database has gone away: %s", error)
+                return False
+            return True
+        self._restore(own.registry, own.master, lambda asked: own.ask(asked).result(OWN_PATIENCE))
+        self._tell_of_unattached(own)
+        for name in own.registry.bad_names():
+            log.error("a topic of the master database has a name that is no text: %s", name)
+        return True
+
+    def _try_again(self) -> None:
+        """Try to open what could not be opened, until all of it is, or the server ends."""
+        pause = FIRST_RETRY
+        with suppress(BedrockError):  # the server ends
+            while self._unserved:
+                self._server.rest(pause)
+                pause = min(2 * pause, LONGEST_RETRY)
+                try:
+                    for topic, uuid in list(self._unserved):
+                        if self._is_settled(topic, uuid):
+                            del self._unserved[topic, uuid]
+                except BedrockError:
+                    raise
+                except MargoError as error:
+                    log.debug("partitions that are not served: %s", error)
+        self._client.close()
+
+    def _is_settled(self, topic: str, uuid: str) -> bool:
+        """Open a partition for which a stand-in was made; True if that worked, or it is not of the topic any more."""
+        found = self._find_master()
+        if found is None:
+            return False
+        address, number = found
+        own = self._topics() if address == self._server.address else None
+        registry = own.registry if own else Registry(DatabaseHandle(self._client, address, number))
+        try:
+            partition = next(
+                each for each in registry.partitions(topic) if each.uuid == uuid and not each.deleted
+            )
+        except (KeyNotFound, StopIteration):
+            return True
+        if not _may_open(topic, partition):
+            return False
+        name = provider_name(topic, uuid)
+        if served_as_usual(self._server, topic, uuid) is not None:
+            self._server.stop_provider(name)
+        provider_id, is_served = self._start(topic, partition, f"yokan:{number}@{address}")
+        if provider_id is not None:
+            moved = replace(partition, address=self._server.address, provider_id=provider_id)
+            registry.update(topic, [moved])
+        if is_served:
+            log.info("topic %r, partition %s: is served again", topic, uuid)
+        return is_served
 
     def _find_master(self) -> tuple[str, int] | None:
         """Return the address of the master database, and its provider id."""
@@ -300,7 +367,9 @@ class Restoration:
             entry = provider_entry(topic, needs, master, attach=is_on_disk)
             return self._server.start_provider(entry, "partition"), True
         except MargoError as error:
-            log.error("%s: cannot be opened, and is not served: %s", where, error)
+            if self._unserved.get((topic, partition.uuid)) != str(error):
+                log.error("%s: cannot be opened, and is not served: %s", where, error)
+            self._unserved[topic, partition.uuid] = str(error)
             reason = f"{where} could not be opened when its server started: {error}"
         self._unopened[partition.uuid] = Fault("unavailable", reason)
         try:
@@ -311,6 +380,23 @@ class Restoration:
             return None, False
         finally:
             self._unopened.pop(partition.uuid, None)
+
+
+def _may_open(topic: str, partition: PartitionRecord) -> bool:
+    """Tell whether it is worth while to open a partition: its directory is there, and nobody else has it open."""
+    path = path_of(partition)
+    if not path:
+        return True
+    directory = directory_of(topic, partition.uuid, path)
+    if not os.path.isdir(directory):
+        return False
+    try:
+        PosixFiles().lock_shared(os.path.join(directory, LOCK_NAME)).close()
+    except PartitionLocked:
+        return False
+    except StorageError:
+        pass  # there is no lock yet, or opening says why
+    return True
 
 
 def _counted(number: int, noun: str) -> str:

@@ -11,16 +11,38 @@ from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
 from mochi.yokan.backend import Backend
 from mochi.yokan.embedded import EmbeddedDatabase
-from mochi.yokan.map import MapBackend
+from mochi.yokan.map import MapBackend, SetBackend, UnorderedMapBackend, UnorderedSetBackend
 from mochi.yokan.rocksdb import RocksdbBackend
 
 __all__ = ["BACKENDS", "ProviderConfig", "open_database"]
 
+
+def _lmdb(config: Mapping[str, Any], where: str, *, by_umask: bool = False) -> Backend:
+    try:
+        from mochi.yokan.lmdb import LmdbBackend
+    except ImportError as error:
+        problem = f'"lmdb" needs a package that cannot be loaded ({error}): pip install "mofka[lmdb]"; or use "rocksdb"'
+        raise ConfigError("config.database.type", problem) from error
+    return LmdbBackend(config, where, by_umask=by_umask)
+
+
 BACKENDS: Mapping[str, Callable[..., Backend]] = {
     "map": MapBackend,
+    "unordered_map": UnorderedMapBackend,
+    "set": SetBackend,
+    "unordered_set": UnorderedSetBackend,
     "rocksdb": RocksdbBackend,
+    "lmdb": _lmdb,
 }
 """Backends by the type that a configuration names."""
+
+_IN_FILES = '"rocksdb" or "lmdb", with a new path, for files of the other are not read'
+_IN_MEMORY = '"map"'
+INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(("leveldb", "berkeleydb", "gdbm", "tkrzw", "unqlite", "log"), _IN_FILES),
+    **dict.fromkeys(("null", "array"), _IN_MEMORY),
+}
+"""The original's other types, and what to use in their place."""
 
 
 class DatabaseConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,13 +88,7 @@ def open_database(
     """
     parsed = convert(config, ProviderConfig, "config")
     if parsed.database.type not in BACKENDS:
-        near = difflib.get_close_matches(parsed.database.type, BACKENDS, n=1)
-        hint = f', did you mean "{near[0]}"?' if near else "."
-        raise ConfigError(
-            "config.database.type",
-            f'unknown type "{parsed.database.type}"{hint} Built in are {", ".join(BACKENDS)}; '
-            "other types of the original (leveldb, lmdb, ...) and types from shared libraries are not",
-        )
+        raise ConfigError("config.database.type", _unknown_type(parsed.database.type))
     backend = BACKENDS[parsed.database.type](
         parsed.database.config, "config.database.config", by_umask=by_umask
     )
@@ -81,3 +97,13 @@ def open_database(
         "database": {"config": backend.config, "type": parsed.database.type},
     }
     return EmbeddedDatabase(backend), expanded
+
+
+def _unknown_type(kind: str) -> str:
+    if kind in INSTEAD:
+        return f'"{kind}" is not built in; use {INSTEAD[kind]}'
+    if ".so" in kind:
+        return f'"{kind}" is of a shared library, which cannot be loaded here; use "rocksdb", "lmdb" or "map"'
+    near = difflib.get_close_matches(kind, BACKENDS, n=1)
+    hint = f', did you mean "{near[0]}"?' if near else "."
+    return f'unknown type "{kind}"{hint} Built in are {", ".join(BACKENDS)}'

@@ -35,6 +35,7 @@ from mochi.margo.errors import ConfigError
 from mochi.margo.paths import expand_home
 from mochi.yokan.backend import Backend
 from mochi.yokan.errors import StorageError
+from mochi.yokan.place import check_place
 
 __all__ = ["RocksdbBackend", "RocksdbConfig"]
 
@@ -214,7 +215,13 @@ class RocksdbBackend(Backend):
 
     def __init__(self, config: Mapping[str, Any], where: str, *, by_umask: bool = False) -> None:
         self._config = _at_home(convert(config, RocksdbConfig, where), where)
-        self._check_path(f"{where}.path")
+        check_place(
+            self._config.path,
+            f"{where}.path",
+            "CURRENT",
+            create_if_missing=self._config.create_if_missing,
+            error_if_exists=self._config.error_if_exists,
+        )
         self._directory_mode = 0o777 if by_umask else 0o700
         if self._config.write_options.sync and self._config.write_options.disable_wal:
             raise ConfigError(f"{where}.write_options", "sync and disableWAL exclude each other")
@@ -243,22 +250,6 @@ class RocksdbBackend(Backend):
             raise ConfigError(f"{where}.path", f'the database "{self._config.path}" {problem}') from error
         options.create_if_missing(False)
         options.set_error_if_exists(False)
-
-    def _check_path(self, where: str) -> None:
-        path = os.path.abspath(self._config.path)
-        parent = os.path.dirname(path)
-        for place in (parent, path):
-            if os.path.exists(place) and not os.path.isdir(place):
-                raise ConfigError(where, f'"{place}" is not a directory')
-        if not os.path.isdir(parent):
-            raise ConfigError(
-                where, f'the directory "{parent}" does not exist; make it with: mkdir -p {parent}'
-            )
-        present = os.path.exists(os.path.join(path, "CURRENT"))
-        if present and self._config.error_if_exists:
-            raise ConfigError(where, f'there is a database at "{path}" already, and error_if_exists is true')
-        if not present and not self._config.create_if_missing:
-            raise ConfigError(where, f'there is no database at "{path}", and create_if_missing is false')
 
     def _make_directories(self) -> None:
         """Make the database's directories where they are missing, for RocksDB would make them for all to read."""

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 LINE_STEPS = 100
 """Cost of a line in the log."""
 
+MOST_WARNINGS = 20
+"""Things without effect that are told of one script."""
+
 _WALKING = frozenset({"==", "!=", "===", "!==", "<", "<=", ">", ">="})
 _CASTS: dict[str, Callable[[Value], Value]] = {
     "int": integer,
@@ -47,7 +50,12 @@ _CASTS: dict[str, Callable[[Value], Value]] = {
 }
 
 
-def run(script: str, variables: Mapping[str, Any], limits: Limits = QUERY) -> Any:
+def run(
+    script: str,
+    variables: Mapping[str, Any],
+    limits: Limits = QUERY,
+    warn: Callable[[str], None] | None = None,
+) -> Any:
     """Run a script and return its value, null if it returns none.
 
     Parameters
@@ -58,6 +66,9 @@ def run(script: str, variables: Mapping[str, Any], limits: Limits = QUERY) -> An
         not changed.
     limits : Limits
         What the script may use.
+    warn : callable, optional
+        Given each thing once that the script does without effect, such as a call of a function that is not there; the
+        log gets it if there is nobody to tell.
 
     Returns
     -------
@@ -78,7 +89,7 @@ def run(script: str, variables: Mapping[str, Any], limits: Limits = QUERY) -> An
     What it prints goes to the log, each line as ``[jx9] text``. Any thread; any number of scripts at a time.
     """
     _check(script, limits)
-    return _Run(variables, limits).whole(parse_program(script))
+    return _Run(variables, limits, warn).whole(parse_program(script))
 
 
 def holds(condition: str, variables: Mapping[str, Any], limits: Limits = QUERY) -> bool:
@@ -118,8 +129,12 @@ class _Key(Struct, frozen=True):
 class _Run:
     """One run of one script."""
 
-    def __init__(self, variables: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(
+        self, variables: Mapping[str, Any], limits: Limits, warn: Callable[[str], None] | None = None
+    ) -> None:
         self._meter = Meter(limits)
+        self._warn_asker = warn
+        self._warned: set[str] = set()
         self._most_depth = limits.depth
         self._depth = 0
         self._line: int | None = None
@@ -395,7 +410,7 @@ class _Run:
             return self._apply(name, builtin, values)
         near = difflib.get_close_matches(name[:80], [*builtins.BUILTINS, *self._functions], n=1)
         hint = f', did you mean "{near[0]}"?' if near else ""
-        self._log(logging.WARNING, f'unknown function "{name[:80]}" gives null{hint}')
+        self._warn(f'unknown function "{name[:80]}" gives null{hint}')
         return None
 
     def _apply(self, name: str, builtin: builtins.Builtin, values: Sequence[Value]) -> Any:
@@ -475,7 +490,7 @@ class _Run:
         """Tell whether an entry may be put; a member that is not there may not, with a word in the log."""
         if key.is_dotted and not (isinstance(base, Array) and key.value is not None and base.has(key.value)):
             problem = f'no member "{key.value}" to assign to, ignored; ["{key.value}"] would add it'
-            self._log(logging.WARNING, problem)
+            self._warn(problem)
             return False
         if not isinstance(base, Array):
             raise Jx9Error(f"expected an array or object to put an entry into; found {kind(base)}")
@@ -497,6 +512,17 @@ class _Run:
         after = BINARY[node.operator](before, 1)
         self._write(cell, keys, after)
         return after if node.is_before else before
+
+    def _warn(self, problem: str) -> None:
+        """Tell of something without effect, each once, with its line; `MOST_WARNINGS` of them."""
+        if self._warn_asker is None:
+            self._log(logging.WARNING, problem)
+            return
+        self._meter.step(LINE_STEPS)
+        text = problem if self._line is None else f"line {self._line}: {problem}"
+        if text not in self._warned and len(self._warned) < MOST_WARNINGS:
+            self._warned.add(text)
+            self._warn_asker(text)
 
     def _log(self, level: int, text: str) -> None:
         self._meter.take(len(text))

@@ -19,6 +19,7 @@ from mochi.mofka.chunks.errors import (
     StorageError,
 )
 from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
+from mochi.mofka.chunks.layout import LOCK_NAME
 from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
 from mochi.mofka.chunks.removal import remove_partition
@@ -26,6 +27,7 @@ from mochi.mofka.chunks.retention import Retention
 from mochi.mofka.chunks.store import ChunkStore, ChunkView, view
 
 __all__ = [
+    "LOCK_NAME",
     "Batch",
     "ChunkConfig",
     "ChunkStore",

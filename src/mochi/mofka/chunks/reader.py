@@ -32,6 +32,7 @@ from mochi.mofka.chunks.seal_runs import RunStream, SealRun
 from mochi.mofka.chunks.seals import BLOCK
 
 _MAX_EVENTS_PER_RANGE = 16384
+_MOST_DAMAGED = 256
 
 Allocate = Callable[[int], memoryview]
 """Gives writable memory of the number of bytes asked for."""
@@ -138,7 +139,38 @@ class ChunkReader:
         allocate_metadata: Allocate = fresh_memory,
         allocate_data: Allocate = fresh_memory,
     ) -> EventRange:
-        """Read events from `first` on, up to a limit; see `ChunkStore.read_range`."""
+        """Read events from `first` on, up to a limit; see `ChunkStore.read_range`.
+
+        Damage is told with what is damaged behind it without a gap: who reads on need not ask for each event.
+        """
+        try:
+            return self._read_sound(first, max_events, max_bytes, with_data, allocate_metadata, allocate_data)
+        except DamagedEvents as damaged:
+            end = damaged.first + damaged.count
+            most = min(end + _MOST_DAMAGED, self._catalog.event_count)
+            while end < most:
+                try:
+                    self._read_sound(end, 1, 1, with_data, fresh_memory, fresh_memory)
+                except DamagedEvents as behind:
+                    end = behind.first + behind.count
+                else:
+                    break
+            count = end - damaged.first
+            if count == damaged.count:
+                raise
+            problem = f"{damaged}; all up to event {end - 1} are damaged"
+            raise DamagedEvents(problem, path=damaged.path, first=damaged.first, count=count) from damaged
+
+    def _read_sound(
+        self,
+        first: int,
+        max_events: int,
+        max_bytes: int,
+        with_data: bool,
+        allocate_metadata: Allocate,
+        allocate_data: Allocate,
+    ) -> EventRange:
+        """Read events up to a limit, or up to the first that is damaged."""
         chunk, most = self._chunk_of(first)
         wanted = max(1, min(max_events, most, _MAX_EVENTS_PER_RANGE))
         spans: list[_Span] = []
@@ -170,13 +202,8 @@ class ChunkReader:
         except DamagedEvents as damaged:
             if not first < damaged.first < first + sum(span.count for span in spans):
                 raise
-            return self.read_range(
-                first,
-                damaged.first - first,
-                max_bytes,
-                with_data=with_data,
-                allocate_metadata=allocate_metadata,
-                allocate_data=allocate_data,
+            return self._read_sound(
+                first, damaged.first - first, max_bytes, with_data, allocate_metadata, allocate_data
             )
         return EventRange(
             first,

@@ -28,17 +28,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector, FutureEvent
-from diaspora_stream.data_descriptor import DataDescriptor
+from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector
 from diaspora_stream.errors import DiasporaError, EventsLost, TimeoutExpired
 from diaspora_stream.event import Event
-from diaspora_stream.future import Completed, seconds
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import WHOLE
 from mochi.margo.errors import HeldUp, MargoError
 from mochi.margo.link import Link
 from mochi.margo.owned_lock import OwnedLock
-from mochi.mofka.client.batch import byte_view
 from mochi.mofka.client.event import (
     FailedEvent,
     FailedFeed,
@@ -48,6 +45,8 @@ from mochi.mofka.client.event import (
     ReceivedBatch,
 )
 from mochi.mofka.client.feed import Feed
+from mochi.mofka.client.loading import allocate, select
+from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
 from mochi.mofka.client.service import (
     PartitionInfo,
     Service,
@@ -67,48 +66,6 @@ MAX_CREDIT = 64 << 20
 
 LOAD_BYTES = 16 << 20
 """Bytes of selected data that one request loads; an event more ends it."""
-
-
-class PulledEvent(FutureEvent):
-    """The future of a pull, see `diaspora_stream.consumer.FutureEvent`."""
-
-    __slots__ = ("__weakref__", "_consumer", "_taken", "event")
-
-    def __init__(self, consumer: "MofkaConsumer") -> None:
-        self.event: Event | None = None
-        self._taken = False
-        self._consumer = consumer
-
-    def wait(self, timeout_ms: float | None = None) -> Event | None:
-        """Wait for the event, at most `timeout_ms` milliseconds; zero, negative and nothing wait for ever."""
-        event = self.event
-        if event is None:
-            try:
-                event = self._consumer.wait_for(weakref.ref(self), seconds(timeout_ms))
-            except BaseException:
-                del self
-                raise
-            if event is None:
-                return None
-        if event.__class__ is FailedEvent or event.__class__ is FailedFeed:
-            self._taken = True
-            raise event.error
-        self._taken = True
-        return event
-
-    @property
-    def completed(self) -> Completed:
-        """Whether `wait` would not wait."""
-        if self.event is None:
-            self._consumer.fulfil()
-        return Completed(self.event is not None)
-
-    def __del__(self) -> None:
-        try:
-            if self.event is not None and not self._taken:
-                self._consumer.give_back(self.event)
-        except AttributeError:  # Ctrl-C struck while it was made
-            pass
 
 
 class MofkaConsumer(Consumer):
@@ -313,7 +270,7 @@ class MofkaConsumer(Consumer):
                     f"a call cannot wait for events of {self!r} where it has struck: among them"
                 )
             self.fulfil()
-            if (event := _event_at(place)) is not None:
+            if (event := event_at(place)) is not None:
                 return event
             if self._closed:
                 raise self._is_closed()
@@ -324,7 +281,7 @@ class MofkaConsumer(Consumer):
                 raise DiasporaError(f"{self!r}: {error}") from error
 
     def _has_news(self, place: "weakref.ref[PulledEvent]") -> bool:
-        if _event_at(place) is not None or self._closed:
+        if event_at(place) is not None or self._closed:
             return True
         if self._loader is not None:
             return False
@@ -357,7 +314,7 @@ class MofkaConsumer(Consumer):
             with self._lock:
                 while self._waiting:
                     place = self._waiting[0]
-                    if not _is_vacant(place):
+                    if not is_vacant(place):
                         del self._waiting[0]
                     elif self._ready or self._open_next():
                         self._fill(place)
@@ -385,7 +342,7 @@ class MofkaConsumer(Consumer):
                 self._current = None
             if not self.arrived:
                 if not self._active:
-                    self._ready.append(NoMoreEvents())
+                    self._ready.append(NoMoreEvents(self.topic.generation.metadata_text))
                 return not self._active
             following = self.arrived[0]
             if isinstance(following, FailedFeed):
@@ -422,11 +379,11 @@ class MofkaConsumer(Consumer):
             while index < batch.count and size < LOAD_BYTES:
                 try:
                     metadata = batch.metadata_of(index)
-                    descriptor = self._select(metadata, batch.descriptor_of(index))
+                    descriptor = select(self.data_selector, metadata, batch.descriptor_of(index))
                     if descriptor is None:
                         events.append(LoadedEvent(batch, index, []))
                     else:
-                        buffers, views = self._allocate(metadata, descriptor)
+                        buffers, views = allocate(self.data_allocator, metadata, descriptor)
                         events.append(LoadedEvent(batch, index, buffers))
                         if descriptor.size:
                             wanted.append((batch.first + index, descriptor.flatten()))
@@ -454,41 +411,6 @@ class MofkaConsumer(Consumer):
         finally:
             self._loader = None
         return events
-
-    def _select(self, metadata: Any, whole: DataDescriptor) -> DataDescriptor | None:
-        assert self.data_selector is not None
-        selected = self.data_selector(metadata, whole)
-        if selected is None:
-            return None
-        if not isinstance(selected, DataDescriptor):
-            raise DiasporaError(
-                f"a data selector returns a DataDescriptor or None, not {type(selected).__name__}"
-            )
-        its_own = selected.location_bytes == whole.location_bytes and selected.base_size == whole.base_size
-        if selected.size and not its_own:
-            raise DiasporaError(
-                f"a data selector returns the descriptor it is given, or a view of it; {selected!r} is neither"
-            )
-        return selected
-
-    def _allocate(self, metadata: Any, descriptor: DataDescriptor) -> tuple[list[Any], list[memoryview]]:
-        assert self.data_allocator is not None
-        given = self.data_allocator(metadata, descriptor)
-        if not isinstance(given, list | tuple):
-            raise DiasporaError(f"a data allocator returns a list of buffers, not {type(given).__name__}")
-        views = [_writable(buffer) for buffer in given]
-        size = sum(map(len, views))
-        if size != descriptor.size:
-            # Older applications count elements where the original took them for bytes.
-            counts = [memoryview(buffer).nbytes // memoryview(buffer).itemsize for buffer in given]
-            if sum(counts) == descriptor.size:
-                views = [view[:count] for view, count in zip(views, counts, strict=True)]
-                size = descriptor.size
-        if size != descriptor.size:
-            raise DiasporaError(
-                f"a data allocator gave {size} bytes of memory for the {descriptor.size} bytes selected"
-            )
-        return list(given), [view for view in views if len(view)]
 
     def feed_ended(self, feed: Feed) -> None:
         """Take note that a partition will send no more."""
@@ -553,23 +475,3 @@ class MofkaConsumer(Consumer):
     def __del__(self) -> None:
         for feed in getattr(self, "_feeds", ()):
             self.service.in_background(feed.drop)
-
-
-def _event_at(place: "weakref.ref[PulledEvent]") -> Any:
-    future = place()
-    return None if future is None else future.event
-
-
-def _is_vacant(place: "weakref.ref[PulledEvent]") -> bool:
-    future = place()
-    return future is not None and future.event is None
-
-
-def _writable(buffer: Any) -> memoryview:
-    """Return a buffer as writable bytes."""
-    view = memoryview(buffer)
-    if view.readonly:
-        raise DiasporaError(f"a data allocator returns writable buffers, and {type(buffer).__name__} is not")
-    if not view.contiguous:
-        raise DiasporaError("a data allocator returns contiguous buffers")
-    return byte_view(view)

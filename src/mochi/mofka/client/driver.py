@@ -20,16 +20,27 @@ from diaspora_stream.errors import (
     TopicExists,
     TopicNotFound,
 )
-from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
-from diaspora_stream.serializer import DefaultSerializer, Serializer
+from diaspora_stream.generations import OLDEST, as_before
+from diaspora_stream.integers import unsigned
+from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
+from diaspora_stream.validator import SchemaValidator, Validator
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
 from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
-from mochi.mofka.client.options import check_name, check_sendable, check_text, parse_driver, parse_topic
+from mochi.mofka.client.options import (
+    check_name,
+    check_sendable,
+    check_text,
+    descriptions_of,
+    options_by_position,
+    options_of,
+    parse_driver,
+    parse_topic,
+)
 from mochi.mofka.client.service import (
     PartitionInfo,
     Service,
@@ -71,10 +82,30 @@ class MofkaDriver(Driver):
         Milliseconds that blocking calls take at most, 30000 by default.
     margo : object
         A margo configuration; checked, and without effect: this client has no pools.
+    metadata : "text" or "value"
+        Whether ``event.metadata`` is JSON text, as it was for the oldest programs. If it is not given, the environment
+        variable ``MOFKA_METADATA`` says so.
+
+    Notes
+    -----
+    Programs of the oldest generation give the group file by position, and maybe an engine, which has no effect. They
+    get what they rely on: metadata as text, a `flush` that blocks, sizes that can be called.
     """
 
+    def __init__(self, *older: Any, backend: str = "", options: Any = None, **own_options: Any) -> None:
+        if older:
+            self._begin(OLDEST, options_by_position(older, own_options))
+        else:
+            super().__init__(backend=backend, options=options, **own_options)
+
     def _open(self, options: Any) -> None:
-        parsed = parse_driver(options)
+        parsed = parse_driver(options, self.generation)
+        self.generation = parsed.generation
+        self.options = {
+            **options_of(options),
+            "group_file": parsed.group_file,
+            "metadata": "text" if parsed.generation.metadata_text else "value",
+        }
         self._group_file = parsed.group_file
         self._service = Service(parsed.timeout)
         try:
@@ -111,6 +142,14 @@ class MofkaDriver(Driver):
     def _registry(self) -> Registry:
         return self._group.registry()
 
+    @as_before(
+        "name",
+        "validator",
+        "partition_selector",
+        "serializer",
+        topic_name="name",
+        selector="partition_selector",
+    )
     def create_topic(
         self,
         name: str,
@@ -138,17 +177,7 @@ class MofkaDriver(Driver):
             if validator is not None:
                 raise TypeError("give a validator or a schema, not both")
             validator = SchemaValidator(schema=schema)
-        components: dict[type, Any] = {
-            Validator: validator or DefaultValidator(),
-            PartitionSelector: partition_selector or DefaultPartitionSelector(),
-            Serializer: serializer or DefaultSerializer(),
-        }
-        for base, component in components.items():
-            if not isinstance(component, base):
-                raise TypeError(
-                    f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one"
-                )
-        descriptions = {base.__name__: component.to_metadata() for base, component in components.items()}
+        descriptions = descriptions_of(validator, partition_selector, serializer)
         for where, description in descriptions.items():
             check_sendable(description, where)
         self._group.ask_for_view()
@@ -444,12 +473,13 @@ class MofkaDriver(Driver):
         self._change(name, f"attaching topic {name!r}", ATTACH_TOPIC, ask, lambda: False)
 
     def _server_at(self, server_rank: int) -> str:
+        rank = unsigned("server_rank", server_rank)
         servers = self._servers
-        if not (isinstance(server_rank, int) and 0 <= server_rank < len(servers)):
+        if rank >= len(servers):
             raise DiasporaError(
-                f"server_rank {server_rank!r} does not exist, the service has servers 0 to {len(servers) - 1}"
+                f"server_rank {rank} does not exist, the service has servers 0 to {len(servers) - 1}"
             )
-        return servers[server_rank]
+        return servers[rank]
 
     def _load(self, name: str) -> TopicRecord:
         check_text("topic name", name)
@@ -461,19 +491,21 @@ class MofkaDriver(Driver):
             raise TopicNotFound(name, tuple(self.list_topics()))
         return record
 
+    @as_before("name", topic_name="name")
     def open_topic(self, name: str) -> MofkaTopic:
         """Open a topic, see `diaspora_stream.driver.Driver.open_topic`."""
         record = self._load(name)
         return MofkaTopic(
+            self,
             self._service,
             name,
             [
                 PartitionInfo(index, partition.address, partition.provider_id, partition.uuid)
                 for index, partition in enumerate(record.partitions)
             ],
-            Validator.from_metadata(**record.validator),
-            PartitionSelector.from_metadata(**record.selector),
-            Serializer.from_metadata(**record.serializer),
+            Validator.described(record.validator),
+            PartitionSelector.described(record.selector),
+            Serializer.described(record.serializer),
             self._thread_pool,
         )
 
@@ -496,6 +528,7 @@ class MofkaDriver(Driver):
             name, f"deleting topic {name!r}", DELETE_TOPIC, lambda left: DeleteTopic(name, left), lambda: True
         )
 
+    @as_before("name", topic_name="name")
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
         check_text("topic name", name)

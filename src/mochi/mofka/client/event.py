@@ -3,6 +3,7 @@
 An event is two slots, its batch and its index; metadata is decoded and data is sliced when they are looked at.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.event import Event
-from diaspora_stream.json_value import decode
+from diaspora_stream.json_value import decode, encode
 
 _ID = np.dtype("<u8")
 
@@ -24,14 +25,21 @@ def _offsets(sizes: NDArray[np.uint32]) -> list[int]:
     return numbers
 
 
+def as_text(deserialize: Callable[[memoryview], Any] | None) -> Callable[[memoryview], str]:
+    """Return what turns serialized metadata into JSON text, given the serializer's function; None for the default's."""
+    if deserialize is None:
+        return lambda metadata: str(metadata[8:], "utf-8")
+    return lambda metadata: encode(deserialize(metadata)).decode()
+
+
 class ReceivedBatch:
     """Consecutive events of one partition, as they came.
 
     Parameters
     ----------
     feed : object
-        Where they came from: has `partition` (a dict), `acknowledge(event_id, epoch)`, `deserialize` (None for the
-        default serializer) and `give_back(batch)`.
+        Where they came from: has `partition` (a dict), `acknowledge(event_id, epoch)`, `deserialize` and `show`
+        (None for the default serializer) and `give_back(batch)`.
     epoch : int
         The partition's when it sent them.
     data : memoryview or None
@@ -102,11 +110,12 @@ class MofkaEvent(msgspec.Struct, Event, gc=False, eq=False):
     def metadata(self) -> Any:
         """The metadata, decoded anew at each access."""
         batch = self.batch
-        if batch.feed.deserialize is None:
-            offsets = batch.metadata_offsets
-            index = self.index
+        offsets = batch.metadata_offsets
+        index = self.index
+        show = batch.feed.show
+        if show is None:
             return decode(batch.metadata[offsets[index] + 8 : offsets[index + 1]])
-        return batch.metadata_of(self.index)
+        return show(batch.metadata[offsets[index] : offsets[index + 1]])
 
     @property
     def data(self) -> list[Any]:
@@ -165,13 +174,22 @@ class FailedFeed(msgspec.Struct, eq=False):
 
 
 class NoMoreEvents(Event):
-    """Stands for the end of a topic that will have no more events."""
+    """Stands for the end of a topic that will have no more events.
 
-    __slots__ = ()
+    Parameters
+    ----------
+    is_text : bool
+        Whether metadata is JSON text.
+    """
+
+    __slots__ = ("_is_text",)
+
+    def __init__(self, is_text: bool) -> None:
+        self._is_text = is_text
 
     @property
     def metadata(self) -> Any:
-        return {}
+        return "{}" if self._is_text else {}
 
     @property
     def data(self) -> list[Any]:

@@ -5,15 +5,22 @@ has them), under ``partition``, or under ``config.partition``; the later of thes
 """
 
 import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from diaspora_stream.errors import ConfigError, hint
+from diaspora_stream.generations import Generation, tell_once
 from diaspora_stream.integers import unsigned
+from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
+from diaspora_stream.serializer import DefaultSerializer, Serializer
+from diaspora_stream.validator import DefaultValidator, Validator
 from mochi.flock.group_file import START_PATIENCE
 from mochi.margo.config import MargoConfig
 from mochi.margo.errors import ConfigError as MargoConfigError
@@ -30,7 +37,12 @@ MAX_PARTITIONS = 1 << 20
 MAX_TIMEOUT_MS = 1e15
 """Milliseconds of a time-out at most, a thousand times a lifetime."""
 
-_DRIVER = ("group_file", "group_file_timeout_ms", "margo", "timeout_ms")
+METADATA_VARIABLE = "MOFKA_METADATA"
+"""Environment variable that says what ``event.metadata`` is where the driver's option does not."""
+
+_METADATA = {"text": True, "value": False}
+_BY_POSITION = ("group_file", "engine", "use_progress_thread")
+_DRIVER = ("group_file", "group_file_timeout_ms", "margo", "metadata", "timeout_ms")
 _TOPIC = ("config", "dependencies", "num_partitions", "partition", "partitions")
 _CONFIG = ("partition", "type", "uuid")
 _OF_OTHER_DRIVERS = ("flush_behavior", "root_path", "use_file_locking")
@@ -42,6 +54,7 @@ class DriverOptions(msgspec.Struct, frozen=True):
     group_file: str
     timeout: float
     patience: float
+    generation: Generation
 
 
 class TopicOptions(msgspec.Struct, frozen=True):
@@ -71,8 +84,40 @@ def _reject_unknown(found: Mapping[str, Any], known: tuple[str, ...], where: str
             raise ConfigError(f"{where}.{key}", f"unknown field{hint(key, known)}")
 
 
-def parse_driver(options: Any) -> DriverOptions:
+def options_by_position(given: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of ``MofkaDriver(group_file, engine, use_progress_thread)``, as the oldest programs say.
+
+    Raises
+    ------
+    TypeError
+        Something else was given; says what is right today.
+    """
+    today = "today's form is MofkaDriver(group_file='mofka.json')"
+    if len(given) > len(_BY_POSITION):
+        raise TypeError(f"MofkaDriver() takes {', '.join(_BY_POSITION)} by position; {today}")
+    named = dict(zip(_BY_POSITION, given, strict=False))
+    if twice := named.keys() & options.keys():
+        raise TypeError(f"MofkaDriver() got {', '.join(sorted(twice))} twice; {today}")
+    if not isinstance(named["group_file"], str | os.PathLike):
+        raise TypeError(f"group_file must be a path, not {named['group_file']!r}; {today}")
+    engine = named.pop("engine", None)
+    if engine is not None:
+        if not (isinstance(engine, str | int) or hasattr(engine, "mid")):
+            raise TypeError(
+                f"the engine must be a pymargo Engine, a protocol or a margo id, not {engine!r}, and is not needed; "
+                f"{today}"
+            )
+        log.debug("MofkaDriver(): %r has no effect: the group file says how the servers are reached", engine)
+    return {**named, **options}
+
+
+def parse_driver(options: Any, generation: Generation) -> DriverOptions:
     """Check a driver's options.
+
+    Parameters
+    ----------
+    generation : Generation
+        That of the way in which the driver was made; the option ``metadata``, or else the environment, changes it.
 
     Raises
     ------
@@ -81,23 +126,22 @@ def parse_driver(options: Any) -> DriverOptions:
     """
     options = options_of(options)
     if options.pop("use_progress_thread", None) is not None:
-        log.warning("options.use_progress_thread is obsolete and has no effect")
+        level = logging.DEBUG if generation.older_names else logging.WARNING
+        tell_once("use_progress_thread", level, "options.use_progress_thread is obsolete and has no effect")
     _reject_unknown(options, _DRIVER, "options")
     try:
         MargoConfig.parse(_object(options.get("margo", {}), "options.margo"), "options.margo")
     except MargoConfigError as error:
         raise ConfigError(error.where, error.problem) from error
-    timeout = options.get("timeout_ms", 30000)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT_MS:
+    timeout = milliseconds("options.timeout_ms", options.get("timeout_ms", 30000))
+    if not 0 < timeout <= MAX_TIMEOUT_MS:
         raise ConfigError(
             "options.timeout_ms", f"must be a positive number of milliseconds, found {timeout!r}"
         )
-    patience = options.get("group_file_timeout_ms", 1000 * START_PATIENCE)
-    if (
-        isinstance(patience, bool)
-        or not isinstance(patience, int | float)
-        or not 0 <= patience <= MAX_TIMEOUT_MS
-    ):
+    patience = milliseconds(
+        "options.group_file_timeout_ms", options.get("group_file_timeout_ms", 1000 * START_PATIENCE)
+    )
+    if not 0 <= patience <= MAX_TIMEOUT_MS:
         raise ConfigError(
             "options.group_file_timeout_ms",
             f"must be a number of milliseconds, 0 or more, found {patience!r}",
@@ -106,7 +150,28 @@ def parse_driver(options: Any) -> DriverOptions:
         os.path.abspath(_path("options.group_file", options.get("group_file"))),
         timeout / 1000,
         patience / 1000,
+        replace(generation, metadata_text=_is_text(options, generation)),
     )
+
+
+def _is_text(options: Mapping[str, Any], generation: Generation) -> bool:
+    """Tell whether metadata is to be JSON text."""
+    for where, chosen in (
+        ("options.metadata", options.get("metadata")),
+        (METADATA_VARIABLE, os.environ.get(METADATA_VARIABLE) or None),
+    ):
+        if chosen is not None:
+            if not isinstance(chosen, str) or chosen not in _METADATA:
+                raise ConfigError(where, f"found {chosen!r}, allowed are 'text' and 'value'")
+            return _METADATA[chosen]
+    return generation.metadata_text
+
+
+def milliseconds(where: str, value: Any) -> float:
+    """Return an option that is a number of milliseconds; `ConfigError` if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+        raise ConfigError(where, f"must be a positive number of milliseconds, found {value!r}")
+    return float(value)
 
 
 def _path(where: str, path: Any) -> str:
@@ -141,9 +206,9 @@ def check_text(what: str, text: Any) -> str:
 
 
 def check_name(name: Any) -> str:
-    """Check the name of a new topic; `ConfigError` if it cannot be one."""
+    """Check the name of a new topic; `ConfigError` if it cannot be one, TypeError if it is no str."""
     if not isinstance(name, str):
-        raise ConfigError("topic name", f"must be a str, found {name!r}")
+        raise TypeError(f"topic name must be a str, not {name!r}")
     if not name or len(name) > MAX_NAME or name in (".", ".."):
         raise ConfigError(
             "topic name", f"must have 1 to {MAX_NAME} characters and be neither . nor .., found {name!r}"
@@ -206,6 +271,27 @@ def check_sendable(value: Any, where: str) -> None:
         msgspec.msgpack.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(where, f"cannot be sent to a server: {error}") from None
+
+
+def descriptions_of(
+    validator: Validator | None, partition_selector: PartitionSelector | None, serializer: Serializer | None
+) -> dict[str, dict[str, Any]]:
+    """Return the descriptions of a new topic's components, by the name of the class; None stands for the default.
+
+    Raises
+    ------
+    TypeError
+        One of them is something else.
+    """
+    components: dict[type, Any] = {
+        Validator: DefaultValidator() if validator is None else validator,
+        PartitionSelector: DefaultPartitionSelector() if partition_selector is None else partition_selector,
+        Serializer: DefaultSerializer() if serializer is None else serializer,
+    }
+    for base, component in components.items():
+        if not isinstance(component, base):
+            raise TypeError(f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one")
+    return {base.__name__: component.to_metadata() for base, component in components.items()}
 
 
 def _partition_count(options: Mapping[str, Any]) -> int:

@@ -6,6 +6,7 @@ which flushes them in a thread of its own: a finalizer runs wherever the garbage
 """
 
 import logging
+import operator
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -13,14 +14,11 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from diaspora_stream.errors import ConfigError, DiasporaError, NoPartition, TimeoutExpired, hint
 from diaspora_stream.future import FutureFlushed, FutureUint
 from diaspora_stream.integers import unsigned
-from diaspora_stream.json_value import encode, encode_fast, from_text
+from diaspora_stream.json_value import encode, encode_fast
 from diaspora_stream.partition_selector import DefaultPartitionSelector
-from diaspora_stream.producer import Producer, segments_of
-from diaspora_stream.serializer import DefaultSerializer
+from diaspora_stream.producer import Producer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.validator import DefaultValidator
-from mochi.margo.wire import Buffer
-from mochi.mofka.client.batch import Gather, byte_view
+from mochi.mofka.client.encoding import Encoder, as_data
 from mochi.mofka.client.lane import Flush, Lane, LaneOptions
 from mochi.mofka.client.options import options_of
 from mochi.mofka.client.service import Service
@@ -50,15 +48,12 @@ class MofkaProducer(Producer):
         self.batch_size = batch_size
         self.max_num_batches = max_num_batches
         self.thread_pool = thread_pool
-        self._validator = topic.validator
-        self._serializer = topic.serializer
         self._selector = topic.partition_selector
-        self._prefixed = isinstance(self._serializer, DefaultSerializer)
-        chosen = _choices(options)
-        self._is_finite = chosen["not_finite"] == "raise"
-        self._plain = self._prefixed and type(self._validator) is DefaultValidator and not self._is_finite
+        chosen = choices(options)
+        self._encoder = Encoder(topic.validator, topic.serializer, is_finite=chosen["not_finite"] == "raise")
+        self._plain = self._encoder.plain
         self._options = LaneOptions(
-            topic.name, batch_size, max_num_batches, chosen["when_full"], self._prefixed
+            topic.name, batch_size, max_num_batches, chosen["when_full"], self._encoder.prefixed
         )
         self._lanes = [Lane(service, self._options, partition) for partition in topic.partition_infos]
         one = len(self._lanes) == 1 and type(self._selector) is DefaultPartitionSelector
@@ -79,9 +74,9 @@ class MofkaProducer(Producer):
             except Exception:
                 text = encode(metadata)
         else:
-            text = self._text(metadata)
+            text = self._encoder.text(metadata)
         if type(data) is not bytes:
-            data = _as_data(data)
+            data = as_data(data)
         lane = self._only
         if lane is None or partition is not None:
             lane = self._select(metadata, partition)
@@ -97,29 +92,18 @@ class MofkaProducer(Producer):
             lane.filled(batch, text, data, future)
         return future
 
-    def _text(self, metadata: Any) -> bytes:
-        if isinstance(metadata, str):
-            metadata = from_text(str.__str__(metadata))
-        elif isinstance(metadata, bytes | bytearray):
-            metadata = from_text(metadata)
-        elif isinstance(metadata, memoryview):
-            raise TypeError("metadata is a JSON value or JSON text, not a memoryview; give bytes(...) of it")
-        if not self._plain:
-            self._validator.validate(metadata)
-        if self._is_finite or self._prefixed:
-            text = encode(metadata, is_finite=self._is_finite)
-            if self._prefixed:
-                return text
-        return bytes(memoryview(self._serializer.serialize(metadata)))
-
     def _select(self, metadata: Any, partition: SupportsIndex | None) -> Lane:
         if self._closed:
             raise DiasporaError(f"{self!r} is closed")
         requested = None if partition is None else unsigned("partition", partition)
-        index = self._selector.select(metadata, requested)
-        if not (isinstance(index, int) and 0 <= index < len(self._lanes)):
+        chosen = self._selector.select(metadata, requested)
+        try:
+            index = operator.index(chosen)
+        except TypeError:
+            index = -1
+        if not 0 <= index < len(self._lanes):
             raise NoPartition(
-                f"the partition selector chose {index!r}, and topic {self.topic.name!r} has partitions 0 to "
+                f"the partition selector chose {chosen!r}, and topic {self.topic.name!r} has partitions 0 to "
                 f"{len(self._lanes) - 1}"
             )
         return self._lanes[index]
@@ -128,7 +112,15 @@ class MofkaProducer(Producer):
         """Send what is pending, see `diaspora_stream.producer.Producer.flush`."""
         if self._closed:
             raise DiasporaError(f"{self!r} is closed")
-        return self._flush()
+        flushed = self._flush()
+        if self.topic.generation.blocking_flush:
+            flushed.wait()
+        return flushed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the producer takes no more events."""
+        return self._closed
 
     def _flush(self) -> FutureFlushed:
         failed, self._options.failed = self._options.failed, None
@@ -175,7 +167,8 @@ _CHOICES = {"when_full": ("block", "raise"), "not_finite": ("null", "raise")}
 """What a producer's options may be; the first of each is the default."""
 
 
-def _choices(options: Mapping[str, Any]) -> dict[str, str]:
+def choices(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a producer's options choose; `ConfigError` names the one at fault."""
     chosen = {name: allowed[0] for name, allowed in _CHOICES.items()}
     for key, value in options_of(options).items():
         if key == "ack_early":
@@ -190,29 +183,3 @@ def _choices(options: Mapping[str, Any]) -> dict[str, str]:
             raise ConfigError(f"options.{key}", f"found {value!r}, allowed are {first!r} and {second!r}")
         chosen[key] = value
     return chosen
-
-
-def _as_data(data: Any) -> Any:
-    """Return what was given as data in a form whose length is its number of bytes."""
-    buffers = [_bytes_of(segment) for segment in segments_of(data)]
-    if len(buffers) == 1:
-        return buffers[0]
-    return Gather(buffers) if buffers else b""
-
-
-def _bytes_of(segment: Any) -> Buffer:
-    if isinstance(segment, str):
-        raise TypeError("data is bytes, not str: encode it, for example with .encode()")
-    try:
-        view = memoryview(segment)
-    except (TypeError, ValueError):
-        raise TypeError(f"data is a buffer, or a list of buffers, not {type(segment).__name__}") from None
-    if "O" in view.format:
-        raise TypeError(
-            "data is bytes, not references to Python objects, as an array of dtype object has them"
-        )
-    if not view.contiguous:
-        raise DiasporaError(
-            "data is not contiguous in memory; make it so, for example with numpy.ascontiguousarray"
-        )
-    return byte_view(view)

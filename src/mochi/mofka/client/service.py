@@ -12,7 +12,6 @@ consumers begin anew.
 """
 
 import _thread
-import atexit
 import logging
 import math
 import os
@@ -48,14 +47,12 @@ from mochi.margo.errors import (
     ProtocolError,
 )
 from mochi.margo.link import Link
+from mochi.mofka.client.ending import at_end, watch_child
 
 log = logging.getLogger(__name__)
 
 EXIT_FLUSH = 10.0
 """Seconds that the interpreter's exit waits for pending events."""
-
-_EXIT_PRIORITY = 100
-"""Before the finalizers of `multiprocessing` itself."""
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
@@ -225,7 +222,7 @@ class Service:
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
         self._resettable: weakref.WeakSet[Resettable] = weakref.WeakSet()
         _services.add(self)
-        _watch_children_end()
+        watch_child()
 
     def _begin(self) -> None:
         self.is_exiting = False
@@ -473,10 +470,6 @@ _services: "weakref.WeakSet[Service]" = weakref.WeakSet()
 def _after_fork() -> None:
     for service in list(_services):
         service.after_fork_in_child()
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and _services:
-        # A child of `multiprocessing` first forgets all finalizers, and then calls what is registered for that moment.
-        util.register_after_fork(_services, lambda _: _watch_children_end())
 
 
 def _at_exit() -> None:
@@ -495,19 +488,5 @@ def _at_exit() -> None:
         )
 
 
-_watched = 0
-"""The child of `multiprocessing` whose end is watched, by its id."""
-
-
-def _watch_children_end() -> None:
-    """Have `_at_exit` called at the end of this process if it is a child of `multiprocessing`, which has no atexit."""
-    global _watched
-    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
-    if process is None or util is None or process.parent_process() is None or _watched == os.getpid():
-        return
-    _watched = os.getpid()
-    util.Finalize(None, _at_exit, exitpriority=_EXIT_PRIORITY)
-
-
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)
+at_end(_at_exit)

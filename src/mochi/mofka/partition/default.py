@@ -231,6 +231,11 @@ class DefaultPartition:
                 raise LargeEvent(max_bytes - left)
             return size
 
+        def metadata(size: int) -> memoryview:
+            nonlocal left
+            left = max_bytes  # where damage is met, less is read, all from the beginning
+            return self._metadata_out.lease(within(size))
+
         def read() -> Slice:
             try:
                 events = self._store.read_range(
@@ -238,7 +243,7 @@ class DefaultPartition:
                     max_events,
                     max_bytes,
                     with_data=with_data,
-                    allocate_metadata=lambda size: self._metadata_out.lease(within(size)),
+                    allocate_metadata=metadata,
                     allocate_data=lambda size: fresh_memory(within(size)),
                 )
             except ExpiredEvents as error:

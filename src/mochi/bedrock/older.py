@@ -1,0 +1,81 @@
+"""Sections of older configurations: groups of SSG become providers of flock, what has no place any more is named. Pure.
+
+A group of SSG is a group of servers as flock's is. It gets its group file in flock's form, which the programs of today
+read; those that read SSG's own form do not speak to this server either.
+"""
+
+import logging
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mochi.margo.config import convert
+from mochi.margo.errors import ConfigError
+
+__all__ = ["INSTEAD", "groups"]
+
+INSTEAD = {
+    "abt_io": "list each as a provider of type abt_io",
+    "clients": "dependencies of providers need none",
+    "mona": "nothing needs it",
+}
+"""Sections of old, and what to do about them."""
+
+_BOOTSTRAPS = {"init": "self", "mpi": "mpi", "join": "join"}
+
+log = logging.getLogger(__name__)
+
+
+class _Swim(Struct, frozen=True, forbid_unknown_fields=True):
+    period_length_ms: Annotated[int, Meta(ge=0)] = 0
+    suspect_timeout_periods: int = -1
+    subgroup_member_count: int = -1
+    disabled: bool = False
+
+
+class _Group(Struct, frozen=True, forbid_unknown_fields=True):
+    """A group of SSG, as it was configured."""
+
+    name: str
+    bootstrap: Literal["init", "mpi", "pmix", "join"]
+    group_file: str = ""
+    pool: str | int | UnsetType = UNSET
+    credential: int = -1
+    swim: _Swim | UnsetType = UNSET
+
+
+def groups(section: Any) -> list[dict[str, Any]]:
+    """Return the providers of flock that an ``ssg`` section stands for, with one warning for each.
+
+    Parameters
+    ----------
+    section : Any
+        Decoded JSON: one group, or an array of them.
+
+    Raises
+    ------
+    ConfigError
+        A group is wrong, or bootstrapped by PMIx.
+    """
+    entries = section if isinstance(section, list) else [section] * bool(section)
+    providers = []
+    for index, entry in enumerate(entries):
+        where = f"ssg[{index}]"
+        group = convert(entry, _Group, where)
+        if group.bootstrap == "pmix":
+            raise ConfigError(f"{where}.bootstrap", '"pmix" is not built in; use "mpi", or "init" and "join"')
+        provider: dict[str, Any] = {
+            "name": group.name,
+            "type": "flock",
+            "config": {"bootstrap": _BOOTSTRAPS[group.bootstrap], "group": {"type": "static"}},
+        }
+        if group.group_file:
+            provider["config"]["file"] = group.group_file
+        if group.pool is not UNSET:
+            provider["dependencies"] = {"pool": group.pool}
+        log.warning(
+            "%s: obsolete section, taken for the provider %s", where, msgspec.json.encode(provider).decode()
+        )
+        providers.append(provider)
+    return providers
