@@ -45,6 +45,9 @@ encode_fast: Final = msgspec.json.Encoder(enc_hook=_to_builtin, order="sorted").
 
 _decode: Final = msgspec.json.Decoder().decode
 
+_MARK: Final = "\ufeff".encode()
+"""A byte-order mark in UTF-8, as editors on other systems write it."""
+
 
 class _Level(NamedTuple):
     """An array or object that is being written."""
@@ -223,7 +226,7 @@ def _scalar(token: bytes, start: int) -> Any:
 
 
 def from_text(text: str | bytes | bytearray | memoryview) -> Any:
-    """Return the value of JSON text; where a key is repeated, the last one counts.
+    """Return the value of JSON text; where a key is repeated, the last one counts. A byte-order mark is passed over.
 
     Raises
     ------
@@ -233,6 +236,9 @@ def from_text(text: str | bytes | bytearray | memoryview) -> Any:
     try:
         return _decode(text)
     except msgspec.DecodeError as error:
+        mark = "\ufeff" if isinstance(text, str) else _MARK
+        if text[: len(mark)] == mark:
+            return from_text(text[len(mark) :])
         found = re.fullmatch(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)", str(error))
         if found:
             raise InvalidJson(found[1], int(found[2])) from None

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diaspora_stream.errors import NoPartition
+from diaspora_stream.errors import DiasporaError, NoPartition
 from diaspora_stream.plugins import Component
 
 
@@ -64,3 +64,39 @@ class DefaultPartitionSelector(PartitionSelector, name="default"):
 
     def to_metadata(self) -> dict[str, Any]:
         return {"type": "default"}
+
+
+class UnusablePartitionSelector(PartitionSelector):
+    """The selector of a topic that cannot be made here: events can be read, and not pushed.
+
+    Parameters
+    ----------
+    description : mapping
+        Of the selector, as it is stored.
+    error : DiasporaError
+        Why it cannot be made.
+    """
+
+    def __init__(self, description: Mapping[str, Any], error: DiasporaError) -> None:
+        self._description = dict(description)
+        self._error = error
+
+    def set_partitions(self, partitions: Sequence[Mapping[str, Any]]) -> None:
+        """Return."""
+
+    def select(self, metadata: Any, requested: int | None = None) -> int:
+        """Refuse."""
+        raise NoPartition(
+            f"nobody can push here, since the topic's partition selector cannot be used: {self._error}"
+        )
+
+    def to_metadata(self) -> dict[str, Any]:
+        return self._description
+
+
+def selector_of(description: Mapping[str, Any]) -> PartitionSelector:
+    """Return the partition selector of a topic that exists, whatever its description says."""
+    try:
+        return PartitionSelector.described(description)
+    except DiasporaError as error:
+        return UnusablePartitionSelector(description, error)

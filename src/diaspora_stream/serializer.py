@@ -35,6 +35,10 @@ class Serializer(Component):
         """Return the metadata in exactly these bytes; `InvalidMetadata` when they hold none."""
         raise NotImplementedError
 
+    def deserialize_text(self, buffer: bytes | bytearray | memoryview) -> str:
+        """Return the metadata in exactly these bytes as JSON text; see `deserialize`."""
+        return encode(self.deserialize(buffer)).decode()
+
 
 class DefaultSerializer(Serializer, name="default"):
     """The length of the text, then the text."""
@@ -52,6 +56,10 @@ class DefaultSerializer(Serializer, name="default"):
                 f"in 8 bytes, but with {bytes(buffer[:8]).hex()}"
             )
         return from_text(buffer[8:])
+
+    def deserialize_text(self, buffer: bytes | bytearray | memoryview) -> str:
+        """Return the text."""
+        return str(buffer[8:], "utf-8")
 
     def to_metadata(self) -> dict[str, Any]:
         return {"type": "default"}
@@ -96,6 +104,10 @@ class RawSerializer(Serializer, name="raw"):
     def deserialize(self, buffer: bytes | bytearray | memoryview) -> Any:
         """Return the value; `InvalidMetadata` when this is no JSON text."""
         return from_text(buffer)
+
+    def deserialize_text(self, buffer: bytes | bytearray | memoryview) -> str:
+        """Return the text as it was given."""
+        return str(buffer, "utf-8")
 
     def to_metadata(self) -> dict[str, Any]:
         return {"type": "raw"}

@@ -18,7 +18,7 @@ from diaspora_stream.serializer import DefaultSerializer
 from diaspora_stream.validator import DefaultValidator
 from mochi.margo.client import Client
 from mochi.mofka.registry import PartitionRecord, Registry
-from mochi.yokan.client import DatabaseHandle
+from mochi.yokan.handle import DatabaseHandle
 
 MASTER_ID = 2
 FIRST_ID = 10

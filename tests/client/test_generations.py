@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from client_server import Server
@@ -37,6 +37,18 @@ def selector(metadata: Any, descriptor: mofka.DataDescriptor) -> mofka.DataDescr
 
 def broker(metadata: Any, descriptor: mofka.DataDescriptor) -> list[bytearray]:
     return [bytearray(descriptor.size)]
+
+
+def test_raw_text_is_what_was_pushed(server: Server) -> None:
+    with MofkaDriver(str(server.group_file)) as driver:
+        driver.create_topic(
+            "raw", options={"num_partitions": 1}, serializer=mofka.Serializer.from_metadata("raw")
+        )
+        topic = driver.open_topic("raw")
+        with topic.producer() as producer, topic.consumer("c") as consumer:
+            producer.push('{"b": 1,  "a": 2}')
+            producer.flush()
+            assert consumer.pull().wait(10000).metadata == '{"b": 1,  "a": 2}'
 
 
 @pytest.mark.parametrize("engine", [(), (Engine(),), ("na+sm",), (12345,), (None, True)])
@@ -227,3 +239,79 @@ def test_the_oldest_names_of_the_driver_are_there(server: Server, caplog: pytest
     ]
     with pytest.raises(AttributeError, match="has no attribute 'Clent'"):
         older.Clent  # noqa: B018
+
+
+class Stranger(mofka.Validator):
+    """A validator that describes itself as one that is not installed here."""
+
+    description: ClassVar[dict[str, Any]]
+
+    def validate(self, metadata: Any) -> None: ...
+
+    def to_metadata(self) -> dict[str, Any]:
+        return self.description
+
+
+class StrangeSelector(mofka.PartitionSelector):
+    """A partition selector of the same kind."""
+
+    def set_partitions(self, partitions: Any) -> None: ...
+
+    def select(self, metadata: Any, requested: int | None = None) -> int:
+        return 0
+
+    def to_metadata(self) -> dict[str, Any]:
+        return {"type": "mine:libmine.so"}
+
+
+@pytest.mark.parametrize(
+    ("description", "pushes"),
+    [
+        ({"type": "schema", "schema": {"required": "x", "type": "object"}}, True),
+        ({"type": "schema", "schema": {"properties": {"x": {"pattern": "[[:nothing:]](?"}}}}, True),
+        ({"type": "mine:libmine.so", "x": 1}, False),
+    ],
+)
+def test_a_topic_opens_whatever_its_validator_is(
+    server: Server, description: dict[str, Any], pushes: bool
+) -> None:
+    driver = server.driver()
+    name = f"strange_{id(description)}"
+    Stranger.description = description
+    driver.create_topic(name, options={"num_partitions": 1}, validator=Stranger())
+    topic = driver.open_topic(name)
+    with topic.producer() as producer, topic.consumer("c") as consumer:
+        if pushes:
+            assert producer.push({}).wait(10000) == 0
+            assert consumer.pull().wait(10000).metadata == {}
+        else:
+            with pytest.raises(mofka.Exception, match=r"nobody can push here.*libmine\.so"):
+                producer.push({})
+            assert consumer.pull().wait(20) is None
+
+
+def test_a_topic_opens_whatever_its_partition_selector_is(server: Server) -> None:
+    driver = server.driver()
+    driver.create_topic("selected", options={"num_partitions": 2}, partition_selector=StrangeSelector())
+    topic = driver.open_topic("selected")
+    with topic.producer() as producer, topic.consumer("c") as consumer:
+        with pytest.raises(mofka.Exception, match=r"nobody can push here.*libmine\.so"):
+            producer.push({})
+        assert consumer.pull().wait(20) is None
+
+
+def test_none_is_no_component_and_no_callable(server: Server) -> None:
+    driver = server.driver()
+    driver.create_topic(
+        "without",
+        options={"num_partitions": 1},
+        validator=None,
+        partition_selector=None,
+        serializer=None,
+        schema=None,
+    )
+    topic = driver.open_topic("without")
+    with topic.producer(thread_pool=None, options=None) as producer:
+        producer.push({}, b"abc")
+    consumer = topic.consumer("c", data_selector=None, data_allocator=None, targets=None, thread_pool=None)
+    assert consumer.pull().wait(10000).data == []

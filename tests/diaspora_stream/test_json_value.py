@@ -209,3 +209,13 @@ def test_the_fast_encoder_writes_the_same() -> None:
     value = {"b": [1, 2.5, "x"], "a": np.float64(2)}
     assert encode_fast(value) == encode(value)
     assert msgspec.json.decode(encode_fast(value)) == value
+
+
+@pytest.mark.parametrize(
+    "kind", [str, str.encode, lambda text: bytearray(text.encode()), lambda text: memoryview(text.encode())]
+)
+def test_a_byte_order_mark_is_passed_over(kind: Any) -> None:
+    assert from_text(kind('\ufeff{"a":1}')) == {"a": 1}
+    with pytest.raises(InvalidJson):
+        from_text(kind("\ufeff"))
+    assert from_text(kind('"\ufeff"')) == "\ufeff"

@@ -38,6 +38,7 @@ views = st.builds(
 def test_a_file_of_the_original_is_read() -> None:
     view = group_file.parse(ORIGINAL)
     assert view.members == VIEW.members
+    assert group_file.parse(b"\xef\xbb\xbf" + ORIGINAL) == view
     assert view.metadata == {"__config__": "{}", "__type__": "static"}
     assert view.token is None
 

@@ -11,9 +11,9 @@ import pytest
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine
-from mochi.yokan.client import DatabaseHandle
 from mochi.yokan.config import open_database
 from mochi.yokan.database import Database
+from mochi.yokan.handle import DatabaseHandle
 from mochi.yokan.module import YokanModule
 
 Serve = Callable[..., AbstractContextManager[DatabaseHandle]]

@@ -10,8 +10,8 @@ import pytest
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault
-from mochi.yokan.client import DatabaseHandle
 from mochi.yokan.errors import KeyExists, revive
+from mochi.yokan.handle import DatabaseHandle
 from mochi.yokan.mode import Mode
 from mochi.yokan.module import YokanModule
 

@@ -64,7 +64,7 @@ def from_jx9(text: bytes, source: str, context: Mapping[str, Any], world: World 
 
 def _decoded(text: bytes, source: str) -> str:
     try:
-        return text.decode()
+        return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(source, f"not UTF-8, at byte {error.start}") from None
 

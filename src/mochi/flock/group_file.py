@@ -16,6 +16,7 @@ id, metadata sorted by key. Six rules are ours:
 `parse` and `serialize` are pure; `read`, `read_within`, `write` and `update` add the file around them.
 """
 
+import codecs
 import errno
 import fcntl
 import logging
@@ -137,7 +138,7 @@ def parse(content: bytes, path: str = "<group view>") -> GroupView:
         The content is not JSON, or not a group.
     """
     try:
-        view = msgspec.json.decode(content, type=GroupView)
+        view = msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=GroupView)
     except msgspec.ValidationError as error:
         raise GroupFileError(path, f"not a group file: {error}; expected {_SHAPE}") from None
     except ValueError as error:

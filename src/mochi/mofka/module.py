@@ -28,8 +28,8 @@ from mochi.mofka.restoring import Restoration
 from mochi.mofka.topics import TopicServer
 from mochi.warabi import Target
 from mochi.warabi.client import TargetHandle
-from mochi.yokan.client import DatabaseHandle
 from mochi.yokan.database import Database
+from mochi.yokan.handle import DatabaseHandle
 
 log = logging.getLogger(__name__)
 

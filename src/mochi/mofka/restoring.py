@@ -41,9 +41,9 @@ from mochi.mofka.partition.config import directory_of
 from mochi.mofka.protocol import SETTLE_TOPIC, SettleTopic, TopicChanged
 from mochi.mofka.registry import BadRecord, PartitionRecord, Registry
 from mochi.mofka.topics import Topics
-from mochi.yokan.client import DatabaseHandle
 from mochi.yokan.errors import KeyNotFound
 from mochi.yokan.errors import StorageError as StorageFault
+from mochi.yokan.handle import DatabaseHandle
 
 log = logging.getLogger(__name__)
 

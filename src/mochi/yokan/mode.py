@@ -22,7 +22,29 @@ from enum import IntFlag
 
 from mochi.yokan.errors import InvalidMode
 
-__all__ = ["Mode", "check_mode"]
+__all__ = [
+    "YOKAN_MODE_APPEND",
+    "YOKAN_MODE_CONSUME",
+    "YOKAN_MODE_DEFAULT",
+    "YOKAN_MODE_EXIST_ONLY",
+    "YOKAN_MODE_EXTRA",
+    "YOKAN_MODE_FILTER_VALUE",
+    "YOKAN_MODE_IGNORE_DOCS",
+    "YOKAN_MODE_IGNORE_KEYS",
+    "YOKAN_MODE_INCLUSIVE",
+    "YOKAN_MODE_KEEP_LAST",
+    "YOKAN_MODE_LIB_FILTER",
+    "YOKAN_MODE_LUA_FILTER",
+    "YOKAN_MODE_NEW_ONLY",
+    "YOKAN_MODE_NOTIFY",
+    "YOKAN_MODE_NO_PREFIX",
+    "YOKAN_MODE_NO_RDMA",
+    "YOKAN_MODE_SUFFIX",
+    "YOKAN_MODE_UPDATE_NEW",
+    "YOKAN_MODE_WAIT",
+    "Mode",
+    "check_mode",
+]
 
 
 class Mode(IntFlag):
@@ -58,3 +80,24 @@ def check_mode(verb: str, mode: int, allowed: Mode) -> None:
     if excess := mode & ~int(allowed | Mode.NO_RDMA):
         found = _names(excess) or hex(excess)
         raise InvalidMode(f"{verb} does not take mode {found}; it takes {_names(allowed | Mode.NO_RDMA)}")
+
+
+YOKAN_MODE_DEFAULT = Mode.DEFAULT
+YOKAN_MODE_INCLUSIVE = Mode.INCLUSIVE
+YOKAN_MODE_APPEND = Mode.APPEND
+YOKAN_MODE_CONSUME = Mode.CONSUME
+YOKAN_MODE_WAIT = Mode.WAIT
+YOKAN_MODE_NOTIFY = Mode.NOTIFY
+YOKAN_MODE_NEW_ONLY = Mode.NEW_ONLY
+YOKAN_MODE_EXIST_ONLY = Mode.EXIST_ONLY
+YOKAN_MODE_NO_PREFIX = Mode.NO_PREFIX
+YOKAN_MODE_IGNORE_KEYS = Mode.IGNORE_KEYS
+YOKAN_MODE_KEEP_LAST = Mode.KEEP_LAST
+YOKAN_MODE_SUFFIX = Mode.SUFFIX
+YOKAN_MODE_LUA_FILTER = Mode.LUA_FILTER
+YOKAN_MODE_IGNORE_DOCS = Mode.IGNORE_DOCS
+YOKAN_MODE_FILTER_VALUE = Mode.FILTER_VALUE
+YOKAN_MODE_LIB_FILTER = Mode.LIB_FILTER
+YOKAN_MODE_NO_RDMA = Mode.NO_RDMA
+YOKAN_MODE_UPDATE_NEW = Mode.UPDATE_NEW
+YOKAN_MODE_EXTRA = Mode.EXTRA

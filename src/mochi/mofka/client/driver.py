@@ -22,10 +22,10 @@ from diaspora_stream.errors import (
 )
 from diaspora_stream.generations import OLDEST, as_before
 from diaspora_stream.integers import unsigned
-from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.partition_selector import PartitionSelector, selector_of
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.validator import SchemaValidator, Validator
+from diaspora_stream.validator import SchemaValidator, Validator, validator_of
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
@@ -503,8 +503,8 @@ class MofkaDriver(Driver):
                 PartitionInfo(index, partition.address, partition.provider_id, partition.uuid)
                 for index, partition in enumerate(record.partitions)
             ],
-            Validator.described(record.validator),
-            PartitionSelector.described(record.selector),
+            validator_of(name, record.validator),
+            selector_of(record.selector),
             Serializer.described(record.serializer),
             self._thread_pool,
         )

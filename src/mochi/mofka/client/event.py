@@ -3,7 +3,6 @@
 An event is two slots, its batch and its index; metadata is decoded and data is sliced when they are looked at.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.event import Event
-from diaspora_stream.json_value import decode, encode
+from diaspora_stream.json_value import decode
 
 _ID = np.dtype("<u8")
 
@@ -23,13 +22,6 @@ def _offsets(sizes: NDArray[np.uint32]) -> list[int]:
     np.cumsum(sizes, out=offsets[1:])
     numbers: list[int] = offsets.tolist()
     return numbers
-
-
-def as_text(deserialize: Callable[[memoryview], Any] | None) -> Callable[[memoryview], str]:
-    """Return what turns serialized metadata into JSON text, given the serializer's function; None for the default's."""
-    if deserialize is None:
-        return lambda metadata: str(metadata[8:], "utf-8")
-    return lambda metadata: encode(deserialize(metadata)).decode()
 
 
 class ReceivedBatch:

@@ -30,7 +30,7 @@ from mochi.margo.errors import ConnectionLost, DeadlineExceeded, MargoError
 from mochi.margo.link import Link, PendingCall
 from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Frame, Kind
-from mochi.mofka.client.event import FailedFeed, ReceivedBatch, as_text
+from mochi.mofka.client.event import FailedFeed, ReceivedBatch
 from mochi.mofka.client.service import EpochChanged, PartitionInfo, Search, deadline_after, is_away, refusal
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
@@ -121,7 +121,7 @@ class Feed:
         self._topic = topic.name
         serializer = topic.serializer
         self.deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
-        self.show = as_text(self.deserialize) if topic.generation.metadata_text else self.deserialize
+        self.show = serializer.deserialize_text if topic.generation.metadata_text else self.deserialize
         self._name = consumer.name
         adaptive = consumer.batch_size == ADAPTIVE_BATCH_SIZE
         self._batch_size = 0 if adaptive else min(consumer.batch_size, MAX_NUMBER)

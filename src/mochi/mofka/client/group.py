@@ -35,7 +35,7 @@ from mochi.mofka.client.service import (
 )
 from mochi.mofka.hosting import MASTER_TAG, master_among, partitions_among
 from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
-from mochi.yokan.client import DatabaseHandle
+from mochi.yokan.handle import DatabaseHandle
 
 T = TypeVar("T")
 
