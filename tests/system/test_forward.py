@@ -11,7 +11,7 @@ import pytest
 from real_service import BIN, Machine, Process
 from test_restart import on_disk, persistent
 
-from diaspora_stream.api import Driver
+from diaspora_stream.api import Driver, Serializer
 from diaspora_stream.ctl.forward import Forwarder
 from diaspora_stream.ctl.forward_config import parse
 from diaspora_stream.ctl.main import main
@@ -109,6 +109,19 @@ def test_values_of_every_kind_stay_what_they_are(pair: Pair) -> None:
     pair.start()
     arrived = [metadata for metadata, _ in pair.arrived(len(values))]
     assert sorted(map(json.dumps, arrived)) == sorted(map(json.dumps, values))
+
+
+def test_text_of_a_raw_serializer_stays_as_it_was_given(pair: Pair) -> None:
+    for driver, name in ((pair.source, "from"), (pair.target, "to")):
+        driver.delete_topic(name)
+        raw = Serializer.from_metadata(type="raw")
+        driver.create_topic(name, options={"num_partitions": 1}, serializer=raw)
+    text = '{"b":  1, "a": [ ]}'
+    with pair.source.open_topic("from").producer() as producer:
+        producer.push(text)
+    pair.start()
+    pair.target = pair.machine.driver(pair.servers[1], metadata="text")
+    assert pair.arrived(1) == [(text, b"")]
 
 
 def test_a_killed_forward_loses_nothing_and_repeats_only_what_was_not_acknowledged(pair: Pair) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Final
 
+from msgspec.structs import replace
+
 from diaspora_stream.consumer import Consumer
 from diaspora_stream.ctl.drivers import COMMON_FLAGS, read_file
 from diaspora_stream.ctl.forward_config import ForwardConfig, Route, parse
@@ -22,6 +24,7 @@ from diaspora_stream.driver import Driver
 from diaspora_stream.errors import ConfigError, EventsLost
 from diaspora_stream.event import Event
 from diaspora_stream.json_value import encode
+from diaspora_stream.topic import WHOLE
 
 FORWARD = Syntax(
     (Flag("config", "YAML file that says what goes where", "FILE", required=True), *COMMON_FLAGS), ()
@@ -89,8 +92,9 @@ class Forwarder:
             data = event.data
             size = sum(memoryview(segment).nbytes for segment in data)
             metadata = event.metadata
-            text = encode(metadata) if isinstance(metadata, str) else metadata
-            self._outbox.push(text, data, size, event)
+            if isinstance(metadata, str) and not self._source.generation.metadata_text:
+                metadata = encode(metadata)
+            self._outbox.push(metadata, data, size, event)
             self._bytes += size
         if isinstance(error, EventsLost):
             self._lost += error.next - error.first
@@ -144,7 +148,7 @@ def forward(arguments: Arguments) -> None:
 
 
 def _drivers(config: ForwardConfig, stack: ExitStack) -> dict[str, Driver]:
-    """Make the drivers that routes name."""
+    """Make the drivers that routes name; where no function wants values, metadata stays the text that it is."""
     names = {place.driver for route in config.routes for place in (route.source, route.target)}
     drivers: dict[str, Driver] = {}
     for name in sorted(names):
@@ -153,6 +157,9 @@ def _drivers(config: ForwardConfig, stack: ExitStack) -> dict[str, Driver]:
             drivers[name] = stack.enter_context(Driver(backend=spec.type, options=spec.options))
         except ConfigError as error:
             raise ConfigError(f"drivers.{name}.{error.where}", error.problem) from error
+        routes = [route for route in config.routes if route.source.driver == name]
+        if all(route.data_selector is WHOLE for route in routes):
+            drivers[name].generation = replace(drivers[name].generation, metadata_text=True)
     return drivers
 
 
