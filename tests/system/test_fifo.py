@@ -75,6 +75,7 @@ def test_every_line_of_every_writer_becomes_an_event(fifos: Fifos) -> None:
     for number in range(3):
         shell(f"echo 'line {number}' > in", fifos.directory)
     shell(r"""printf '%s' 'says "no newline" \ at the end' > in""", fifos.directory)
+    assert fifos.events(4, name="early")[3] == 'says "no newline" \\ at the end'
     shell("seq 3000 > in", fifos.directory)
     (fifos.directory / "in").write_bytes(b"\n\n" + b"x" * 200_000 + b"\nnot \xff UTF-8\n")
     expected = ["line 0", "line 1", "line 2", 'says "no newline" \\ at the end', *map(str, range(1, 3001))]
