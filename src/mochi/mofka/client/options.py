@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from diaspora_stream.errors import ConfigError, hint
-from diaspora_stream.generations import Generation, tell_once
+from diaspora_stream.generations import TODAY, Generation, tell_once
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.serializer import DefaultSerializer, Serializer
@@ -221,7 +221,7 @@ def check_name(name: Any) -> str:
     return name
 
 
-def parse_topic(options: Any) -> TopicOptions:
+def parse_topic(options: Any, generation: Generation = TODAY) -> TopicOptions:
     """Check a topic's options, see the module.
 
     Raises
@@ -244,7 +244,7 @@ def parse_topic(options: Any) -> TopicOptions:
     kind = config.get("type", "memory")
     if not isinstance(kind, str):
         raise ConfigError("options.config.type", f"must be a str, found {kind!r}")
-    count = _partition_count(options)
+    count = _partition_count(options, generation)
     if kind == "memory" and (unused := sorted(partition.keys() - {"retention"})):
         log.warning(
             "options.config.partition.%s: no effect on a partition in memory; options.config.type 'default' keeps "
@@ -294,10 +294,11 @@ def descriptions_of(
     return {base.__name__: component.to_metadata() for base, component in components.items()}
 
 
-def _partition_count(options: Mapping[str, Any]) -> int:
+def _partition_count(options: Mapping[str, Any], generation: Generation) -> int:
     given = [name for name in ("num_partitions", "partitions") if name in options]
     if not given:
-        log.warning("options.num_partitions is not given: the topic has no partition yet")
+        level = logging.DEBUG if generation.is_older else logging.WARNING
+        log.log(level, "options.num_partitions is not given: the topic has no partition yet")
         return 0
     name, count = given[0], options[given[0]]
     try:
