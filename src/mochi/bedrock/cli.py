@@ -25,6 +25,7 @@ from mochi.bedrock.config import FileMode, parse
 from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.mpi import launched, meet
 from mochi.bedrock.peers import Alone, Peers, Returning
+from mochi.bedrock.rpc import ENGINE_ID
 from mochi.bedrock.server import Deployment
 from mochi.bedrock.sources import from_json, from_jx9, from_toml
 from mochi.bedrock.spec import World
@@ -447,7 +448,13 @@ def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[s
 
 @click.command(cls=Command, context_settings=_CONTEXT)
 @_service_options
-@click.option("-i", "--provider-id", type=click.IntRange(0, 65534), default=0, help="Provider id of bedrock.")
+@click.option(
+    "-i",
+    "--provider-id",
+    type=click.IntRange(0, ENGINE_ID),
+    default=ENGINE_ID,
+    help="Provider id of bedrock; without, whichever it has.",
+)
 @click.option("-j", "--jx9-file", metavar="FILE", help="Ask what this Jx9 script returns at each server.")
 @click.option("-p", "--pretty", is_flag=True, help="Indent the output.")
 @click.option(

@@ -49,14 +49,14 @@ class BedrockClient:
     client : mochi.margo.client.Client
         Connections to use; it holds the tokens, and the time-out of each call.
     provider_id : int
-        Provider id of bedrock at the servers.
+        Provider id of bedrock at the servers; by default one that means it whatever its id is.
 
     Notes
     -----
     Every method raises a `MargoError` where the server cannot be reached or does not answer.
     """
 
-    def __init__(self, client: MargoClient, *, provider_id: int = 0) -> None:
+    def __init__(self, client: MargoClient, *, provider_id: int = rpc.ENGINE_ID) -> None:
         self._client = client
         self._provider_id = provider_id
 

@@ -1,7 +1,7 @@
 """What a bedrock client and a server say to each other: names of RPCs, and their arguments.
 
-All are RPCs of the provider id that the ``bedrock`` section gives, 0 if it gives none, except `SHUTDOWN`: it
-belongs to `ENGINE_ID`, so that a server can be told to stop by who knows nothing but its address.
+All are RPCs of the provider id that the ``bedrock`` section gives, 0 if it gives none, and of `ENGINE_ID`, for who
+knows nothing of a server but its address. `SHUTDOWN` is of that one alone.
 """
 
 from typing import Any, Final

@@ -500,16 +500,17 @@ class Deployment:
         def removing(remove: Callable[[str], None]) -> Callable[[rpc.Remove], None]:
             return lambda args: _faulting(lambda: remove(args.name))
 
-        self.engine.define(rpc.GET_CONFIG, own, rpc.Nothing, lambda _: self.config(), pool=pool)
-        self.engine.register(rpc.QUERY_CONFIG, own, query, pool=pool)
-        self.engine.define(rpc.LOAD_MODULE, own, rpc.LoadModule, load, pool=pool)
-        self.engine.define(rpc.START_PROVIDER, own, rpc.StartProvider, start, pool=pool)
-        self.engine.define(rpc.STOP_PROVIDER, own, rpc.StopProvider, stop, pool=pool)
-        self.engine.define(rpc.ADD_POOL, own, rpc.Add, adding(self.add_pool), pool=pool)
-        self.engine.define(rpc.REMOVE_POOL, own, rpc.Remove, removing(self.remove_pool), pool=pool)
-        self.engine.define(rpc.ADD_XSTREAM, own, rpc.Add, adding(self.add_xstream), pool=pool)
-        self.engine.define(rpc.REMOVE_XSTREAM, own, rpc.Remove, removing(self.remove_xstream), pool=pool)
-        self.engine.define(rpc.LOOKUP_PROVIDER, own, rpc.LookupProvider, lookup, pool=pool)
+        for id in (own, rpc.ENGINE_ID):
+            self.engine.define(rpc.GET_CONFIG, id, rpc.Nothing, lambda _: self.config(), pool=pool)
+            self.engine.register(rpc.QUERY_CONFIG, id, query, pool=pool)
+            self.engine.define(rpc.LOAD_MODULE, id, rpc.LoadModule, load, pool=pool)
+            self.engine.define(rpc.START_PROVIDER, id, rpc.StartProvider, start, pool=pool)
+            self.engine.define(rpc.STOP_PROVIDER, id, rpc.StopProvider, stop, pool=pool)
+            self.engine.define(rpc.ADD_POOL, id, rpc.Add, adding(self.add_pool), pool=pool)
+            self.engine.define(rpc.REMOVE_POOL, id, rpc.Remove, removing(self.remove_pool), pool=pool)
+            self.engine.define(rpc.ADD_XSTREAM, id, rpc.Add, adding(self.add_xstream), pool=pool)
+            self.engine.define(rpc.REMOVE_XSTREAM, id, rpc.Remove, removing(self.remove_xstream), pool=pool)
+            self.engine.define(rpc.LOOKUP_PROVIDER, id, rpc.LookupProvider, lookup, pool=pool)
         self.engine.define(rpc.SHUTDOWN, rpc.ENGINE_ID, rpc.Nothing, lambda _: self.finalize(), pool=pool)
 
     def _resolve(self, spec: ProviderSpec, where: str) -> Dependencies:
