@@ -30,7 +30,6 @@ from mochi.mofka.client.event import (
     MofkaEvent,
     NoMoreEvents,
     ReceivedBatch,
-    as_text,
 )
 from mochi.mofka.client.loading import allocate, select
 from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
@@ -66,16 +65,17 @@ class Feed:
     def __init__(
         self,
         consumer: "EmbeddedConsumer",
+        topic: "EmbeddedTopic",
         partition: EmbeddedPartition,
         reader: Reader,
-        deserialize: Callable[[Any], Any] | None,
     ) -> None:
         self.partition = partition
-        self.deserialize = deserialize
-        self.show = as_text(deserialize) if consumer.topic.generation.metadata_text else deserialize
+        serializer = topic.serializer
+        self.deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
+        self.show = serializer.deserialize_text if topic.generation.metadata_text else self.deserialize
         self.reader = reader
         self._name = consumer.name
-        self._topic = consumer.topic.name
+        self._topic = topic.name
         self._cursors = consumer.cursors
         self.next_id = 0
         self.begin()
@@ -153,8 +153,6 @@ class EmbeddedConsumer(Consumer):
         self._loads_all = data_selector is WHOLE
         self._iteration_timeout_ms = iteration_timeout_ms
         self._most = MAX_EVENTS if batch_size in (0, ADAPTIVE_BATCH_SIZE) else min(batch_size, MAX_EVENTS)
-        serializer = topic.serializer
-        deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
         self._watch = watch
         self._unwatch: Callable[[], None] = lambda: None
         self._waiting: deque[weakref.ref[PulledEvent]] = deque()
@@ -163,7 +161,7 @@ class EmbeddedConsumer(Consumer):
         self._begin()
         try:
             for partition in targets:
-                self._feeds.append(Feed(self, partition, partition.open_reader(), deserialize))
+                self._feeds.append(Feed(self, topic, partition, partition.open_reader()))
         except (StorageError, OSError) as error:
             self.close()
             raise DiasporaError(f"topic {topic.name!r}, {partition} cannot be read: {error}") from error
