@@ -45,6 +45,11 @@ class Generation(msgspec.Struct, frozen=True):
     lone_callables: bool = False
     older_names: bool = False
 
+    @property
+    def is_older(self) -> bool:
+        """Whether this is not today's."""
+        return self.name != TODAY.name
+
     def size(self, number: int) -> int:
         """Return a batch size, or a number of batches, as programs of this generation read it."""
         return CallableSize(number) if self.callable_sizes else number

@@ -19,5 +19,5 @@ def __getattr__(name: str) -> Any:
         return compiled(name)
     if name not in ("Client", "ServiceHandle"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    tell_once(name, logging.WARNING, f"{__name__}.{name} is called MofkaDriver today")
+    tell_once(name, logging.DEBUG, f"{__name__}.{name} is called MofkaDriver today")
     return getattr(_older, name)

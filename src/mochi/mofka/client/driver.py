@@ -172,10 +172,7 @@ class MofkaDriver(Driver):
             Short for a ``schema`` validator.
         """
         check_name(name)
-        wanted = parse_topic(options)
-        if not wanted.uuids:
-            level = logging.DEBUG if self.generation.older_names else logging.WARNING
-            log.log(level, "options.num_partitions is not given: the topic has no partition yet")
+        wanted = parse_topic(options, self.generation)
         if schema is not None:
             if validator is not None:
                 raise TypeError("give a validator or a schema, not both")

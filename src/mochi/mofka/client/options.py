@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from diaspora_stream.errors import ConfigError, hint
-from diaspora_stream.generations import Generation, tell_once
+from diaspora_stream.generations import TODAY, Generation, tell_once
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.serializer import DefaultSerializer, Serializer
@@ -227,7 +227,7 @@ def check_name(name: Any) -> str:
     return name
 
 
-def parse_topic(options: Any) -> TopicOptions:
+def parse_topic(options: Any, generation: Generation = TODAY) -> TopicOptions:
     """Check a topic's options, see the module.
 
     Raises
@@ -250,7 +250,11 @@ def parse_topic(options: Any) -> TopicOptions:
     kind = config.get("type", "memory")
     if not isinstance(kind, str):
         raise ConfigError("options.config.type", f"must be a str, found {kind!r}")
-    count = partition_count(options) or 0
+    count = partition_count(options)
+    if count is None:
+        level = logging.DEBUG if generation.is_older else logging.WARNING
+        log.log(level, "options.num_partitions is not given: the topic has no partition yet")
+        count = 0
     if kind == "memory" and (unused := sorted(partition.keys() - {"retention"})):
         log.warning(
             "options.config.partition.%s: no effect on a partition in memory; options.config.type 'default' keeps "
