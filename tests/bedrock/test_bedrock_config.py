@@ -186,16 +186,38 @@ def test_what_nobody_knows_warns_once_and_changes_nothing(caplog: pytest.LogCapt
     ]
 
 
+@pytest.mark.parametrize(
+    ("swim", "group"),
+    [
+        ({"disabled": True}, {"type": "static"}),
+        (
+            {"period_length_ms": 200, "suspect_timeout_periods": 3, "subgroup_member_count": 2},
+            {
+                "type": "swim",
+                "config": {"protocol_period_ms": 200, "suspicion_timeout_ms": 600, "ping_req_members": 2},
+            },
+        ),
+        (
+            {"period_length_ms": 0, "suspect_timeout_periods": 4, "subgroup_member_count": -1},
+            {"type": "swim", "config": {"suspicion_timeout_ms": 4000}},
+        ),
+    ],
+)
+def test_a_group_of_ssg_watches_its_members_as_it_did(swim: dict[str, Any], group: dict[str, Any]) -> None:
+    config = parse({"ssg": {"name": "group", "bootstrap": "init", "swim": swim}})
+    assert config.providers[0].config["group"] == group
+
+
 def test_a_group_of_ssg_is_one_of_flock(caplog: pytest.LogCaptureFixture) -> None:
     group = {"name": "group", "bootstrap": "mpi", "group_file": "mofka.ssg", "pool": "__primary__"}
     config = parse({"ssg": [group, {"name": "other", "bootstrap": "init"}], "providers": [provider()]})
     flock = {
         "name": "group",
         "type": "flock",
-        "config": {"bootstrap": "mpi", "group": {"type": "static"}, "file": "mofka.ssg"},
+        "config": {"bootstrap": "mpi", "group": {"type": "swim"}, "file": "mofka.ssg"},
         "dependencies": {"pool": "__primary__"},
     }
-    other = {"name": "other", "type": "flock", "config": {"bootstrap": "self", "group": {"type": "static"}}}
+    other = {"name": "other", "type": "flock", "config": {"bootstrap": "self", "group": {"type": "swim"}}}
     libraries = ["libflock-bedrock-module.so"]
     assert config == parse({"libraries": libraries, "providers": [provider(), flock, other]})
     warnings = [message.partition(": ") for message in caplog.messages]

@@ -1,5 +1,6 @@
 """Where a client believes the members of a service to be, by what it has read, was told, and has heard itself."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,23 @@ def test_a_member_that_was_heard_has_moved_if_nobody_tells_of_that_place_any_mor
     assert places(members.present) == ["a", "b"]
     members.told([view("a", "c")])
     assert places(members.present) == ["a", "c"]
+
+
+def test_members_that_are_suspect_or_dead_are_asked_last() -> None:
+    dead = GroupView(
+        tuple(
+            msgspec.structs.replace(member, state="dead" if member.rank == 0 else None)
+            for member in view("a", "b").members
+        )
+    )
+    members = Members(dead)
+    assert places(members.addresses) == ["b", "a"]
+    assert places(members.present) == ["a", "b"]
+    members.heard(at(members, "a"))
+    assert places(members.addresses) == ["a", "b"]
+    members = Members(view("a", "b"))
+    members.told([dead])
+    assert places(members.addresses) == ["b", "a"]
 
 
 def test_an_address_that_another_member_has_now_is_asked_for_that_one() -> None:

@@ -18,6 +18,39 @@ EXPANDED: dict[str, Any] = {
 }
 
 
+def swim(**fields: Any) -> dict[str, Any]:
+    return {"type": "swim", "config": fields}
+
+
+def central(**fields: Any) -> dict[str, Any]:
+    return {"type": "centralized", "config": fields}
+
+
+@pytest.mark.parametrize("group", [swim(), central()])
+def test_a_group_that_watches_its_members_shows_how_and_loads_again(group: dict[str, Any]) -> None:
+    config = parse({**SEED, "group": group})
+    assert parse(config.expand()) == config
+    assert parse({**config.expand(), "state": {"members": {"1": "dead"}}}).group == config.group
+
+
+def test_durations_are_integers_or_floats_and_an_interval_may_be_a_range() -> None:
+    assert parse(
+        {**SEED, "group": central(ping_timeout_ms=500, ping_interval_ms=[100, 200.5])}
+    ).group.config == {
+        "ping_timeout_ms": 500.0,
+        "ping_interval_ms": [100.0, 200.5],
+        "ping_max_num_timeouts": 3,
+    }
+    assert parse({**SEED, "group": central(ping_interval_ms=100)}).group.config["ping_interval_ms"] == 100.0
+    assert parse({**SEED, "group": swim(protocol_period_ms=100)}).group.config == {
+        "protocol_period_ms": 100.0,
+        "ping_timeout_ms": 200.0,
+        "ping_req_timeout_ms": 500.0,
+        "ping_req_members": 3,
+        "suspicion_timeout_ms": 5000.0,
+    }
+
+
 def test_the_expanded_form_is_the_original_s_with_bootstrap() -> None:
     assert parse(SEED).expand() == EXPANDED
 
@@ -68,7 +101,16 @@ def test_ranks_without_mpi_are_echoed_with_a_warning(caplog: pytest.LogCaptureFi
         ({"group": "static"}, "config.group", "got `str`"),
         ({"group": {}}, "config.group", "`type`"),
         ({"group": {"type": "statik"}}, "config.group.type", "did you mean 'static'"),
-        ({"group": {"type": "swim"}}, "config.group.type", "not built in"),
+        ({"group": {"type": "swam"}}, "config.group.type", "did you mean 'swim'"),
+        ({"group": swim(ping_timeout_ms="200")}, "config.group.config.ping_timeout_ms", "got `str`"),
+        ({"group": swim(ping_timeout_ms=0)}, "config.group.config.ping_timeout_ms", "> 0"),
+        ({"group": swim(ping_req_members=-1)}, "config.group.config.ping_req_members", ">= 0"),
+        ({"group": swim(ping_interval_ms=3)}, "config.group.config.ping_interval_ms", "has no such field"),
+        ({"group": swim(ping_time_ms=3)}, "config.group.config.ping_time_ms", "mean 'ping_timeout_ms'"),
+        ({"group": central(ping_interval_ms=[3])}, "config.group.config.ping_interval_ms", "length >= 2"),
+        ({"group": central(ping_interval_ms=[3, 2])}, "config.group.config", "the smaller one comes first"),
+        ({"group": central(ping_max_num_timeouts=0)}, "config.group.config.ping_max_num_timeouts", ">= 1"),
+        ({"group": central(primary_provider_id=65536)}, "config.group.config.primary_provider_id", "65535"),
         ({"group": {"type": "static", "conf": {}}}, "config.group.conf", "did you mean 'config'"),
         ({"group": {"type": "static", "config": {"ping": 1}}}, "config.group.config.ping", "no such field"),
         ({"gateway": {"type": "pinggy"}}, "config.gateway.type", "not built in"),

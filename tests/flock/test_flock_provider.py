@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -325,7 +325,7 @@ def test_old_news_of_another_address_do_not_end_a_member_which_then_tells_where_
         provider.ready(engine)
         news = Member("na+sm://gone-1", 1, 1)
         with talking_to(group_file.read(path), 10) as client:
-            for to in other.view.members:
+            for to in sorted(other.view.members, key=lambda member: member.address == engine.address):
                 if to.rank:
                     client.announce(to, news)
             deadline = time.monotonic() + 10
@@ -333,6 +333,110 @@ def test_old_news_of_another_address_do_not_end_a_member_which_then_tells_where_
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             assert client.view(engine.address, PROVIDER_ID).ranks[engine.address] == 1
+
+
+SWIM = {"type": "swim", "config": {"protocol_period_ms": 20, "ping_timeout_ms": 2000}}
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_member_that_another_does_not_know_tells_it(engine: Engine, tmp_path: Path) -> None:
+    path, copy = tmp_path / "mofka.json", tmp_path / "copy.json"
+    founder = start(engine, path, group=SWIM)
+    founder.form({0: founder.offer})
+    founder.ready(engine)
+    view = group_file.read(path)
+    group_file.write(
+        copy,
+        GroupView(
+            (*view.members, *(Member(f"na+sm://gone-{rank}", 1, rank) for rank in (1, 2))), view.metadata
+        ),
+    )
+    with serving() as second:
+        newcomer = meeting(1, None, second, copy, group=SWIM)  # on a host that does not share the file
+        newcomer.form({1: newcomer.offer})
+        newcomer._is_complete = True
+        assert second.address not in founder.view.ranks
+        assert newcomer._watcher is not None
+        newcomer._watcher.start()
+        eventually(lambda: founder.view.ranks.get(second.address) == 1)
+        newcomer.close()
+
+
+def test_a_group_that_is_watched_wakes_up_and_one_that_is_static_does_not(
+    engine: Engine, tmp_path: Path
+) -> None:
+    before = set(threading.enumerate())
+
+    def begun() -> set[str]:
+        return {thread.name for thread in set(threading.enumerate()) - before}
+
+    provider = start(engine, tmp_path / "static.json")
+    provider.form({0: provider.offer})
+    provider.ready(engine)
+    assert begun() == {"flock-watch"}
+    provider.close()
+    with serving() as second:
+        provider = start(second, tmp_path / "swim.json", group=SWIM)
+        provider.form({0: provider.offer})
+        provider.ready(second)
+        assert "flock-pings" in begun()
+        provider.close()
+        eventually(lambda: "flock-pings" not in begun())
+
+
+def test_the_configuration_of_the_group_wins_over_that_of_who_joins(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "mofka.json"
+    central = {"type": "centralized", "config": {"ping_timeout_ms": 7000}}
+    founder = start(engine, path, group=central)
+    founder.form({0: founder.offer})
+    founder.ready(engine)
+    assert json.loads(group_file.read(path).metadata["__config__"]) == {
+        "ping_timeout_ms": 7000.0,
+        "ping_interval_ms": 1000.0,
+        "ping_max_num_timeouts": 3,
+        "primary_address": engine.address,
+        "primary_provider_id": PROVIDER_ID,
+    }
+    with serving() as second:
+        newcomer = start(second, path, bootstrap="join", group={"type": "centralized"})
+        newcomer.form({0: newcomer.offer})
+        newcomer.ready(second)
+        assert newcomer.config["group"]["config"] == {
+            "ping_timeout_ms": 7000.0,
+            "ping_interval_ms": 1000.0,
+            "ping_max_num_timeouts": 3,
+        }
+        assert newcomer.config["state"] == {"members": {"0": "alive"}}
+        newcomer.close()
+    with serving() as third:
+        stranger = start(third, path, bootstrap="join")
+        with pytest.raises(ConfigError, match="this is a group of type 'centralized', not 'static'"):
+            stranger.form({0: stranger.offer})
+
+
+def test_a_primary_that_is_no_member_is_named_with_those_who_are(engine: Engine) -> None:
+    central = {"type": "centralized", "config": {"primary_address": "tcp://10.0.0.9:1"}}
+    provider = start(engine, None, group=central)
+    with pytest.raises(
+        ConfigError, match=r"no member of the group is at tcp://10\.0\.0\.9:1; there are na\+sm"
+    ):
+        provider.form({0: provider.offer})
+
+
+def test_the_metadata_follow_a_primary_that_moves() -> None:
+    text = json.dumps({"ping_timeout_ms": 1.0, "primary_address": "na+sm://a"})
+    view = GroupView((Member("na+sm://a", 1, 0), Member("na+sm://b", 1, 1)), {"__config__": text})
+    assert json.loads(view.with_member(Member("na+sm://c", 1, 0)).metadata["__config__"]) == {
+        "ping_timeout_ms": 1.0,
+        "primary_address": "na+sm://c",
+    }
+    assert view.with_member(Member("na+sm://c", 1, 1)).metadata == view.metadata
 
 
 def test_a_member_learns_from_another_that_it_was_replaced_where_there_is_no_file(

@@ -1,84 +1,68 @@
-"""A detector that sends frames of 25 MB, and processes that reconstruct: each has some of 64 partitions, until each of
-these has brought its FIN.
-
-``tomography.py GROUP_FILE TOPIC detector FRAMES`` and ``tomography.py GROUP_FILE TOPIC RANK SIZE``, which prints the
-sums of its frames by their numbers.
-"""
+"""A tomography mini-app of the oldest generation: frames go to partitions, FIN ends each; consumers by targets."""
 
 import json
+import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 
-from mochi.mofka.client import DataDescriptor, MofkaDriver, Ordering, TopicHandle
+from mochi.mofka.client import AdaptiveBatchSize, MofkaDriver, Ordering, ThreadPool
 
-SHAPE = (2560, 2440)
-DTYPE = np.dtype("<u4")
-
-
-def frame(number: int) -> np.ndarray:
-    """Return a frame that can be made again, of 25 MB."""
-    image = np.full(SHAPE, number, DTYPE)
-    image[number, :] += np.arange(SHAPE[1], dtype=DTYPE)
-    return image
+GROUP_FILE, PARTITIONS, FRAMES = sys.argv[1], 64, 6
+SHAPE = (2500, 2500)  # of float32: 25 MB
+TOPIC = "frames"
 
 
-def detect(topic: TopicHandle, frames: int) -> None:
+def distribute() -> None:
+    driver = MofkaDriver(GROUP_FILE, use_progress_thread=True)
+    topic = driver.open_topic(TOPIC)
+    producer = topic.producer(
+        "distributor", batch_size=1, thread_pool=ThreadPool(2), ordering=Ordering.Strict
+    )
     partitions = len(topic.partitions)
-    producer = topic.producer("detector", batch_size=2, ordering=Ordering.Loose)
-    images = [frame(number) for number in range(frames)]
-    for number, image in enumerate(images):
-        about = {
-            "Type": "DATA",
-            "sequence": number,
-            "rows": SHAPE[0],
-            "columns": SHAPE[1],
-            "theta": 0.5 * number,
-        }
-        producer.push(about, image, partition=number % partitions)
+    for sequence in range(FRAMES):
+        frame = np.full(SHAPE, sequence, np.float32)
+        metadata = {"Type": "DATA", "sequence": sequence, "shape": list(SHAPE), "theta": sequence / FRAMES}
+        producer.push(metadata, frame, partition=np.int64(7 * sequence % partitions))
+    producer.flush()
     for partition in range(partitions):
         producer.push({"Type": "FIN"}, partition=partition)
-    producer.flush().wait(timeout_ms=60000)
+    producer.flush()
 
 
-def reconstruct(topic: TopicHandle, rank: int, size: int) -> dict[int, int]:
-    targets = list(range(rank, len(topic.partitions), size))
-    image = np.empty(SHAPE, DTYPE)
-
-    def select(metadata: Any, descriptor: DataDescriptor) -> DataDescriptor:
-        return descriptor if metadata["Type"] == "DATA" else DataDescriptor()
-
-    def allocate(metadata: Any, descriptor: DataDescriptor) -> list[Any]:
-        return [image] if descriptor.size else []
-
+def reconstruct(rank: int, size: int) -> None:
+    driver = MofkaDriver(GROUP_FILE, use_progress_thread=True)
+    topic = driver.open_topic(TOPIC)
+    targets = [index for index in range(len(topic.partitions)) if index % size == rank]
     consumer = topic.consumer(
-        f"reconstruction_{rank}",
+        "reconstruction",
+        batch_size=AdaptiveBatchSize,
+        data_selector=lambda metadata, descriptor: descriptor,
+        data_broker=lambda metadata, descriptor: [bytearray(descriptor.size)],
         targets=targets,
-        data_selector=select,
-        data_allocator=allocate,
-        batch_size=1,
-        max_num_batches=1,
     )
-    sums: dict[int, int] = {}
-    left = len(targets)
-    while left:
-        event = consumer.pull().wait(timeout_ms=60000)
-        if event.metadata["Type"] == "FIN":
-            left -= 1
-        else:
-            sums[event.metadata["sequence"]] = int(image.sum(dtype=np.uint64))
-    return sums
+    finished, frames = 0, 0
+    while finished < len(targets):
+        event = consumer.pull().wait()
+        metadata = json.loads(event.metadata)
+        if metadata["Type"] == "FIN":
+            finished += 1
+            continue
+        frame = np.frombuffer(event.data[0], np.float32).reshape(metadata["shape"])
+        assert frame.min() == frame.max() == metadata["sequence"]
+        frames += 1
+    print(frames)
 
 
-def main(group_file: str, topic_name: str, role: str, number: int) -> None:
-    driver = MofkaDriver(group_file=group_file, timeout_ms=60000)
-    topic = driver.open_topic(topic_name)
-    if role == "detector":
-        detect(topic, number)
-    else:
-        print(json.dumps(reconstruct(topic, int(role), number)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+if len(sys.argv) == 2:
+    MofkaDriver(GROUP_FILE).create_topic(topic_name=TOPIC, options={"num_partitions": PARTITIONS})
+    command = [sys.executable, __file__, GROUP_FILE]
+    ranks = [
+        subprocess.Popen([*command, str(rank), "2"], stdout=subprocess.PIPE, text=True) for rank in range(2)
+    ]
+    distribute()
+    outputs = [process.communicate()[0] for process in ranks]
+    assert not any(process.returncode for process in ranks)
+    print(f"{sum(map(int, outputs))} frames reconstructed")
+else:
+    reconstruct(int(sys.argv[2]), int(sys.argv[3]))

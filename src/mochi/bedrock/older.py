@@ -33,6 +33,21 @@ class _Swim(Struct, frozen=True, forbid_unknown_fields=True):
     subgroup_member_count: int = -1
     disabled: bool = False
 
+    @property
+    def group(self) -> dict[str, Any]:
+        """The group of flock that watches its members so; what is left to SSG is left to flock."""
+        if self.disabled:
+            return {"type": "static"}
+        config: dict[str, Any] = {}
+        period = self.period_length_ms or 1000
+        if self.period_length_ms:
+            config["protocol_period_ms"] = period
+        if self.suspect_timeout_periods > 0:
+            config["suspicion_timeout_ms"] = period * self.suspect_timeout_periods
+        if self.subgroup_member_count >= 0:
+            config["ping_req_members"] = self.subgroup_member_count
+        return {"type": "swim", "config": config} if config else {"type": "swim"}
+
 
 class _Group(Struct, frozen=True, forbid_unknown_fields=True):
     """A group of SSG, as it was configured."""
@@ -42,7 +57,7 @@ class _Group(Struct, frozen=True, forbid_unknown_fields=True):
     group_file: str = ""
     pool: str | int | UnsetType = UNSET
     credential: int = -1
-    swim: _Swim | UnsetType = UNSET
+    swim: _Swim = _Swim()
 
 
 def groups(section: Any) -> list[dict[str, Any]]:
@@ -68,7 +83,7 @@ def groups(section: Any) -> list[dict[str, Any]]:
         provider: dict[str, Any] = {
             "name": group.name,
             "type": "flock",
-            "config": {"bootstrap": _BOOTSTRAPS[group.bootstrap], "group": {"type": "static"}},
+            "config": {"bootstrap": _BOOTSTRAPS[group.bootstrap], "group": group.swim.group},
         }
         if group.group_file:
             provider["config"]["file"] = group.group_file

@@ -28,9 +28,10 @@ from mochi.flock.config import FlockConfig
 from mochi.flock.errors import ConfigError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo import transport
+from mochi.margo.address import canonical
 from mochi.margo.errors import AddressError, MargoError
 
-__all__ = ["Bootstrap", "Offer", "Place", "bootstrap", "new_token"]
+__all__ = ["Bootstrap", "Offer", "Place", "bootstrap", "new_token", "primary_of"]
 
 _TOKEN_BYTES = 32
 
@@ -84,6 +85,8 @@ class Bootstrap(ABC):
     token : bytes or None
         The shared secret of the service; None where there is none yet.
     me : Member
+    found : GroupView or None
+        The group file as it was found, where this way needs one.
     on_place : callable
         Told the member before others can learn that it has got another rank.
 
@@ -95,6 +98,7 @@ class Bootstrap(ABC):
 
     name: str
     token: bytes | None = None
+    found: GroupView | None = None
     keeps_file = False
     """Whether the group file is there before the service, and after it."""
 
@@ -132,6 +136,7 @@ class Bootstrap(ABC):
             raise ConfigError("config.file", f"missing; the bootstrap {self.name!r} finds the group there")
         view = group_file.read(self.file)
         self.token = view.token
+        self.found = view
         return view
 
 
@@ -237,7 +242,7 @@ class JoinBootstrap(Bootstrap):
     def open(self) -> None:
         view = self.existing()
         if _find(view, self.me.address) is None:
-            _check_alive(str(self.file), view)
+            _check_open(str(self.file), view, self.me)
 
     def form(self, offers: Mapping[int, Offer]) -> tuple[Member, ...]:
         def enter(view: GroupView) -> GroupView:
@@ -303,6 +308,7 @@ class ViewBootstrap(FileBootstrap):
         view = self.config.view
         if view is None:
             raise ConfigError("config.view", "missing; the bootstrap 'view' takes the members from there")
+        self.found = view
         self._take_place(view, "config.view")
         self.token = view.token
         if view.token is None and len(view.members) > 1:
@@ -365,10 +371,52 @@ def _leads_to(address: str, own: str) -> bool:
     return False
 
 
-def _check_alive(file: str, view: GroupView) -> None:
+def _check_open(file: str, view: GroupView, me: Member) -> None:
+    """Return if the group is there, and lets one more in: nobody grows where no one could say who has been lost."""
     with talking_to(view, CALL_TIMEOUT) as client:
-        if not any(sign.is_living for _, sign in client.signs(view.members)):
-            raise GroupFileError(file, "the group file is of a service that has ended: no member answers")
+        signs = dict(client.signs(view.members))
+    if not any(sign.is_living for sign in signs.values()):
+        raise GroupFileError(file, "the group file is of a service that has ended: no member answers")
+    kind = view.metadata.get(group_file.TYPE_KEY)
+    answering = [member for member, sign in signs.items() if sign is Sign.ANSWERS]
+    if kind == "centralized":
+        primary = primary_of(view)
+        if primary not in {view.ranks[member.address] for member in answering}:
+            raise GroupFileError(
+                file, f"the primary, rank {primary}, does not answer; without it nobody joins the group"
+            )
+    elif kind == "swim":
+        number = sum(not member.ended for member in view.members)
+        returning = any(member.home == me.home and member not in answering for member in view.members)
+        if 2 * (len(answering) + returning) <= number:
+            raise GroupFileError(
+                file,
+                f"{len(answering)} of {number} members answer; without more than half nobody joins the group",
+            )
+
+
+def primary_of(view: GroupView) -> int:
+    """Return the rank of the primary of a group of type ``centralized``, which its metadata name.
+
+    Raises
+    ------
+    ConfigError
+        They name an address that no member has.
+    """
+    config = msgspec.json.decode(view.metadata.get(group_file.CONFIG_KEY, "{}"))
+    address = config.get(group_file.PRIMARY)
+    if address is None:
+        return min(view.ranks.values())
+    provider_id = config.get("primary_provider_id")
+    primary = _find(view, canonical(address))
+    if primary is None or provider_id not in (None, primary.provider_id):
+        named = address if provider_id is None else f"{address} with provider id {provider_id}"
+        raise ConfigError(
+            f"config.group.config.{group_file.PRIMARY}",
+            f"no member of the group is at {named}; there are "
+            + ", ".join(f"{member.address} with {member.provider_id}" for member in view.members),
+        )
+    return view.ranks[primary.address]
 
 
 def _await_end(file: str, view: GroupView) -> None:

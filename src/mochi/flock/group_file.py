@@ -7,9 +7,10 @@ id, metadata sorted by key. Six rules are ours:
    first byte on: who may read the file may use the service.
 2. It appears whole or not at all, and outlives a crash of the machine once `write` has returned.
 3. A view that travels over the network has no token in it.
-4. A member may have three keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
-   again at another address; ``ended``, if it has ended in good order; and ``home``, the host and directory of one that
-   has joined, by which it is known when it joins again.
+4. A member may have four keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
+   again at another address; ``ended``, if it has ended in good order; ``home``, the host and directory of one that
+   has joined, by which it is known when it joins again; and ``state``, where a group that watches its members has found
+   one ``suspect`` or ``dead``.
 5. An address is read in any of its forms, and kept and written in one, see `mochi.margo.address.canonical`.
 6. What is no regular file is neither read nor replaced.
 
@@ -24,19 +25,25 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from mochi.flock.errors import GroupFileError, GroupFileMissing
+from mochi.flock.standing import Peer, State
 from mochi.margo.address import canonical
 from mochi.margo.paths import check_regular, read_small
 
 _log = logging.getLogger(__name__)
 
 TOKEN_KEY: Final = "__token__"
+TYPE_KEY: Final = "__type__"
+CONFIG_KEY: Final = "__config__"
+
+PRIMARY: Final = "primary_address"
+"""Field of the configuration of a group: where its primary is."""
 
 LOCK_PATIENCE: Final = 10.0
 """Seconds that an update waits for others to be done with theirs."""
@@ -59,6 +66,7 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     rank: Annotated[int, msgspec.Meta(ge=0)] | None = None
     ended: bool = False
     home: str | None = None
+    state: str | None = None
 
     def __post_init__(self) -> None:
         """Have the address in its one form."""
@@ -100,7 +108,22 @@ class GroupView(msgspec.Struct, frozen=True):
         others = [
             other for other in self.members if other.rank != member.rank and other.address != member.address
         ]
-        return GroupView(_in_order((*others, member)), self.metadata)
+        metadata = self.metadata
+        for other in self.members:
+            if other.rank == member.rank is not None and other.address != member.address:
+                metadata = _with_primary_moved(metadata, other.address, member.address)
+        return GroupView(_in_order((*others, member)), metadata)
+
+    def with_states(self, states: Mapping[Peer, State]) -> "GroupView":
+        """Return the view with how its members are; who is not in `states` is alive."""
+        members = (
+            msgspec.structs.replace(
+                member,
+                state=states.get(Peer(self.ranks[member.address], member.address), State.ALIVE).word,
+            )
+            for member in self.members
+        )
+        return GroupView(tuple(members), self.metadata)
 
     def with_token(self, token: bytes) -> "GroupView":
         """Return the view with the shared secret of its service."""
@@ -109,6 +132,17 @@ class GroupView(msgspec.Struct, frozen=True):
     def without_token(self) -> "GroupView":
         """Return the view that may leave the process."""
         return GroupView(self.members, {key: text for key, text in self.metadata.items() if key != TOKEN_KEY})
+
+
+def _with_primary_moved(metadata: dict[str, str], before: str, now: str) -> dict[str, str]:
+    """Return the metadata of a group, one member of which has another address now: its primary, perhaps."""
+    try:
+        config = msgspec.json.decode(metadata.get(CONFIG_KEY, "{}"), type=dict[str, Any])
+    except msgspec.DecodeError:
+        return metadata
+    if config.get(PRIMARY) != before:
+        return metadata
+    return {**metadata, CONFIG_KEY: msgspec.json.encode({**config, PRIMARY: now}, order="sorted").decode()}
 
 
 def serialize(view: GroupView) -> bytes:

@@ -12,8 +12,11 @@ its server.
 
 import logging
 import os
+import random
 import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -21,11 +24,15 @@ import msgspec
 
 from mochi import shortage
 from mochi.flock import group_file, rpc
-from mochi.flock.bootstrap import CALL_TIMEOUT, Offer, Place, bootstrap, new_token
+from mochi.flock.bootstrap import CALL_TIMEOUT, Offer, Place, bootstrap, new_token, primary_of
+from mochi.flock.centralized import Centralized
 from mochi.flock.client import Sign, announce, listens, talking_to
-from mochi.flock.config import FlockConfig
+from mochi.flock.config import CentralizedConfig, FlockConfig, SwimConfig
 from mochi.flock.errors import FlockError, GroupFileError
 from mochi.flock.group_file import GroupView, Member
+from mochi.flock.standing import Machine, Peer, State
+from mochi.flock.swim import Swim
+from mochi.flock.watch import Watch
 from mochi.margo.asking import answers
 from mochi.margo.complaints import Complaint
 from mochi.margo.engine import Engine
@@ -87,25 +94,35 @@ class FlockProvider:
             raise FlockError("the server is a member of another service already, which has another token")
         engine.address = self._bootstrap.me.address  # perhaps by the name of its host
         self._seat: Seat | None = None
+        self._primary: int | None = None
         self._bootstrap.on_place = self._take_seat
         self._take_seat(self._bootstrap.me)
         self._view = self._view_of((self._bootstrap.me,))
         self._stamp: tuple[int, ...] = ()
+        self._watcher: Watch | None = None
+        self._problem: str | None = None
+        self._introduced = float("-inf")
+        self._introducing = threading.Lock()
         self._changing = threading.Lock()
         self._closed = threading.Event()
         engine.define(rpc.GET_VIEW, provider_id, rpc.GetView, self._get_view, pool=pool)
         engine.define(rpc.ANNOUNCE, provider_id, rpc.Announce, self._take_note, pool=pool)
+        engine.define(rpc.ASK, provider_id, rpc.Asking, self._asked, pool=pool)
 
     @property
     def view(self) -> GroupView:
-        """The current view of the group, with its token; reads the group file if that has changed."""
+        """The current view of the group, with its token; reads the group file if that has changed.
+
+        In a group that watches its members, it says who is suspect or dead, and whether it is frozen, and why.
+        """
         self._refresh()
-        return self._view
+        return self._view if self._watcher is None else self._watcher.shown(self._view)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Expanded configuration."""
-        return self._config.expand()
+        """Expanded configuration; of a group that watches its members, with how they are."""
+        shown = self._config.expand()
+        return shown if self._watcher is None else {**shown, "state": self._watcher.state}
 
     @property
     def offer(self) -> dict[str, Any]:
@@ -136,7 +153,13 @@ class FlockProvider:
         members = self._bootstrap.form(
             {rank: msgspec.convert(offer, Offer) for rank, offer in offers.items()}
         )
+        self._config = self._config.of_group(self._bootstrap.found)
+        if self._config.group.type == "centralized":
+            found = self._bootstrap.found
+            is_named = found is not None and group_file.CONFIG_KEY in found.metadata
+            self._primary = primary_of(found if found is not None and is_named else self._view_of(members))
         self._view = self._view_of(members)
+        self._watcher = self._watch_over(self._view)
         ranks = self._view.ranks
         return ranks[self._bootstrap.me.address], {rank: address for address, rank in ranks.items()}
 
@@ -151,6 +174,8 @@ class FlockProvider:
         self._bootstrap.publish(self._view)
         self._is_published = self._file is not None and not self._bootstrap.keeps_file
         self._is_complete = True
+        if self._watcher is not None:
+            self._watcher.start()
         shortage.start(threading.Thread(target=self._watch, name="flock-watch", daemon=True))
 
     def close(self) -> None:
@@ -159,6 +184,8 @@ class FlockProvider:
         if self._closed.is_set():
             return
         self._closed.set()
+        if self._watcher is not None:
+            self._watcher.close()
         if self._is_published:
             try:
                 group_file.update(str(self._file), self._without_me)
@@ -204,6 +231,8 @@ class FlockProvider:
                 return False
             self._stamp = stamp
             self._adopt(found)
+            if self._watcher is not None:
+                self._watcher.recorded(found)
         return True
 
     def _stamp_of_file(self) -> tuple[int, ...]:
@@ -226,11 +255,65 @@ class FlockProvider:
     def _adopt(self, found: GroupView) -> None:
         """Take over what is known of the members."""
         me = self._bootstrap.me
-        found = found.ranked()
+        found = found.ranked().with_states({})
         for member in found.members:
             if member.rank == me.rank and member.address != me.address and self._is_complete:
                 shortage.start(threading.Thread(target=self._face, args=(member,), daemon=True))
         self._view = self._view_of(found.with_member(me).members)
+        if self._watcher is not None:
+            self._watcher.know(self._view)
+
+    def _watch_over(self, view: GroupView) -> Watch | None:
+        """Return the watch over the members; None where nobody watches them."""
+        me, config = self._bootstrap.me, self._config.watching
+        peer, draw, now = Peer(me.rank or 0, me.address), random.Random(), time.monotonic()
+        machine: Machine
+        if isinstance(config, CentralizedConfig):
+            assert self._primary is not None
+            machine = Centralized(peer, self._primary, config, draw, now)
+        elif isinstance(config, SwimConfig):
+            machine = Swim(peer, config, draw, now)
+        else:
+            return None
+        watch = Watch(me, machine, self._refresh, self._record, self._introduce)
+        watch.know(view)
+        return watch
+
+    def _record(self, states: Mapping[Peer, State]) -> bool:
+        """Have the group file say how the members are, which is the matter of one of them; return whether it does."""
+        if self._file is None or self._closed.is_set():
+            return True
+
+        def change(view: GroupView) -> GroupView:
+            if view.token != self._token:
+                return view
+            present = self._view if self._stamp_of_file() == self._stamp else view.ranked()
+            return GroupView(present.members, {**view.metadata, **present.metadata}).with_states(states)
+
+        problem: str | None = None
+        try:
+            group_file.update(self._file, change)
+        except GroupFileError as error:
+            problem = str(error)
+        if problem not in (None, self._problem):
+            _log.warning("flock: who is suspect or dead is not in the group file: %s", problem)
+        self._problem = problem
+        return problem is None
+
+    def _introduce(self, to: Member) -> None:
+        """Have members know this one, unless it was replaced: one of them does not know it."""
+        with self._introducing:
+            if time.monotonic() < self._introduced + WATCH_INTERVAL:
+                return
+            self._introduced = time.monotonic()
+        me = self._bootstrap.me
+        with talking_to(self._view, CALL_TIMEOUT) as client, suppress(MargoError):
+            known = client.view(to.address, to.provider_id).ranked().members
+            rival = next((m for m in known if m.rank == me.rank and m.address != me.address), None)
+            if rival is not None:
+                self._face(rival)
+            elif not self._closed.is_set():
+                announce(me, self._view, CALL_TIMEOUT)
 
     def _face(self, rival: Member) -> None:
         """End the server if another has its rank and is there; who is not there is known to those who have old news."""
@@ -251,14 +334,26 @@ class FlockProvider:
 
     def _view_of(self, members: tuple[Member, ...]) -> GroupView:
         config = self._config.group.config
+        for member in members:
+            if member.rank == self._primary is not None:
+                config = {
+                    **config,
+                    group_file.PRIMARY: member.address,
+                    "primary_provider_id": member.provider_id,
+                }
         metadata = {
-            "__config__": msgspec.json.encode(config, order="sorted").decode(),
-            "__type__": self._config.group.type,
+            group_file.CONFIG_KEY: msgspec.json.encode(config, order="sorted").decode(),
+            group_file.TYPE_KEY: self._config.group.type,
         }
         return GroupView(members, metadata).with_token(self._token)
 
     def _get_view(self, request: rpc.GetView) -> GroupView:
         return self.view.without_token()
+
+    def _asked(self, request: rpc.Asking) -> rpc.Answer | Future[rpc.Answer]:
+        if self._watcher is None:  # the group is not formed yet
+            return rpc.Answer(request.about is None, True, ())
+        return self._watcher.asked(request)
 
     def _take_note(self, request: rpc.Announce) -> None:
         member = request.member

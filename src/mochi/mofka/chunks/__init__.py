@@ -19,6 +19,7 @@ from mochi.mofka.chunks.errors import (
     StorageError,
 )
 from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
+from mochi.mofka.chunks.following import ChunkFollower, follow
 from mochi.mofka.chunks.layout import LOCK_NAME
 from mochi.mofka.chunks.ledger import Origin, Remembered
 from mochi.mofka.chunks.reader import EventRange
@@ -30,6 +31,7 @@ __all__ = [
     "LOCK_NAME",
     "Batch",
     "ChunkConfig",
+    "ChunkFollower",
     "ChunkStore",
     "ChunkView",
     "CorruptPartition",
@@ -47,6 +49,7 @@ __all__ = [
     "Remembered",
     "Retention",
     "StorageError",
+    "follow",
     "remove_partition",
     "view",
 ]

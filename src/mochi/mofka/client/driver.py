@@ -172,7 +172,7 @@ class MofkaDriver(Driver):
             Short for a ``schema`` validator.
         """
         check_name(name)
-        wanted = parse_topic(options)
+        wanted = parse_topic(options, self.generation)
         if schema is not None:
             if validator is not None:
                 raise TypeError("give a validator or a schema, not both")

@@ -44,13 +44,16 @@ class Members:
 
     @property
     def addresses(self) -> list[Member]:
-        """Where a member may be, each address once: as that of who was told or heard there last."""
+        """Where a member may be, each address once: as that of who was told or heard there last.
+
+        Those that are suspect or dead come last.
+        """
         found: dict[str, Member] = {}
         for known in (self._heard, *reversed(self._told), self._written):
             for member in known.values():
                 found.setdefault(member.address, member)
         places = {member.rank: place for place, member in enumerate(self.present)}
-        return sorted(found.values(), key=lambda member: places[member.rank])
+        return sorted(found.values(), key=lambda member: (member.state is not None, places[member.rank]))
 
     @property
     def silent(self) -> frozenset[str]:
@@ -60,7 +63,7 @@ class Members:
     def heard(self, member: Member) -> None:
         """Take note that one of `addresses` has answered."""
         self._silent.discard(member.address)
-        self._heard[_rank(member)] = msgspec.structs.replace(member, ended=False)
+        self._heard[_rank(member)] = msgspec.structs.replace(member, ended=False, state=None)
 
     def missed(self, member: Member) -> None:
         """Take note that one of `addresses` has not answered."""

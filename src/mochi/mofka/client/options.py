@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from diaspora_stream.errors import ConfigError, hint
-from diaspora_stream.generations import Generation, tell_once
+from diaspora_stream.generations import TODAY, Generation, tell_once
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.serializer import DefaultSerializer, Serializer
@@ -133,11 +133,7 @@ def parse_driver(options: Any, generation: Generation) -> DriverOptions:
         MargoConfig.parse(_object(options.get("margo", {}), "options.margo"), "options.margo")
     except MargoConfigError as error:
         raise ConfigError(error.where, error.problem) from error
-    timeout = milliseconds("options.timeout_ms", options.get("timeout_ms", 30000))
-    if not 0 < timeout <= MAX_TIMEOUT_MS:
-        raise ConfigError(
-            "options.timeout_ms", f"must be a positive number of milliseconds, found {timeout!r}"
-        )
+    timeout = timeout_of(options)
     patience = milliseconds(
         "options.group_file_timeout_ms", options.get("group_file_timeout_ms", 1000 * START_PATIENCE)
     )
@@ -147,15 +143,15 @@ def parse_driver(options: Any, generation: Generation) -> DriverOptions:
             f"must be a number of milliseconds, 0 or more, found {patience!r}",
         )
     return DriverOptions(
-        os.path.abspath(_path("options.group_file", options.get("group_file"))),
-        timeout / 1000,
+        os.path.abspath(path_of("options.group_file", options.get("group_file"))),
+        timeout,
         patience / 1000,
-        replace(generation, metadata_text=_is_text(options, generation)),
+        replace(generation, metadata_text=is_text(options, generation)),
     )
 
 
-def _is_text(options: Mapping[str, Any], generation: Generation) -> bool:
-    """Tell whether metadata is to be JSON text."""
+def is_text(options: Mapping[str, Any], generation: Generation) -> bool:
+    """Tell whether metadata is to be JSON text; `ConfigError` if the option ``metadata`` is wrong."""
     for where, chosen in (
         ("options.metadata", options.get("metadata")),
         (METADATA_VARIABLE, os.environ.get(METADATA_VARIABLE) or None),
@@ -174,7 +170,17 @@ def milliseconds(where: str, value: Any) -> float:
     return float(value)
 
 
-def _path(where: str, path: Any) -> str:
+def timeout_of(options: Mapping[str, Any]) -> float:
+    """Return the seconds of a driver's ``timeout_ms``; `ConfigError` if that is none."""
+    timeout = milliseconds("options.timeout_ms", options.get("timeout_ms", 30000))
+    if not 0 < timeout <= MAX_TIMEOUT_MS:
+        raise ConfigError(
+            "options.timeout_ms", f"must be a positive number of milliseconds, found {timeout!r}"
+        )
+    return timeout / 1000
+
+
+def path_of(where: str, path: Any) -> str:
     """Return a path that was given as a str or an ``os.PathLike``, the user's home in place of ``~``."""
     if isinstance(path, os.PathLike):
         path = os.fspath(path)
@@ -221,7 +227,7 @@ def check_name(name: Any) -> str:
     return name
 
 
-def parse_topic(options: Any) -> TopicOptions:
+def parse_topic(options: Any, generation: Generation = TODAY) -> TopicOptions:
     """Check a topic's options, see the module.
 
     Raises
@@ -240,11 +246,15 @@ def parse_topic(options: Any) -> TopicOptions:
     partition.update(_object(options.get("partition", {}), "options.partition"))
     partition.update(_object(config.get("partition", {}), "options.config.partition"))
     if "path" in partition:
-        partition["path"] = _path("options.path", partition["path"])
+        partition["path"] = path_of("options.path", partition["path"])
     kind = config.get("type", "memory")
     if not isinstance(kind, str):
         raise ConfigError("options.config.type", f"must be a str, found {kind!r}")
-    count = _partition_count(options)
+    count = partition_count(options)
+    if count is None:
+        level = logging.DEBUG if generation.is_older else logging.WARNING
+        log.log(level, "options.num_partitions is not given: the topic has no partition yet")
+        count = 0
     if kind == "memory" and (unused := sorted(partition.keys() - {"retention"})):
         log.warning(
             "options.config.partition.%s: no effect on a partition in memory; options.config.type 'default' keeps "
@@ -294,11 +304,11 @@ def descriptions_of(
     return {base.__name__: component.to_metadata() for base, component in components.items()}
 
 
-def _partition_count(options: Mapping[str, Any]) -> int:
+def partition_count(options: Mapping[str, Any]) -> int | None:
+    """Return how many partitions a new topic is to have, None if that is not given; `ConfigError` if it is bad."""
     given = [name for name in ("num_partitions", "partitions") if name in options]
     if not given:
-        log.warning("options.num_partitions is not given: the topic has no partition yet")
-        return 0
+        return None
     name, count = given[0], options[given[0]]
     try:
         number = int(count) if isinstance(count, float) else unsigned(name, count)

@@ -97,16 +97,7 @@ class MofkaProducer(Producer):
             raise DiasporaError(f"{self!r} is closed")
         requested = None if partition is None else unsigned("partition", partition)
         chosen = self._selector.select(metadata, requested)
-        try:
-            index = operator.index(chosen)
-        except TypeError:
-            index = -1
-        if not 0 <= index < len(self._lanes):
-            raise NoPartition(
-                f"the partition selector chose {chosen!r}, and topic {self.topic.name!r} has partitions 0 to "
-                f"{len(self._lanes) - 1}"
-            )
-        return self._lanes[index]
+        return self._lanes[place_of(chosen, len(self._lanes), self.topic.name)]
 
     def flush(self) -> FutureFlushed:
         """Send what is pending, see `diaspora_stream.producer.Producer.flush`."""
@@ -165,6 +156,19 @@ class MofkaProducer(Producer):
 
 _CHOICES = {"when_full": ("block", "raise"), "not_finite": ("null", "raise")}
 """What a producer's options may be; the first of each is the default."""
+
+
+def place_of(chosen: Any, count: int, topic: str) -> int:
+    """Return what a partition selector chose of `count` partitions; `NoPartition` if it is none."""
+    try:
+        index = operator.index(chosen)
+    except TypeError:
+        index = -1
+    if not 0 <= index < count:
+        raise NoPartition(
+            f"the partition selector chose {chosen!r}, and topic {topic!r} has partitions 0 to {count - 1}"
+        )
+    return index
 
 
 def choices(options: Mapping[str, Any]) -> dict[str, str]:
