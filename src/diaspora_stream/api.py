@@ -3,6 +3,8 @@
 ``from diaspora_stream.api import *`` brings `Exception`, which shadows the builtin, as it does in the original.
 """
 
+from types import ModuleType
+
 from diaspora_stream.consumer import (
     Consumer,
     FutureEvent,
@@ -16,6 +18,7 @@ from diaspora_stream.errors import DiasporaError as ClientException
 from diaspora_stream.errors import DiasporaError as Exception
 from diaspora_stream.event import Event
 from diaspora_stream.future import FutureFlushed, FutureUint
+from diaspora_stream.generations import compiled as _compiled
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.producer import Producer
 from diaspora_stream.serializer import Serializer
@@ -46,3 +49,10 @@ __all__ = [
     "TopicHandle",
     "Validator",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name != "pydiaspora_stream_api":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module: ModuleType = _compiled(name)
+    return module

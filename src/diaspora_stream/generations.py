@@ -5,6 +5,7 @@ How a driver was made tells which generation a program is of: ``MofkaDriver("mof
 everywhere; what they do differently depends on the `Generation` of the driver.
 """
 
+import importlib
 import inspect
 import logging
 from collections.abc import Callable
@@ -44,6 +45,11 @@ class Generation(msgspec.Struct, frozen=True):
     lone_callables: bool = False
     older_names: bool = False
 
+    @property
+    def is_older(self) -> bool:
+        """Whether this is not today's."""
+        return self.name != TODAY.name
+
     def size(self, number: int) -> int:
         """Return a batch size, or a number of batches, as programs of this generation read it."""
         return CallableSize(number) if self.callable_sizes else number
@@ -76,6 +82,14 @@ def tell_once(name: str, level: int, text: str) -> None:
     mine = object()
     if _told.setdefault(name, mine) is mine:
         log.log(level, "%s", text)
+
+
+def compiled(module: str) -> Any:
+    """Import a module that has the name of a compiled one of the original; `ImportError` says how to have it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{module} is in the distribution mofka-compat, which is not installed") from error
 
 
 def as_before(*order: str, **renamed: str) -> Callable[[F], F]:

@@ -178,7 +178,7 @@ ANYTHING = st.recursive(
 @given(ANYTHING, ANYTHING)
 def test_whatever_a_topic_has_as_a_schema_something_is_left_of_it(schema: Any, metadata: Any) -> None:
     found, problems = readable_part(schema)
-    assert (found == schema) == (not problems) or schema is True
+    assert (repr(found) == repr(schema)) == (not problems)
     jsonschema_rs.Draft7Validator(found).is_valid(metadata)
 
 

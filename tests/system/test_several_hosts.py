@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,17 @@ import pytest
 from real_service import BIN, READY, WORKER, Machine, Process, config
 
 _numbers = itertools.count()
+
+WATCHING: dict[str, dict[str, Any]] = {
+    "centralized": {"ping_timeout_ms": 500, "ping_interval_ms": 100},
+    "swim": {
+        "protocol_period_ms": 100,
+        "ping_timeout_ms": 300,
+        "ping_req_timeout_ms": 300,
+        "suspicion_timeout_ms": 500,
+    },
+}
+"""How members watch each other, by the type of their group."""
 
 
 def is_done(*command: str) -> bool:
@@ -126,6 +137,75 @@ class Cluster:
     def worker(self, *arguments: object) -> Process:
         command = (sys.executable, WORKER, self.group_file, *map(str, arguments))
         return self._machine.start(*self._hosts.command(2, *command))
+
+
+def watched_by_three(machine: Machine, hosts: Hosts, kind: str) -> list[Process]:
+    """Start a server on each of three hosts; they watch each other, and share the group file."""
+    path = machine.directory / "mofka.json"
+    members = [
+        {"address": f"tcp://{hosts.address(number)}:4000", "provider_id": 1, "rank": number}
+        for number in range(3)
+    ]
+    path.write_text(json.dumps({"members": members, "metadata": {"__token__": "abcd"}}))
+    path.chmod(0o600)
+    settings = config()
+    settings["providers"][0]["config"] |= {
+        "bootstrap": "file",
+        "group": {"type": kind, "config": WATCHING[kind]},
+    }
+    del settings["providers"][1:], settings["libraries"][1:]
+    (machine.directory / "config.json").write_text(json.dumps(settings))
+    servers = []
+    for number in range(3):
+        address = f"tcp://{hosts.address(number)}:4000"
+        servers.append(machine.start(*hosts.command(number, BIN / "bedrock", address, "-c", "config.json")))
+        servers[-1].expect(READY)
+    return servers
+
+
+def states(machine: Machine, hosts: Hosts, number: int) -> dict[str, Any]:
+    """Return what a server says of the others, asked on its host."""
+    path = machine.directory / "mofka.json"
+    command = (BIN / "bedrock-query", "tcp", "-f", path, "--rank", str(number))
+    done = subprocess.run(
+        hosts.command(number, *command), capture_output=True, text=True, check=True, timeout=30
+    )
+    (shown,) = json.loads(done.stdout).values()
+    state: dict[str, Any] = shown["providers"][0]["config"]["state"]
+    return state
+
+
+def eventually(ask: Callable[[], Any], expected: Any) -> None:
+    deadline = time.monotonic() + 60
+    while (found := ask()) != expected:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
+def written(machine: Machine) -> dict[int, str]:
+    members = json.loads((machine.directory / "mofka.json").read_text())["members"]
+    return {member["rank"]: member["state"] for member in members if "state" in member}
+
+
+@pytest.mark.parametrize("kind", WATCHING)
+def test_two_sides_of_a_network_do_not_write_both_and_agree_when_it_is_whole_again(
+    machine: Machine, hosts: Hosts, kind: str
+) -> None:
+    servers = watched_by_three(machine, hosts, kind)
+    hosts.cut(2)
+    servers[2].expect("the view of the group is frozen: ")
+    eventually(lambda: written(machine), {2: "dead"})
+    for number in range(2):
+        eventually(lambda n=number: states(machine, hosts, n)["members"]["2"], "dead")  # type: ignore[misc]
+    alone = {"0": "dead", "1": "dead"} if kind == "swim" else {"0": "alive", "1": "alive"}
+    eventually(lambda: states(machine, hosts, 2)["members"], alone)
+    assert written(machine) == {2: "dead"}
+    hosts.rejoin(2)
+    servers[2].expect("the view of the group is not frozen any more")
+    eventually(lambda: written(machine), {})
+    for number in range(3):
+        others = {str(other): "alive" for other in range(3) if other != number}
+        eventually(lambda n=number: states(machine, hosts, n), {"members": others})  # type: ignore[misc]
 
 
 def summary(consumer: Process) -> Any:

@@ -1,14 +1,20 @@
-"""Asking a flock provider for the members of its group, and looking whether members are there."""
+"""Asking a flock provider for the members of its group, and looking whether members are there.
+
+`Client` makes handles of groups, which scripts use.
+"""
 
 import enum
+import os
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
-from mochi.flock import rpc
+from mochi.flock import rpc, view
+from mochi.flock.errors import FlockError
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo import transport
 from mochi.margo.asking import answers
-from mochi.margo.client import Client
+from mochi.margo.client import Client as MargoClient
 from mochi.margo.errors import (
     AddressError,
     AuthenticationError,
@@ -18,6 +24,7 @@ from mochi.margo.errors import (
     MargoError,
     ProtocolError,
 )
+from mochi.margo.sharing import connect
 
 
 class Sign(enum.Enum):
@@ -38,15 +45,15 @@ class Sign(enum.Enum):
 
 
 class FlockClient:
-    """Client of flock providers; as thread- and fork-safe as the `Client` under it.
+    """Client of flock providers; as thread- and fork-safe as the margo client under it.
 
     Parameters
     ----------
-    client : Client
+    client : mochi.margo.client.Client
         Connections to use; it holds the tokens.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: MargoClient) -> None:
         self._client = client
 
     def view(self, address: str, provider_id: int, *, timeout: float | None = None) -> GroupView:
@@ -113,8 +120,82 @@ def announce(member: Member, view: GroupView, timeout: float) -> None:
 @contextmanager
 def talking_to(view: GroupView, timeout: float) -> Iterator[FlockClient]:
     """Give a client that may talk to the members of a group, for a moment."""
-    with closing(Client(timeout=timeout)) as client:
+    with closing(MargoClient(timeout=timeout)) as client:
         if view.token is not None:
             for address, rank in view.ranks.items():
                 client.set_token(address, view.token, rank)
         yield FlockClient(client)
+
+
+class Client:
+    """Makes handles of groups.
+
+    Parameters
+    ----------
+    arg : str, Engine or int
+        A protocol, or an engine, see `mochi.margo.sharing.connect`.
+    """
+
+    def __init__(self, arg: Any) -> None:
+        self.margo, self._token = connect(arg)
+
+    def make_group_handle(self, address: str, provider_id: int = 0) -> "GroupHandle":
+        """Return the group of a member, which is asked for its view; `MargoError` if it cannot be."""
+        return self._handle(view.GroupView([Member(str(address), provider_id)]), update=True)
+
+    def make_group_handle_from_file(self, filename: str | os.PathLike[str]) -> "GroupHandle":
+        """Return the group of a group file; `GroupFileError` if that cannot be read."""
+        return self._handle(view.GroupView.from_file(filename))
+
+    def make_group_handle_from_serialized(self, text: str) -> "GroupHandle":
+        """Return the group of the text of a view; `GroupFileError` if it is none."""
+        return self._handle(view.GroupView.from_string(text))
+
+    def _handle(self, known: view.GroupView, *, update: bool = False) -> "GroupHandle":
+        known.token = known.token or self._token
+        handle = GroupHandle(self.margo, known)
+        if update:
+            handle.update()
+        return handle
+
+
+class GroupHandle:
+    """A group, as it was when it was last asked.
+
+    Attributes
+    ----------
+    view : mochi.flock.view.GroupView
+    """
+
+    def __init__(self, margo: MargoClient, known: view.GroupView) -> None:
+        self._margo = margo
+        self._take(known)
+
+    def __repr__(self) -> str:
+        return f"<GroupHandle of {len(self.view.members)} members>"
+
+    def _take(self, known: view.GroupView) -> None:
+        self.view = known
+        if known.token is not None:
+            for member in known.members:
+                self._margo.set_token(member.address, known.token, member.rank)
+
+    def update(self) -> None:
+        """Have the view of the first member that answers.
+
+        Raises
+        ------
+        MargoError
+            None does; that of the last one.
+        """
+        flock = FlockClient(self._margo)
+        failure: MargoError = FlockError("the group has no members to ask")
+        for _, told in answers(list(self.view.members), lambda m: flock.view(m.address, m.provider_id)):
+            if isinstance(told, MargoError):
+                failure = told
+                continue
+            found = view.GroupView.of(told)
+            found.token = self.view.token
+            self._take(found)
+            return
+        raise failure

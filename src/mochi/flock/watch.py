@@ -177,9 +177,14 @@ class Watch:
 
     def _missed(self, ping: Ping) -> None:
         with self._changing:
-            if not self._is_closed:
-                self._machine.missed(ping, time.monotonic())
-                self._note()
+            if self._is_closed:
+                return
+            self._machine.missed(ping, time.monotonic())
+            self._note()
+            is_dead = self._machine.states.get(ping.to) is State.DEAD
+        link = self._client.living_link(ping.to.address) if is_dead else None
+        if link is not None:  # what TCP sends again, after a cut, it sends late
+            self._client.set_aside(link)
 
     def _ask(self, ping: Ping) -> rpc.Answer | None:
         """Return what a member answers; None if it is not there, or says that the one asked about is not."""

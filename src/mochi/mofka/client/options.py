@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from diaspora_stream.errors import ConfigError, hint
-from diaspora_stream.generations import Generation, tell_once
+from diaspora_stream.generations import TODAY, Generation, tell_once
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.serializer import DefaultSerializer, Serializer
@@ -211,6 +211,13 @@ def check_text(what: str, text: Any) -> str:
     return text
 
 
+def check_object(what: str, value: Any) -> dict[str, Any]:
+    """Return an argument that is an object as a dict; TypeError that names it for anything else."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a dict, not {value!r}")
+    return dict(value)
+
+
 def check_name(name: Any) -> str:
     """Check the name of a new topic; `ConfigError` if it cannot be one, TypeError if it is no str."""
     if not isinstance(name, str):
@@ -227,7 +234,7 @@ def check_name(name: Any) -> str:
     return name
 
 
-def parse_topic(options: Any) -> TopicOptions:
+def parse_topic(options: Any, generation: Generation = TODAY) -> TopicOptions:
     """Check a topic's options, see the module.
 
     Raises
@@ -252,7 +259,8 @@ def parse_topic(options: Any) -> TopicOptions:
         raise ConfigError("options.config.type", f"must be a str, found {kind!r}")
     count = partition_count(options)
     if count is None:
-        log.warning("options.num_partitions is not given: the topic has no partition yet")
+        level = logging.DEBUG if generation.is_older else logging.WARNING
+        log.log(level, "options.num_partitions is not given: the topic has no partition yet")
         count = 0
     if kind == "memory" and (unused := sorted(partition.keys() - {"retention"})):
         log.warning(
