@@ -105,15 +105,18 @@ def test_a_batch_of_which_the_index_is_torn_is_not_seen(tmp_path: Path) -> None:
     directory = tmp_path / "partition"
     config = ChunkConfig(sync=False)
     written = numbered(0, 30)
+    left = tmp_path / "left"
     with ChunkStore.open(directory, config, PosixFiles()) as store:
         store.append([batch_of(written[:10])])
-        beside = follow(directory, PosixFiles())
         store.append([batch_of(written[10:])])
-    index = directory / "chunk-000000.idx"
+        shutil.copytree(directory, left)  # as a process leaves it that is killed now
+    index = left / "chunk-000000.idx"
     whole = index.read_bytes()
+    index.write_bytes(whole[: 10 * 48])
+    beside = follow(left, PosixFiles())
     for size in (len(whole) - 1, 20 * 48, 10 * 48 + 1):
         index.write_bytes(whole[:size])
-        with follow(directory, PosixFiles()) as fresh:
+        with follow(left, PosixFiles()) as fresh:
             assert fresh.event_count == beside.refresh() == 10
     index.write_bytes(whole)
     assert beside.refresh() == 30
