@@ -607,7 +607,8 @@ class MargoManager:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = self.mid = engine
+        self.engine = engine
+        self.mid = engine.mid
 
     @property
     def config(self) -> dict[str, Any]:
