@@ -109,7 +109,7 @@ class Consumer(Handle):
             Where the calls run; the consumer's own pool if not given. At most twice as many calls as the pool has
             threads are under way at a time.
         """
-        pool = thread_pool or self.thread_pool
+        pool = self.thread_pool if thread_pool is None else thread_pool
         running: list[PoolFuture[None]] = []
         try:
             for _ in range(max_events):

@@ -123,7 +123,11 @@ class DataDescriptor:
     _size: int
 
     def __init__(self, location: str | bytes = b"", size: SupportsIndex = 0, /) -> None:
-        self._location = location.encode(errors="surrogateescape") if isinstance(location, str) else location
+        if isinstance(location, str):
+            location = location.encode(errors="surrogateescape")
+        elif not isinstance(location, bytes | bytearray | memoryview):
+            raise TypeError(f"location must be a str or bytes, not {location!r}")
+        self._location = bytes(location)
         self._base_size = self._size = unsigned("size", size)
         self._selection = ((0, self._size),)
 

@@ -42,7 +42,11 @@ def load(kind: str, name: str, base: type[T]) -> type[T]:
         Nothing provides the name; says which is nearest.
     ConfigError
         The plugin cannot be imported, or is no subclass of `base`.
+    TypeError
+        The name is no str.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a {kind} must be a str, not {name!r}")
     short, _, module = name.partition(":")
     installed = {entry.name: entry for entry in entry_points(group=f"diaspora_stream.{kind}s")}
     known = {*installed, *(own for its_kind, own in _named if its_kind == kind)}
@@ -91,7 +95,7 @@ class Component(ABC):
 
     A subclass is made by calling it with its options as keywords, and ignores those it does not know. One
     that is defined with a name, ``class Limits(Validator, name="limits")``, is found by that name once its
-    module is imported.
+    module is imported. Pickled, it is its description.
     """
 
     kind: ClassVar[str]
@@ -149,9 +153,16 @@ class Component(ABC):
         component._options = options
         return component
 
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return _described, (type(self), self.to_metadata())
+
     def to_metadata(self) -> dict[str, Any]:
         """Return the description, a JSON object.
 
         By default the class, as ``name:module``, and the options that it was made with.
         """
         return {**self._options, "type": f"{type(self).__qualname__}:{type(self).__module__}"}
+
+
+def _described(kind: type[Component], description: Mapping[str, Any]) -> Component:
+    return kind.described(description)

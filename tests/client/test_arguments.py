@@ -341,3 +341,50 @@ sys.exit(main())
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "named"),
+    [
+        ("add_custom_partition", (0, 5), "partition_type must be a str"),
+        ("add_custom_partition", (0, "memory", 5), "partition_config must be a dict"),
+        ("add_custom_partition", (0, "memory", {}, ["pool"]), "dependencies must be a dict"),
+        ("add_custom_partition", ("0",), "server_rank must be an int"),
+        ("add_memory_partition", (True,), "server_rank must be an int"),
+        ("add_memory_partition", (0, 5), "pool must be a str"),
+        ("add_default_partition", (0, 5), "io_controller must be a str"),
+        ("add_legacy_partition", (0, None), "metadata must be a str"),
+        ("add_metadata_provider", (0, 5), "database_type must be a str"),
+        ("add_metadata_provider", (0, "map", 5), "database_config must be a dict"),
+        ("add_metadata_provider", (0, "map", {}, 5), "dependencies must be a dict"),
+        ("add_data_provider", (0, "memory", "{}"), "target_config must be a dict"),
+        ("add_default_data_provider", (0, "{}"), "config must be a dict"),
+    ],
+)
+def test_arguments_of_another_type_are_type_errors(
+    server: Server, topic: TopicHandle, call: str, arguments: Any, named: str
+) -> None:
+    driver: Any = topic.driver
+    given = arguments if call.endswith("provider") else (topic.name, *arguments)
+    with pytest.raises(TypeError, match=named):
+        getattr(driver, call)(*given)
+    make: Any = Driver
+    for backend in (5, ["mofka"]):
+        with pytest.raises(TypeError, match="the name of a driver must be a str"):
+            make(backend=backend)
+        with pytest.raises(TypeError, match="the name of a driver must be a str"):
+            make.new(backend)
+    for pool in (0, False, 2, "pool"):
+        for made in (topic.producer, topic.consumer):
+            with pytest.raises(TypeError, match="thread_pool must be a ThreadPool"):
+                made("c", thread_pool=pool)
+
+
+@pytest.mark.parametrize("rank", [Number(0), np.int64(0), np.uint8(0)])
+def test_a_rank_is_whatever_stands_for_an_integer(server: Server, rank: Any) -> None:
+    topic = server.topic()
+    driver: Any = topic.driver
+    driver.add_memory_partition(topic.name, rank)
+    assert len(driver.open_topic(topic.name).partitions) == 2
+    with pytest.raises(Exception, match="server_rank 1 does not exist, the service has servers 0 to 0"):
+        driver.add_memory_partition(topic.name, 1)

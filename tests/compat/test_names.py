@@ -1,5 +1,6 @@
 """The modules of mofka-compat, by the names that programs of the original import."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from client_server import Server
+from client_server import CONFIG, Server
 
 import diaspora_stream.api
 import mochi.mofka.client
@@ -64,6 +65,9 @@ def test_what_an_engine_cannot_do_is_told() -> None:
         pymargo.core.Engine("na+sn")
     with pytest.raises(pymargo.MargoException, match="rpc_threads"):
         pymargo.core.Engine("na+sm", options='{"rpc_threads": 3}')
+    for options in ("{", "[1]", 5):
+        with pytest.raises(pymargo.MargoException, match="margo configuration in JSON"):
+            pymargo.core.Engine("na+sm", options=options)
     with pytest.raises(ValueError, match=r"pymargo\.client"):
         pymargo.core.Engine("na+sm", 7)
     with pytest.raises(AttributeError, match="without RPCs of a program's own"):
@@ -76,7 +80,7 @@ import pymargo.core
 from mochi.mofka.client import Engine, MofkaDriver, pymofka_client
 from diaspora_stream.api import pydiaspora_stream_api
 assert Engine is pymargo.core.Engine and pymofka_client.MofkaDriver is MofkaDriver
-assert pydiaspora_stream_api.Driver and pymofka_client.ServiceHandle is MofkaDriver
+assert pydiaspora_stream_api.Driver and pymofka_client.Producer
 group_file, protocol = sys.argv[1:]
 with Engine(protocol, pymargo.core.server, use_progress_thread=True) as engine:
     for number, arg in enumerate((engine, engine.mid, protocol)):
@@ -105,7 +109,23 @@ def test_a_program_of_the_oldest_generation_runs(server: Server) -> None:
         check=False,
         timeout=60,
     )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_a_service_in_the_program_itself(tmp_path: Path) -> None:
+    settings = {**CONFIG, "providers": [dict(provider) for provider in CONFIG["providers"]]}
+    settings["providers"][0]["config"] = {
+        **settings["providers"][0]["config"],
+        "file": str(tmp_path / "mofka.json"),
+    }
+    code = (
+        "import json, sys; from mochi.bedrock.server import Server;"
+        f"server = Server('na+sm', config=json.loads({json.dumps(settings)!r}));"
+        f"sys.argv[1:] = [{str(tmp_path / 'mofka.json')!r}, 'na+sm'];"
+        f"exec({PROGRAM!r}); MofkaDriver(group_file, server.margo.engine).open_topic('t0'); server.finalize()"
+    )
+    done = run(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 def test_without_the_distribution_an_error_names_it() -> None:

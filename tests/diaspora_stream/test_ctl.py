@@ -238,6 +238,6 @@ def test_ctrl_c_ends_a_command_without_a_word(
     def interrupted(**options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diaspora_stream.ctl.topic.Driver", interrupted)
+    monkeypatch.setattr("diaspora_stream.ctl.drivers.Driver", interrupted)
     assert main(["topic", "list", "--driver", "any"]) == 130
     assert capsys.readouterr() == ("", "")

@@ -147,6 +147,9 @@ def test_views_may_be_made_as_older_programs_make_them_and_descriptors_by_positi
     make: Any = DataDescriptor
     with pytest.raises(TypeError):
         make(location="x", size=2)
+    for location in (5, None, ["x"]):
+        with pytest.raises(TypeError, match="location must be a str or bytes"):
+            make(location, 2)
     plain: Any = PLAIN
     assert plain.make_sub_view(4, 8) == PLAIN.make_sub_view(offset=4, size=8)
     stride = PLAIN.make_stride_view(offset=1, num_blocks=2, block_size=3, gap_size=4)

@@ -1,7 +1,9 @@
 """Classes found by name, module or entry point."""
 
+import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,27 @@ def test_the_description_of_a_plugin_makes_it_again() -> None:
     assert description == {"type": "Limit:plugin_example", "most": 3}
     with pytest.raises(InvalidMetadata):
         Validator.from_metadata(**description).validate(4)
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        Validator.from_metadata(),
+        Validator.from_metadata(type="schema", schema={"type": "object"}),
+        Validator.from_metadata(type="eventbridge", schema={"a": [1]}),
+        Serializer.from_metadata(type="raw"),
+    ],
+)
+def test_a_component_is_pickled_as_its_description(component: Any) -> None:
+    again = pickle.loads(pickle.dumps(component))
+    assert type(again) is type(component)
+    assert again.to_metadata() == component.to_metadata()
+
+
+def test_a_plugin_is_pickled_as_its_description() -> None:
+    validator = pickle.loads(pickle.dumps(Validator.from_metadata(type="Limit:plugin_example", most=3)))
+    with pytest.raises(InvalidMetadata):
+        validator.validate(4)
 
 
 def test_a_class_may_have_another_name_than_its_attribute() -> None:

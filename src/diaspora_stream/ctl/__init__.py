@@ -1,1 +1,1 @@
-"""The command `diaspora-ctl`: `main` finds the command, `options` reads arguments, `topic` does the work."""
+"""The command `diaspora-ctl`: `main` finds it, `options` reads arguments, `topic`, `fifo` and `forward` do the work."""

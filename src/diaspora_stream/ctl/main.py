@@ -13,7 +13,7 @@ from copy import copy
 from importlib.metadata import version
 from typing import Final, NamedTuple
 
-from diaspora_stream.ctl import topic
+from diaspora_stream.ctl import fifo, forward, topic
 from diaspora_stream.ctl.options import Arguments, Syntax, UsageError, check_required, overlay, parse, usage
 from diaspora_stream.errors import hint
 
@@ -53,26 +53,30 @@ class _Command(NamedTuple):
     help: str
 
 
-_COMMANDS: Final[Mapping[str, Mapping[str, _Command]]] = {
+_COMMANDS: Final[Mapping[str, _Command | Mapping[str, _Command]]] = {
     "topic": {
         "create": _Command(topic.CREATE, topic.create, "create a topic"),
         "attach": _Command(topic.ATTACH, topic.attach, "serve what another service has left of a topic"),
         "delete": _Command(topic.DELETE, topic.delete, "delete a topic and all its events"),
         "list": _Command(topic.LIST, topic.list_topics, "list the topics"),
-    }
+    },
+    "fifo": _Command(fifo.FIFO, fifo.fifo, "connect named pipes with topics until it is told to stop"),
+    "forward": _Command(forward.FORWARD, forward.forward, "copy topics into others until it is told to stop"),
 }
 
 
 def _usage() -> str:
-    lines = [
-        f"  {group} {action:8} {command.help}"
-        for group, actions in _COMMANDS.items()
-        for action, command in actions.items()
-    ]
-    return "\n".join([f"usage: {PROGRAM} <command> <action> [flags]", "", *lines])
+    commands = {
+        f"{group} {action}": command
+        for group, found in _COMMANDS.items()
+        for action, command in ({"": found} if isinstance(found, _Command) else found).items()
+    }
+    lines = [f"  {name:14} {command.help}" for name, command in commands.items()]
+    return "\n".join([f"usage: {PROGRAM} <command> [<action>] [flags]", "", *lines])
 
 
-def _start_logging(level: str) -> None:
+def start_logging(level: str) -> None:
+    """Have log lines of a level and above written to standard error; `UsageError` for a level that is none."""
     if level not in LEVELS:
         raise UsageError(f"--logging: unknown level {level!r}{hint(level, LEVELS)}")
     handler = logging.StreamHandler(sys.stderr)
@@ -83,6 +87,8 @@ def _start_logging(level: str) -> None:
 
 
 def _arguments(syntax: Syntax, given: Sequence[str]) -> Arguments:
+    if "driver" not in syntax.prefixes:
+        return parse(syntax, given)
     try:
         preset = parse(syntax, shlex.split(os.environ.get(DRIVER_OPTIONS, "")))
     except (ValueError, UsageError) as error:
@@ -100,7 +106,7 @@ def _run(name: str, command: _Command, given: Sequence[str]) -> int:
             print(version("mofka"))
             return 0
         check_required(command.syntax, arguments)
-        _start_logging(arguments.flags.get("logging", "info"))
+        start_logging(arguments.flags.get("logging", "info"))
     except UsageError as error:
         print(f"{name}: {error}\nFor all flags: {name} --help", file=sys.stderr)
         return 1
@@ -141,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_usage(), file=sys.stderr)
         return 1
     actions = _COMMANDS[group]
+    if isinstance(actions, _Command):
+        return _run(f"{PROGRAM} {group}", actions, rest)
     if not rest:
         print(f"{group} needs an action{hint('', actions)}", file=sys.stderr)
         print(_usage())

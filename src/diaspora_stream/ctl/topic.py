@@ -2,14 +2,13 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
-from diaspora_stream.api import Driver
-from diaspora_stream.ctl.options import Arguments, Flag, Syntax, merge, with_flags
-from diaspora_stream.errors import ConfigError, InvalidJson
-from diaspora_stream.json_value import encode, from_text
+from diaspora_stream.ctl.drivers import COMMON_FLAGS, DRIVER_FLAGS, naming_flags, open_driver, options_of
+from diaspora_stream.ctl.options import Arguments, Flag, Syntax, with_flags
+from diaspora_stream.errors import ConfigError
+from diaspora_stream.json_value import encode
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import Validator
@@ -18,23 +17,9 @@ C = TypeVar("C")
 
 _log = logging.getLogger("diaspora_stream.ctl")
 
-_MAX_FILE = 16 << 20
-"""Bytes that are read of a file of options."""
-
-_DRIVER = (
-    Flag("driver", "driver to use, such as mofka", "NAME", required=True),
-    Flag("driver-config", "JSON file with options of the driver", "FILE"),
-)
-
-_COMMON = (
-    Flag("logging", "trace, debug, info, warn, error, critical or off", "LEVEL"),
-    Flag("help", "show this text", short="h"),
-    Flag("version", "show the version"),
-)
-
 CREATE = Syntax(
     (
-        *_DRIVER,
+        *DRIVER_FLAGS,
         Flag("name", "name of the topic", "NAME", required=True),
         Flag("topic-config", "JSON file with options of the topic", "FILE"),
         Flag("validator", "type of the validator", "NAME"),
@@ -43,80 +28,35 @@ CREATE = Syntax(
         Flag("serializer-config", "JSON file with options of the serializer", "FILE"),
         Flag("partition-selector", "type of the partition selector", "NAME"),
         Flag("partition-selector-config", "JSON file with options of the partition selector", "FILE"),
-        *_COMMON,
+        *COMMON_FLAGS,
     ),
     ("driver", "topic", "validator", "serializer", "partition-selector"),
 )
 
 DELETE = Syntax(
-    (*_DRIVER, Flag("name", "name of the topic", "NAME", required=True), *_COMMON),
+    (*DRIVER_FLAGS, Flag("name", "name of the topic", "NAME", required=True), *COMMON_FLAGS),
     ("driver",),
 )
 
 ATTACH = Syntax(
     (
-        *_DRIVER,
+        *DRIVER_FLAGS,
         Flag("name", "name of the topic", "NAME", required=True),
         Flag("path", "where the directories <topic>-<uuid> are, or one of them", "DIR", required=True),
         Flag("server", "index of the server in the group file that is to serve them; 0 by default", "N"),
-        *_COMMON,
+        *COMMON_FLAGS,
     ),
     ("driver",),
 )
 
 LIST = Syntax(
-    (*_DRIVER, Flag("verbose", "show what is known of each topic", short="v"), *_COMMON),
+    (*DRIVER_FLAGS, Flag("verbose", "show what is known of each topic", short="v"), *COMMON_FLAGS),
     ("driver",),
 )
 
 
-def _options(arguments: Arguments, prefix: str) -> dict[str, Any]:
-    """Return the options of a prefix: those of its file, with the dotted ones merged over them."""
-    path = arguments.flags.get(f"{prefix}-config")
-    if path is None:
-        return arguments.options[prefix]
-    try:
-        with open(path, "rb") as file:
-            base = from_text(file.read(_MAX_FILE))
-    except InvalidJson as error:
-        raise ConfigError(path, str(error)) from None
-    except OSError as error:
-        raise ConfigError(f"--{prefix}-config {path}", f"cannot be read: {error.strerror}") from None
-    if not isinstance(base, dict):
-        raise ConfigError(path, f"must hold a JSON object, holds {encode(base).decode()}")
-    merged: dict[str, Any] = merge(base, arguments.options[prefix])
-    return merged
-
-
-@contextmanager
-def _naming_flags(arguments: Arguments, prefix: str) -> Iterator[None]:
-    """Let errors and log lines of the body name the flags of a prefix in place of fields of its ``options``."""
-
-    def rename(record: logging.LogRecord) -> bool:
-        record.msg, record.args = with_flags(record.getMessage(), prefix, arguments), ()
-        return True
-
-    handlers = logging.getLogger().handlers
-    for handler in handlers:
-        handler.addFilter(rename)
-    try:
-        yield
-    except ConfigError as error:
-        where, problem = (with_flags(text, prefix, arguments) for text in (error.where, error.problem))
-        raise ConfigError(where, problem) from error
-    finally:
-        for handler in handlers:
-            handler.removeFilter(rename)
-
-
-def _driver(arguments: Arguments) -> Driver:
-    options = _options(arguments, "driver")
-    with _naming_flags(arguments, "driver"):
-        return Driver(backend=arguments.flags["driver"], options=options)
-
-
 def _component(arguments: Arguments, prefix: str, make: Callable[..., C]) -> C | None:
-    options = _options(arguments, prefix)
+    options = options_of(arguments, prefix)
     if prefix in arguments.flags:
         try:
             return make(**{**options, "type": arguments.flags[prefix]})
@@ -131,13 +71,13 @@ def _component(arguments: Arguments, prefix: str, make: Callable[..., C]) -> C |
 
 def create(arguments: Arguments) -> None:
     """Create a topic."""
-    options = _options(arguments, "topic")
+    options = options_of(arguments, "topic")
     validator = _component(arguments, "validator", Validator.from_metadata)
     serializer = _component(arguments, "serializer", Serializer.from_metadata)
     selector = _component(arguments, "partition-selector", PartitionSelector.from_metadata)
     name = arguments.flags["name"]
     _log.info("opening driver %s", arguments.flags["driver"])
-    with _driver(arguments) as driver, _naming_flags(arguments, "topic"):
+    with open_driver(arguments) as driver, naming_flags(arguments, "topic"):
         _log.info("creating topic %s", name)
         driver.create_topic(
             name, options=options, validator=validator, partition_selector=selector, serializer=serializer
@@ -148,7 +88,7 @@ def create(arguments: Arguments) -> None:
 def delete(arguments: Arguments) -> None:
     """Delete a topic and all its events."""
     name = arguments.flags["name"]
-    with _driver(arguments) as driver:
+    with open_driver(arguments) as driver:
         driver.delete_topic(name)
     _log.info("deleted topic %s", name)
 
@@ -159,14 +99,14 @@ def attach(arguments: Arguments) -> None:
     path = os.path.abspath(os.path.expanduser(arguments.flags["path"]))
     if not server.isdecimal():
         raise ConfigError("--server", f"must be a number, found {server!r}")
-    with _driver(arguments) as driver:
+    with open_driver(arguments) as driver:
         driver.attach_topic(name, path, server_rank=int(server))
     _log.info("attached topic %s", name)
 
 
 def list_topics(arguments: Arguments) -> None:
     """Print the names of all topics, sorted; with what is known of each as JSON when verbose."""
-    with _driver(arguments) as driver:
+    with open_driver(arguments) as driver:
         topics = driver.list_topics()
     for name in sorted(topics):
         print(f"{name} {encode(topics[name]).decode()}" if "verbose" in arguments.flags else name)

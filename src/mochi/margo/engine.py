@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 import uvloop
@@ -135,6 +135,11 @@ class Engine:
         self._status = 0
         self._finalizing = False
         self.loop.add_reader(self._listener, self._accept)
+
+    @property
+    def mid(self) -> Self:
+        """What stands for the engine where programs give a margo id."""
+        return self
 
     @property
     def default_pool(self) -> Pool:

@@ -173,7 +173,7 @@ def create_topic(
     checks = Validator.from_metadata(validator, validator_config)
     chooses = PartitionSelector.from_metadata(partition_selector, selector_config)
     writes = Serializer.from_metadata(serializer, serializer_config)
-    with MofkaDriver(group_file=groupfile) as driver:
+    with MofkaDriver(groupfile) as driver:
         driver.create_topic(name, validator=checks, partition_selector=chooses, serializer=writes)
 
 
@@ -181,7 +181,7 @@ def create_topic(
 @_group_file
 def list_topics(groupfile: str) -> None:
     """Print the names of all topics, sorted."""
-    with MofkaDriver(group_file=groupfile) as driver:
+    with MofkaDriver(groupfile) as driver:
         for name in sorted(driver.list_topics()):
             click.echo(name)
 
@@ -230,7 +230,7 @@ def add_partition(
             raise click.UsageError(f"{option} is for partitions of type {own}, not {kind}")
     named = {"pool": pool, "metadata": database, "data": target, "io_controller": abt_io}
     needs = {**{key: name for key, name in named.items() if name is not None}, **dependencies}
-    with MofkaDriver(group_file=groupfile) as driver:
+    with MofkaDriver(groupfile) as driver:
         driver.add_custom_partition(topic, rank, kind, config, needs)
 
 
@@ -245,7 +245,7 @@ def add_metadata(
     rank: int, kind: str, groupfile: str, config: dict[str, Any], dependencies: dict[str, Any]
 ) -> None:
     """Start a database, and print its name."""
-    with MofkaDriver(group_file=groupfile) as driver:
+    with MofkaDriver(groupfile) as driver:
         click.echo(driver.add_metadata_provider(rank, kind, config, dependencies))
 
 
@@ -257,7 +257,7 @@ def add_data(
     rank: int, kind: str, groupfile: str, config: dict[str, Any], dependencies: dict[str, Any]
 ) -> None:
     """Start blob storage, and print its name."""
-    with MofkaDriver(group_file=groupfile) as driver:
+    with MofkaDriver(groupfile) as driver:
         click.echo(driver.add_data_provider(rank, kind, config, dependencies))
 
 

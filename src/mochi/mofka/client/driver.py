@@ -33,6 +33,7 @@ from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
 from mochi.mofka.client.options import (
     check_name,
+    check_object,
     check_sendable,
     check_text,
     descriptions_of,
@@ -346,7 +347,10 @@ class MofkaDriver(Driver):
         Exception
             No such server, or it cannot start such a provider.
         """
-        config = {"database": {"type": database_type, "config": dict(database_config)}}
+        check_text("database_type", database_type)
+        config = {
+            "database": {"type": database_type, "config": check_object("database_config", database_config)}
+        }
         return self.add_default_metadata_provider(server_rank, config, dependencies)
 
     def add_default_metadata_provider(
@@ -372,7 +376,8 @@ class MofkaDriver(Driver):
         target_type, target_config : str, mapping
             The ``target`` section of a warabi provider.
         """
-        config = {"target": {"type": target_type, "config": dict(target_config)}}
+        check_text("target_type", target_type)
+        config = {"target": {"type": target_type, "config": check_object("target_config", target_config)}}
         return self.add_default_data_provider(server_rank, config, dependencies)
 
     def add_default_data_provider(
@@ -395,9 +400,11 @@ class MofkaDriver(Driver):
         address = self._server_at(server_rank)
         name = f"{kind}_{secrets.token_hex(4)}"
         needs = {
-            field: names if isinstance(names, str) else list(names) for field, names in dependencies.items()
+            field: names if isinstance(names, str) else list(names)
+            for field, names in check_object("dependencies", dependencies).items()
         }
-        entry = {"name": name, "type": kind, "tags": [tag], "config": dict(config), "dependencies": needs}
+        settings = check_object("config", config)
+        entry = {"name": name, "type": kind, "tags": [tag], "config": settings, "dependencies": needs}
         try:
             BedrockClient(self._service.client).start_provider(address, entry)
         except MargoError as error:
@@ -429,13 +436,12 @@ class MofkaDriver(Driver):
             No such topic or server, or the server cannot start such a partition; then nothing was changed.
         """
         address = self._server_at(server_rank)
-        wanted = parse_topic(
-            {
-                "num_partitions": 1,
-                "config": {"type": partition_type, "partition": partition_config},
-                "dependencies": dependencies,
-            }
-        )
+        config = {
+            "type": check_text("partition_type", partition_type),
+            "partition": check_object("partition_config", partition_config),
+        }
+        needs = check_object("dependencies", dependencies)
+        wanted = parse_topic({"num_partitions": 1, "config": config, "dependencies": needs})
         check_text("topic name", topic_name)
         place = self._place(address, wanted.uuids[0])
         kind = Kind(wanted.type, wanted.partition, wanted.dependencies)
@@ -581,4 +587,4 @@ def _listed(registry: Registry) -> dict[str, dict[str, Any]]:
 
 def _named(**dependencies: str) -> dict[str, str]:
     """Return the dependencies that are named."""
-    return {kind: name for kind, name in dependencies.items() if name}
+    return {kind: name for kind, name in dependencies.items() if check_text(f"the name of a {kind}", name)}

@@ -211,6 +211,13 @@ def check_text(what: str, text: Any) -> str:
     return text
 
 
+def check_object(what: str, value: Any) -> dict[str, Any]:
+    """Return an argument that is an object as a dict; TypeError that names it for anything else."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a dict, not {value!r}")
+    return dict(value)
+
+
 def check_name(name: Any) -> str:
     """Check the name of a new topic; `ConfigError` if it cannot be one, TypeError if it is no str."""
     if not isinstance(name, str):

@@ -29,14 +29,6 @@ from mochi.mofka.client.producer import MofkaProducer
 from mochi.mofka.client.service import PartitionInfo, Service
 from mochi.mofka.protocol import MAX_CONSUMER_NAME
 
-T = TypeVar("T")
-
-
-def _of_type(name: str, value: T, kind: type) -> T:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")
-    return value
-
 
 def _iteration_timeout_ms(options: Mapping[str, Any]) -> float:
     known = "iteration_timeout_ms"
@@ -134,7 +126,7 @@ class CheckedTopic(TopicHandle, Generic[P]):
             check_text("the name of a producer", name),
             size,
             batches,
-            _of_type("thread_pool", thread_pool or self._thread_pool, ThreadPool),
+            self._pool(thread_pool),
             options,
         )
         producer.batch_size = self.generation.size(size)
@@ -196,7 +188,7 @@ class CheckedTopic(TopicHandle, Generic[P]):
             name,
             size,
             batches,
-            _of_type("thread_pool", thread_pool or self._thread_pool, ThreadPool),
+            self._pool(thread_pool),
             [self.partition_infos[target] for target in chosen] or self.partition_infos,
             data_selector,
             data_allocator,
@@ -215,6 +207,13 @@ class CheckedTopic(TopicHandle, Generic[P]):
         if data_selector is not WHOLE:
             consumer.made_with |= {"data_selector": data_selector, "data_allocator": data_allocator}
         return consumer
+
+    def _pool(self, given: ThreadPool | None) -> ThreadPool:
+        if given is None:
+            return self._thread_pool
+        if not isinstance(given, ThreadPool):
+            raise TypeError(f"thread_pool must be a ThreadPool, not {given!r}")
+        return given
 
     def _targets(self, targets: Iterable[SupportsIndex] | None) -> list[int]:
         if targets is None:
