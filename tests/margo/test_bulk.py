@@ -159,3 +159,17 @@ def test_memory_is_taken_on_first_touch_only() -> None:
     buffer = BulkBuffer(256 << 20, shareable=False)
     buffer.view[0] = 1
     assert resident() - before < 64 << 20
+
+
+def test_what_a_forked_child_writes_is_its_own() -> None:
+    pool = BufferPool(BufferPoolConfig(first_size=4096))
+    kept, free = pool.acquire(100), pool.acquire(100)
+    kept.view[:6] = b"parent"
+    pool.release(free)
+    if not (child := os.fork()):
+        kept.view[:6] = b"child!"
+        pool.acquire(100).view[:6] = b"child!"
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert bytes(kept.view[:6]) == b"parent"
+    assert bytes(pool.acquire(100).view[:6]) == bytes(6)

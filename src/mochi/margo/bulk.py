@@ -61,7 +61,8 @@ class BulkBuffer:
             self.fd = os.memfd_create("mofka-bulk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self.fd, size)
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
-        self.view = memoryview(mmap.mmap(self.fd, size))
+        # Anonymous memory that is not private would be written by forked children as well.
+        self.view = memoryview(mmap.mmap(self.fd, size, mmap.MAP_SHARED if shareable else mmap.MAP_PRIVATE))
 
     def __del__(self) -> None:
         if self.fd >= 0:
