@@ -94,7 +94,7 @@ class Lane:
         self._pending: deque[_Step] = deque()
         self._taken = self._done = 0
         self._is_due = False
-        self._is_open = False
+        self.is_open = False
         self.small = -1
         self.is_told = not self._adaptive
         self.open = Batch(self, self._full)
@@ -133,7 +133,7 @@ class Lane:
                 f"{self.writer.where}: an event has at most {MAX_EVENT_BYTES} bytes of metadata, and of data; this "
                 f"one has {len(metadata)} and {len(data)}"
             )
-        if not self._is_open:
+        if not self.is_open:
             self._open()
         with self._lock:
             self._wait_for_room()
@@ -155,7 +155,7 @@ class Lane:
             self.writer.open(self._make)
         except (chunks.StorageError, OSError) as error:
             raise DiasporaError(f"{self.writer.where} cannot be written: {error}") from error
-        self._is_open = True
+        self.is_open = True
         WRITING.add(self)
 
     def _wait_for_room(self) -> None:
@@ -255,7 +255,7 @@ class Lane:
         """Have all that was pushed written, and put on disk if a flush is to do that; `is_flushed` tells when."""
         with self._lock:
             self._seal()
-            if self._flush is FlushBehavior.ON_FLUSH and self._is_open:
+            if self._flush is FlushBehavior.ON_FLUSH and self.is_open:
                 pending = self._pending
                 pending += (_Step(),)
                 self._taken += 1
@@ -295,9 +295,9 @@ class Lane:
 
     def let_go(self) -> None:
         """Let go of the partition, if nothing is pending; what is pushed later opens it again."""
-        if not self._is_open:
+        if not self.is_open:
             return
-        self._is_open = False
+        self.is_open = False
         self.small = -1
         try:
             self.writer.release()

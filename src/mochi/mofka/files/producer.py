@@ -142,11 +142,14 @@ class EmbeddedProducer(Producer):
         try:
             self._flush().wait()
         finally:
+            # Where no lane was opened, there may be no thread that does jobs.
+            opened = [lane for lane in self._lanes if lane.is_open]
             let_go = Event()
-            for lane in self._lanes:
+            for lane in opened:
                 WRITING.do(lane.close)
-            WRITING.do(let_go.set)
-            if not WRITING.is_writing():
+            if opened:
+                WRITING.do(let_go.set)
+            if opened and not WRITING.is_writing():
                 let_go.wait(self._timeout)
         failed, self._options.failed = self._options.failed, None
         if failed is not None:
