@@ -65,6 +65,9 @@ def test_what_an_engine_cannot_do_is_told() -> None:
         pymargo.core.Engine("na+sn")
     with pytest.raises(pymargo.MargoException, match="rpc_threads"):
         pymargo.core.Engine("na+sm", options='{"rpc_threads": 3}')
+    for options in ("{", "[1]", 5):
+        with pytest.raises(pymargo.MargoException, match="margo configuration in JSON"):
+            pymargo.core.Engine("na+sm", options=options)
     with pytest.raises(ValueError, match=r"pymargo\.client"):
         pymargo.core.Engine("na+sm", 7)
     with pytest.raises(AttributeError, match="without RPCs of a program's own"):

@@ -1,12 +1,14 @@
 """A group of the type centralized, simulated: what the primary finds, and what the others know of it."""
 
+import random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_group import Simulation
 
 from mochi.flock.centralized import Centralized
 from mochi.flock.config import CentralizedConfig
-from mochi.flock.standing import State
+from mochi.flock.standing import Action, Peer, Ping, Standing, State, Write
 
 CONFIG = CentralizedConfig(ping_timeout_ms=500.0, ping_interval_ms=[800.0, 1200.0])
 SIZES = st.integers(2, 9)
@@ -114,3 +116,59 @@ def test_as_many_misses_as_were_asked_for_are_a_death(most: int, seed: int) -> N
     )
     pings = round((when - began) / 0.1)  # each begins as the one before is missed, or an interval after it
     assert most <= pings <= most + 2
+
+
+ME, B, C = (Peer(rank, f"ofi+tcp://10.0.0.{rank}:1") for rank in range(3))
+SLOW = CentralizedConfig(ping_interval_ms=10_000)
+
+
+def machine(primary: int) -> Centralized:
+    made = Centralized(ME, primary, SLOW, random.Random(0), 0.0)
+    made.know([B, C])
+    return made
+
+
+def pings(actions: list[Action]) -> list[Ping]:
+    return [action for action in actions if isinstance(action, Ping)]
+
+
+def test_a_change_is_told_at_once() -> None:
+    primary = machine(0)
+    to_b, to_c = pings(primary.tick(0.0))
+    primary.answered(to_c, (), 0.1)
+    primary.missed(to_b, 1.0)
+    assert primary.due == 1.0
+    actions = primary.tick(1.0)
+    assert [action for action in actions if isinstance(action, Write)] == [Write({B: State.SUSPECT})]
+    assert [(ping.to, ping.news) for ping in pings(actions)] == [(C, [Standing(*B, State.SUSPECT)])]
+    primary.recorded({B: State.SUSPECT})
+    assert primary.due > 9.0
+
+
+def test_misses_count_in_a_row_only() -> None:
+    primary = Centralized(ME, 0, SLOW, random.Random(0), 0.0)
+    primary.know([B])
+    states = []
+    for is_answered in (False, False, True, False, False, False):
+        now = primary.due
+        (ping,) = pings(primary.tick(now))
+        if is_answered:
+            primary.answered(ping, (), now)
+        else:
+            primary.missed(ping, now)
+        primary.recorded(primary.states)
+        states.append(primary.states.get(B, State.ALIVE))
+    assert states == [State.SUSPECT, State.SUSPECT, State.ALIVE, State.SUSPECT, State.SUSPECT, State.DEAD]
+
+
+def test_a_member_that_was_stopped_waits_for_its_primary_before_it_calls_its_view_frozen() -> None:
+    member = machine(1)
+    patience = member.due
+    member.tick(1000.0)
+    assert member.frozen is None
+    assert member.due == 1000.0 + patience
+    member.tick(member.due)
+    assert member.frozen is not None
+    assert member.due == float("inf")
+    member.asked(B, [], 2000.0)
+    assert member.frozen is None

@@ -198,3 +198,14 @@ def test_as_many_as_were_asked_for_are_asked_to_ping_one_that_was_missed() -> No
     swim.missed(asked[1], 1.7)
     assert swim.states == {ping.to: State.SUSPECT}
     assert all(not isinstance(action, Ping) or action.about != ping.to for action in swim.tick(1.7))
+
+
+def test_time_in_which_a_process_was_stopped_does_not_count_against_others() -> None:
+    swim = machine(B, C)
+    swim.asked(C, [Standing(*B, State.DEAD, 0)], 1.0)
+    swim.tick(1.0)
+    swim.tick(100.0)
+    assert swim.states == {B: State.SUSPECT}
+    while swim.due < 105.5:
+        swim.tick(swim.due)
+    assert swim.states == {B: State.DEAD}

@@ -14,7 +14,7 @@ from mochi.margo.address import parse
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine as MargoEngine
-from mochi.margo.errors import MargoError
+from mochi.margo.errors import ConfigError, MargoError
 
 __all__ = ["Address", "Engine", "MargoException", "client", "server"]
 
@@ -33,6 +33,14 @@ class Address(str):
     """Where an engine listens; its text."""
 
     __slots__ = ()
+
+
+def _section(options: Any) -> dict[str, Any]:
+    """Return a margo configuration that is given as JSON text, as an object, or not at all."""
+    try:
+        return dict(json.loads(options) if isinstance(options, str) and options else options or {})
+    except (TypeError, ValueError) as error:
+        raise ConfigError("options", f"must be a margo configuration in JSON: {error}") from None
 
 
 class _Mid(int):
@@ -85,8 +93,7 @@ class Engine:
         parse(addr)
         if mode not in (client, server):
             raise ValueError(f"mode must be pymargo.client or pymargo.server, not {mode!r}")
-        section = json.loads(options) if isinstance(options, str) and options else options
-        settings = dict(section or {})
+        settings = _section(options)
         if use_progress_thread:
             settings.setdefault("use_progress_thread", True)
         if num_rpc_threads:

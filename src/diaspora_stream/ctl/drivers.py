@@ -37,7 +37,7 @@ def read_file(flag: str, path: str) -> bytes:
 def options_of(arguments: Arguments, prefix: str) -> dict[str, Any]:
     """Return the options of a prefix: those of its file, with the dotted ones merged over them."""
     path = arguments.flags.get(f"{prefix}-config")
-    if path is None:
+    if not path:
         return arguments.options[prefix]
     try:
         base = from_text(read_file(f"--{prefix}-config", path))

@@ -75,7 +75,8 @@ def _usage() -> str:
     return "\n".join([f"usage: {PROGRAM} <command> [<action>] [flags]", "", *lines])
 
 
-def _start_logging(level: str) -> None:
+def start_logging(level: str) -> None:
+    """Have log lines of a level and above written to standard error; `UsageError` for a level that is none."""
     if level not in LEVELS:
         raise UsageError(f"--logging: unknown level {level!r}{hint(level, LEVELS)}")
     handler = logging.StreamHandler(sys.stderr)
@@ -105,7 +106,7 @@ def _run(name: str, command: _Command, given: Sequence[str]) -> int:
             print(version("mofka"))
             return 0
         check_required(command.syntax, arguments)
-        _start_logging(arguments.flags.get("logging", "info"))
+        start_logging(arguments.flags.get("logging", "info"))
     except UsageError as error:
         print(f"{name}: {error}\nFor all flags: {name} --help", file=sys.stderr)
         return 1

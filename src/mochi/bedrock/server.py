@@ -187,11 +187,8 @@ class Deployment:
         from mochi.bedrock.jx9.interpreter import run
 
         config = self.config()
-        return (
-            run(script, {"__config__": config, **variables(self.world)}, warn=warn)
-            if script.strip()
-            else config
-        )
+        found = run(script, {"__config__": config, **variables(self.world)}, warn=warn)
+        return found if script.strip() else config
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
         """Complete the server, and serve until `finalize`; then close all providers, the youngest first.

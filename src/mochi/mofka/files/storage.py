@@ -116,7 +116,7 @@ class OwnFiles(PosixFiles):
     def __init__(self, *, insist: bool = False) -> None:
         super().__init__(by_umask=True)
         self._insist = insist
-        self._locks: list[File] = []
+        self._locks: set[_Lock] = set()
 
     def lock(self, path: str) -> File:
         try:
@@ -126,8 +126,7 @@ class OwnFiles(PosixFiles):
                 raise
             log.warning("%s: this file system has no locks, so nobody keeps a second writer out", path)
             return self.open(path, writable=True)
-        self._locks.append(lock)
-        return lock
+        return _Lock(lock, self._locks)
 
     def size(self, path: str) -> int:
         """Give the length of a file, opened for it: a network file system then asks its server."""
@@ -142,10 +141,29 @@ class OwnFiles(PosixFiles):
 
     def forget(self) -> None:
         """Close the parent's locks in a forked child, which would hold them for as long as it lives."""
-        for lock in self._locks:
+        for lock in list(self._locks):
             with suppress(StorageError):
                 lock.close()
-        self._locks = []
+
+
+class _Lock:
+    """A lock, among those that are `held` until it is closed."""
+
+    def __init__(self, lock: File, held: "set[_Lock]") -> None:
+        self.path = lock.path
+        self.write = lock.write
+        self.read = lock.read
+        self.sync = lock.sync
+        self.truncate = lock.truncate
+        self._lock = lock
+        self._held = held
+        held.add(self)
+
+    def close(self) -> None:
+        """Let go of the lock; once is enough."""
+        if self in self._held:
+            self._held.remove(self)
+            self._lock.close()
 
 
 class _Chunks:

@@ -37,6 +37,10 @@ class Writer:
 
     def __init__(self, where: str) -> None:
         self.where = where
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew in a forked child: the store is the parent's."""
         self._lock = threading.Lock()
         self._store: Store | None = None
         self._users = 0
@@ -115,6 +119,7 @@ class Writing:
     """
 
     def __init__(self) -> None:
+        self._writers: dict[str, Writer] = {}
         self._begin()
         self.lanes: weakref.WeakSet[Pending] = weakref.WeakSet()
         at_end(self._at_end)
@@ -122,7 +127,6 @@ class Writing:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._writers: dict[str, Writer] = {}
         self._jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._has_ended = False
@@ -184,6 +188,8 @@ class Writing:
         self.strict_files.forget()
         lanes = list(self.lanes)
         self._begin()
+        for writer in self._writers.values():
+            writer.reset()
         for lane in lanes:
             lane.reset()
 

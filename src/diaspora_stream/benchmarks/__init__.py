@@ -1,0 +1,1 @@
+"""Programs that measure a service: `producer` and `consumer`, alone or as the ranks of mpirun."""
