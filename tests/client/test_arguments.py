@@ -351,6 +351,7 @@ sys.exit(main())
         ("add_custom_partition", (0, "memory", {}, ["pool"]), "dependencies must be a dict"),
         ("add_custom_partition", ("0",), "server_rank must be an int"),
         ("add_memory_partition", (True,), "server_rank must be an int"),
+        ("add_memory_partition", (-1,), "server_rank must be an int"),
         ("add_memory_partition", (0, 5), "pool must be a str"),
         ("add_default_partition", (0, 5), "io_controller must be a str"),
         ("add_legacy_partition", (0, None), "metadata must be a str"),

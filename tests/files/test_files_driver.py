@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -488,3 +489,70 @@ def test_the_default_directory_is_that_of_the_original(
     with Driver(backend="files") as driver:
         driver.create_topic("t")
     assert (tmp_path / "diaspora_data" / "t" / "validator.json").read_text() == '{\n  "type": "default"\n}'
+
+
+def test_what_is_pushed_at_the_very_end_of_a_program_is_stored(topic: TopicHandle, run: Run) -> None:
+    program = run(
+        """
+        import atexit
+        producer = topic.producer(batch_size=100)
+        producer.push({"n": 0})
+        class Late:
+            def __del__(self):
+                producer.push({"n": 1})
+        kept = Late()
+        """
+    )
+    assert program.wait(60) == 0
+    assert [event.metadata["n"] for event in pulled(topic, "c", 2)] == [0, 1]
+
+
+def test_dropped_consumers_leave_no_file_open(topic: TopicHandle) -> None:
+    with topic.producer() as producer:
+        producer.push({"n": 0}, b"data")
+    pulled(topic, "c", 1)
+
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    for _ in range(5):
+        consumer = topic.consumer("c")
+        next_of(consumer)
+        del consumer
+    with topic.producer() as producer:
+        producer.push({"n": 1}).wait()  # the thread that closes has come as far as this
+    assert count() == before
+
+
+def test_a_topic_that_cannot_be_deleted_is_written_on_by_its_producers(
+    driver: Driver, root: Path, run: Run
+) -> None:
+    driver.create_topic("t", options={"num_partitions": 2})
+    topic = driver.open_topic("t")
+    producer = topic.producer()
+    producer.push({}, partition=0).wait()
+    held = run(
+        """
+        producer = topic.producer()
+        producer.push({}, partition=1).wait()
+        say("holds")
+        sys.stdin.readline()
+        """
+    )
+    assert line(held) == "holds"
+    with pytest.raises(DiasporaError, match=f"process {held.pid} "):
+        driver.delete_topic("t")
+    assert producer.push({}, partition=0).wait() == 1
+
+
+def test_older_programs_and_other_processes_make_it_anew(
+    driver: Driver, topic: TopicHandle, root: Path
+) -> None:
+    older: Any = Driver
+    with older.new("files", {"root_path": str(root)}) as second:
+        second.open_topic("t").producer().push({"n": 1})
+    consumer = pickle.loads(pickle.dumps(topic)).consumer("c")
+    assert next_of(consumer).metadata == {"n": 1}
+    with Driver(backend="files", options={"root_path": str(root), "metadata": "text"}) as text:
+        assert next_of(text.open_topic("t").consumer("d")).metadata == '{"n":1}'

@@ -219,6 +219,24 @@ def test_lines_are_kept_while_the_service_is_away(machine: Machine) -> None:
     assert daemon.end() == 0
 
 
+def test_pipes_lead_to_the_files_driver_as_well(machine: Machine) -> None:
+    root = machine.directory / "files"
+    with Driver(backend="files", options={"root_path": str(root)}) as driver:
+        driver.create_topic("t", options={"num_partitions": 2})
+    os.mkfifo(machine.directory / "out")
+    command = ("fifo", "--driver", "files", "--driver.root_path", str(root), "--control-file", "control")
+    daemon = machine.start(BIN / "diaspora-ctl", *command)
+    daemon.expect("waiting for commands")
+    for line in ("in -> t", "out <- t"):
+        (machine.directory / "control").write_text(line + "\n")
+        daemon.expect(f"registered {line}")
+    shell("seq 500 > in", machine.directory)
+    lines = shell("head -n 500 out", machine.directory).splitlines()
+    assert sorted(map(int, lines)) == list(range(1, 501))
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end() == 0
+
+
 def test_a_daemon_at_rest_uses_no_processor_time(fifos: Fifos) -> None:
     os.mkfifo(fifos.directory / "out")
     fifos.register("in -> t")

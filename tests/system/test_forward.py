@@ -124,6 +124,34 @@ def test_text_of_a_raw_serializer_stays_as_it_was_given(pair: Pair) -> None:
     assert pair.arrived(1) == [(text, b"")]
 
 
+def test_events_go_into_files_and_out_of_them(pair: Pair) -> None:
+    count = 2000
+    pair.push(0, count, size=32)
+    files = Driver(backend="files", options={"root_path": str(pair.directory / "files")})
+    files.create_topic("kept", options={"num_partitions": 3})
+    one, two = (server.group_file for server in pair.servers)
+    pair.config.write_text(
+        "drivers:\n"
+        f"  here: {{type: mofka, options: {{group_file: '{one}'}}}}\n"
+        f"  disk: {{type: files, options: {{root_path: '{pair.directory / 'files'}'}}}}\n"
+        f"  there: {{type: mofka, options: {{group_file: '{two}'}}}}\n"
+        "forward:\n"
+        "  - {from: here/from, to: disk/kept}\n"
+        "  - {from: disk/kept, to: there/to}\n"
+    )
+    for _ in range(2):
+        process = pair.machine.start(BIN / "diaspora-ctl", "forward", "--config", pair.config)
+        process.expect("forwarding disk/kept->there/to")
+        arrived = pair.arrived(count)
+        assert len(arrived) == count
+        assert all(data == metadata["n"].to_bytes(4, "big") * 8 for metadata, data in arrived)
+        process.signal(signal.SIGTERM)
+        assert process.end() == 0
+    with files, files.open_topic("kept").consumer("reader") as consumer:
+        assert len([consumer.pull().wait(30000) for _ in range(count)]) == count
+        assert consumer.pull().wait(200) is None
+
+
 def test_a_killed_forward_loses_nothing_and_repeats_only_what_was_not_acknowledged(pair: Pair) -> None:
     count = 40000
     pair.push(0, count, size=256)

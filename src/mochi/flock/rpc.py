@@ -1,6 +1,6 @@
 """What a flock client and a flock provider say to each other."""
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -41,7 +41,7 @@ class Asking(msgspec.Struct):
     address: str
     news: tuple[Standing, ...]
     about: tuple[int, str] | None = None
-    timeout: float = 0.0
+    timeout: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
 
 
 class Answer(msgspec.Struct):

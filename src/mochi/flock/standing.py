@@ -13,7 +13,7 @@ is to be done. Of each `Ping` it is told once whether it was answered.
 import enum
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
 
@@ -44,7 +44,7 @@ class Standing(msgspec.Struct, frozen=True, array_like=True):
     rank: int
     address: str
     state: State
-    incarnation: int = 0
+    incarnation: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
 
     @property
     def peer(self) -> Peer:

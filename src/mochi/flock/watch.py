@@ -138,6 +138,7 @@ class Watch:
                 self._turn()
             except Exception:
                 _log.exception("flock: unhandled error while the members are watched")
+                time.sleep(1)
             with self._changing:
                 while not self._is_closed and (left := self._machine.due - time.monotonic()) > 0:
                     self._alarm = self._machine.due

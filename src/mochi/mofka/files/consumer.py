@@ -36,6 +36,7 @@ from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
 from mochi.mofka.files.cursors import CursorKeeper
 from mochi.mofka.files.partition import EmbeddedPartition
 from mochi.mofka.files.storage import Reader
+from mochi.mofka.files.writing import WRITING
 
 if TYPE_CHECKING:
     from mochi.mofka.files.topic import EmbeddedTopic
@@ -166,6 +167,8 @@ class EmbeddedConsumer(Consumer):
             self.close()
             raise DiasporaError(f"topic {topic.name!r}, {partition} cannot be read: {error}") from error
         self._active = list(self._feeds)
+        WRITING.start()
+        weakref.finalize(self, _let_go, [feed.reader for feed in self._feeds]).atexit = False
         self._start_watching()
 
     def _begin(self) -> None:
@@ -383,6 +386,12 @@ class EmbeddedConsumer(Consumer):
                 self._ready.clear()
                 for feed in self._feeds:
                     feed.reader.close()
+
+
+def _let_go(readers: Sequence[Reader]) -> None:
+    """Have the files of a dropped consumer closed by another thread: a finalizer runs anywhere, under any lock."""
+    for reader in readers:
+        WRITING.do(reader.close)
 
 
 def _spread(content: memoryview, targets: Sequence[memoryview]) -> None:

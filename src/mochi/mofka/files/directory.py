@@ -9,8 +9,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack, closing
 from typing import Any
 
 from diaspora_stream.errors import ConfigError, DiasporaError, TopicExists, TopicNotFound
@@ -137,8 +137,15 @@ class Root:
                 raise TopicExists(name) from None
             raise DiasporaError(f"topic {name!r} cannot be created in {self.path}: {error}") from error
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, ours: Collection[str], let_go: Callable[[], None]) -> None:
         """Delete a topic; whoever reads it finds that out.
+
+        Parameters
+        ----------
+        ours : collection of str
+            Directories of partitions that this process writes.
+        let_go : callable
+            Ends that; called once nobody else writes the topic.
 
         Raises
         ------
@@ -152,10 +159,10 @@ class Root:
         try:
             with ExitStack() as locked:
                 files = storage.OwnFiles()
-                for partition in partitions:
-                    with suppress(FileNotFoundError):
-                        if os.path.isdir(partition):
-                            locked.enter_context(closing(files.lock(os.path.join(partition, LOCK_NAME))))
+                for partition in sorted(filter(os.path.isdir, partitions), key=lambda path: path in ours):
+                    if partition in ours:
+                        let_go()
+                    locked.enter_context(closing(files.lock(os.path.join(partition, LOCK_NAME))))
                 os.rename(self.topic(name), gone)
                 self._sync()
                 shutil.rmtree(gone)

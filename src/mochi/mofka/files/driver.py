@@ -141,10 +141,13 @@ class FilesDriver(EmbeddedDriver):
     def delete_topic(self, name: str) -> None:
         """Delete a topic, see `diaspora_stream.driver.Driver.delete_topic`; not while another process writes it."""
         self.check_open()
-        self._root.partitions(name)
-        for writer in WRITING.of_topic(self._root.topic(name)):
-            writer.end(TopicNotFound(name))
-        self._root.delete(name)
+        ours = [path for path in self._root.partitions(name) if WRITING.writer(path).is_open]
+
+        def let_go() -> None:
+            for writer in WRITING.of_topic(self._root.topic(name)):
+                writer.end(TopicNotFound(name))
+
+        self._root.delete(name, ours, let_go)
 
     @as_before("name", topic_name="name")
     def open_topic(self, name: str) -> EmbeddedTopic:

@@ -9,6 +9,7 @@ comes between leaving the one and being in the other, for Ctrl-C strikes at call
 `_pending`, and is taken away once it is settled.
 """
 
+import logging
 import math
 import time
 from collections import deque
@@ -29,6 +30,8 @@ from mochi.mofka.client.lane import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_FIXED
 from mochi.mofka.files.storage import FlushBehavior, Store
 from mochi.mofka.files.writing import WRITING, Writer
 from mochi.mofka.protocol import MAX_EVENT_BYTES, SIZE
+
+log = logging.getLogger(__name__)
 
 
 class _Step(msgspec.Struct, gc=False):
@@ -134,16 +137,17 @@ class Lane:
             self._open()
         with self._lock:
             self._wait_for_room()
-            if not self._is_direct:
+            at_once = self._is_direct or WRITING.has_ended
+            if not at_once:
                 self.small = self._small
             batch = self.open
             future.pending = batch
             batch.large += len(metadata) + len(data)
             batch.entries.extend((metadata, data, future))
             is_full = batch.large > MAX_BATCH_BYTES // 2 or len(batch.entries) >= batch.limit
-            if is_full or self._is_direct:
+            if is_full or at_once:
                 self._seal()
-        if is_full or self._adaptive or self._is_direct:
+        if is_full or at_once or self._adaptive:
             self.tell()
 
     def _open(self) -> None:
@@ -287,10 +291,19 @@ class Lane:
     def close(self) -> None:
         """Write what is pending, and let go of the partition."""
         self.finish()
-        if self._is_open:
-            self._is_open = False
-            self.small = -1
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let go of the partition, if nothing is pending; what is pushed later opens it again."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self.small = -1
+        try:
             self.writer.release()
+        except Exception as error:
+            self.options.failed = self.options.failed or _failure(self.writer.where, error)
+            log.error("closing %s: %s", self.writer.where, error)
 
 
 def _stored(layout: Layout) -> chunks.Batch:

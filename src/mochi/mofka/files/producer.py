@@ -1,6 +1,5 @@
 """The producer of the embedded drivers."""
 
-import math
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -148,7 +147,10 @@ class EmbeddedProducer(Producer):
                 WRITING.do(lane.close)
             WRITING.do(let_go.set)
             if not WRITING.is_writing():
-                let_go.wait(self._timeout if math.isfinite(self._timeout) else None)
+                let_go.wait(self._timeout)
+        failed, self._options.failed = self._options.failed, None
+        if failed is not None:
+            raise failed.with_traceback(None)
 
     def stop(self) -> None:
         """Take no more events."""

@@ -46,6 +46,12 @@ class Writer:
         self._users = 0
         self._ended: BaseException | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a producer of this process has it; waits for one that lets go of it."""
+        with self._lock:
+            return self._store is not None
+
     def open(self, make: Callable[[], Store]) -> None:
         """Have the store open for one producer more."""
         with self._lock:
@@ -81,11 +87,6 @@ class Writer:
             self._ended = error
             self._close()
 
-    def close(self) -> None:
-        """Put all on disk at the end of the process."""
-        with self._lock:
-            self._close()
-
     def _close(self) -> None:
         store, self._store = self._store, None
         if store is not None:
@@ -103,6 +104,9 @@ class Pending(Protocol):
     def finish(self, deadline: float) -> int:
         """Write what is pending; return the number of events that could not be."""
 
+    def let_go(self) -> None:
+        """Let go of the partition."""
+
     def reset(self) -> None:
         """Begin anew in a forked child."""
 
@@ -116,6 +120,8 @@ class Writing:
         The files, with the locks that this process has, where a file system without locks will do.
     strict_files : OwnFiles
         Likewise, where it will not.
+    has_ended : bool
+        Whether the process is at its end, so that there is no thread any more.
     """
 
     def __init__(self) -> None:
@@ -129,7 +135,7 @@ class Writing:
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._has_ended = False
+        self.has_ended = False
         self.files = OwnFiles()
         self.strict_files = OwnFiles(insist=True)
 
@@ -146,11 +152,15 @@ class Writing:
             return [self._writers.pop(path) for path in list(self._writers) if path.startswith(below)]
 
     def add(self, lane: Pending) -> None:
-        """Have what is pending in a lane written at the end of the process, and the thread running."""
+        """Have what is pending in a lane written, by the thread or at the end of the process."""
         self.lanes.add(lane)
         watch_child()
+        self.start()
+
+    def start(self) -> None:
+        """Have the thread running."""
         with self._lock:
-            if self._thread is None and not self._has_ended:
+            if self._thread is None and not self.has_ended:
                 self._thread = threading.Thread(
                     target=_work, args=(self._jobs,), name="mofka-files-writer", daemon=True
                 )
@@ -158,7 +168,7 @@ class Writing:
 
     def do(self, job: Callable[[], object]) -> None:
         """Have a job done by the thread, or at once where there is none any more. Takes no lock."""
-        if self._has_ended:
+        if self.has_ended:
             job()
         else:
             self._jobs.put(job)
@@ -168,20 +178,18 @@ class Writing:
         return threading.current_thread() is self._thread
 
     def _at_end(self) -> None:
-        self._has_ended = True
+        self.has_ended = True
         deadline = time.monotonic() + EXIT_FLUSH
-        lost = sum(lane.finish(deadline) for lane in list(self.lanes))
+        lanes = list(self.lanes)
+        lost = sum(lane.finish(deadline) for lane in lanes)
         if lost:
             print(
                 f"mofka: {lost} events were still pending at exit and are not stored; "
                 "call flush().wait() on their producers, or close them",
                 file=sys.stderr,
             )
-        for writer in list(self._writers.values()):
-            try:
-                writer.close()
-            except Exception as error:
-                log.error("closing %s: %s", writer.where, error)
+        for lane in lanes:
+            lane.let_go()
 
     def _after_fork(self) -> None:
         self.files.forget()
