@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
         ("misuse", ["--quick", "--only", "small-requests"], "small-requests", "per_s"),
         ("servers", ["--only", "tcp/1/2"], "tcp/1/2", "large_per_s"),
         ("attacks", ["--only", "tcp/silent"], "tcp/silent", "connections_per_s"),
+        ("pushes", ["--only", "na+sm/memory"], "na+sm/memory", "overhead_us"),
     ],
 )
 def test_a_program_measures_a_row(

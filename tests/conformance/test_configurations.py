@@ -113,8 +113,9 @@ def test_a_configuration_starts_a_service_that_works_and_what_it_shows_starts_it
     assert set(machine.driver(again).list_topics()) == (topics if is_kept else set())
 
 
-def test_a_configuration_for_several_ranks_starts_a_service_of_several(machine: Machine) -> None:
-    service = machine.servers(2, (CONFIGURATIONS / "ranks.json").read_text(), "na+sm")
+@pytest.mark.parametrize("name", ["ranks.json", "centralized.json", "swim.json"])
+def test_a_configuration_for_several_ranks_starts_a_service_of_several(machine: Machine, name: str) -> None:
+    service = machine.servers(2, (CONFIGURATIONS / name).read_text(), "na+sm")
     streams(machine, service)
     assert len(service.members()) == 2
     assert warnings(service.output) == []

@@ -242,7 +242,9 @@ def test_producers_and_cursors_are_remembered(opener: Opener) -> None:
     assert known[0].first_ids == tuple(range(12, 140, 2))
     assert [partition.cursor(name) for name in ("reader", "réader/2", "nobody")] == [17, 140, 0]
     assert partition.epoch == epoch
-    assert Opener(in_map(), opener.target).open().epoch != epoch
+    other = Opener(in_map(), opener.target)
+    assert other.open().epoch != epoch
+    other.close()
 
 
 def test_a_target_without_room_fails_a_batch_and_no_more(opener: Opener) -> None:

@@ -451,8 +451,7 @@ def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[s
 @click.option(
     "-i",
     "--provider-id",
-    type=click.IntRange(0, ENGINE_ID),
-    default=ENGINE_ID,
+    type=click.IntRange(0, ENGINE_ID - 1),
     help="Provider id of bedrock; without, whichever it has.",
 )
 @click.option("-j", "--jx9-file", metavar="FILE", help="Ask what this Jx9 script returns at each server.")
@@ -471,7 +470,7 @@ def query(
     addresses: tuple[str, ...],
     ranks: tuple[int, ...],
     flock_file: str | None,
-    provider_id: int,
+    provider_id: int | None,
     jx9_file: str | None,
     pretty: bool,
     wait: float,
@@ -484,7 +483,7 @@ def query(
     """
     _log_to(sys.stderr, verbose)
     client = Client()
-    bedrocks = BedrockClient(client, provider_id=provider_id)
+    bedrocks = BedrockClient(client, provider_id=ENGINE_ID if provider_id is None else provider_id)
     try:
         script = None if jx9_file is None else read_small(jx9_file, pipes=True).decode()
         members = _members(client, protocol, addresses, ranks, flock_file, wait)

@@ -12,12 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cache, partial
-from queue import SimpleQueue
 from typing import Any, cast
 
 from msgspec.structs import replace
 
-from mochi import shortage
 from mochi.bedrock.client import BedrockClient, ask_all
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
@@ -55,6 +53,7 @@ from mochi.mofka.protocol import (
     TopicChanged,
 )
 from mochi.mofka.registry import BadRecord, PartitionRecord, Registry
+from mochi.mofka.workers import Workers
 from mochi.yokan.provider import YokanProvider
 
 log = logging.getLogger(__name__)
@@ -77,50 +76,6 @@ _WISHES: dict[type[Asked], Wish] = {
     DeleteTopic: Wish.DELETE,
     SettleTopic: Wish.SETTLE,
 }
-
-
-class Workers:
-    """Threads that work off jobs; all are there, or the constructor raises."""
-
-    def __init__(self, count: int, name: str) -> None:
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._count = 0
-        try:
-            for _ in range(count):
-                shortage.start(threading.Thread(target=self._work, name=name, daemon=True))
-                self._count += 1
-        except BaseException:
-            self.close()
-            raise
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            except Exception:
-                log.exception("unhandled error in a job")
-
-    def put(self, job: Callable[[], None]) -> None:
-        """Have `job` done soon."""
-        self._jobs.put(job)
-
-    def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """Have `work` done soon, and hand out its result."""
-        future: Future[Any] = Future()
-
-        def job() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._jobs.put(job)
-        return future
-
-    def close(self) -> None:
-        """Let the threads end, after what they are at."""
-        for _ in range(self._count):
-            self._jobs.put(None)
 
 
 class Members:

@@ -10,7 +10,6 @@ whether the events are stored; a commit that was not stored has changed nothing,
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Condition
 from typing import Any, TypeVar
@@ -33,6 +32,7 @@ from mochi.mofka.partition.cursors import Cursors
 from mochi.mofka.partition.legacy_store import PAGE, LegacyStore, Wanted, as_fault, damaged
 from mochi.mofka.partition.tail import Tail
 from mochi.mofka.protocol import SIZE
+from mochi.mofka.workers import Workers
 
 T = TypeVar("T")
 
@@ -91,10 +91,8 @@ class LegacyPartition:
         self._batches: list[tuple[Batch, Callable[[int | BaseException], None]]] = []
         self._acknowledged: dict[str, list[Callable[[BaseException | None], None]]] = {}
         self._is_closed = False
-        self._reading = ThreadPoolExecutor(1, "mofka-legacy-read")
-        self._writing = ThreadPoolExecutor(1, "mofka-legacy-write")
-        # Both threads are there before anything is promised that would need one.
-        self._reading.submit(time.monotonic).result()
+        self._reading = Workers(1, "mofka-legacy-read")
+        self._writing = Workers(1, "mofka-legacy-write")
         self._stored_all = self._writing.submit(self._store_what_comes)
 
     def remembered(self) -> Iterable[Remembered]:
@@ -235,10 +233,9 @@ class LegacyPartition:
                 outcome = as_fault(error)
             done(outcome)
 
-        try:
-            self._reading.submit(run)
-        except RuntimeError:
-            raise Fault("closed", "the partition is closed") from None
+        if self._is_closed:
+            raise Fault("closed", "the partition is closed")
+        self._reading.put(run)
 
     def read(
         self,
@@ -332,6 +329,6 @@ class LegacyPartition:
             self._is_closed = True
             self._changed.notify()
         self._stored_all.result()
-        self._writing.shutdown()
-        self._reading.shutdown()
+        self._writing.close()
+        self._reading.close()
         self._close()
