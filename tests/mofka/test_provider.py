@@ -10,8 +10,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from partition_io import BreakableFiles, Event, GatedIo
-from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, Stream, bulk_of
 
 from mochi.margo import rpc
 from mochi.margo.budget import Budget
@@ -45,6 +43,8 @@ from mochi.mofka.protocol import (
     Unsubscribe,
     Where,
 )
+from tests.mofka.partition_io import BreakableFiles, Event, GatedIo
+from tests.mofka.served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, Stream, bulk_of
 
 THREADS = {"rpc_thread_count": 2}
 
