@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from mochi.margo import rpc
-from mochi.margo.budget import Budget
 from mochi.margo.errors import ConnectionLost, Fault
+from mochi.margo.peer.budget import Budget
 from mochi.margo.wire import Frame, Segment
 from mochi.mofka import provider
 from mochi.mofka.chunks import ChunkStore
