@@ -1392,7 +1392,7 @@ def test_a_link_of_the_parent_is_lost_in_the_child(serve: Serve, client: Client,
 CTRL_C = """
 import signal, sys, time
 sys.path.insert(0, {directory!r})
-from margo_server import Number
+from tests.margo.margo_server import Number
 from mochi.margo.client import Client
 client = Client()
 client.call({where!r}, "echo", Number(1), Number, provider_id=1)
@@ -1425,7 +1425,7 @@ def test_ctrl_c_ends_a_blocking_call_at_once(address: str, timeout: str) -> None
 INTERRUPTED = """
 import random, signal, sys, threading, time
 sys.path.insert(0, {directory!r})
-from margo_server import Number
+from tests.margo.margo_server import Number
 from mochi.margo.client import Client
 from mochi.margo.errors import ConnectionLost
 client = Client(timeout=10)
