@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from mochi.mofka.chunks import ChunkConfig, ChunkStore, File, PosixFiles, StorageError
 from mochi.mofka.chunks.descriptors import Descriptors, Holder, Holders
-from mochi.mofka.chunks.files import SyncFailed
+from mochi.mofka.chunks.files import SyncFailed  # type: ignore[attr-defined]
 from tests.chunks.chunk_events import Event, batch_of, events_of
 
 PROGRAM = Path(__file__).with_name("many_partitions.py")
@@ -227,7 +227,7 @@ def test_where_the_system_gives_no_descriptor_others_are_closed(tmp_path: Path) 
     files.limit = 0
     with pytest.raises((OSError, StorageError)) as refused:
         stores[0].append([batch_of([(b"lost", b"")])])
-    assert refused.value.errno == errno.EMFILE
+    assert refused.value.errno == errno.EMFILE  # type: ignore[attr-defined]
     files.limit = 14
     assert stores[0].append([batch_of([(b"8", b"d")])]) == [16]
     for store in stores:

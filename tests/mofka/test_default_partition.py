@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import ChunkStore, Origin, Remembered
 from mochi.mofka.chunks.chunk_files import ChunkFiles
-from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.writer import Commit
 from mochi.mofka.partition import commits, tail
 from mochi.mofka.partition.config import DefaultFields
@@ -52,7 +51,7 @@ class Opener:
         self.directory = path / f"topic-{UUID}"
         self._opened: list[tuple[DefaultPartition, GatedIo]] = []
 
-    def open(self, files: FileLayer | None = None, **fields: Any) -> tuple[DefaultPartition, GatedIo]:
+    def open(self, files: Any = None, **fields: Any) -> tuple[DefaultPartition, GatedIo]:
         io = GatedIo(files or BreakableFiles())
         partition = DefaultPartition(
             "topic", UUID, DefaultFields.parse({"path": str(self.path), **fields}), io
