@@ -590,7 +590,7 @@ def test_pools_and_xstreams_change_while_an_engine_serves(serve: Serve) -> None:
         with pytest.raises(InUse, match=user):
             engine.remove_xstream(name)
     for remove in (engine.remove_pool, engine.remove_xstream):
-        with pytest.raises(ConfigError, match='"__primary__"'):
+        with pytest.raises(ConfigError, match="'__primary__'"):
             remove("__primry__")
 
 
@@ -599,12 +599,12 @@ def test_pools_and_xstreams_change_while_an_engine_serves(serve: Serve) -> None:
     [
         ({"name": "__primary__"}, "pool.name", "earlier pool"),
         ({"name": "a", "kind": "fifo_weit"}, "pool.kind", "fifo_wait"),
-        ({"nam": "a"}, "pool.nam", '"name"'),
+        ({"nam": "a"}, "pool.nam", "'name'"),
         ({"name": "__primary__", "scheduler": {"pools": [0]}}, "xstream.name", "earlier xstream"),
         (
             {"name": "x", "scheduler": {"pools": ["__primry__"]}},
             "xstream.scheduler.pools[0]",
-            '"__primary__"',
+            "'__primary__'",
         ),
         (
             {"name": "x", "scheduler": {"pools": ["alone"]}},
