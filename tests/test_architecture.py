@@ -22,6 +22,7 @@ ALLOWED = {
     "mochi.mofka.chunks": {"mochi.disk", "mochi.shortage"},
     "mochi.mofka": {
         "diaspora_stream",
+        "mochi.disk",
         "mochi.shortage",
         "mochi.margo",
         "mochi.flock",

@@ -10,8 +10,8 @@ import sys
 from chunk_events import batch_of, events_of
 
 from mochi import shortage
+from mochi.disk.descriptors import Descriptors
 from mochi.mofka.chunks import ChunkConfig, ChunkStore
-from mochi.mofka.chunks.descriptors import Descriptors
 
 
 def main(directory: str, limit: int, idle: int, written: int, rounds: int) -> None:

@@ -10,6 +10,7 @@ from chunk_events import Event, batch_of, chunk_files, numbered
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import Files
+from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import (
     ChunkConfig,
     ChunkStore,
@@ -22,7 +23,6 @@ from mochi.mofka.chunks import (
     view,
 )
 from mochi.mofka.chunks.errors import REFUSALS
-from mochi.mofka.chunks.files import FileLayer
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
 UUID = "01234567-89ab-cdef-0123-456789abcdef"

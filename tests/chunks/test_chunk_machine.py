@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from recording_files import RecordingFiles
 
+from mochi.disk.descriptors import Descriptors
 from mochi.mofka.chunks import (
     Batch,
     ChunkConfig,
@@ -25,7 +26,6 @@ from mochi.mofka.chunks import (
     StorageError,
 )
 from mochi.mofka.chunks import journal as journal_module
-from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.writer import Commit
 
 CONSUMERS = ("c", "d")

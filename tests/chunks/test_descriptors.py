@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mochi.disk.descriptors import Descriptors, Holder, Holders
+from mochi.disk.errors import SyncFailed
 from mochi.mofka.chunks import ChunkConfig, ChunkStore, File, PosixFiles, StorageError
-from mochi.mofka.chunks.descriptors import Descriptors, Holder, Holders
-from mochi.mofka.chunks.files import SyncFailed
 
 PROGRAM = Path(__file__).with_name("many_partitions.py")
 

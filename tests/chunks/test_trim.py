@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_files import RecordingFiles
 
+from mochi.disk.contract import Buffer, File
 from mochi.mofka.chunks import (
     ChunkConfig,
     ChunkStore,
@@ -23,7 +24,6 @@ from mochi.mofka.chunks import (
     view,
 )
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.files import Buffer, File
 
 SECOND = 10**9
 

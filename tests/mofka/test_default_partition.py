@@ -28,10 +28,10 @@ from partition_io import (
 )
 from recording_files import RecordingFiles
 
+from mochi.disk.contract import FileLayer
 from mochi.margo.errors import ConfigError, Fault
 from mochi.mofka.chunks import ChunkStore, Origin, Remembered
 from mochi.mofka.chunks.chunk_files import ChunkFiles
-from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.writer import Commit
 from mochi.mofka.partition import commits, tail
 from mochi.mofka.partition.config import DefaultFields

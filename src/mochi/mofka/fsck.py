@@ -27,9 +27,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mochi.disk.files import PosixFiles
 from mochi.mofka.chunks.check import check, is_partition, repair, size_of
 from mochi.mofka.chunks.errors import REFUSALS, StorageError
-from mochi.mofka.chunks.files import PosixFiles
 from mochi.mofka.chunks.findings import Effect, Finding, Report
 from mochi.mofka.chunks.layout import owner_of
 from mochi.mofka.chunks.removal import ASIDE

@@ -6,6 +6,8 @@ what makes a commit whole and durable by one sync, `recovery` what happens after
 looked through offline, and `ChunkStore` the face of them all.
 """
 
+from mochi.disk.contract import File, FileLayer
+from mochi.disk.files import PosixFiles
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import (
@@ -18,7 +20,6 @@ from mochi.mofka.chunks.errors import (
     PartitionPoisoned,
     StorageError,
 )
-from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
 from mochi.mofka.chunks.following import ChunkFollower, follow
 from mochi.mofka.chunks.layout import LOCK_NAME
 from mochi.mofka.chunks.ledger import Origin, Remembered

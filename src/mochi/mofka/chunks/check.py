@@ -15,14 +15,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mochi.disk.contract import FileLayer
+from mochi.disk.files import PosixFiles
+from mochi.disk.overlay import Cut, Overlay
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_check import FROM_SEALS, PIECE, ChunkCheck, Progress, size_of_file
 from mochi.mofka.chunks.errors import CorruptPartition, PartitionLocked
-from mochi.mofka.chunks.files import FileLayer, PosixFiles
 from mochi.mofka.chunks.findings import Effect, Finding, Report
 from mochi.mofka.chunks.journal import Head, Mode, read_head
-from mochi.mofka.chunks.overlay import Cut, Overlay
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
 from mochi.mofka.chunks.trim import read_first
 
@@ -74,7 +75,7 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
                 report.quarantine[name] = size_of_file(files, os.path.join(directory, name))
             elif not layout.belongs(name):
                 report.others.append(name)
-        overlay = resources.enter_context(closing(Overlay(files)))
+        overlay = resources.enter_context(closing(Overlay(files, layout.QUARANTINE_PREFIX)))
         try:
             see_that_files_are_files(files, directory, names)
             if layout.LOCK_NAME in names:

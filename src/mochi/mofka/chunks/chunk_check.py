@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.errors import REFUSALS, StorageError
-from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.findings import ChunkReport, Effect, Finding
 from mochi.mofka.chunks.seal_runs import SealRun, Slots
 from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Sizes, Stream, key_of, seals_in, sums_of

@@ -42,11 +42,11 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from mochi.disk.contract import Buffer, File, FileLayer
 from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, index_of, records_of
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
-from mochi.mofka.chunks.files import Buffer, File, FileLayer
 from mochi.mofka.chunks.journal import (
     Gap,
     Head,

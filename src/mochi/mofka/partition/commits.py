@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol, TypeVar
 
+from mochi.disk.contract import FileLayer
 from mochi.margo.errors import Fault
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange
-from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.chunks.writer import Commit
 from mochi.mofka.partition.contract import expired

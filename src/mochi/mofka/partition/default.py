@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mochi.disk.contract import FileLayer
+from mochi.disk.descriptors import Descriptors
 from mochi.margo.bulk import BufferPool, shared_pool
 from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.errors import REFUSALS, ExpiredEvents
-from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.store import ChunkStore
 from mochi.mofka.partition.blocks import fresh_memory
