@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import batch_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from mochi.mofka.chunks import ChunkConfig, ChunkStore, DamagedEvents, PosixFile
 from mochi.mofka.chunks.check import check
 from mochi.mofka.chunks.seal_runs import RunStream, SealRun, Slots
 from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of
+from tests.chunks.chunk_events import batch_of
 
 KEY = 12345
 

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, SupportsIndex, TypeVar
 
+from diaspora_stream.console.hints import hint
 from diaspora_stream.consumer import (
     ITERATION_TIMEOUT_MS,
     Consumer,
@@ -14,7 +15,7 @@ from diaspora_stream.consumer import (
     full_data_selector,
 )
 from diaspora_stream.driver import Driver
-from diaspora_stream.errors import ConfigError, DiasporaError, hint
+from diaspora_stream.errors import ConfigError, DiasporaError
 from diaspora_stream.generations import as_before, tell_once
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import PartitionSelector
