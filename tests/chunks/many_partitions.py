@@ -7,11 +7,10 @@ import os
 import resource
 import sys
 
-from chunk_events import batch_of, events_of
-
 from mochi import shortage
 from mochi.mofka.chunks import ChunkConfig, PartitionDirectory
 from mochi.mofka.chunks.descriptors import Descriptors
+from tests.chunks.chunk_events import batch_of, events_of
 
 
 def main(directory: str, limit: int, idle: int, written: int, rounds: int) -> None:

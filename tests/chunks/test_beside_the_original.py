@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import Event, batch_of, events_of, numbered, readable
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, PosixFiles, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.fsck.check import check, repair
 from mochi.mofka.fsck.findings import Effect
+from tests.chunks.chunk_events import Event, batch_of, events_of, numbered, readable
+from tests.chunks.recording_files import RecordingFiles
 
 BLOCK = 4096
 KINDS = ("meta", "data", "desc", "idx")

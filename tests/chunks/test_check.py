@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chunk_events import PARTITIONS, Event, batch_of, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     ChunkConfig,
@@ -27,6 +25,8 @@ from mochi.mofka.chunks import (
 from mochi.mofka.chunks.format.layout import DESCRIPTOR_SIZE, INDEX_SIZE
 from mochi.mofka.fsck.check import check, repair
 from mochi.mofka.fsck.findings import Effect, Report
+from tests.chunks.chunk_events import PARTITIONS, Event, batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
 UUID = "01234567-89ab-cdef-0123-456789abcdef"

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, chunk_files, numbered
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import Files
@@ -23,6 +22,7 @@ from mochi.mofka.chunks import (
 )
 from mochi.mofka.chunks.errors import REFUSALS
 from mochi.mofka.chunks.files import FileLayer
+from tests.chunks.chunk_events import Event, batch_of, chunk_files, numbered
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
 UUID = "01234567-89ab-cdef-0123-456789abcdef"

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import ChunkConfig, PartitionDirectory, PartitionPoisoned, StorageError
+from tests.chunks.chunk_events import Event, batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 SIZES = [(2, 1), (3,), (4, 4), (1,), (6, 2, 2), (1,)]
 """Batches of each commit; with five events a chunk, some of the commits begin one or two chunks."""

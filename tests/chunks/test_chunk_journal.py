@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered, readable
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     ChunkConfig,
@@ -23,6 +21,8 @@ from mochi.mofka.chunks import (
 )
 from mochi.mofka.chunks import journal as journal_module
 from mochi.mofka.chunks.format.ledger import Remembered
+from tests.chunks.chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered, readable
+from tests.chunks.recording_files import RecordingFiles
 
 BLOCK = 4096
 FIVE = ChunkConfig(max_events_per_chunk=5)

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
 
 from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, Remembered
 from mochi.mofka.chunks import journal as journal_module
 from mochi.mofka.chunks.format import ledger as ledger_module
 from mochi.mofka.chunks.format.ledger import Ledger, pack, unpack
+from tests.chunks.chunk_events import batch_of, events_of, numbered
 
 P, Q = b"p" * 16, b"q" * 16
 both = pytest.mark.parametrize("sync", [True, False])

@@ -9,11 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, events_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     Batch,
@@ -27,6 +25,8 @@ from mochi.mofka.chunks import (
 from mochi.mofka.chunks import journal as journal_module
 from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.writer import Commit
+from tests.chunks.chunk_events import Event, batch_of, events_of
+from tests.chunks.recording_files import RecordingFiles
 
 CONSUMERS = ("c", "d")
 CHANGING = 2

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, chunk_files, events_of, numbered
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import ChunkConfig, CorruptPartition, PartitionDirectory, StorageError
+from tests.chunks.chunk_events import batch_of, chunk_files, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
 

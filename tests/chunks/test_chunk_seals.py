@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import Event, batch_of, chunk_files, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from mochi.mofka.chunks import ChunkConfig, DamagedEvents, File, PartitionDirect
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of, unpack
 from mochi.mofka.chunks.reader import ChunkReader
+from tests.chunks.chunk_events import Event, batch_of, chunk_files, events_of, numbered
 
 WITHOUT_SYNC = ChunkConfig(sync=False)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chunk_events import Event, batch_of, chunk_files, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from mochi.mofka.chunks import (
     PartitionPoisoned,
     StorageError,
 )
+from tests.chunks.chunk_events import Event, batch_of, chunk_files, events_of, numbered
 
 GOLDEN_EVENTS = [
     (bytes.fromhex("0700000000000000") + b'{"x":1}', b"hello"),

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, numbered
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.mofka.chunks import ChunkConfig, PartitionDirectory, Retention
 from mochi.mofka.chunks import retaining as trimming
 from mochi.mofka.chunks.clock import SECOND, Clock, shown
+from tests.chunks.chunk_events import batch_of, numbered
 
 HOUR = 3600 * SECOND
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import File, PartitionDirectory, PartitionLocked, PosixFiles, StorageError
+from tests.chunks.chunk_events import batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 
 def tree(path: Path) -> list[str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chunk_events import Event, batch_of, events_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,6 +24,7 @@ from hypothesis.stateful import (
 from mochi.mofka.chunks import ChunkConfig, File, PartitionDirectory, PosixFiles, StorageError
 from mochi.mofka.chunks.descriptors import Descriptors, Holder, Holders
 from mochi.mofka.chunks.files import SyncFailed
+from tests.chunks.chunk_events import Event, batch_of, events_of
 
 PROGRAM = Path(__file__).with_name("many_partitions.py")
 
@@ -293,7 +293,7 @@ def most_open(tmp_path: Path, *counts: int) -> int:
     directory = Path("/dev/shm", f"mofka-{os.getpid()}-{tmp_path.name}")
     directory = directory if directory.parent.is_dir() else tmp_path
     command = [sys.executable, str(PROGRAM), str(directory), *map(str, counts)]
-    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])}
     try:
         ended = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=600, check=False

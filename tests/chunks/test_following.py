@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, events_of, numbered
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import ChunkConfig, ChunkFollower, PartitionDirectory, PosixFiles, follow
+from tests.chunks.chunk_events import Event, batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 BATCHES = [(0, 3), (3, 1), (4, 20), (24, 2), (26, 1), (27, 9)]
 """First event and number of events of each batch."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import Event, batch_of, numbered, readable
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import Batch, ChunkConfig, DamagedEvents, Origin, PartitionDirectory, PosixFiles
 from mochi.mofka.fsck.check import check
 from mochi.mofka.fsck.findings import Effect
+from tests.chunks.chunk_events import Event, batch_of, numbered, readable
+from tests.chunks.recording_files import RecordingFiles
 
 SMALL, LARGE = 3000, 200_000
 

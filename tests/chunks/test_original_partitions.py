@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered
 
 from mochi.mofka.chunks import ChunkConfig, PartitionDirectory
+from tests.chunks.chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered
 
 BATCHES = {
     "plain": (ChunkConfig(), 16),

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
 
 from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, PosixFiles, StorageError
 from mochi.mofka.chunks.errors import PartitionLocked, PartitionPoisoned
 from mochi.mofka.chunks.retention import Retention
+from tests.chunks.chunk_events import batch_of, events_of, numbered
 
 
 class ReadOnlyFiles(PosixFiles):

@@ -4,8 +4,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     ChunkConfig,
@@ -15,6 +13,8 @@ from mochi.mofka.chunks import (
     StorageError,
     remove_partition,
 )
+from tests.chunks.chunk_events import batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 EVENTS = numbered(0, 25)
 

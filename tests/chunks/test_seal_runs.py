@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import batch_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of
 from mochi.mofka.chunks.seal_runs import RunStream, SealRun, Slots
 from mochi.mofka.fsck.check import check
+from tests.chunks.chunk_events import batch_of
 
 KEY = 12345
 

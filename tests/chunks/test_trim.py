@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     ChunkConfig,
@@ -24,6 +22,8 @@ from mochi.mofka.chunks import (
 )
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.files import Buffer, File
+from tests.chunks.chunk_events import batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 SECOND = 10**9
 

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import Exception, TopicHandle
 from diaspora_stream.errors import ConfigError, TimeoutExpired
@@ -22,6 +21,7 @@ from mochi.mofka.client import service as service_module
 from mochi.mofka.client.batch import Batch
 from mochi.mofka.client.lane import is_forgotten
 from mochi.mofka.protocol import SEND_BATCH, SendBatch, Where
+from tests.client.client_server import Server
 
 STILL_WAITING = object()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import BIN, Machine, Server, Service
+
+from tests.system.real_service import BIN, Machine, Server, Service
 
 DATABASE = ("providers", 1, "config", "database")
 CONFIGURATIONS = Path(__file__).parents[1] / "data" / "configurations"

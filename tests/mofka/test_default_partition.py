@@ -12,10 +12,19 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from chunk_events import events_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from partition_io import (
+
+from mochi.margo.errors import ConfigError, Fault
+from mochi.mofka.chunks import ChunkFiles, Commit, FileLayer, Origin, PartitionDirectory, Remembered
+from mochi.mofka.partition import commits, tail
+from mochi.mofka.partition.config import DefaultFields
+from mochi.mofka.partition.contract import Slice
+from mochi.mofka.partition.default import DefaultPartition
+from mochi.mofka.partition.tail import KEPT
+from tests.chunks.chunk_events import events_of
+from tests.chunks.recording_files import RecordingFiles
+from tests.mofka.partition_io import (
     BreakableFiles,
     Event,
     GatedIo,
@@ -26,15 +35,6 @@ from partition_io import (
     read,
     read_data,
 )
-from recording_files import RecordingFiles
-
-from mochi.margo.errors import ConfigError, Fault
-from mochi.mofka.chunks import ChunkFiles, Commit, FileLayer, Origin, PartitionDirectory, Remembered
-from mochi.mofka.partition import commits, tail
-from mochi.mofka.partition.config import DefaultFields
-from mochi.mofka.partition.contract import Slice
-from mochi.mofka.partition.default import DefaultPartition
-from mochi.mofka.partition.tail import KEPT
 
 UUID = "5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
 

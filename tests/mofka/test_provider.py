@@ -10,12 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from partition_io import BreakableFiles, Event, GatedIo
-from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, Stream, bulk_of
 
 from mochi.margo import rpc
-from mochi.margo.budget import Budget
 from mochi.margo.errors import ConnectionLost, Fault
+from mochi.margo.peer.budget import Budget
 from mochi.margo.wire import Frame, Segment
 from mochi.mofka import provider
 from mochi.mofka.chunks import PartitionDirectory
@@ -45,6 +43,8 @@ from mochi.mofka.protocol import (
     Unsubscribe,
     Where,
 )
+from tests.mofka.partition_io import BreakableFiles, Event, GatedIo
+from tests.mofka.served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, Stream, bulk_of
 
 THREADS = {"rpc_thread_count": 2}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from partition_io import BreakableFiles, Event, GatedIo, append, batch_of, events_in, read, read_data
 
 from mochi.margo.errors import Fault
 from mochi.mofka.chunks import Batch, PartitionDirectory
@@ -16,6 +15,16 @@ from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Slice
 from mochi.mofka.partition.default import DefaultPartition
+from tests.mofka.partition_io import (
+    BreakableFiles,
+    Event,
+    GatedIo,
+    append,
+    batch_of,
+    events_in,
+    read,
+    read_data,
+)
 
 UUID = "5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
 

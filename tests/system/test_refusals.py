@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chunk_events import events_of
-from real_service import Machine, Server, config
 
 from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import ConfigError, DiasporaError, TopicExists, TopicNotFound
 from mochi.bedrock.client import Client
 from mochi.mofka.chunks import PartitionDirectory
+from tests.chunks.chunk_events import events_of
+from tests.system.real_service import Machine, Server, config
 
 
 def options(path: Path | str, **fields: Any) -> dict[str, Any]:

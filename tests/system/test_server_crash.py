@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chunk_events import events_of
-from real_service import Machine, Server
-from stream_worker import data_of
 
 from diaspora_stream.api import TopicHandle
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
 from mochi.mofka.chunks import PartitionDirectory
+from tests.chunks.chunk_events import events_of
+from tests.system.real_service import Machine, Server
+from tests.system.stream_worker import data_of
 
 Acknowledged = list[tuple[int, int]]
 """Numbers and ids of the events of a partition that were acknowledged."""

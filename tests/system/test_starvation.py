@@ -14,13 +14,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from chunk_events import events_of
-from real_service import Machine, Server
 
 from diaspora_stream.api import Producer, TopicHandle
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
 from mochi.mofka.chunks import PartitionDirectory
+from tests.chunks.chunk_events import events_of
+from tests.system.real_service import Machine, Server
 
 PARTITIONS = 2
 SIZES = (0, 100, 100, 30_000, 300_000, 100, 100, 100, 6 << 20)

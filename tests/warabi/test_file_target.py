@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blob_server import Serve, in_file
 
 from mochi.abt_io.files import File
 from mochi.margo.errors import ConfigError
 from mochi.warabi import StorageError
+from tests.warabi.blob_server import Serve, in_file
 
 
 def test_regions_stay_when_the_server_ends(serve: Serve, tmp_path: Path) -> None:

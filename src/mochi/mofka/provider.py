@@ -19,12 +19,12 @@ import msgspec
 
 from mochi import shortage
 from mochi.margo import rpc
-from mochi.margo.budget import Reservation
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.complaints import Complaint
 from mochi.margo.connection import Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
+from mochi.margo.peer.budget import Reservation
 from mochi.margo.pools import Pool
 from mochi.margo.wire import Buffer, Frame, Segment
 from mochi.mofka.chunks import Batch, InvalidBatch, Origin
