@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from diaspora_stream.api import Exception
-from mochi.mofka.client.service import EpochChanged
+from mochi.mofka.client.refusals import EpochChanged
 from tests.client.cluster import Cluster
 
 Start = Callable[..., Cluster]

@@ -159,7 +159,7 @@ def changed(name: str, *path: str | int, to: Any) -> str:
         (
             changed("pools.json", "margo", "rpc_pool", to="cals"),
             "margo.rpc_pool",
-            'no pool is named "cals", did you mean "calls"?',
+            "no pool is named \"cals\"; did you mean 'calls'?",
         ),
         (
             changed("pools.json", *DATABASE, "config", "path", to="no/such/topics"),
