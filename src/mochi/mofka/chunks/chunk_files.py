@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from mochi.disk.contract import Buffer, File, FileLayer
 from mochi.disk.files import syncing
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.seals import Seal, void_slots
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks.format.seals import Seal, void_slots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
