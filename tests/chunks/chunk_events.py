@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mochi.mofka.chunks import Batch, ChunkStore, DamagedEvents, Origin
+from mochi.mofka.chunks import Batch, DamagedEvents, Origin, PartitionDirectory
 
 Event = tuple[bytes, bytes]
 
@@ -59,7 +59,7 @@ def events_of(
     return events
 
 
-def readable(store: ChunkStore) -> dict[int, Event]:
+def readable(store: PartitionDirectory) -> dict[int, Event]:
     """Read all events that are not damaged, one by one, by id."""
     found: dict[int, Event] = {}
     for event_id in range(store.first_id, store.event_count):
