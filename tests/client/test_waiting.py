@@ -16,7 +16,7 @@ from mochi.margo import client as margo_client
 from mochi.margo import rpc
 from mochi.margo.errors import Fault, MargoError
 from mochi.margo.link import PendingCall
-from mochi.mofka.chunks.ledger import MAX_PRODUCERS
+from mochi.mofka.chunks import MAX_PRODUCERS
 from mochi.mofka.client import search as search_module
 from mochi.mofka.client.batch import Batch
 from mochi.mofka.client.lane import is_forgotten

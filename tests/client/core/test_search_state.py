@@ -30,7 +30,7 @@ PATIENCE = 5.0
 PLACES = [PartitionInfo(0, f"place {number}", 3, "uuid") for number in range(3)]
 CAUSES: list[MargoError | None] = [None, ConnectionLost("lost"), Fault("no_provider", "away")]
 
-costs = st.floats(0, 10)
+costs = st.floats(0.05, 10)
 looks = st.lists(
     st.tuples(
         st.sampled_from(CAUSES),
@@ -71,15 +71,10 @@ def test_a_search_looks_where_the_directory_says_and_ends_in_time(looks: list[An
                 todo = state.missed(AddressError("nobody"))
             elif isinstance(action, Ask):
                 now += ask_delay
-                moved, where_before = place != where, where
+                moved, where = place != where, place
                 todo = state.located(place, action.error, now)
-                where = place
-                if moved:
-                    assert isinstance(todo[-1], Connect), where_before
-                elif now >= 100.0 + TIMEOUT:
-                    assert isinstance(todo[-1], GiveUp)
-                else:
-                    assert isinstance(todo[-1], Rest)
+                over = now >= 100.0 + TIMEOUT
+                assert isinstance(todo[-1], GiveUp if over else Connect if moved else Rest)
             elif isinstance(action, Rest):
                 pauses.append(action.seconds)
                 now += action.seconds

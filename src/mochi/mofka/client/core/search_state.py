@@ -159,12 +159,12 @@ class SearchState(msgspec.Struct):
         if self.told is None and now - self.began >= self.patience:
             self.told = self.partition
             actions.append(Warn(self.partition, self.patience, error))
-        if partition != self.partition:
-            self.partition = partition
-            return actions + self._connect(now)
         if self.is_over(now):
             self._advance(Event.END)
             return [*actions, GiveUp(self.reason)]
+        if partition != self.partition:
+            self.partition = partition
+            return actions + self._connect(now)
         self._advance(Event.REST)
         pause = min(self.pause, self.seconds_left(now))
         self.pause = min(2 * self.pause, LONGEST_PAUSE)
