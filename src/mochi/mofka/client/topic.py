@@ -268,4 +268,4 @@ class MofkaTopic(CheckedTopic[PartitionInfo]):
         return MofkaProducer(self._service, self, *arguments)
 
     def make_consumer(self, *arguments: Any) -> MofkaConsumer:
-        return MofkaConsumer(self._service, self, *arguments)
+        return MofkaConsumer(self._service, self, self.serializer, *arguments)
