@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mochi.abt_io.config import AbtIoConfig
-from mochi.abt_io.files import Files
+from mochi.abt_io.files import open_files
 from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import (
     ChunkConfig,
@@ -21,7 +21,6 @@ from mochi.mofka.chunks import (
     StorageError,
     view,
 )
-from mochi.mofka.chunks.errors import REFUSALS
 from tests.chunks.chunk_events import Event, batch_of, chunk_files, numbered
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
@@ -39,7 +38,7 @@ def made(directory: Path, first: int = 0) -> Path:
 @pytest.fixture(params=["posix", "abt_io"])
 def files(request: pytest.FixtureRequest) -> FileLayer:
     """Each of the real layers: what tells of damage must not depend on how a layer refuses."""
-    return PosixFiles() if request.param == "posix" else Files("io", AbtIoConfig())
+    return PosixFiles() if request.param == "posix" else open_files("io", AbtIoConfig())
 
 
 @pytest.fixture
@@ -266,6 +265,6 @@ def test_a_view_reads_beside_a_writer_and_changes_nothing(files: FileLayer, dire
 
 
 def test_a_view_of_what_is_no_directory_is_a_clear_error(files: FileLayer, tmp_path: Path) -> None:
-    with pytest.raises(REFUSALS, match="No such file"):
+    with pytest.raises(StorageError, match="No such file"):
         view(tmp_path / "nothing", files)
     assert not (tmp_path / "nothing").exists()

@@ -13,7 +13,6 @@ from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.directory import ChunkView, PartitionDirectory, view
 from mochi.mofka.chunks.errors import (
-    REFUSALS,
     CorruptPartition,
     DamagedEvents,
     ExpiredEvents,
@@ -43,7 +42,6 @@ __all__ = [
     "KEEP_ALL",
     "LOCK_NAME",
     "MAX_PRODUCERS",
-    "REFUSALS",
     "REMEMBERED_BATCHES",
     "Batch",
     "Buffer",

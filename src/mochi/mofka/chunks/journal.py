@@ -37,7 +37,6 @@ import numpy as np
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from mochi.disk.contract import Buffer, FileLayer
-from mochi.disk.files import syncing
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import Part, joined
 from mochi.mofka.chunks.errors import CorruptPartition
@@ -128,10 +127,8 @@ class Journal:
             )
             self._size = files.size(self.file.path)
             # The last head, which a killed process may not have synced, before the next replaces the other one.
-            with syncing(self.file.path):
-                self.file.sync()
-            with syncing(directory):
-                files.sync_directory(directory)
+            self.file.sync()
+            files.sync_directory(directory)
             self._opened = opened.pop_all()
 
     @property
@@ -157,12 +154,10 @@ class Journal:
         turn = head.generation % 2
         self._ledgers[turn].write([_pack_ledger(head, event_count, ledger)], 0)
         if synced:
-            with syncing(self._ledgers[turn].path):
-                self._ledgers[turn].sync()
+            self._ledgers[turn].sync()
         self.file.write([_pack_head(head).ljust(_BLOCK, b"\0")], turn * _BLOCK)
         if synced:
-            with syncing(self.file.path):
-                self.file.sync()
+            self.file.sync()
         self._head = head
         self._position = _RECORDS_START
         self._beside = 0

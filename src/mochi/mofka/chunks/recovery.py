@@ -45,7 +45,7 @@ from xxhash import xxh3_64_intdigest
 from mochi.disk.contract import Buffer, File, FileLayer
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, index_of, records_of
-from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
+from mochi.mofka.chunks.errors import CorruptPartition, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.ledger import Ledger, unpack
 from mochi.mofka.chunks.format.seals import SLOT, Seal, key_of, seals_in
@@ -213,7 +213,7 @@ def _size(files: FileLayer, directory: str, name: str) -> int:
     """Give the size of a file; what is there and no file is no damage of a disk."""
     try:
         return files.size(os.path.join(directory, name))
-    except REFUSALS as error:
+    except StorageError as error:
         if error.errno == errno.EISDIR:
             raise _corrupt(directory, name, "is a directory, not a file; put the file back") from error
         if error.errno == errno.EINVAL:

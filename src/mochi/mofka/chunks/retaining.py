@@ -21,10 +21,9 @@ from xxhash import xxh3_64_hexdigest
 
 from mochi.disk.contract import FileLayer
 from mochi.disk.fd_cache import FdCache
-from mochi.disk.files import syncing
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.clock import CLOCK, SECOND, Clock, shown
-from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition, StorageError
+from mochi.mofka.chunks.errors import CorruptPartition, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.retention import Retention
 
@@ -80,11 +79,9 @@ def write_first(files: FileLayer, directory: str, first: Chunk) -> None:
     with closing(files.open(aside, writable=True)) as file:
         file.truncate(0)
         file.write([content], 0)
-        with syncing(aside):
-            file.sync()
+        file.sync()
     files.rename(aside, path)
-    with syncing(directory):
-        files.sync_directory(directory)
+    files.sync_directory(directory)
 
 
 def _pack(first: Chunk) -> bytes:
@@ -222,7 +219,7 @@ class Trimmer:
 
     def _remove(self, chunks: Sequence[Chunk]) -> None:
         """Remove the files of chunks; the first refusal is raised once all others are gone."""
-        refusal: StorageError | OSError | None = None
+        refusal: StorageError | None = None
         for chunk in chunks:
             paths = [
                 os.path.join(self._directory, layout.file_name(chunk.number, kind))
@@ -231,7 +228,7 @@ class Trimmer:
             for path in paths:
                 try:
                     self._files.remove(path)
-                except REFUSALS as error:
+                except StorageError as error:
                     if error.errno != errno.ENOENT:
                         refusal = refusal or error
             self._cache.forget(paths)

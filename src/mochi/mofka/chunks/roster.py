@@ -17,7 +17,6 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from mochi.disk.contract import FileLayer
-from mochi.disk.files import syncing
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.format import layout
 
@@ -46,10 +45,8 @@ def add_to_roster(files: FileLayer, directory: str, owner: bytes, chunk: Chunk) 
     """Put the record of a chunk on disk."""
     with closing(files.open(os.path.join(directory, layout.ROSTER_NAME), writable=True)) as file:
         file.write([_pack(chunk, owner)], chunk.number * _SIZE)
-        with syncing(file.path):
-            file.sync()
-    with syncing(directory):
-        files.sync_directory(directory)
+        file.sync()
+    files.sync_directory(directory)
 
 
 def shorten_roster(files: FileLayer, directory: str, end: int) -> None:
@@ -57,8 +54,7 @@ def shorten_roster(files: FileLayer, directory: str, end: int) -> None:
     with closing(files.open(os.path.join(directory, layout.ROSTER_NAME), writable=True)) as file:
         if files.size(file.path) > end * _SIZE:
             file.truncate(end * _SIZE)
-            with syncing(file.path):
-                file.sync()
+            file.sync()
 
 
 def update_roster(
