@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from mochi.bedrock.commands import FAILURE
+from mochi.bedrock.cli import FAILURE
 from tests.system.real_service import BIN, Machine, Service, config, spread
 
 
