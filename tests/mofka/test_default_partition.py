@@ -16,10 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mochi.margo.errors import ConfigError, Fault
-from mochi.mofka.chunks import ChunkStore, Origin, Remembered
-from mochi.mofka.chunks.chunk_files import ChunkFiles
-from mochi.mofka.chunks.files import FileLayer
-from mochi.mofka.chunks.writer import Commit
+from mochi.mofka.chunks import ChunkFiles, Commit, Origin, PartitionDirectory, Remembered
 from mochi.mofka.partition import commits, tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Slice
@@ -52,7 +49,7 @@ class Opener:
         self.directory = path / f"topic-{UUID}"
         self._opened: list[tuple[DefaultPartition, GatedIo]] = []
 
-    def open(self, files: FileLayer | None = None, **fields: Any) -> tuple[DefaultPartition, GatedIo]:
+    def open(self, files: Any = None, **fields: Any) -> tuple[DefaultPartition, GatedIo]:
         io = GatedIo(files or BreakableFiles())
         partition = DefaultPartition(
             "topic", UUID, DefaultFields.parse({"path": str(self.path), **fields}), io
@@ -79,7 +76,7 @@ def numbered(first: int, count: int) -> list[Event]:
 
 
 def stored_in(directory: Path) -> list[Event]:
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         return events_of(store)
 
 
@@ -321,8 +318,8 @@ def test_an_error_that_nobody_expects_is_told_like_any_other(
     def broken(*_: Any, **__: Any) -> Any:
         raise LookupError("no such thing")
 
-    monkeypatch.setattr(ChunkStore, "begin", broken)
-    monkeypatch.setattr(ChunkStore, "read_range", broken)
+    monkeypatch.setattr(PartitionDirectory, "begin", broken)
+    monkeypatch.setattr(PartitionDirectory, "read_range", broken)
     outcomes = [append(partition, batch_of(numbered(0, 1))), read(partition, 0, 1, 1, False)]
     outcomes.append(append(partition, batch_of(numbered(0, 1))))
     for outcome in outcomes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mochi.margo.errors import Fault
-from mochi.mofka.chunks import Batch, ChunkStore
+from mochi.mofka.chunks import Batch, PartitionDirectory
 from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Slice
@@ -96,7 +96,7 @@ def test_who_follows_live_reads_no_file(
         stored += new
     assert files.reads == 0
     partition.close()
-    with ChunkStore.open(tmp_path / f"topic-{UUID}") as store:
+    with PartitionDirectory.open(tmp_path / f"topic-{UUID}") as store:
         found = store.read_range(0, 300, 1 << 30, with_data=True)
         assert bytes(found.metadata) == b"".join(metadata for metadata, _ in stored)
         assert found.data is not None

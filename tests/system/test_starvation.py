@@ -18,7 +18,7 @@ import pytest
 from diaspora_stream.api import Producer, TopicHandle
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
-from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.chunks import PartitionDirectory
 from tests.chunks.chunk_events import events_of
 from tests.system.real_service import Machine, Server
 
@@ -195,7 +195,7 @@ def starve(machine: Machine, harms: list[Harm], outcomes: int) -> None:
         check(stream, pulled(topic, index, max(stream.stored.values()) + 1))
     server.kill()
     for index, stream in enumerate(streams):
-        with ChunkStore.open(path / f"topic-{topic.partitions[index]['uuid']}") as store:
+        with PartitionDirectory.open(path / f"topic-{topic.partitions[index]['uuid']}") as store:
             assert store.damaged == []
             check(stream, [(deserialize(metadata)["number"], data) for metadata, data in events_of(store)])
 

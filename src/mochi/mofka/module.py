@@ -14,8 +14,7 @@ from mochi.margo.client import Client
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
-from mochi.mofka.chunks import PosixFiles, remove_partition
-from mochi.mofka.chunks.descriptors import Descriptors
+from mochi.mofka.chunks import Descriptors, PosixFiles, remove_partition
 from mochi.mofka.partition.config import DefaultFields, LegacyFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition

@@ -47,14 +47,8 @@ from mochi.mofka.client.event import (
 from mochi.mofka.client.feed import Feed
 from mochi.mofka.client.loading import allocate, select
 from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
-from mochi.mofka.client.service import (
-    PartitionInfo,
-    Service,
-    as_diaspora_error,
-    deadline_after,
-    is_away,
-    refusal,
-)
+from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, is_away, refusal
+from mochi.mofka.client.service import Service, deadline_after
 
 if TYPE_CHECKING:
     from mochi.mofka.client.topic import MofkaTopic
@@ -261,7 +255,7 @@ class MofkaConsumer(Consumer):
             self._stale = False
             for feed in self._feeds:
                 feed.subscribe()
-        self.service.dispatch()
+        self.service.jobs.begin()
         while True:
             if self._loader == threading.get_ident():
                 raise DiasporaError(f"a data selector or allocator of {self!r} cannot wait for its events")
@@ -430,7 +424,7 @@ class MofkaConsumer(Consumer):
         self._ready.appendleft(event)
         if self._waiting:
             self.service.client.notify()
-            self.service.in_background(self._feeds[0].ask)
+            self.service.jobs.put(self._feeds[0].ask)
 
     def unsubscribe(self) -> None:
         """Have the servers send no more; what is here may still be pulled."""
@@ -474,4 +468,4 @@ class MofkaConsumer(Consumer):
 
     def __del__(self) -> None:
         for feed in getattr(self, "_feeds", ()):
-            self.service.in_background(feed.drop)
+            self.service.jobs.put(feed.drop)

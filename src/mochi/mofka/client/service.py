@@ -1,8 +1,4 @@
-"""What producers and consumers of one driver share: the margo client, time-outs, and what happens at the end.
-
-A server that does not answer is looked for, see `Search`: at its address, and where the master database says that the
-partition is now. What looks for it, or else may block, runs in threads of its own, which jobs are handed to by one call
-of a C function: Ctrl-C finds a job handed over, or not yet.
+"""What producers and consumers of one driver share: the margo client, where partitions are, and the end.
 
 Events that are pending when a process ends are flushed, for `EXIT_FLUSH` seconds at most, and a message tells of those
 that could not be: when the interpreter exits, and in children of `multiprocessing`, which end without that, by a
@@ -11,7 +7,6 @@ finalizer of theirs. No thread starts from then on. What is pushed later on (by 
 consumers begin anew.
 """
 
-import _thread
 import logging
 import math
 import os
@@ -19,99 +14,21 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from functools import lru_cache, partial
-from queue import Empty, SimpleQueue
-from typing import Any, Protocol
-from uuid import UUID
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Protocol
 
-import msgspec
-
-from diaspora_stream.errors import (
-    ConnectionFailed,
-    DiasporaError,
-    EventsDamaged,
-    EventsExpired,
-    TimeoutExpired,
-)
-from mochi.margo.client import PATIENCE, Client
-from mochi.margo.errors import (
-    AddressError,
-    AuthenticationError,
-    ConnectionLost,
-    DeadlineExceeded,
-    Fault,
-    HeldUp,
-    MargoError,
-    ProtocolError,
-)
-from mochi.margo.link import Link
+from diaspora_stream.errors import DiasporaError
+from mochi.margo.client import Client
+from mochi.margo.errors import AddressError, ConnectionLost, MargoError
 from mochi.mofka.client.ending import at_end, watch_child
+from mochi.mofka.client.jobs import Jobs
+from mochi.mofka.client.refusals import PartitionInfo
 
 log = logging.getLogger(__name__)
 
 EXIT_FLUSH = 10.0
 """Seconds that the interpreter's exit waits for pending events."""
-
-FIRST_PAUSE = 0.02
-LONGEST_PAUSE = 1.0
-"""Seconds between two looks for a partition; twice as many each time."""
-
-CONNECT_TIMEOUT = 5.0
-"""Seconds after which a server that does not even greet is passed over, where there is something else to try."""
-
-_AWAY = ("no_provider", "no_rpc", "wrong_partition", "closed")
-
-
-class PartitionInfo(msgspec.Struct, frozen=True):
-    """Where a partition is served; `as_dict` is the entry of ``topic.partitions``."""
-
-    index: int
-    address: str
-    provider_id: int
-    uuid: str
-
-    @property
-    def key(self) -> bytes:
-        """The uuid as 16 bytes."""
-        return _uuid_bytes(self.uuid)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the public form."""
-        return {"address": self.address, "provider_id": self.provider_id, "uuid": self.uuid}
-
-    def __str__(self) -> str:
-        return f"partition {self.index} ({self.uuid}, provider {self.provider_id} at {self.address})"
-
-
-@lru_cache
-def _uuid_bytes(uuid: str) -> bytes:
-    return UUID(uuid).bytes
-
-
-class EpochChanged(DiasporaError):
-    """A partition came back without its events, or with others.
-
-    Attributes
-    ----------
-    partition : PartitionInfo
-    old, new : int
-        The epochs: the one that the client knew, and the partition's own.
-    """
-
-    def __init__(self, what: str, partition: PartitionInfo, old: int, new: int) -> None:
-        super().__init__(what, partition, old, new)
-        self.what = what
-        self.partition = partition
-        self.old = old
-        self.new = new
-
-    def __str__(self) -> str:
-        return (
-            f"{self.what}: {self.partition} came back without its events, in epoch {self.new} where epoch {self.old} "
-            f"was known"
-        )
 
 
 class Directory(Protocol):
@@ -166,36 +83,6 @@ class Pending(Resettable, Protocol):
         """Keep nothing open from now on."""
 
 
-def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
-    """Return the error of the public tree that tells an application of `error`."""
-    if isinstance(error, DiasporaError):
-        return error
-    if isinstance(error, DeadlineExceeded):
-        return TimeoutExpired(f"{what}: {error}")
-    if isinstance(error, Fault | AuthenticationError | HeldUp):
-        return DiasporaError(f"{what}: {error}")
-    return ConnectionFailed(f"{what}: {error}")
-
-
-def refusal(fault: MargoError, what: str, partition: PartitionInfo, epoch: int) -> DiasporaError:
-    """Return the error that tells an application of a partition's `fault`, where `epoch` was known."""
-    if isinstance(fault, Fault) and fault.code == "wrong_epoch":
-        return EpochChanged(what, partition, epoch, fault.details.get("epoch", 0))
-    if isinstance(fault, Fault) and fault.code == "expired":
-        return EventsExpired(f"{what}, {partition}", fault.details["first"], fault.details["next"])
-    if isinstance(fault, Fault) and fault.code == "damaged":
-        first, count = fault.details["first"], fault.details["count"]
-        return EventsDamaged(f"{what}, {partition}", first, first + count, str(fault))
-    return as_diaspora_error(fault, f"{what}, {partition}")
-
-
-def is_away(error: MargoError) -> bool:
-    """Tell whether `error` says that a partition is not there, or not yet."""
-    if isinstance(error, Fault):
-        return error.code in _AWAY
-    return isinstance(error, AddressError | AuthenticationError | ConnectionLost | ProtocolError)
-
-
 def deadline_after(timeout: float | None) -> float:
     """Return the deadline of a wait of `timeout` seconds; None waits for ever."""
     return float("inf") if timeout is None else time.monotonic() + timeout
@@ -215,6 +102,7 @@ class Service:
         self.client = Client(timeout=timeout)
         self.timeout = timeout
         self.is_closed = False
+        self.jobs = Jobs()
         self._begin()
         self._directory: Directory | None = None
         self._whereabouts: dict[str, PartitionInfo] = {}
@@ -225,13 +113,9 @@ class Service:
         watch_child()
 
     def _begin(self) -> None:
-        self.is_exiting = False
         self.ends_at = math.inf
-        self.jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._is_dispatching = False
         self._open = threading.Lock()
         self._open.acquire()
-        weakref.finalize(self, self.jobs.put, None).atexit = False
 
     def follow(self, directory: Directory) -> None:
         """Ask `directory` for partitions that are not where they were."""
@@ -279,7 +163,7 @@ class Service:
     def let_go(self, lanes: Sequence[Pending]) -> None:
         """Flush the lanes of a producer that is gone, in a thread of its own, and forget them. Never blocks."""
         if any(lane.has_pending for lane in lanes):
-            self.in_background(partial(self._finish, lanes, self.timeout))
+            self.jobs.put(partial(self._finish, lanes, self.timeout))
         else:
             self._lanes.difference_update(lanes)
 
@@ -305,46 +189,17 @@ class Service:
 
     def after_fork_in_child(self) -> None:
         """Have every lane and consumer begin anew."""
+        self.jobs.reset()
         self._begin()
         if self._directory is not None:
             self._directory.reset()
         for member in list(self._resettable):
             member.reset()
 
-    def in_background(self, work: Callable[[], object]) -> None:
-        """Run `work` in a thread of its own: it may block, which no receiver of frames may.
-
-        Once the process ends it is left to whoever waits: no thread starts then.
-        """
-        self.jobs.put(work)
-        self.dispatch()
-
-    def dispatch(self) -> None:
-        """See to it that jobs are begun; whoever waits for what a job does calls this, or `work`."""
-        if not self._is_dispatching and not self.is_exiting:
-            self._is_dispatching = True
-            _thread.start_new_thread(_dispatch, (self.jobs,))  # `Thread.start` is not proof against Ctrl-C
-
-    def work(self) -> None:
-        """See to it that jobs are begun, or do them, once the process ends; not from within a lock."""
-        self.dispatch()
-        with suppress(Empty):
-            while self.is_exiting:
-                job = self.jobs.get_nowait()
-                if job is not None:
-                    job()
-
-    @property
-    def has_work(self) -> bool:
-        """Whether there are jobs, and nobody else does them."""
-        return self.is_exiting and not self.jobs.empty()
-
     def end(self, deadline: float) -> None:
         """Start nothing more, keep nothing open, and look for nothing after `deadline`: the process ends."""
-        self.is_exiting = True
+        self.jobs.end()
         self.ends_at = deadline
-        if self._is_dispatching:
-            self.jobs.put(None)
         for lane in list(self._lanes):
             lane.end()
 
@@ -361,107 +216,6 @@ class Service:
             self._open.release()
         self.client.close()
         return lost
-
-
-class Search:
-    """Looks for one partition, from the first failure to the first success; belongs to one thread at a time.
-
-    One that lasts longer than `PATIENCE` is told to the log, and again when it is over.
-
-    Attributes
-    ----------
-    failures : int
-        How often nobody was found.
-    reason : MargoError or None
-        Why nobody was found last.
-    """
-
-    def __init__(self, service: Service, topic: str) -> None:
-        self.failures = 0
-        self.reason: MargoError | None = None
-        self._service = service
-        self._topic = topic
-        self._began = time.monotonic()
-        self._deadline = min(self._began + service.timeout, service.ends_at)
-        self._told: PartitionInfo | None = None
-        self._pause = FIRST_PAUSE
-        self._has_begun = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the time-out of the service has passed since the search began."""
-        return time.monotonic() >= self._deadline
-
-    @property
-    def seconds_left(self) -> float:
-        """Seconds until the search is over, a millisecond at least."""
-        return max(self._deadline - time.monotonic(), 1e-3)
-
-    def connect(self, partition: PartitionInfo, cause: MargoError | None) -> tuple[PartitionInfo, Link]:
-        """Return where the partition is, and a link to there; blocks until somebody answers.
-
-        Parameters
-        ----------
-        cause : MargoError or None
-            Why it is looked for: a connection that is lost or was never there is tried at once, a partition that is
-            not there, and whatever failed before, after a pause that grows.
-
-        Raises
-        ------
-        MargoError
-            Nobody answered within the service's time-out.
-        DiasporaError
-            The service does not know the partition any more.
-        """
-        again, self._has_begun = self._has_begun, True
-        error = cause if again or isinstance(cause, Fault) else None
-        while True:
-            if error is not None:
-                if self._service.is_closed:
-                    raise error
-                self.failures += 1
-                self.reason = error.with_traceback(None)
-                self._service.client.notify()
-                found = self._service.locate(self._topic, partition)
-                error = self._service.explained(error)
-                self.reason = error.with_traceback(None)
-                self._tell(partition, error)
-                if found == partition:
-                    self._rest(error)
-                partition = found
-            try:
-                timeout = min(self.seconds_left, CONNECT_TIMEOUT)
-                return partition, self._service.client.link(partition.address, timeout)
-            except MargoError as failure:
-                error = failure
-
-    def _tell(self, partition: PartitionInfo, error: MargoError) -> None:
-        if self._told is None and time.monotonic() - self._began >= PATIENCE:
-            self._told = partition
-            log.warning("topic %r, %s: looked for since %g s: %s", self._topic, partition, PATIENCE, error)
-
-    def end(self, outcome: str) -> None:
-        """Take note that the search is over, found or given up."""
-        partition, self._told = self._told, None
-        if partition is not None:
-            seconds = time.monotonic() - self._began
-            log.warning("topic %r, %s: %s after %.1f s", self._topic, partition, outcome, seconds)
-
-    def _rest(self, error: MargoError) -> None:
-        if self.is_over:
-            raise error
-        pause, self._pause = min(self._pause, self.seconds_left), min(2 * self._pause, LONGEST_PAUSE)
-        self._service.rest(pause)
-
-
-def _dispatch(jobs: "SimpleQueue[Callable[[], object] | None]") -> None:
-    while (job := jobs.get()) is not None:
-        try:
-            threading.Thread(target=job, name="mofka-recovery", daemon=True).start()
-        except RuntimeError:  # the interpreter exits: whoever waits does it
-            jobs.put(job)
-            return
-        del job
 
 
 _services: "weakref.WeakSet[Service]" = weakref.WeakSet()

@@ -27,7 +27,8 @@ from diaspora_stream.validator import Validator
 from mochi.mofka.client.consumer import MofkaConsumer
 from mochi.mofka.client.options import check_text, milliseconds, options_of
 from mochi.mofka.client.producer import MofkaProducer
-from mochi.mofka.client.service import PartitionInfo, Service
+from mochi.mofka.client.refusals import PartitionInfo
+from mochi.mofka.client.service import Service
 from mochi.mofka.protocol import MAX_CONSUMER_NAME
 
 
