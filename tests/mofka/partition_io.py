@@ -14,7 +14,8 @@ from mochi.abt_io.files import Files
 from mochi.abt_io.threads import IoThreads
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import Batch, FileLayer, Origin
-from mochi.mofka.partition.contract import EventPieces, LargeEvent, Partition, Slice
+from mochi.mofka.chunks.pieces import DataRequest, Pieces, rearranged
+from mochi.mofka.partition.contract import LargeEvent, Partition, Slice
 
 T = TypeVar("T")
 
@@ -74,8 +75,16 @@ def read(
     return read(partition, first, max_events, outcome.size, with_data)
 
 
-def read_data(partition: Partition, events: Sequence[EventPieces]) -> Sequence[Buffer] | BaseException:
-    return _told(lambda done: partition.read_data(events, done))
+def read_data(partition: Partition, events: Sequence[DataRequest]) -> Sequence[Buffer] | BaseException:
+    """Read pieces, in any order, as a provider does for clients that do not sort them."""
+    pieces = Pieces.of(events)
+    order = pieces.order()
+    outcome: Sequence[Buffer] | BaseException = _told(
+        lambda done: partition.read_data(pieces if order is None else pieces.at(order), done)
+    )
+    if order is None or isinstance(outcome, BaseException):
+        return outcome
+    return [rearranged(memoryview(b"".join(outcome)), pieces, order)]
 
 
 class GatedIo:

@@ -23,7 +23,8 @@ from mochi.mofka.chunks import (
     PartitionPoisoned,
     layout,
 )
-from mochi.mofka.chunks.reader import DataRequest, fresh_memory
+from mochi.mofka.chunks.pieces import DataRequest
+from mochi.mofka.chunks.reader import fresh_memory
 
 METADATA, DATA, INDEX = NAMES = ("metadata", "data", "index")
 

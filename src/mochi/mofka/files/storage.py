@@ -30,7 +30,7 @@ from mochi.mofka.chunks import (
 )
 from mochi.mofka.chunks.journal import Mode, read_head
 from mochi.mofka.chunks.layout import parse_file_name
-from mochi.mofka.chunks.reader import DataRequest
+from mochi.mofka.chunks.pieces import DataRequest
 from mochi.mofka.files.original import OriginalReader, OriginalStore
 
 log = logging.getLogger(__name__)

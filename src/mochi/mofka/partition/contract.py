@@ -21,9 +21,7 @@ from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.ledger import Remembered
-
-EventPieces = tuple[int, Sequence[tuple[int, int]]]
-"""An event's id, and the (offset, length) of the pieces wanted of its data."""
+from mochi.mofka.chunks.pieces import Pieces
 
 
 class Slice(msgspec.Struct):
@@ -138,10 +136,8 @@ class Partition(Protocol):
         would have to be made for more than `max_bytes`.
         """
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
-        """Read pieces of events' data; `done` is told buffers that hold all pieces back to back."""
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
+        """Read pieces of events' data, in ascending order; `done` is told buffers that hold them back to back."""
 
     def expires_in(self) -> float | None:
         """Tell in how many seconds there is something to `expire`; None: not before another `append`."""

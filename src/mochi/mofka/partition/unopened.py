@@ -7,7 +7,8 @@ from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.ledger import Remembered
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.chunks.pieces import Pieces
+from mochi.mofka.partition.contract import Slice
 
 
 class UnopenedPartition:
@@ -63,9 +64,7 @@ class UnopenedPartition:
         """Say why."""
         done(self.error)
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
         """Say why."""
         done(self.error)
 
