@@ -13,8 +13,7 @@ from mochi.abt_io import config as abt_io_config
 from mochi.abt_io.files import Files
 from mochi.abt_io.threads import IoThreads
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import Batch, FileLayer, Origin
-from mochi.mofka.chunks.pieces import DataRequest, Pieces, rearranged
+from mochi.mofka.chunks import Batch, DataRequest, FileLayer, Origin, Pieces, rearranged
 from mochi.mofka.partition.contract import LargeEvent, Partition, Slice
 
 T = TypeVar("T")

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks import (
     Batch,
     DamagedEvents,
+    DataRequest,
     EventRange,
     File,
     FileLayer,
     OutOfRange,
     PartitionPoisoned,
+    fresh_memory,
     layout,
 )
-from mochi.mofka.chunks.pieces import DataRequest
-from mochi.mofka.chunks.reader import fresh_memory
 
 METADATA, DATA, INDEX = NAMES = ("metadata", "data", "index")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks.pieces import Pieces, gathered, touch
+from mochi.mofka.chunks import Pieces, gathered, touch
 from mochi.mofka.partition.contract import Slice
 
 MERGED_EVENTS = 512

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.ledger import Remembered
-from mochi.mofka.chunks.pieces import Pieces
+from mochi.mofka.chunks import Batch, Pieces, Remembered
 
 
 class Slice(msgspec.Struct):

@@ -5,9 +5,7 @@ from typing import Any, NoReturn
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.ledger import Remembered
-from mochi.mofka.chunks.pieces import Pieces
+from mochi.mofka.chunks import Batch, Pieces, Remembered
 from mochi.mofka.partition.contract import Slice
 
 
