@@ -4,11 +4,13 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import Files
+from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import (
     ChunkConfig,
     ChunkView,
@@ -21,7 +23,6 @@ from mochi.mofka.chunks import (
     view,
 )
 from mochi.mofka.chunks.errors import REFUSALS
-from mochi.mofka.chunks.files import FileLayer
 from tests.chunks.chunk_events import Event, batch_of, chunk_files, numbered
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
@@ -37,7 +38,7 @@ def made(directory: Path, first: int = 0) -> Path:
 
 
 @pytest.fixture(params=["posix", "abt_io"])
-def files(request: pytest.FixtureRequest) -> FileLayer:
+def files(request: pytest.FixtureRequest) -> Any:
     """Each of the real layers: what tells of damage must not depend on how a layer refuses."""
     return PosixFiles() if request.param == "posix" else Files("io", AbtIoConfig())
 
