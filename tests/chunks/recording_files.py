@@ -64,7 +64,7 @@ class RecordingFiles(PosixFiles):
         file.close = once  # type: ignore[method-assign]
         return file
 
-    def lock(self, path: str) -> File:
+    def lock(self, path: str) -> File:  # type: ignore[override]
         return self._tracked(super().lock(path))
 
     def called(self, operation: str, path: str) -> None:
@@ -74,7 +74,7 @@ class RecordingFiles(PosixFiles):
             refusal = SyncFailed if operation == "sync" and self.error != errno.EMFILE else StorageError
             raise refusal.refused(operation, path, OSError(self.error, "made to fail"))
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> File:  # type: ignore[override]
         if not writable:
             return self._tracked(super().open(path, writable=False))
         self.called("open", path)

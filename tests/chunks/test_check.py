@@ -137,7 +137,7 @@ def test_directories_of_the_original_are_sound_and_unverified(name: str) -> None
     assert report.unverified == report.count > 0
 
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 TABLE: dict[str, tuple[Damage, list[tuple[str, str, list[int]]], str]] = {
     "a bit of metadata": (
@@ -541,7 +541,7 @@ class BadSectors(PosixFiles):
         self.name = name
         self.bad = bad
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> File:  # type: ignore[override]
         file = super().open(path, writable=writable)
         return BadFile(file, self.bad) if path.endswith(self.name) else file
 

@@ -4,18 +4,19 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import open_files
+from mochi.disk import PosixFile
 from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import (
     ChunkConfig,
     ChunkView,
     CorruptPartition,
     DamagedEvents,
-    File,
     PartitionDirectory,
     PosixFiles,
     StorageError,
@@ -36,7 +37,7 @@ def made(directory: Path, first: int = 0) -> Path:
 
 
 @pytest.fixture(params=["posix", "abt_io"])
-def files(request: pytest.FixtureRequest) -> FileLayer:
+def files(request: pytest.FixtureRequest) -> Any:
     """Each of the real layers: what tells of damage must not depend on how a layer refuses."""
     return PosixFiles() if request.param == "posix" else open_files("io", AbtIoConfig())
 
@@ -221,7 +222,7 @@ class ForbiddingFiles(PosixFiles):
         super().__init__()
         self.name = name
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> PosixFile:
         if os.path.basename(path) == self.name:
             raise StorageError.refused("open", path, OSError(errno.EACCES, "Permission denied"))
         return super().open(path, writable=writable)

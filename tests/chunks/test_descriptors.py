@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mochi.disk import PosixFile
 from mochi.disk.descriptors import Descriptors, Holder, Holders
 from mochi.disk.errors import SyncFailed
 from mochi.mofka.chunks import ChunkConfig, File, PartitionDirectory, PosixFiles, StorageError
@@ -202,7 +203,7 @@ class Scarce(PosixFiles):
         if len(open_files(self._directory)) >= self.limit:
             raise StorageError.refused("open", path, OSError(errno.EMFILE, "Too many open files"))
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> PosixFile:
         self._check(path)
         return super().open(path, writable=writable)
 
