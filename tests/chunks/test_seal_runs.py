@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles, seal_runs, view
-from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles, view
+from mochi.mofka.chunks.format import layout, seals
 from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of
-from mochi.mofka.chunks.seal_runs import RunStream, SealRun, Slots
+from mochi.mofka.chunks.format.seals import RunStream, SealRun, Slots
 from mochi.mofka.fsck.check import check
 from tests.chunks.chunk_events import batch_of
 
@@ -172,5 +172,5 @@ def test_one_damage_anywhere_is_told_as_if_each_seal_were_alone(
     path.write_bytes(content if isinstance(change, int) else content[:place])
     together = outcomes(directory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seal_runs, "_MOST_EVENTS", 0)
+        patch.setattr(seals, "_MOST_EVENTS", 0)
         assert together == outcomes(directory)

@@ -34,7 +34,7 @@ from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_
 from mochi.mofka.chunks.retaining import read_first
 from mochi.mofka.chunks.retention import KEEP_ALL, Retention
 from mochi.mofka.chunks.roster import update_roster
-from mochi.mofka.chunks.seal_runs import SealRun, Slots
+from mochi.mofka.chunks.format.seals import SealRun, Slots
 from mochi.mofka.chunks.writer import Commit
 
 __all__ = [

@@ -28,7 +28,7 @@ from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.seals import SLOT, key_of
 from mochi.mofka.chunks.reader import ChunkReader
 from mochi.mofka.chunks.recovery import Recovery, survey
-from mochi.mofka.chunks.seal_runs import Slots
+from mochi.mofka.chunks.format.seals import Slots
 
 _AHEAD = 1 << 20
 """Bytes of seals that are read at a time."""

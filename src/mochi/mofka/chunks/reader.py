@@ -29,7 +29,7 @@ from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.seals import BLOCK
 from mochi.mofka.chunks.seal_finder import SealFinder
-from mochi.mofka.chunks.seal_runs import RunStream, SealRun
+from mochi.mofka.chunks.format.seals import RunStream, SealRun
 
 _MAX_EVENTS_PER_RANGE = 16384
 _MOST_DAMAGED = 256

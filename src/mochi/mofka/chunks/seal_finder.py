@@ -16,7 +16,7 @@ from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.format import layout, seals
 from mochi.mofka.chunks.format.seals import SLOT
-from mochi.mofka.chunks.seal_runs import SealRun, Slots
+from mochi.mofka.chunks.format.seals import SealRun, Slots
 
 _AROUND = SLOT * 64
 _AHEAD = 1 << 17

@@ -73,7 +73,7 @@ from mochi.mofka.chunks.others import (
 )
 from mochi.mofka.chunks.retaining import read_first
 from mochi.mofka.chunks.roster import read_roster, update_roster
-from mochi.mofka.chunks.seal_runs import SealRun, Slots
+from mochi.mofka.chunks.format.seals import SealRun, Slots
 
 _COPY_SIZE = 1 << 20
 _SECTOR = 512
