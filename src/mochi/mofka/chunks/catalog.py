@@ -21,7 +21,8 @@ from operator import attrgetter
 import numpy as np
 
 from mochi.mofka.chunks.errors import CorruptPartition, ExpiredEvents
-from mochi.mofka.chunks.files import FileLayer, syncing
+from mochi.disk.contract import FileLayer
+from mochi.disk.files import syncing
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import ROSTER_SIZE, Chunk
 

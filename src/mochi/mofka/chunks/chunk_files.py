@@ -10,7 +10,8 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 
-from mochi.mofka.chunks.files import File, FileLayer, syncing
+from mochi.disk.contract import File, FileLayer
+from mochi.disk.files import syncing
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.journal import Part
 from mochi.mofka.chunks.format.layout import Chunk

@@ -24,7 +24,8 @@ import numpy as np
 
 from mochi.mofka.chunks.catalog import read_whole
 from mochi.mofka.chunks.errors import CorruptPartition
-from mochi.mofka.chunks.files import FileLayer, syncing
+from mochi.disk.contract import FileLayer
+from mochi.disk.files import syncing
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.journal import (
     BLOCK,

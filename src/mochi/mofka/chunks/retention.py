@@ -27,8 +27,8 @@ from msgspec import UNSET
 from mochi.mofka.chunks.catalog import Catalog, write_first
 from mochi.mofka.chunks.config import SECOND, Retention
 from mochi.mofka.chunks.errors import REFUSALS, StorageError
-from mochi.mofka.chunks.fd_cache import FdCache
-from mochi.mofka.chunks.files import FileLayer
+from mochi.disk.fd_cache import FdCache
+from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
 
