@@ -2,7 +2,7 @@
 
 | file | what it tells | when it is written |
 |---|---|---|
-| `mofka.chunks`, the roster | the ends of each full chunk, at a fixed place | when the chunk is on disk, and the next made |
+| `mofka.chunks`, the roster | the ends of each full chunk | when the chunk is on disk, and the next one made |
 | `mofka.trimmed` | the first chunk that is left, if others were dropped | before a file of the others is removed |
 
 Invariants:
@@ -20,9 +20,9 @@ from operator import attrgetter
 
 import numpy as np
 
-from mochi.mofka.chunks.errors import CorruptPartition, ExpiredEvents
 from mochi.disk.contract import FileLayer
 from mochi.disk.files import syncing
+from mochi.mofka.chunks.errors import CorruptPartition, ExpiredEvents
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import ROSTER_SIZE, Chunk
 

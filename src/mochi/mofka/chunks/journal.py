@@ -16,16 +16,14 @@ Invariants:
 import os
 import secrets
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-
-from mochi.mofka.chunks.catalog import read_whole
-from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.disk.contract import FileLayer
 from mochi.disk.files import syncing
+from mochi.mofka.chunks.catalog import read_whole
+from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.journal import (
     BLOCK,
@@ -40,11 +38,9 @@ from mochi.mofka.chunks.format.journal import (
     checksum,
     head_at,
     header_at,
-    record_at,
 )
 from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.ledger import Ledger, Notes
-from mochi.mofka.chunks.format.seals import key_of, seals_in, sums_of
 
 _LIMIT = 32 << 20
 _LARGE_DATA = 1 << 17
@@ -201,8 +197,7 @@ def read_head(files: FileLayer, directory: str, names: Sequence[str]) -> Head | 
             heads.append(found)
     head = max(heads, key=lambda found: found.generation) if heads else None
     newer = head is not None and any(
-        (first := header_at(content, RECORDS_START, head.key, version))
-        and first.generation > head.generation
+        (first := header_at(content, RECORDS_START, head.key, version)) and first.generation > head.generation
         for version in READ
     )
     if newer or (not head and files.size(path) > RECORDS_START):
@@ -230,152 +225,12 @@ def read_ledger(
 
 def read_notes(files: FileLayer, directory: str, head: Head) -> list[tuple[int, Notes]]:
     """Read a light journal: for each record the id after its part's last event, and its notes."""
-    return list(head.notes_in(read_whole(files, os.path.join(directory, layout.JOURNAL_NAME))))
+    return list(head.notes_in(read_records(files, directory)))
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """What is missing where records are damaged that were on disk: events, and notes that nobody knows.
-
-    Attributes
-    ----------
-    before, after : Chunk
-        The last chunk without it, and with it.
-    place : int
-        Where in the journal the first damaged record is.
-    """
-
-    before: Chunk
-    after: Chunk
-    place: int
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """What a full journal tells of.
-
-    Attributes
-    ----------
-    steps : list of Part or Gap
-        All whole commits, in order.
-    rest : list of Part
-        Of a commit at the end that is not whole.
-    broken : Part or None
-        The part that they end before, if its record is good, and its data is not.
-    spoilt : list of Part
-        Those of `steps` whose data is not what was written, though it was on disk.
-    """
-
-    steps: list[Part | Gap]
-    rest: list[Part]
-    broken: Part | None
-    spoilt: list[Part]
-
-
-def read_parts(files: FileLayer, directory: str, head: Head, was_stored: Callable[[Part], bool]) -> Replay:
-    """Read all whole commits in a full journal, in order; nothing is changed.
-
-    They end before the first record that is torn, or whose large data is, unless that was on disk once: as a later
-    record says, or `was_stored` of large data. Then the record, or the data, was damaged later, or the data's memory
-    changed while it was written.
-
-    Cost: the journal is read whole, and large data that its records tell of.
-
-    Parameters
-    ----------
-    was_stored : callable
-        Tells whether the commit of a part had been on disk, by other signs.
-
-    Raises
-    ------
-    CorruptPartition
-        If records that follow each other tell of events that do not; or if a record of version 3 is damaged that
-        was on disk.
-    """
-    path = os.path.join(directory, layout.JOURNAL_NAME)
-    content = read_whole(files, path)
-    steps: list[Part | Gap] = []
-    spoilt: list[Part] = []
-    whole = sequence = 0
-    settled: int | None = None
-    broken: Part | None = None
-    state, position = head.base, RECORDS_START
-    while True:
-        record = record_at(content, position, head)
-        is_next = record is not None and record.sequence == sequence
-        if record is None or not is_next:
-            settled = _settled(content, position, head) if settled is None else settled
-            behind = _next_record(content, position, head, sequence) if settled > sequence else None
-            if behind is None:
-                break
-            place, (position, record) = position, behind
-            if head.version == 3:
-                raise _refused(
-                    path,
-                    f"has a damaged record at byte {place}, and a good one of event {record.first_id} at byte "
-                    f"{position}, which was written when that was on disk; put the file right, or take it away "
-                    "to have the events that the chunk files hold by themselves",
-                )
-            steps.append(Gap(state, record.before, place))
-            state, whole = record.before, len(steps)
-        before = state if record.before.number == state.number else state.next()
-        if (record.before.number, record.first_id) != (before.number, before.end_id):
-            raise _refused(
-                path,
-                f"goes on with event {record.first_id} in chunk {record.before.number}, at byte {position}, "
-                f"though event {state.end_id} in chunk {state.number} or the next is due",
-            )
-        part = record.part(before, content[position:], key_of(head.owner, before.number))
-        if not record.within and not _has_data(files, directory, head.owner, part):
-            settled = _settled(content, position, head) if settled is None else settled
-            if settled <= record.sequence and not was_stored(part):
-                broken = part
-                break
-            spoilt.append(part)
-        steps.append(part)
-        state = part.after
-        if record.last:
-            whole = len(steps)
-        sequence = record.sequence + 1
-        position += record.size + -record.size % BLOCK
-    rest = [step for step in steps[whole:] if isinstance(step, Part)]
-    return Replay(steps[:whole], rest, broken, [part for part in spoilt if part in steps[:whole]])
-
-
-def _settled(content: memoryview, position: int, head: Head) -> int:
-    """Return how many records were on disk, with their commits, as far as good records from a place on say."""
-    found = (record_at(content, place, head) for place in range(position, len(content), BLOCK))
-    return max((record.settled for record in found if record), default=0)
-
-
-def _next_record(content: memoryview, after: int, head: Head, sequence: int) -> tuple[int, Record] | None:
-    """Return the first good record behind a place, and its own, of those later than `sequence`."""
-    for place in range(after + BLOCK, len(content), BLOCK):
-        record = record_at(content, place, head)
-        if record is not None and record.sequence > sequence:
-            return place, record
-    return None
-
-
-def _has_data(files: FileLayer, directory: str, owner: bytes, part: Part) -> bool:
-    """Tell whether large data is in its place."""
-    path = os.path.join(directory, layout.file_name(part.before.number, layout.DATA))
-    key = key_of(owner, part.before.number)
-    if files.size(path) < part.after.data_end:
-        return False
-    return all(
-        np.array_equal(sums_of(_pieces(files, path, seal.data.start, seal.data.size), key), seal.data.sums)
-        for seal, _ in seals_in(memoryview(part.seals), key)
-    )
-
-
-def _pieces(files: FileLayer, path: str, offset: int, size: int) -> Iterator[memoryview]:
-    """Read bytes of a file, one piece at a time."""
-    with closing(files.open(path, writable=False)) as file:
-        for position in range(offset, offset + size, _PIECE):
-            piece = np.empty(min(_PIECE, offset + size - position), np.uint8).data
-            file.read(piece, position)
-            yield piece
+def read_records(files: FileLayer, directory: str) -> memoryview:
+    """Read the journal of a directory, whole."""
+    return read_whole(files, os.path.join(directory, layout.JOURNAL_NAME))
 
 
 def _refused(path: str, problem: str) -> CorruptPartition:

@@ -7,9 +7,9 @@ So it is read when the process starts, and what has passed since is counted by o
 the machine sleeps.
 
 Invariants:
-1. `mofka.trimmed` is on disk before a chunk file is removed, and put in its place by a rename. Wherever a crash strikes,
-   a chunk is there or gone, and all others keep their ids; what is left of one that is gone is removed at the next
-   opening.
+1. `mofka.trimmed` is on disk before a chunk file is removed, and put in its place by a rename. Wherever a crash
+   strikes, a chunk is there or gone, and all others keep their ids; what is left of one that is gone is removed at the
+   next opening.
 2. The journal needs no chunk that is gone.
 3. Readers are told that events have expired before the files go; a file that one of them has open is closed when that
    is done.
@@ -24,11 +24,11 @@ from typing import Final
 
 from msgspec import UNSET
 
+from mochi.disk.contract import FileLayer
+from mochi.disk.fd_cache import FdCache
 from mochi.mofka.chunks.catalog import Catalog, write_first
 from mochi.mofka.chunks.config import SECOND, Retention
 from mochi.mofka.chunks.errors import REFUSALS, StorageError
-from mochi.disk.fd_cache import FdCache
-from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
 

@@ -110,9 +110,7 @@ class Head:
     def pack_ledger(self, event_count: int, ledger: Ledger) -> bytes:
         """Return the content of the ledger file of this head."""
         content = ledger.pack()
-        header = _LEDGER.pack(
-            _LEDGER_MAGIC, VERSION, self.key, self.generation, event_count, len(content)
-        )
+        header = _LEDGER.pack(_LEDGER_MAGIC, VERSION, self.key, self.generation, event_count, len(content))
         return header + content + _CHECKSUM.pack(checksum(self.key, [header, content]))
 
     def pack_notes(self, sequence: int, end_id: int, notes: bytes) -> bytes:

@@ -177,7 +177,7 @@ def sums_of(buffers: Iterable[Buffer], key: int) -> NDArray[np.uint64]:
 
 
 def size_at(slot: memoryview) -> int:
-    """Return how many bytes the seal has whose first slot this is, if it is one; 0 if it is the slot of no beginning."""
+    """Return how many bytes the seal has whose first slot this is, as far as known; 0 if it is no first slot."""
     _, place = _PLACE.unpack_from(slot)
     if place:
         return 0

@@ -65,10 +65,8 @@ def data_case(*, good: bool, was_on_disk: bool) -> Case:
     return Case.WHOLE if good else Case.DAMAGED if was_on_disk else Case.TORN
 
 
-def file_case(kind: str, size: int, end: int, *, restored: bool) -> Case:
-    """Tell what a file of a chunk is that should have `end` bytes."""
-    if size >= end:
-        return Case.WHOLE
+def file_case(kind: str, *, restored: bool) -> Case:
+    """Tell what a file of a chunk is that is too short, or missing."""
     return Case.DAMAGED if restored or kind == layout.SEALS else Case.LOST
 
 
@@ -199,9 +197,7 @@ def _next_record(content: memoryview, after: int, head: Head, sequence: int) -> 
     return None
 
 
-def whole_events(
-    start: Chunk, records: NDArray[np.void], descriptors: NDArray[np.void], sizes: Sizes
-) -> int:
+def whole_events(start: Chunk, records: NDArray[np.void], descriptors: NDArray[np.void], sizes: Sizes) -> int:
     """Tell how many of the events of a chunk behind `start` are whole, up to the first that is not.
 
     An event is whole if its metadata, data and descriptor lie within their files and after those of the event before,
