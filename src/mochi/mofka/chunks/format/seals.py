@@ -343,6 +343,14 @@ class RunStream:
         begin = int(self.ends[low - 1]) if low else int(self.bounds[0])
         return list(zip([begin, *ends[:-1]], ends, self.sums[low:high].tolist(), strict=True))
 
+    def around(
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the first block of each part begins, and the last one ends; no part is empty."""
+        ends = self.ends.astype(np.int64)
+        edges = np.concatenate((self.bounds[:1].astype(np.int64), ends))
+        return edges[ends.searchsorted(starts, "right")], ends[ends.searchsorted(stops, "left")]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SealRun:
