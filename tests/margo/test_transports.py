@@ -604,6 +604,7 @@ def test_garbage_on_many_connections_does_not_disturb_others(
         struct.pack("<4sBBHIIQIHHII", b"MFK1", 4, 0, 0, 0, 0xFFFFFFFF, 0, 0, 0, 0, 0, 0),
         encode(Kind.REQUEST, segments=[Segment(1 << 40)]),
     ],
+    ids=["welcome", "notice", "the same call twice", "hello", "size", "segment"],
 )
 def test_a_proven_peer_that_breaks_the_format_is_told_and_closed(
     serve: Serve, client: Client, address: str, frames: bytes
