@@ -38,12 +38,14 @@ from mochi.mofka.client.core.feed_state import (
 )
 from mochi.mofka.client.core.machine import Machine
 from mochi.mofka.client.event import EndedFeed, FailedFeed, ReceivedBatch
+from mochi.mofka.client.loading import Selected
 from mochi.mofka.client.refusals import PartitionInfo, is_away, refusal
 from mochi.mofka.client.search import Search
 from mochi.mofka.client.service import Service, deadline_after
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
+    MAX_PIECES,
     REQUEST_DATA,
     SUBSCRIBE,
     UNSUBSCRIBE,
@@ -54,6 +56,7 @@ from mochi.mofka.protocol import (
     Subscribed,
     Unsubscribe,
     Where,
+    raw,
     split_sizes,
 )
 from mochi.mofka.protocol import Grant as GrantMessage
@@ -136,9 +139,11 @@ class _Answer(PendingCall):
 
     def receive(self, frame: Frame) -> None:
         if frame.kind is Kind.RESPONSE:
-            answer = rpc.unpack(frame.message, Subscribed)
-            self._subscription.epoch = answer.epoch
-            self._subscription.feed.post(FeedState.begun, self._subscription, answer.epoch, answer.first)
+            subscription, answer = self._subscription, rpc.unpack(frame.message, Subscribed)
+            subscription.epoch = answer.epoch
+            if answer.takes_arrays:
+                subscription.feed.takes_arrays = subscription.link.instance
+            subscription.feed.post(FeedState.begun, subscription, answer.epoch, answer.first)
         super().receive(frame)
 
 
@@ -156,11 +161,14 @@ class Feed(Machine[FeedState]):
         Turns metadata into a value; None stands for the default serializer.
     show : callable or None
         Turns metadata into what ``event.metadata`` is, if that is not what `deserialize` gives.
+    takes_arrays : bytes or None
+        The server's start that takes requests for data as arrays.
     """
 
     def __init__(self, service: Service, wish: Wish, partition: PartitionInfo, line: deque[Any]) -> None:
         self._service = service
         self._wish = wish
+        self.takes_arrays: bytes | None = None
         self.partition = service.current(partition)
         serializer = wish.serializer
         self.deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
@@ -383,18 +391,42 @@ class Feed(Machine[FeedState]):
         wish = self._wish
         message = rpc.pack(Acknowledge(Where(self.partition.key, epoch), wish.consumer, event_id))
         what = f"acknowledging event {event_id} of topic {wish.topic!r}"
-        self._request(ACKNOWLEDGE, message, PendingCall, what, epoch)
+        self._request(ACKNOWLEDGE, lambda link: (message, []), PendingCall, what, epoch)
 
-    def load(
-        self, wanted: list[tuple[int, list[tuple[int, int]]]], targets: list[memoryview], epoch: int
-    ) -> None:
+    def load(self, selected: Selected, targets: list[memoryview], epoch: int) -> None:
         """Load pieces of events' data into `targets`, one after another; `DiasporaError` if it cannot be had."""
-        message = rpc.pack(RequestData(Where(self.partition.key, epoch), wanted))
+        count = len(selected.events)
+        if count <= MAX_PIECES:
+            self._load(selected, targets, epoch)
+            return
+        content = memoryview(bytearray(int(selected.lengths.sum())))
+        at = 0
+        for begin in range(0, count, MAX_PIECES):
+            part = selected.part(begin, begin + MAX_PIECES)
+            size = int(part.lengths.sum())
+            self._load(part, [content[at : at + size]], epoch)
+            at += size
+        _scatter(content, targets)
+
+    def _load(self, selected: Selected, targets: list[memoryview], epoch: int) -> None:
+        where = Where(self.partition.key, epoch)
+
+        def asked_at(link: Link) -> tuple[bytes, list[list[memoryview]]]:
+            if link.instance == self.takes_arrays:
+                message = rpc.pack(RequestData(where, [], len(selected.events)))
+                return message, [[raw(numbers) for numbers in selected]]
+            return rpc.pack(RequestData(where, selected.requests())), []
+
         what = f"data of topic {self._wish.topic!r}"
-        self._request(REQUEST_DATA, message, lambda: _DataReceiver(targets), what, epoch)
+        self._request(REQUEST_DATA, asked_at, lambda: _DataReceiver(targets), what, epoch)
 
     def _request(
-        self, name: str, message: bytes, receiver: Callable[[], PendingCall], what: str, epoch: int
+        self,
+        name: str,
+        asked_at: Callable[[Link], tuple[bytes, list[list[memoryview]]]],
+        receiver: Callable[[], PendingCall],
+        what: str,
+        epoch: int,
     ) -> None:
         """Make a request that may be repeated; where the partition is away, looks for it within the time-out."""
         service = self._service
@@ -406,7 +438,8 @@ class Feed(Machine[FeedState]):
                 partition, link = search.connect(partition, cause)
                 answer = receiver()
                 timeout = search.seconds_left
-                call = link.request(name, partition.provider_id, message, answer, timeout=timeout)
+                message, bulk = asked_at(link)
+                call = link.request(name, partition.provider_id, message, answer, bulk=bulk, timeout=timeout)
                 self._await(link, answer, name, timeout, call)
                 search.end("found again")
                 return
@@ -435,8 +468,13 @@ class _DataReceiver(PendingCall):
         if frame.kind is Kind.RESPONSE and len(self._targets) != 1:
             source = frame.bulk[0]
             assert source is not None
-            at = 0
-            for target in self._targets:
-                target[:] = source[at : at + len(target)]
-                at += len(target)
+            _scatter(source, self._targets)
         super().receive(frame)
+
+
+def _scatter(source: memoryview, targets: Sequence[memoryview]) -> None:
+    at = 0
+    for target in targets:
+        end = at + len(target)
+        target[:] = source[at:end]
+        at = end

@@ -17,11 +17,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Any, Protocol
 
 from diaspora_stream.consumer import DataAllocator, DataSelector, FutureEvent
-from diaspora_stream.errors import EventsLost
 from diaspora_stream.event import Event
 from diaspora_stream.future import Completed, seconds
 from mochi.mofka.client.core.hand_out import (
@@ -41,15 +40,11 @@ from mochi.mofka.client.event import (
     EndedFeed,
     FailedEvent,
     FailedFeed,
-    LoadedEvent,
     MofkaEvent,
     NoMoreEvents,
     ReceivedBatch,
 )
-from mochi.mofka.client.loading import allocate, select
-
-LOAD_BYTES = 16 << 20
-"""Bytes of selected data that one request loads; an event more ends it."""
+from mochi.mofka.client.loading import load
 
 
 class Puller(Protocol):
@@ -274,9 +269,11 @@ class HandOut(Machine[HandOutState]):
 
     def _load_once(self, action: Load) -> None:
         if self._loaded[0] is not action:
+            assert self._data_selector is not None
+            assert self._data_allocator is not None
             self.loader = threading.get_ident()
             try:
-                events = self._load(action.batch, action.start)
+                events = load(action.batch, action.start, self._data_selector, self._data_allocator)
             finally:
                 self.loader = None
             loaded = action, action.start + len(events)
@@ -284,45 +281,3 @@ class HandOut(Machine[HandOutState]):
             ready += events  # no call between these, invariant 1
             self._loaded = loaded
         self.post(HandOutState.loaded, action.batch, self._loaded[1])
-
-    def _load(self, batch: ReceivedBatch, start: int) -> list[Event]:
-        """Run selector and allocator for events of a batch, and load what they ask for by one request."""
-        events: list[Event] = []
-        wanted: list[tuple[int, list[tuple[int, int]]]] = []
-        targets: list[list[memoryview]] = []
-        size = 0
-        index = start
-        try:
-            while index < batch.count and size < LOAD_BYTES:
-                try:
-                    metadata = batch.metadata_of(index)
-                    descriptor = select(self._data_selector, metadata, batch.descriptor_of(index))
-                    if descriptor is None:
-                        events.append(LoadedEvent(batch, index, []))
-                    else:
-                        buffers, views = allocate(self._data_allocator, metadata, descriptor)
-                        events.append(LoadedEvent(batch, index, buffers))
-                        if descriptor.size:
-                            wanted.append((batch.first + index, descriptor.flatten()))
-                            targets.append(views)
-                            size += descriptor.size
-                except Exception as error:
-                    events.append(FailedEvent(batch, index, error))
-                index += 1
-            while wanted:
-                try:
-                    batch.feed.load(wanted, list(chain.from_iterable(targets)), batch.epoch)
-                    break
-                except EventsLost as error:
-                    lost = [
-                        n for n, (event_id, _) in enumerate(wanted) if error.first <= event_id < error.next
-                    ]
-                    if not lost:
-                        raise
-                    for n in reversed(lost):
-                        place = wanted[n][0] - batch.first
-                        events[place - start] = FailedEvent(batch, place, error)
-                        del wanted[n], targets[n]
-        except Exception as error:
-            return [FailedEvent(batch, start + place, error) for place in range(len(events))]
-        return events
