@@ -1,8 +1,9 @@
 """Queries of clients, one at a time, on a thread of their own, so that the event loop goes on meanwhile.
 
 Connections take turns, and the one whose queries have taken the least time is next. So a connection that sends many
-dear queries waits for them itself, and hardly anybody else does. A query pauses again and again, for the event loop needs
-the interpreter several times for one request.
+dear queries waits for them itself, and hardly anybody else does.
+
+A query pauses again and again: the event loop needs the interpreter several times for one request.
 """
 
 import threading
