@@ -23,7 +23,7 @@ from mochi.mofka.chunks.errors import (
     PartitionPoisoned,
     StorageError,
 )
-from mochi.mofka.chunks.events import Batch
+from mochi.mofka.chunks.events import Batch, EventRange, fresh_memory
 from mochi.mofka.chunks.following import ChunkFollower, follow
 from mochi.mofka.chunks.format import layout, ledger, seals
 from mochi.mofka.chunks.format.journal import Head, Mode
@@ -33,7 +33,7 @@ from mochi.mofka.chunks.format.seals import SealRun, Slots
 from mochi.mofka.chunks.journal import Journal, read_head
 from mochi.mofka.chunks.pieces import DataRequest, Pieces, gathered, rearranged, touch
 from mochi.mofka.chunks.place import ASIDE, remove_partition
-from mochi.mofka.chunks.reader import EventRange, fresh_memory
+from mochi.mofka.chunks.reader import ChunkReader
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
 from mochi.mofka.chunks.writer import Commit
 
@@ -50,6 +50,7 @@ __all__ = [
     "ChunkConfig",
     "ChunkFiles",
     "ChunkFollower",
+    "ChunkReader",
     "Commit",
     "CorruptPartition",
     "Cut",
