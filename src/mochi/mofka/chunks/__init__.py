@@ -4,16 +4,12 @@ Pure storage: no RPC, no asyncio, no threads of its own. `PartitionDirectory` is
 nothing else. Nobody outside imports what is behind this package's names.
 """
 
-from mochi.disk.contract import Buffer, File, FileLayer
-from mochi.disk.descriptors import Descriptors
-from mochi.disk.files import PosixFiles
-from mochi.disk.overlay import Cut, Overlay
+from mochi.disk import Buffer, Cut, Descriptors, File, FileLayer, Overlay, PosixFiles
 from mochi.mofka.chunks.catalog import read_first, update_roster
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import KEEP_ALL, ChunkConfig, Retention
 from mochi.mofka.chunks.directory import PartitionDirectory
 from mochi.mofka.chunks.errors import (
-    REFUSALS,
     CorruptPartition,
     DamagedEvents,
     ExpiredEvents,
@@ -42,7 +38,6 @@ __all__ = [
     "KEEP_ALL",
     "LOCK_NAME",
     "MAX_PRODUCERS",
-    "REFUSALS",
     "REMEMBERED_BATCHES",
     "Batch",
     "Buffer",

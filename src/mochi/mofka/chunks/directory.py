@@ -12,12 +12,7 @@ from typing import Self
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from mochi.disk.contract import FileLayer
-from mochi.disk.descriptors import Descriptors
-from mochi.disk.fd_cache import FdCache
-from mochi.disk.files import PosixFiles
-from mochi.disk.kept_files import KeptFiles, RoomyFiles
-from mochi.disk.overlay import Overlay
+from mochi.disk import Descriptors, FdCache, FileLayer, KeptFiles, Overlay, PosixFiles, RoomyFiles
 from mochi.mofka.chunks.catalog import Catalog
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import StorageError

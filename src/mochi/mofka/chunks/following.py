@@ -19,12 +19,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from mochi.disk.contract import FileLayer
-from mochi.disk.descriptors import Descriptors
-from mochi.disk.fd_cache import FdCache
+from mochi.disk import Descriptors, FdCache, FileLayer
 from mochi.mofka.chunks.catalog import Catalog
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
+from mochi.mofka.chunks.errors import CorruptPartition, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.seals import SLOT, Slots, key_of
@@ -140,7 +138,7 @@ class ChunkFollower(ChunkReader):
     def _size(self, path: str) -> int:
         try:
             return self._files.size(path)
-        except REFUSALS as error:
+        except StorageError as error:
             if error.errno == errno.ENOENT:
                 return 0
             raise

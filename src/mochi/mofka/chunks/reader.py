@@ -19,10 +19,9 @@ from typing import Self
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from mochi.disk.contract import FileLayer
-from mochi.disk.fd_cache import FdCache
+from mochi.disk import FdCache, FileLayer
 from mochi.mofka.chunks.catalog import Catalog
-from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, StorageError
+from mochi.mofka.chunks.errors import DamagedEvents, StorageError
 from mochi.mofka.chunks.events import Allocate, EventRange, fresh_memory
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
@@ -363,7 +362,7 @@ class ChunkReader:
             return 0
         try:
             self._spans.read(spans[0].chunk, kind, start, target[: end - start])
-        except REFUSALS:
+        except StorageError:
             return 0  # the spans are tried one by one, to tell which are lost
         return end - start
 
@@ -416,7 +415,7 @@ class ChunkReader:
         """Read bytes of a span's events; if the file does not have them, tell which events are lost."""
         try:
             self._spans.read(span.chunk, kind, start, target)
-        except REFUSALS as error:
+        except StorageError as error:
             if self._spans.has(span.chunk, kind, start + len(target)):
                 raise
             first, count = span.first, span.count

@@ -18,10 +18,9 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.disk.contract import FileLayer
-from mochi.disk.fd_cache import FdCache
+from mochi.disk import FdCache, FileLayer
 from mochi.mofka.chunks.catalog import Catalog
-from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange, StorageError
+from mochi.mofka.chunks.errors import DamagedEvents, ExpiredEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.events import fresh_memory
 from mochi.mofka.chunks.format import layout, seals
 from mochi.mofka.chunks.format.layout import Chunk
@@ -119,7 +118,7 @@ class Spans:
     def _sealed(self, chunk: Chunk, number: int) -> tuple[SealRun | None, int]:
         try:
             return self._seals.find(chunk, number)
-        except REFUSALS:
+        except StorageError:
             if self.has(chunk, layout.SEALS, chunk.seals_end):
                 raise
             return None, chunk.count
@@ -130,7 +129,7 @@ class Spans:
         start = (first - chunk.first_id) * layout.INDEX_SIZE
         try:
             self.read(chunk, layout.IDX, start, content)
-        except REFUSALS as error:
+        except StorageError as error:
             if self.has(chunk, layout.IDX, start + len(content)):
                 raise
             raise self.damaged(chunk, layout.IDX, first, count, "are not in it") from error
@@ -156,7 +155,7 @@ class Spans:
         """Return the size of a file, 0 if it is missing."""
         try:
             return self._files.size(self._path(chunk.number, kind))
-        except REFUSALS as error:
+        except StorageError as error:
             if error.errno == errno.ENOENT:
                 return 0
             raise
