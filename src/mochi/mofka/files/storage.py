@@ -66,10 +66,10 @@ class Reader(Protocol):
         """Look for new events; return the number of all. One thread at a time."""
 
     def read_range(self, first: int, max_events: int, max_bytes: int, *, with_data: bool) -> EventRange:
-        """Read consecutive events, see `mochi.mofka.chunks.ChunkView.read_range`."""
+        """Read consecutive events, see `mochi.mofka.chunks.ChunkReader.read_range`."""
 
     def read_data(self, requests: Sequence[DataRequest]) -> list[memoryview]:
-        """Read pieces of the data of events, see `mochi.mofka.chunks.ChunkView.read_data`."""
+        """Read pieces of the data of events, see `mochi.mofka.chunks.ChunkReader.read_data`."""
 
     def close(self) -> None:
         """Let go of the files."""
