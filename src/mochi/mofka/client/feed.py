@@ -284,19 +284,19 @@ class Feed(Machine[FeedState]):
     def _search(self, number: int, cause: MargoError | None) -> None:
         """Look for the partition until it sends events; or tell the consumer why it does not."""
         search = Search(self._service, self._wish.topic, lambda: self.tell(FeedState.missed, number))
-        outcome = "given up"
-        while self.now.is_searching(number):
+        failure: DiasporaError | None = None
+        while failure is None and self.now.is_searching(number):
             try:
-                partition, link = search.connect(self.partition, cause)
-                self._ask(number, partition, link)
-                outcome = "found again"
+                self._ask(number, *search.connect(self.partition, cause))
             except MargoError as error:
                 cause = error.with_traceback(None)
                 if search.is_over or not is_away(cause):
-                    self.tell(FeedState.given_up, number, self._refusal(cause, self.now.epoch))
+                    failure = self._refusal(cause, self.now.epoch)
             except DiasporaError as error:
-                self.tell(FeedState.given_up, number, error)
-        search.end(outcome)
+                failure = error
+        search.end("given up" if failure or self.link is None else "found again")
+        if failure is not None:
+            self.tell(FeedState.given_up, number, failure)
 
     def _ask(self, number: int, partition: PartitionInfo, link: Link) -> None:
         """Subscribe over `link`; `MargoError` if the partition refuses."""
