@@ -81,7 +81,7 @@ def test_a_wait_for_a_server_is_told_once_and_once_when_it_is_over(
     server.freeze()
     pushed = producer.push("2")
     with caplog.at_level(logging.WARNING):
-        threading.Timer(0.5, server.go_on).start()
+        threading.Timer(0.5, server.thaw).start()
         assert pushed.wait() == 1
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2, told
