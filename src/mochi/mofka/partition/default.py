@@ -16,7 +16,6 @@ from mochi.margo.bulk import BufferPool, shared_pool
 from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import (
-    REFUSALS,
     Batch,
     ChunkConfig,
     Descriptors,
@@ -25,6 +24,7 @@ from mochi.mofka.chunks import (
     PartitionDirectory,
     Pieces,
     Remembered,
+    StorageError,
 )
 from mochi.mofka.partition.blocks import fresh_memory
 from mochi.mofka.partition.commits import Acknowledged, Appended, Commits, IoInstance, fault_of
@@ -56,7 +56,7 @@ def _opened(
     """Open a partition's directory, to be read alone if it is there and its file system is read-only."""
     try:
         return PartitionDirectory.open(directory, chunks, files, descriptors)
-    except REFUSALS as error:
+    except StorageError as error:
         if error.errno != errno.EROFS or not files.is_directory(directory):
             raise
     store = PartitionDirectory.open_to_read(directory, chunks, files, descriptors)
@@ -95,13 +95,6 @@ class DefaultPartition:
         self._fields = fields
         self._io = io
         directory = directory_of(topic, uuid, fields.path)
-        chunks = ChunkConfig(
-            max_chunk_size=fields.max_chunk_size,
-            max_events_per_chunk=fields.max_events_per_chunk,
-            sync=fields.sync,
-            fd_cache_capacity=fields.fd_cache_capacity,
-            retention=fields.kept(),
-        )
         producers, consumers = fields.producers, fields.consumers
         self._metadata_in = _pool(producers.metadata_buffer_pool, "producers.metadata_buffer_pool")
         self._data_in = _pool(producers.data_buffer_pool, "producers.data_buffer_pool")
@@ -109,8 +102,8 @@ class DefaultPartition:
         self._sizes_out = _pool(consumers.desc_buffer_pool, "consumers.desc_buffer_pool")
         try:
             is_new = not io.files.is_directory(directory)
-            self._store = _opened(directory, chunks, io.files, descriptors)
-        except REFUSALS as error:
+            self._store = _opened(directory, fields, io.files, descriptors)
+        except StorageError as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
         self.epoch = self._store.epoch
