@@ -3,6 +3,7 @@
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from mochi.mofka.chunks import KEEP_ALL, Retention
@@ -46,8 +47,7 @@ class DirectoryPlace:
 
     def open(self, retention: Retention = KEEP_ALL) -> Partition:
         io = GatedIo(BreakableFiles())
-        kept = {name: getattr(retention, name) for name in ("max_bytes", "max_age") if retention}
-        kept = {name: value for name, value in kept.items() if value is not None}
+        kept = msgspec.to_builtins(retention)
         fields = {**self._fields, "max_events_per_chunk": 20, **({"retention": kept} if kept else {})}
         partition = DefaultPartition("topic", self._uuid, DefaultFields.parse(fields), io)
         self._opened.append((partition, io))
