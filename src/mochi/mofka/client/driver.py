@@ -33,7 +33,7 @@ from mochi.flock.errors import FlockError
 from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
 from mochi.mofka.client.options import check_sendable, options_by_position, parse_driver, parse_topic
-from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error
+from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, telling
 from mochi.mofka.client.service import Service, deadline_after
 from mochi.mofka.client.topic import MofkaTopic
 from mochi.mofka.hosting import DATA_TAG, METADATA_TAG
@@ -366,10 +366,8 @@ class MofkaDriver(Driver):
         }
         settings = check_object("config", config)
         entry = {"name": name, "type": kind, "tags": [tag], "config": settings, "dependencies": needs}
-        try:
+        with telling(f"starting a {kind} provider at {address}"):
             BedrockClient(self._service.client).start_provider(address, entry)
-        except MargoError as error:
-            raise as_diaspora_error(error, f"starting a {kind} provider at {address}") from error
         return f"{name}@{address}"
 
     def add_custom_partition(
@@ -450,10 +448,8 @@ class MofkaDriver(Driver):
 
     def _load(self, name: str) -> TopicRecord:
         check_text("topic name", name)
-        try:
+        with telling(f"opening topic {name!r}"):
             record = self._group.load(name)
-        except MargoError as error:
-            raise as_diaspora_error(error, f"opening topic {name!r}") from error
         if record is None:
             raise TopicNotFound(name, tuple(self.list_topics()))
         return record
@@ -499,20 +495,16 @@ class MofkaDriver(Driver):
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
         check_text("topic name", name)
-        try:
+        with telling(f"looking for topic {name!r}"):
             return self._group.read(lambda registry: registry.exists(name))
-        except MargoError as error:
-            raise as_diaspora_error(error, f"looking for topic {name!r}") from error
 
     def list_topics(self) -> dict[str, dict[str, Any]]:
         """Return all topics: components, number of partitions, and the partitions.
 
         Of a topic whose record cannot be read there is an ``error`` instead.
         """
-        try:
+        with telling("listing the topics"):
             return self._group.read(_listed)
-        except MargoError as error:
-            raise as_diaspora_error(error, "listing the topics") from error
 
     def close(self) -> None:
         """Flush what is pending within the driver's time-out, and close all connections."""
