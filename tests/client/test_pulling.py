@@ -374,13 +374,13 @@ def test_what_is_not_pulled_stays_with_the_server(
         fill(topic, 400, bytes(size))
         assert consumer.pull().wait(10000).event_id == 0
         time.sleep(0.5)
-        server.stop()
+        server.freeze()
         try:
             found = []
             while (event := consumer.pull().wait(300)) is not None:
                 found.append(event.event_id)
         finally:
-            server.go_on()
+            server.thaw()
         assert len(found) * size <= (1 << 20) + (4 << 20)
         found += [consumer.pull().wait(10000).event_id for _ in range(399 - len(found))]
         assert found == list(range(1, 400))
