@@ -81,16 +81,17 @@ class MofkaProducer(Producer):
         lane = self._only
         if lane is None or partition is not None:
             lane = self._select(metadata, partition)
-        if len(text) + len(data) > lane.small:
+        now = lane.now
+        if len(text) + len(data) > now.small:
             future = FutureUint(None)
             lane.push_counted(text, data, future)
             return future
-        batch = lane.open
+        batch = now.open
         future = FutureUint(batch)
         entries = batch.entries
         entries.extend((text, data, future))
         if len(entries) >= batch.limit:
-            lane.filled(batch, text, data, future)
+            lane.filled(text, data, future)
         return future
 
     def _select(self, metadata: Any, partition: SupportsIndex | None) -> Lane:
