@@ -16,19 +16,20 @@ from mochi.margo.bulk import BufferPool, shared_pool
 from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import (
-    REFUSALS,
     Batch,
     ChunkConfig,
     Descriptors,
     ExpiredEvents,
     FileLayer,
     PartitionDirectory,
+    Pieces,
     Remembered,
+    StorageError,
 )
 from mochi.mofka.partition.blocks import fresh_memory
 from mochi.mofka.partition.commits import Acknowledged, Appended, Commits, IoInstance, fault_of
 from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
-from mochi.mofka.partition.contract import EventPieces, LargeEvent, Slice
+from mochi.mofka.partition.contract import LargeEvent, Slice
 from mochi.mofka.partition.tail import Tail
 from mochi.mofka.protocol import SIZE
 
@@ -55,7 +56,7 @@ def _opened(
     """Open a partition's directory, to be read alone if it is there and its file system is read-only."""
     try:
         return PartitionDirectory.open(directory, chunks, files, descriptors)
-    except REFUSALS as error:
+    except StorageError as error:
         if error.errno != errno.EROFS or not files.is_directory(directory):
             raise
     store = PartitionDirectory.open_to_read(directory, chunks, files, descriptors)
@@ -94,13 +95,6 @@ class DefaultPartition:
         self._fields = fields
         self._io = io
         directory = directory_of(topic, uuid, fields.path)
-        chunks = ChunkConfig(
-            max_chunk_size=fields.max_chunk_size,
-            max_events_per_chunk=fields.max_events_per_chunk,
-            sync=fields.sync,
-            fd_cache_capacity=fields.fd_cache_capacity,
-            retention=fields.kept(),
-        )
         producers, consumers = fields.producers, fields.consumers
         self._metadata_in = _pool(producers.metadata_buffer_pool, "producers.metadata_buffer_pool")
         self._data_in = _pool(producers.data_buffer_pool, "producers.data_buffer_pool")
@@ -108,8 +102,8 @@ class DefaultPartition:
         self._sizes_out = _pool(consumers.desc_buffer_pool, "consumers.desc_buffer_pool")
         try:
             is_new = not io.files.is_directory(directory)
-            self._store = _opened(directory, chunks, io.files, descriptors)
-        except REFUSALS as error:
+            self._store = _opened(directory, fields, io.files, descriptors)
+        except StorageError as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
         self.epoch = self._store.epoch
@@ -264,18 +258,16 @@ class DefaultPartition:
 
         self._read(read, done)
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
         """Give pieces of events' data, at once where all events are in memory, else from an I/O thread."""
         outcome: Sequence[Buffer] | BaseException | None = None
         try:
-            if all(event_id >= self.first for event_id, _ in events):
-                outcome = self._tail.read_data(events)
+            if not len(pieces.events) or pieces.events[0] >= self.first:
+                outcome = self._tail.read_data(pieces)
         except Fault as fault:
             outcome = fault
         if outcome is None:
-            self._read(lambda: self._store.read_data(events), done)
+            self._read(lambda: [self._store.read_pieces(pieces)], done)
         else:
             done(outcome)
 

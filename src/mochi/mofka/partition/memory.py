@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import KEEP_ALL, Batch, Remembered, Retention
+from mochi.mofka.chunks import KEEP_ALL, Batch, Pieces, Remembered, Retention
 from mochi.mofka.partition.blocks import Arena, Blocks, joined
-from mochi.mofka.partition.contract import EventPieces, Slice, expired
+from mochi.mofka.partition.contract import Slice, expired
 from mochi.mofka.partition.cursors import Cursors
 
 ARENA_SIZE = 16 << 20
@@ -75,14 +77,14 @@ class MemoryPartition:
     def expires_in(self) -> float | None:
         """Tell in how many seconds the oldest block is too old."""
         oldest = self._blocks.oldest
-        if self._retention.max_age is None or oldest is None:
+        if self._retention.max_age is UNSET or oldest is None:
             return None
         return oldest + self._retention.max_age - time.monotonic()
 
     def expire(self) -> None:
         """Drop the blocks that are too many, or too old."""
-        age = self._retention.max_age
-        self._blocks.expire(self._retention.max_bytes, None if age is None else time.monotonic() - age)
+        most, age = self._retention.max_bytes, self._retention.max_age
+        self._blocks.expire(None if most is UNSET else most, None if age is UNSET else time.monotonic() - age)
 
     def read(
         self,
@@ -98,14 +100,13 @@ class MemoryPartition:
         else:
             done(self._blocks.read(first, max_events, max_bytes, with_data))
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
-        """Hand out views of the pieces. No copy."""
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
+        """Hand out the pieces; small ones are copied."""
         outcome: Sequence[Buffer] | BaseException
-        gone = [event_id for event_id, _ in events if 0 <= event_id < self.first]
         try:
-            outcome = expired(gone[0], self.first) if gone else self._blocks.read_data(events)
+            if len(pieces.events) and 0 <= (least := int(pieces.events[0])) < self.first:
+                raise expired(least, self.first)
+            outcome = self._blocks.read_data(pieces)
         except Fault as fault:
             outcome = fault
         done(outcome)
