@@ -27,12 +27,12 @@ from diaspora_stream.future import FutureUint
 from mochi.margo.errors import Fault, MargoError
 from mochi.mofka.client.batch import FIELDS, MAX_BATCH_BYTES, Batch, Sealed
 from mochi.mofka.client.core.machine import State
-from mochi.mofka.client.core.transitions import Sign, Table, following
+from mochi.mofka.client.core.transitions import Name, Table, following
 from mochi.mofka.client.refusals import PartitionInfo, is_away, refusal
 from mochi.mofka.protocol import SendBatch, Where
 
 
-class Phase(Sign):
+class Phase(Name):
     """How a lane stands to its partition."""
 
     IDLE = auto()
@@ -48,7 +48,7 @@ class Phase(Sign):
     """Batches go, and are acknowledged."""
 
 
-class Event(Sign):
+class Event(Name):
     """What happens to a lane."""
 
     SEAL = auto()

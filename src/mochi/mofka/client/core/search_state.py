@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mochi.margo.errors import Fault, MargoError
-from mochi.mofka.client.core.transitions import Sign, Table, following
+from mochi.mofka.client.core.transitions import Name, Table, following
 from mochi.mofka.client.refusals import PartitionInfo
 
 FIRST_PAUSE = 0.02
@@ -21,7 +21,7 @@ CONNECT_TIMEOUT = 5.0
 """Seconds after which a server that does not even greet is passed over, where there is something else to try."""
 
 
-class Phase(Sign):
+class Phase(Name):
     """Where a search is."""
 
     BEGUN = auto()
@@ -34,7 +34,7 @@ class Phase(Sign):
     OVER = auto()
 
 
-class Event(Sign):
+class Event(Name):
     """What happens to a search."""
 
     TRY = auto()

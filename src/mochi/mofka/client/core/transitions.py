@@ -8,7 +8,7 @@ S = TypeVar("S", bound=enum.Enum)
 E = TypeVar("E", bound=enum.Enum)
 
 
-class Sign(enum.Enum):
+class Name(enum.Enum):
     """A state or an event: an enum that is hashed in C, as the tables are looked up for each batch."""
 
     __hash__ = object.__hash__
