@@ -194,7 +194,7 @@ class Partition:
 
 
 strikes = st.lists(st.integers(1, 150), max_size=3)
-kinds = st.sampled_from(["none", "none", "ctrl-c", "push", "flush"])
+kinds = st.sampled_from(["none", "none", "ctrl-c", "push", "flush", "wait"])
 
 
 class Lanes(RuleBasedStateMachine):
@@ -222,6 +222,9 @@ class Lanes(RuleBasedStateMachine):
             self.push(self.nested)
         elif kind == "flush":
             self.lane.flush()
+        elif kind == "wait":
+            self.push(self.nested)
+            self.let_all_come_to_its_end()
 
     def run(self, work: Callable[[], object], kind: str, places: list[int]) -> None:
         if kind == "none":
@@ -340,10 +343,10 @@ class Lanes(RuleBasedStateMachine):
         assert len(self.lane.now.in_flight) <= WINDOW
         assert len(self.lane.now.open.entries) <= self.lane.full + 8 * FIELDS
 
-    def teardown(self) -> None:
-        """Have all come to its end in a world that has become good, and look at what was stored."""
+    def let_all_come_to_its_end(self) -> None:
+        """Flush in a world that has become good, until all is settled."""
         lane = self.lane
-        for _ in range(100):
+        for _ in range(50):
             lane.background()
             lane.flush()
             for link in lane.links:
@@ -358,6 +361,11 @@ class Lanes(RuleBasedStateMachine):
                 lane.post(LaneState.found, search.attempt, PARTITION, self.link("same"))
             if not (lane.now.has_pending or lane.now.outbox or lane.jobs):
                 break
+
+    def teardown(self) -> None:
+        """Have all come to its end, and look at what was stored."""
+        lane = self.lane
+        self.let_all_come_to_its_end()
         assert not lane.now.has_pending, lane.now
         assert not lane.is_suspended
         for events in (self.pushed, self.nested):
