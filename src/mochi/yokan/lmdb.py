@@ -3,9 +3,9 @@
 Every write is one transaction that is on disk before it is answered. What fails leaves the last transaction in force:
 LMDB writes pages that nothing refers to yet, and the reference last.
 
-The database is this process's alone, by a lock of our own. LMDB's, which lets processes share it, is left out: a verb
-here is a step of several transactions; and the file of LMDB's locks is mapped, so that a full disk would kill the
-process.
+The database is this process's alone, by a lock of our own. LMDB's, which lets processes share it, is left out: a
+verb here is a step of several transactions. And the file of LMDB's locks is mapped, so that a full disk would kill
+the process.
 
 The map, the room that LMDB reserves in the address space, is doubled as the data grow.
 """
