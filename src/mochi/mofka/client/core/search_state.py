@@ -53,7 +53,7 @@ TRANSITIONS: Table[Phase, Event] = {
     Phase.ASKING: {**_ANYWHERE, Event.REST: Phase.RESTING},
     Phase.RESTING: _ANYWHERE,
     Phase.FOUND: _ANYWHERE,
-    Phase.OVER: {Event.END: Phase.OVER},
+    Phase.OVER: dict.fromkeys(Event, Phase.OVER),  # ended by another thread than that which looks
 }
 
 
