@@ -15,12 +15,6 @@ S = TypeVar("S", bound=Name)
 E = TypeVar("E", bound=Name)
 
 
-class Name(enum.Enum):
-    """A state or an event: an enum that is hashed in C, as the tables are looked up for each batch."""
-
-    __hash__ = object.__hash__
-
-
 Table: TypeAlias = Mapping[S, Mapping[E, S]]
 
 
