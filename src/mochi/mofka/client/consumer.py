@@ -11,8 +11,8 @@ Invariants
 2. Futures get events in the order of the pulls: while `_waiting` has a living future, no pull takes an event past it.
    Nor does a failure of a partition overtake the events before it, and it is handed out once.
 3. A batch's credit goes back when its last event is handed out. Not more than `MAX_CREDIT` bytes, and one batch for
-   each partition, are here ahead of the application, also when a feed was subscribed again; beside these, the data
-   that a selector asked for, `LOAD_BYTES` at a time or that of one event.
+   each partition, are here ahead of the application, also when a feed was subscribed again. Beside these, there is
+   the data that a selector asked for, `LOAD_BYTES` at a time or that of one event.
 4. Ctrl-C strikes at calls and at jumps. An event passes from one place to the next by statements without a call
    between them (``+=`` and ``del`` on a deque, a ``for`` over `_taking`), so that it is never in none, nor in two.
    A traceback that somebody keeps must not keep the future of a wait that was interrupted, which would get the next
@@ -294,7 +294,7 @@ class MofkaConsumer(Consumer):
         return {link for link in links if link is not None}
 
     def fulfil(self) -> None:
-        """Give the events that are here to the futures that wait, in their order; may load data.
+        """Hand the events that are here to the futures that wait, in their order; may load data.
 
         Does nothing while another thread loads, which then goes on with it.
         """
@@ -404,7 +404,7 @@ class MofkaConsumer(Consumer):
             log.info("closing %r: %s", self, error)
 
     def _abandon(self) -> None:
-        """Give up a consumer that could not be made, without waiting for anybody."""
+        """Drop a consumer that could not be made, without waiting for anybody."""
         self.stop()
         for feed in self._feeds:
             feed.drop()
@@ -422,7 +422,7 @@ class MofkaConsumer(Consumer):
                 self._ready.clear()
 
     def stop(self) -> None:
-        """Give no more events."""
+        """Hand out no more events."""
         self._closed = True
         self.service.client.rouse()
 

@@ -19,10 +19,10 @@ Invariants
 5. An identity that the partition has forgotten is renewed, unasked, if none of what is in flight can have been stored
    under it: each batch was sent once, and the first of them is refused as unknown.
 6. A call within a frame of its own thread that holds `lock` (see `mochi.margo.owned_lock`) leaves a filled batch to
-   that frame. If it has to wait, it renews the lane: a new lock, and a recovery. That is to the suspended frame as if
-   Ctrl-C had struck there, but that it goes on: so it changes the lane only while its lock is still the lane's, with no
-   call between looking and changing, and does its work again if it was not. The work of receivers is left in `_inbox`
-   while the lock is held, so that none of them ever waits for it.
+   that frame. If it has to wait, it renews the lane: a new lock, and a recovery. That is to the suspended frame as
+   if Ctrl-C had struck there, but that it goes on. So it changes the lane only while its lock is still the lane's,
+   with no call between looking and changing, and does its work again if it was not. The work of receivers is left in
+   `_inbox` while the lock is held, so that none of them ever waits for it.
 7. A refusal counts only if it answers the last attempt to send: what was refused before will be sent again, or was.
 """
 
@@ -72,8 +72,8 @@ MAX_FIXED_EVENTS = 65536
 """Events of any batch at most."""
 
 LEND_FROM = 64 << 10
-"""Bytes of data from which a batch goes through a lent buffer, where the server lends: 1.1 to 1.3 times as many
-events of 128 bytes a second in batches of 1000 as in line, and twice the bandwidth from 1 MiB on."""
+"""Bytes of data from which a batch goes through a lent buffer, where the server lends. That is 1.1 to 1.3
+times as many events of 128 bytes a second in batches of 1000 as in line, and twice the bandwidth from 1 MiB on."""
 
 
 class _LentBuffer:
@@ -170,8 +170,8 @@ class Lane:
     open : Batch
         Where events are appended.
     small : int
-        Events of at most so many bytes may be appended without the lock: all that fit into a batch are together
-        no more than half of `MAX_BATCH_BYTES`. -1 while there is no room, and once the process ends.
+        Events of at most so many bytes may be appended without the lock. All that fit into a batch are together no
+        more than half of `MAX_BATCH_BYTES`. -1 while there is no room, and once the process ends.
     """
 
     def __init__(self, service: Service, options: LaneOptions, partition: PartitionInfo) -> None:
