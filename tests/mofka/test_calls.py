@@ -27,8 +27,8 @@ from tests.mofka.served_partition import ANYWHEN, PROVIDER_ID, UUID, Peer, Serve
 
 FEW, MANY = 100, 1000
 MORE = 300
-"""Calls that a larger batch may cost more: it is received and sent in more parts, and a commit goes on after its answer.
-That is less than one for three events."""
+"""Calls that a larger batch may cost more: it is received and sent in more parts, and a commit goes on after its
+answer. That is one for three events."""
 
 
 class Calls:
