@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mochi.mofka.chunks import PartitionLocked, PosixFiles, StorageError
+from mochi.disk import PosixFiles
+from mochi.mofka.chunks import PartitionLocked, StorageError
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError, SyncFaile
 from mochi.mofka.chunks.events import Batch
 from mochi.mofka.chunks.format.journal import Head, Mode, Part, joined
 from mochi.mofka.chunks.format.layout import Chunk
-from mochi.mofka.chunks.format.ledger import NO_NOTES, Ledger, Remembered, pack
+from mochi.mofka.chunks.format.ledger import NO_NOTES, Ledger, Remembered, pack_notes
 from mochi.mofka.chunks.format.seals import Seal, Stream, key_of, sums_of
 from mochi.mofka.chunks.journal import Journal, is_large
 from mochi.mofka.chunks.retention import CLOCK
@@ -464,7 +464,7 @@ def _part(
         joined([seal.data.sizes for seal in sealed]),
         data,
         b"".join(packed),
-        pack(producers, cursors or {}) if producers or cursors else NO_NOTES,
+        pack_notes(producers, cursors or {}) if producers or cursors else NO_NOTES,
     )
 
 

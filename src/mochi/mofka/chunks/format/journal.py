@@ -22,7 +22,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from mochi.disk import Buffer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
-from mochi.mofka.chunks.format.ledger import Ledger, Notes, unpack
+from mochi.mofka.chunks.format.ledger import Ledger, Notes, unpack_notes
 from mochi.mofka.chunks.format.seals import key_of, seals_in, sums_of
 
 BLOCK = 4096
@@ -86,6 +86,11 @@ class Head:
         """The partition's epoch: a positive number of 62 bits, the same for as long as the journal lasts."""
         return (self.key >> 2) + 1
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether there was an orderly end."""
+        return self.mode is Mode.CLOSED
+
     def pack(self) -> bytes:
         """Return the bytes of a head."""
         content = _HEAD.pack(
@@ -104,7 +109,7 @@ class Head:
         if content[end : end + _CHECKSUM.size] != _CHECKSUM.pack(checksum(self.key, [content[:end]])):
             return None
         ledger = Ledger()
-        ledger.apply(unpack(content[_LEDGER.size : end]))
+        ledger.apply(unpack_notes(content[_LEDGER.size : end]))
         return ledger, event_count
 
     def pack_ledger(self, event_count: int, ledger: Ledger) -> bytes:
@@ -129,7 +134,7 @@ class Head:
                 content[stop : stop + _CHECKSUM.size] != _CHECKSUM.pack(xxh3_64_intdigest(record, self.key))
             ):
                 break
-            yield end_id, unpack(record[_LIGHT.size :])
+            yield end_id, unpack_notes(record[_LIGHT.size :])
             position, count = stop + _CHECKSUM.size, count + 1
 
 

@@ -333,6 +333,10 @@ class RunStream:
     ends: NDArray[np.uint64]
     sums: NDArray[np.uint64]
 
+    def sizes(self) -> NDArray[np.uint32]:
+        """Return the bytes of each event."""
+        return np.diff(self.bounds).astype(np.uint32)
+
     def blocks(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return begin, end and checksum of each block that has any of the bytes from `start` to `stop`."""
         if start == stop:
@@ -387,6 +391,19 @@ class SealRun:
     def count(self) -> int:
         """Number of events."""
         return len(self.metadata.bounds) - 1
+
+    def records(self, chunk: int, kind: str) -> tuple[int, NDArray[np.void]]:
+        """Return what the index of a chunk, or its descriptors, should have of the events, and where."""
+        data_offsets, data_sizes = self.data.bounds[:-1], self.data.sizes()
+        if kind == layout.DESC:
+            return self.descriptor_start, layout.descriptor_records(chunk, data_offsets, data_sizes)
+        return self.first * layout.INDEX_SIZE, layout.index_records(
+            self.metadata.bounds[:-1],
+            self.metadata.sizes(),
+            data_offsets,
+            data_sizes,
+            self.descriptor_start,
+        )
 
 
 class _RunStreamMaker:

@@ -27,7 +27,16 @@ Invariants:
 5. It may be interrupted anywhere, and run again.
 """
 
-from mochi.mofka.chunks.recovery.found import see_that_files_are_files
-from mochi.mofka.chunks.recovery.recover import Adopted, Recovery, make_again, recover, survey
+from mochi.mofka.chunks.recovery.found import is_dropped, see_that_files_are_files
+from mochi.mofka.chunks.recovery.recover import Adopted, Recovery, is_left_open, make_again, recover, survey
 
-__all__ = ["Adopted", "Recovery", "make_again", "recover", "see_that_files_are_files", "survey"]
+__all__ = [
+    "Adopted",
+    "Recovery",
+    "is_dropped",
+    "is_left_open",
+    "make_again",
+    "recover",
+    "see_that_files_are_files",
+    "survey",
+]
