@@ -89,7 +89,7 @@ class Head:
     @property
     def is_closed(self) -> bool:
         """Whether there was an orderly end."""
-        return self.mode is Mode.CLOSED
+        return self.mode == Mode.CLOSED
 
     def pack(self) -> bytes:
         """Return the bytes of a head."""
