@@ -24,8 +24,8 @@ from mochi.mofka.chunks.format.layout import LOCK_NAME, belongs
 def made_and_locked(files: FileLayer, path: str) -> Iterator[File]:
     """Make a partition's directory and its parents where they are missing, and lock it for the body.
 
-    Gives the lock, which is the caller's to close. If the body fails it is closed, and all that was made is removed:
-    files of a partition that were not there, and directories of this call as far as they are empty.
+    Gives the lock, which is the caller's to close. If the body fails it is closed, and all that was made is removed.
+    These are files of a partition that were not there, and directories of this call as far as they are empty.
 
     Raises
     ------

@@ -3,8 +3,8 @@
 A commit, of batches and of cursors, has three steps: `begin` writes what makes it durable, `Commit.sync` puts that on
 disk, and `finish` writes the rest and lets readers see it. While one is being synced, others may be begun.
 
-With `sync` in the configuration the parts of a commit, one for each chunk that it touches, go to the journal, and are
-durable with that; then they are written to the chunk files. Large data is written in its place at once and synced
+With `sync` in the configuration the parts of a commit, one for each chunk that it touches, go to the journal. With that
+they are durable, and are written to the chunk files then. Large data is written in its place at once and synced
 together with the journal, which has only its seal. Without `sync` the journal is a light one, which keeps the ledger
 alone, and is not synced.
 
@@ -419,8 +419,8 @@ def _part(
     """Make a part of batches, and of cursors.
 
     What goes into the journal is copied, and the copy is summed and written. Large batches are written from their own
-    memory, which may change after it was summed: so each of them has a seal of its own, and then is the only one
-    that is damaged. Small ones among them are copied, and share one.
+    memory, which may change after it was summed. So each of them has a seal of its own, and is then the only one that
+    is damaged. Small ones among them are copied, and share one.
     """
     producers = []
     first_id = before.end_id

@@ -1,8 +1,9 @@
 """Checking the files of one chunk: everything is read, and compared with whatever tells of it.
 
-What has a seal is compared with it: metadata and data by their checksums, index and descriptors record by record; small
-seals that follow each other are compared together, and one by one if anything is not as they say. What has none, as
-events that the original wrote, is checked as far as index and descriptors tell of each other, and read.
+What has a seal is compared with it: metadata and data by their checksums, index and descriptors record by record.
+Small seals that follow each other are compared together, and one by one if anything is not as they say.
+What has none, as events that the original wrote, is read, and checked as far as index and descriptors tell of each
+other.
 
 Invariants: files are read forwards in large pieces; held are some of these, and the seals of the chunk.
 """

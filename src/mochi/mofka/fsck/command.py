@@ -1,8 +1,8 @@
 """The command ``mofka-fsck``: checks directories of partitions, and repairs them if asked.
 
-Exit status: 0, all that was written is there as it was written, though a crash may have left something to do to whoever
-opens the directory next; 1, something is damaged or lost; 2, something could not be checked, or the command was not
-understood; 130, Ctrl-C. With ``--repair`` it is about what is left.
+The exit status is 0 if all that was written is there as it was written. A crash may still have left something to do to
+whoever opens the directory next. It is 1 if something is damaged or lost; 2 if something could not be checked, or the
+command was not understood; 130 after Ctrl-C. With ``--repair`` it is about what is left.
 """
 
 import json

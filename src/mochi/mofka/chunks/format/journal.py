@@ -1,12 +1,12 @@
 """The bytes of the journal and of the ledger files beside it.
 
-The journal begins with two blocks that each hold a head; the valid one of the higher generation counts. Records follow:
-of a full journal one for each part of a commit, the last one of a commit marked as such; of a light one, notes and
-where they end. Two ledger files take turns as the heads do.
+The journal begins with two blocks that each hold a head; the valid one of the higher generation counts. Records follow.
+Of a full journal there is one for each part of a commit, the last one of a commit marked as such. Those of a light one
+are notes, and where they end. Two ledger files take turns as the heads do.
 
 All integers are little-endian; checksums are XXH3 of 64 bits. Each record carries the journal's random key in its
-checksums, its generation and its place in the sequence: neither what an earlier generation left, nor what came with the
-events, passes for a record.
+checksums, its generation and its place in the sequence. So neither what an earlier generation left, nor what came with
+the events, passes for a record.
 """
 
 import struct
@@ -212,7 +212,7 @@ class Record(NamedTuple):
 
     The checksum is of notes and seals, which have those of the rest. Of version 3 only the number of the chunk, and
     the id of the first event, are known of `before`. `settled` records before it, of whole commits, were on disk when
-    it was written: of those that it does not count a crash may tear any, and of those that it counts none.
+    it was written. Of those that it does not count a crash may tear any, and of those that it counts none.
     """
 
     version: int

@@ -3,9 +3,11 @@
 A commit carries notes of what it adds to the ledger; a checkpoint holds the whole of it. Both are written the
 same way: `pack_notes` and `unpack_notes`.
 
-Invariants: a producer's batches are numbered without a gap, so the number of the last one and the first ids of
-some before it say all; cursors only move forward; no more than `MAX_PRODUCERS` identities are remembered, the
-one quiet for longest is forgotten first.
+Invariants:
+1. A producer's batches are numbered without a gap: the number of the last one, and the first ids of some before it,
+   say all.
+2. Cursors only move forward.
+3. No more than `MAX_PRODUCERS` identities are remembered; the one quiet for longest is forgotten first.
 """
 
 import struct

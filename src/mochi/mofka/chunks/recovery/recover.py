@@ -130,7 +130,7 @@ def make_again(files: FileLayer, directory: str, chunk: Chunk, kind: str) -> boo
 def survey(files: FileLayer, directory: str) -> Recovery:
     """Find the events that the chunk files of a partition hold, and change nothing; no lock is needed.
 
-    The records of a full journal that a crash left, or that a writer is at, are not looked at: what they have and
+    The records of a full journal that a crash left, or that a writer is at, are not looked at. What they have and
     the chunk files have not is not found.
 
     Raises
