@@ -165,6 +165,8 @@ Handler: TypeAlias = Callable[[Request], None]
 
 
 class Definition(msgspec.Struct, frozen=True):
+    """What is done with the calls of one RPC: who answers, where that runs, and who has memory for what comes."""
+
     handler: Handler
     spawn: Callable[[Callable[[], None]], None]
     allocate: Allocate

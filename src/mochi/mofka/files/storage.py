@@ -126,7 +126,7 @@ class OwnFiles(PosixFiles):
         return _Lock(lock, self._locks)
 
     def size(self, path: str) -> int:
-        """Give the length of a file, opened for it: a network file system then asks its server."""
+        """Return the length of a file. It is opened for that: a network file system then asks its server."""
         fd = -1
         with suppress(OSError):
             fd = os.open(path, os.O_RDONLY)

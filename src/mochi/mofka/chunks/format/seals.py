@@ -283,7 +283,7 @@ def void_slots(first: int, size: int) -> bytes:
 
 
 def slot_of(slot: memoryview) -> tuple[int, int]:
-    """Give, of the seal that a slot belongs to, the number of the first event, and the slot's place in it."""
+    """Return the number of the first event of the seal that a slot belongs to, and the slot's place in it."""
     first, place = _PLACE.unpack_from(slot)
     return first, place
 
