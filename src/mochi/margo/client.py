@@ -309,8 +309,11 @@ class Client:
             if time.monotonic() >= deadline:
                 return False
             wanted = list(links())
+            drives = bool(wanted)
             for link in wanted:
-                if link.is_held_up and not link.is_lost:
+                if link.is_lost:
+                    drives = False
+                elif link.is_held_up:
                     raise HeldUp(
                         f"a call cannot wait for {link.address} where it has struck: this thread is suspended in the "
                         f"middle of a message of that connection"
@@ -318,7 +321,8 @@ class Client:
             claim = Claim()
             try:
                 try:
-                    drives = bool(wanted) and all(not link.is_lost and link.claim(claim) for link in wanted)
+                    for link in wanted:
+                        drives = drives and link.claim(claim)
                     if drives:
                         self._drive(claim, wanted, is_done, deadline)
                 finally:

@@ -318,7 +318,7 @@ class Connection:
             peer.count()
         else:
             self._pump()
-        if peer.is_reading is peer.is_full:
+        if not peer.is_reading:
             self._update_reading()
 
     def _pump(self) -> None:

@@ -256,7 +256,8 @@ class Answering(Conversation, Generic[C]):
             reading.moved(before - self._queued, self._clock())
         elif reading.since is not None:
             reading.over()
-        self.count()
+        if self._answered or self._queued != self._counted:
+            self.count()
 
     def count(self) -> None:
         """Have the budget know what was answered, and what is queued now."""
@@ -361,7 +362,7 @@ def frame_of(
     descriptors: Sequence[int] = (),
 ) -> bytes:
     """Return the bytes of a frame of a server up to its bulk."""
-    segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
+    segments = [Segment(sum(map(len, buffers))) for buffers in bulk] if bulk else ()
     return encode(
         kind, call=call, flags=DESCRIPTORS if descriptors else 0, message=message, segments=segments
     )
