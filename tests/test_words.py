@@ -17,7 +17,6 @@ MOST_WORDS = 30
 NOT_YET = (
     "src/mochi/abt_io/",
     "src/mochi/disk/",
-    "src/mochi/margo/",
     "src/mochi/mofka/",
     "src/mochi/warabi/",
 )

@@ -259,7 +259,7 @@ class Connection:
         self.engine.on_loop(partial(self._peer.cancel, reservation))
 
     def release(self, size: int) -> None:
-        """Give back what was reserved, and is not needed. Any thread."""
+        """Return what was reserved, and is not needed, to the budget. Any thread."""
 
         def give_back() -> None:
             self._peer.release(size)

@@ -1,7 +1,7 @@
 """Both ends of a connection, without I/O: who may say what, who is let in, and what is held for whom.
 
 `states` is the conversation, one table for both ends; `greeting` its first messages; `gate` says who is let in.
-`asking` is the client's end, with all that waits for frames; `answering` the server's, with all that waits for answers;
+`asking` is the client's end, with all that waits for frames; `answering` the server's, with all that waits for answers.
 `budget` counts the memory that a server holds for its peers.
 
 An end is fed with bytes, descriptors and the time, and says what is to be sent, and who is to be given what. The rims

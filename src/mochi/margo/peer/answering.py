@@ -89,7 +89,7 @@ class Answering(Conversation, Generic[C]):
     make : callable
         Makes a call of a frame and of the bytes that are held for it.
     allocate : callable
-        Gives the memory for a request's bulk.
+        Returns the memory for a request's bulk.
     go_on : callable
         Called when memory has come that reading was paused for.
     clock : callable
@@ -275,7 +275,7 @@ class Answering(Conversation, Generic[C]):
         self._house.grant(self._budget.cancel(reservation))
 
     def release(self, size: int) -> None:
-        """Give back what was reserved, and is not needed."""
+        """Return what was reserved, and is not needed, to the budget."""
         self._change(0, -size)
 
     def close(self) -> list[int]:
