@@ -11,8 +11,8 @@ Invariants
    Marking a link lost and shutting it down is a store followed by one call of a C function: both are done, or
    neither. So is noting an interest and telling the poller.
 3. A claim lasts no longer than its token: one that was left behind by Ctrl-C is taken over. A claim knows its thread. A
-   call may strike while a frame of its own thread waits, such as one of a signal handler: it takes the link over and
-   gives it back when it is done. Then it wakes that frame, for which something may have come.
+   call of a signal handler, say, may strike while a frame of its own thread waits. It takes the link over, gives it
+   back when it is done, and wakes that frame, for which something may have come.
 4. A link is held up for a thread that is suspended in the middle of sending or receiving on it, see
    `mochi.margo.owned_lock`. What this thread sends then is put into the queue, which the suspended frame empties; it
    cannot receive, and who wants to wait for an answer gets another link.
