@@ -22,9 +22,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from mochi.margo import rpc
 from mochi.margo.errors import AuthenticationError, Fault, LocalProtocolError, MargoError, RemoteProtocolError
+from mochi.margo.handshake import Proof, Seat, is_proof, read_hello, welcome
 from mochi.margo.peer.budget import Budget, Grant, Reservation, Side
 from mochi.margo.peer.gate import Gate
-from mochi.margo.peer.greeting import Proof, Seat, is_proof, read_hello, welcome
 from mochi.margo.peer.states import REFUSAL, Conversation, Role, State
 from mochi.margo.wire import (
     DESCRIPTORS,

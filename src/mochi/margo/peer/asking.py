@@ -22,7 +22,7 @@ import msgspec
 
 from mochi.margo import rpc
 from mochi.margo.errors import MargoError, ProtocolError, RemoteProtocolError
-from mochi.margo.peer.greeting import Seat, Terms, Welcome, answer, hello, refusal
+from mochi.margo.handshake import Seat, Terms, Welcome, answer, hello, refusal
 from mochi.margo.peer.states import REFUSAL, Conversation, Role, State
 from mochi.margo.wire import (
     DESCRIPTORS,
