@@ -7,6 +7,13 @@ from typing import TypeAlias, TypeVar
 S = TypeVar("S", bound=enum.Enum)
 E = TypeVar("E", bound=enum.Enum)
 
+
+class Name(enum.Enum):
+    """A state or an event: an enum that is hashed in C, as the tables are looked up for each batch."""
+
+    __hash__ = object.__hash__
+
+
 Table: TypeAlias = Mapping[S, Mapping[E, S]]
 
 
@@ -29,7 +36,7 @@ class NotAllowed(Exception):
 
 def following(table: Table[S, E], state: S, event: E) -> S:
     """Return the state that `event` leads to; `NotAllowed` if it cannot happen in `state`."""
-    following = table[state].get(event)
-    if following is None:
-        raise NotAllowed(state, event)
-    return following
+    try:
+        return table[state][event]
+    except KeyError:
+        raise NotAllowed(state, event) from None
