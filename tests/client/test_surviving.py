@@ -15,7 +15,7 @@ import pytest
 
 from diaspora_stream.api import AdaptiveBatchSize, Exception, TopicHandle
 from mochi.margo import address, transport
-from mochi.mofka.client.lane import MAX_BATCH_BYTES
+from mochi.mofka.client.batch import MAX_BATCH_BYTES
 from tests.client.client_server import Server
 
 Program = Callable[..., "subprocess.Popen[str]"]

@@ -27,7 +27,7 @@ import pytest
 
 from mochi.margo import connection as connection_module
 from mochi.margo import engine as engine_module
-from mochi.margo import rpc, transport
+from mochi.margo import handshake, rpc, transport
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
@@ -43,12 +43,11 @@ from mochi.margo.errors import (
     ProtocolError,
     VersionMismatch,
 )
+from mochi.margo.handshake import Seat
 from mochi.margo.link import Link, PendingCall
 from mochi.margo.peer import MAX_OUTSTANDING
 from mochi.margo.peer import budget as budget_module
-from mochi.margo.peer import greeting as handshake
 from mochi.margo.peer.budget import CONNECTION_BYTES, Budget
-from mochi.margo.peer.greeting import Seat
 from mochi.margo.wire import (
     DESCRIPTORS,
     ONE_WAY,
