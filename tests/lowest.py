@@ -1,4 +1,4 @@
-"""Print constraints that pin each library to the lowest version that pyproject.toml allows: ``python tests/lowest.py``."""
+"""Print constraints that pin each library to the lowest version that it may have: ``python tests/lowest.py``."""
 
 import re
 import tomllib
