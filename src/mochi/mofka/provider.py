@@ -25,7 +25,7 @@ from mochi.margo.complaints import Complaint
 from mochi.margo.connection import Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
-from mochi.margo.peer.budget import Reservation
+from mochi.margo.peer import Reservation
 from mochi.margo.pools import Pool
 from mochi.margo.wire import Buffer, Frame, Segment, allocate_private
 from mochi.mofka.chunks import Batch, InvalidBatch, Origin, Pieces, rearranged
