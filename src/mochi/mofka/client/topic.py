@@ -277,4 +277,4 @@ class MofkaTopic(CheckedTopic[PartitionInfo]):
         )
 
     def make_consumer(self, *arguments: Any) -> MofkaConsumer:
-        return MofkaConsumer(self._service, self, *arguments)
+        return MofkaConsumer(self._service, self, self.serializer, *arguments)

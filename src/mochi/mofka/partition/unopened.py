@@ -58,9 +58,9 @@ class UnopenedPartition:
         max_bytes: int,
         with_data: bool,
         done: Callable[[Slice | BaseException], None],
-    ) -> None:
-        """Say why."""
-        done(self.error)
+    ) -> NoReturn:
+        """Raise why."""
+        raise self.error
 
     def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
         """Say why."""

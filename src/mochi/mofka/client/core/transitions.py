@@ -4,14 +4,15 @@ import enum
 from collections.abc import Mapping
 from typing import TypeAlias, TypeVar
 
-S = TypeVar("S", bound=enum.Enum)
-E = TypeVar("E", bound=enum.Enum)
-
 
 class Name(enum.Enum):
-    """A state or an event: an enum that is hashed in C, as the tables are looked up for each batch."""
+    """The name of a state or an event; its value says what that is."""
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # at once: `Enum.__hash__` is a function in Python
+
+
+S = TypeVar("S", bound=Name)
+E = TypeVar("E", bound=Name)
 
 
 Table: TypeAlias = Mapping[S, Mapping[E, S]]
@@ -22,10 +23,10 @@ class NotAllowed(Exception):
 
     Attributes
     ----------
-    state, event : enum.Enum
+    state, event : Name
     """
 
-    def __init__(self, state: enum.Enum, event: enum.Enum) -> None:
+    def __init__(self, state: Name, event: Name) -> None:
         super().__init__(state, event)
         self.state = state
         self.event = event
