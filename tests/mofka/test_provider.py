@@ -15,7 +15,7 @@ import pytest
 from mochi.margo import rpc
 from mochi.margo.errors import ConnectionLost, Fault
 from mochi.margo.link import PendingCall
-from mochi.margo.peer.budget import Budget
+from mochi.margo.peer import Budget
 from mochi.margo.wire import Frame, Segment
 from mochi.mofka import feeds, provider
 from mochi.mofka.chunks import PartitionDirectory
