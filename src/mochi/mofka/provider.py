@@ -118,8 +118,6 @@ class PartitionProvider:
         Where the events are kept; closed with the provider.
     remove : callable
         Removes what is stored of the partition, once that is closed; returns paths of what stays. May block.
-    unavailable : Fault, optional
-        Why the partition could not be opened; all who ask for it are told.
     pool : Pool, optional
         Where handlers run; the engine's RPC pool where none is given.
 
@@ -138,7 +136,6 @@ class PartitionProvider:
         uuid: str,
         partition: Partition,
         remove: Callable[[], list[str]] = list,
-        unavailable: Fault | None = None,
         pool: Pool | None = None,
     ) -> None:
         self.topic = topic
@@ -154,7 +151,7 @@ class PartitionProvider:
         self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
         self._leases = itertools.count(1)
         self._known: dict[Connection, int] = {}
-        self._closed = unavailable
+        self._closed: Fault | None = None
         self._failed = False
         self._awaits_expiry = False
         self._timer: asyncio.TimerHandle | None = None
