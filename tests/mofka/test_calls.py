@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mochi.disk import PosixFiles
 from mochi.margo import rpc
-from mochi.mofka.chunks import PosixFiles
 from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Partition
@@ -26,8 +26,9 @@ from tests.mofka.partition_io import Event, GatedIo
 from tests.mofka.served_partition import ANYWHEN, PROVIDER_ID, UUID, Peer, Served, Stream
 
 FEW, MANY = 100, 1000
-MORE = 100
-"""Calls that a larger batch may cost more: it is received, and sent, in more parts."""
+MORE = 300
+"""Calls that a larger batch may cost more: it is received and sent in more parts, and a commit goes on after its
+answer. That is one for three events."""
 
 
 class Calls:

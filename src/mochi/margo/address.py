@@ -1,7 +1,7 @@
 """Addresses: ``[<class>+]<protocol>[://[<host part>]]``, as a user writes them and as a server prints them.
 
 Pure functions over text. Protocols that run here are shared memory on one node (``na+sm``, ``sm``) and TCP sockets
-(``ofi+tcp``, ``tcp``); a TCP host part may carry a libfabric domain (``eth0/10.0.0.1:4000``), which is passed over.
+(``ofi+tcp``, ``tcp``). A TCP host part may carry a libfabric domain (``eth0/10.0.0.1:4000``), which is passed over.
 """
 
 import ipaddress

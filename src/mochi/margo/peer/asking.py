@@ -22,7 +22,7 @@ import msgspec
 
 from mochi.margo import rpc
 from mochi.margo.errors import MargoError, ProtocolError, RemoteProtocolError
-from mochi.margo.peer.greeting import Seat, Terms, Welcome, answer, hello, refusal
+from mochi.margo.handshake import Seat, Terms, Welcome, answer, hello, refusal
 from mochi.margo.peer.states import REFUSAL, Conversation, Role, State
 from mochi.margo.wire import (
     DESCRIPTORS,
@@ -160,7 +160,7 @@ class Asking(Conversation):
         """Queue a request; return its call number. See `mochi.margo.link.Link.request`."""
         if Kind.REQUEST not in self.ours:
             self.say(Kind.REQUEST)
-        segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
+        segments = [Segment(sum(map(len, buffers))) for buffers in bulk] if bulk else []
         if lent is not None:
             segments.append(lent)
         call = next(self._numbers)
