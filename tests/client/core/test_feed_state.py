@@ -287,6 +287,10 @@ class FeedMachine(RuleBasedStateMachine):
         partition.lost |= dict.fromkeys(range(first, last + 1), kind)
 
     def come_back_without_events(self) -> None:
+        """The partition begins anew. A feed that knows no epoch yet, but where to go on, could not tell."""
+        self.feed.work()
+        if not self.feed.now.epoch and self.feed.now.next is not None:
+            return
         for subscription in self.subscriptions:
             self.lose_link(subscription)
         self.partition.epoch += 1
