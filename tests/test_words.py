@@ -17,11 +17,7 @@ MOST_WORDS = 30
 NOT_YET = (
     "src/mochi/mofka/chunks/",
     "src/mochi/mofka/client/",
-    "src/mochi/mofka/deletion.py",
     "src/mochi/mofka/fsck/",
-    "src/mochi/mofka/partition/",
-    "src/mochi/mofka/provider.py",
-    "src/mochi/mofka/restoring.py",
 )
 """Packages some of whose docstrings are still longer."""
 
