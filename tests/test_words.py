@@ -14,12 +14,6 @@ FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 MOST_WORDS = 30
 """Words of a sentence at most."""
 
-NOT_YET = (
-    "src/mochi/mofka/deletion.py",
-    "src/mochi/mofka/partition/",
-    "src/mochi/mofka/provider.py",
-    "src/mochi/mofka/restoring.py",
-)
 """Packages some of whose docstrings are still longer."""
 
 Named = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
