@@ -26,7 +26,7 @@ from diaspora_stream.api import Driver
 from mochi.bedrock.rpc import QUERY_CONFIG, QueryConfig
 from mochi.flock import group_file
 from mochi.margo import rpc, transport
-from mochi.margo.handshake import Asking, Seat
+from mochi.margo.peer.greeting import Asking, Seat
 from mochi.margo.wire import FrameReader, Kind, Segment, allocate_private, encode
 from mochi.mofka import protocol
 

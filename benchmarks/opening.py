@@ -16,12 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mochi.mofka.chunks import ChunkStore, PosixFiles, layout
-from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.journal import Journal, Mode
-from mochi.mofka.chunks.ledger import Ledger, Origin
-from mochi.mofka.chunks.roster import update_roster
-from mochi.mofka.chunks.seals import Seal, Stream, key_of
+from mochi.mofka.chunks import (
+    Chunk,
+    Journal,
+    Ledger,
+    Mode,
+    Origin,
+    PartitionDirectory,
+    PosixFiles,
+    layout,
+    seals,
+    update_roster,
+)
 
 PART = 1000
 METADATA = 30
@@ -36,14 +42,18 @@ def make(directory: Path, chunks: int, events_per_chunk: int) -> None:
     made = []
     for number in range(chunks):
         start = made[-1].next() if made else Chunk(0, 0)
-        seals = b"".join(
-            _seal(start, first, owner).pack(key_of(owner, number))
+        packed = b"".join(
+            _seal(start, first, owner).pack(seals.key_of(owner, number))
             for first in range(0, events_per_chunk, PART)
         )
         chunk = start.extended(
-            events_per_chunk, METADATA * events_per_chunk, DATA * events_per_chunk, len(seals), time.time_ns()
+            events_per_chunk,
+            METADATA * events_per_chunk,
+            DATA * events_per_chunk,
+            len(packed),
+            time.time_ns(),
         )
-        _write(directory, chunk, seals)
+        _write(directory, chunk, packed)
         made.append(chunk)
     update_roster(files, str(directory), owner, {}, made[:-1])
     ledger = Ledger()
@@ -55,19 +65,19 @@ def make(directory: Path, chunks: int, events_per_chunk: int) -> None:
     journal.close()
 
 
-def _seal(chunk: Chunk, first: int, owner: bytes) -> Seal:
+def _seal(chunk: Chunk, first: int, owner: bytes) -> seals.Seal:
     streams = [
-        Stream(size * first, np.full(PART, size, np.uint32), np.zeros(-(-size * PART >> 16), np.uint64))
+        seals.Stream(size * first, np.full(PART, size, np.uint32), np.zeros(-(-size * PART >> 16), np.uint64))
         for size in (METADATA, DATA)
     ]
-    return Seal(first, first * layout.DESCRIPTOR_SIZE, 1, streams[0], streams[1])
+    return seals.Seal(first, first * layout.DESCRIPTOR_SIZE, 1, streams[0], streams[1])
 
 
-def _write(directory: Path, chunk: Chunk, seals: bytes) -> None:
+def _write(directory: Path, chunk: Chunk, packed: bytes) -> None:
     for kind, end in chunk.ends.items():
         with (directory / layout.file_name(chunk.number, kind)).open("wb") as file:
             if kind == layout.SEALS:
-                file.write(seals)
+                file.write(packed)
             file.truncate(end)
             if kind == layout.IDX:
                 last = layout.index_records(
@@ -85,7 +95,7 @@ def measure(directory: str) -> None:
     """Open a directory, and say how long it took, and by how many KiB the process grew."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.perf_counter()
-    store = ChunkStore.open(directory)
+    store = PartitionDirectory.open(directory)
     took = time.perf_counter() - begin
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(

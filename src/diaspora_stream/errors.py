@@ -4,31 +4,9 @@ Invariants: every error keeps its fields as attributes and as `args`, so that it
 its text says what was wrong, where, what was found and what would be right.
 """
 
-import difflib
-from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-
-def hint(name: object, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest known one, or all that are known.
-
-    Parameters
-    ----------
-    name : object
-        What was found; anything but a str has no nearest name.
-    known : iterable of str
-        The names that would have been right.
-
-    Returns
-    -------
-    str
-        Such as ``"; did you mean 'default'?"``, or ``"; known are 'a', 'b'"``, or ``""`` if nothing is known.
-    """
-    names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
-    if nearest:
-        return f"; did you mean {nearest[0]!r}?"
-    return f"; known are {', '.join(map(repr, names))}" if names else ""
+from diaspora_stream.console.hints import hint
 
 
 class DiasporaError(RuntimeError):

@@ -19,7 +19,8 @@ import string
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from diaspora_stream.errors import ConfigError, hint
+from diaspora_stream.console.hints import hint
+from diaspora_stream.errors import ConfigError
 
 Matcher: TypeAlias = Callable[[Any], bool]
 """Tells whether a value matches; the value of a field that is not there is `MISSING`."""

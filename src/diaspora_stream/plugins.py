@@ -14,7 +14,8 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
-from diaspora_stream.errors import ConfigError, DiasporaError, UnknownName, hint
+from diaspora_stream.console.hints import hint
+from diaspora_stream.errors import ConfigError, DiasporaError, UnknownName
 
 if TYPE_CHECKING:
     from diaspora_stream.driver import Driver

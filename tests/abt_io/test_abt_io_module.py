@@ -9,7 +9,7 @@ import pytest
 from mochi.abt_io.errors import ConfigError
 from mochi.abt_io.module import AbtIoModule
 from mochi.margo.engine import Engine
-from mochi.mofka.chunks import Batch, ChunkStore, FileLayer
+from mochi.mofka.chunks import Batch, FileLayer, PartitionDirectory
 
 SECONDS = 10
 
@@ -37,12 +37,12 @@ def test_a_partition_stores_through_an_instance(engine: Engine, tmp_path: Path) 
     sizes = np.array([2, 3], dtype=np.uint32)
     batch = Batch(sizes, [b"{}", b"[1]"], sizes, [b"he", b"llo"])
 
-    store = instance.run(lambda: ChunkStore.open(tmp_path / "partition", files=layer)).result(SECONDS)
+    store = instance.run(lambda: PartitionDirectory.open(tmp_path / "partition", files=layer)).result(SECONDS)
     assert instance.run(lambda: store.append([batch, batch])).result(SECONDS) == [0, 2]
     instance.run(store.close).result(SECONDS)
     instance.close()
 
-    with ChunkStore.open(tmp_path / "partition") as reopened:
+    with PartitionDirectory.open(tmp_path / "partition") as reopened:
         assert reopened.event_count == 4
         events = reopened.read_range(1, 2, 1 << 20, with_data=True)
         assert bytes(events.metadata) == b"[1]{}"

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from uring_here import needs_uring
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.errors import InstanceClosed
@@ -17,6 +16,7 @@ from mochi.abt_io.instance import Instance
 from mochi.abt_io.threads import IoThreads
 from mochi.margo.config import MargoConfig
 from mochi.margo.pools import Pools
+from tests.abt_io.uring_here import needs_uring
 
 SECONDS = 10
 

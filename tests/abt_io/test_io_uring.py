@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from uring_here import kernel_has, needs_uring
 
 from mochi.abt_io.calls import SystemCalls, open_calls
 from mochi.abt_io.config import LIBURING_FLAGS, AbtIoConfig
 from mochi.abt_io.files import File, Files
 from mochi.abt_io.threads import IoThreads
+from tests.abt_io.uring_here import kernel_has, needs_uring
 
 pytestmark = needs_uring
 

@@ -154,7 +154,7 @@ def test_who_asks_is_told_what_of_a_script_has_no_effect(servers: Servers) -> No
     (servers.directory / "script.jx9").write_text("return counted($__config__.providers);")
     query = servers.run("bedrock-query", "na+sm", "-f", "mofka.json", "-j", "script.jx9")
     assert list(json.loads(query.stdout).values()) == [None]
-    assert 'line 1: unknown function "counted" gives null, did you mean "count"?' in query.stderr
+    assert "line 1: unknown function \"counted\" gives null; did you mean 'count'?" in query.stderr
     (servers.directory / "script.jx9").write_text(" \n")
     query = servers.run("bedrock-query", "na+sm", "-f", "mofka.json", "-j", "script.jx9")
     assert query.stderr == ""
@@ -341,7 +341,7 @@ def test_the_token_of_the_group_file_is_needed(servers: Servers) -> None:
     [
         (
             {"margo": {"rpc_thread_cuont": 4}},
-            'margo.rpc_thread_cuont: unknown field, did you mean "rpc_thread_count"?',
+            "margo.rpc_thread_cuont: unknown field; did you mean 'rpc_thread_count'?",
         ),
         (SERVICE | {"libraries": []}, 'add "libflock-bedrock-module.so" to libraries'),
         (

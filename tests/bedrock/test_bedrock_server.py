@@ -322,18 +322,18 @@ def test_dependencies_reach_the_module_as_what_they_mean() -> None:
 @pytest.mark.parametrize(
     ("dependencies", "where", "words"),
     [
-        ({"pol": "x"}, "pol", ["unknown field", '"pool"']),
-        ({"pool": "__primry__"}, "pool", ['"__primary__"']),
+        ({"pol": "x"}, "pol", ["unknown field", "'pool'"]),
+        ({"pool": "__primry__"}, "pool", ["'__primary__'"]),
         ({"pool": 2}, "pool", ["0 to 1", "found 2"]),
         ({"pool": ["__primary__", "__rpc__"]}, "pool", ["expected one pool", "array of 2"]),
         ({"xstream": "x"}, "xstream", ["__primary__"]),
         ({"peer": 9}, "peer", ["expected a provider of type probe", "the number 9"]),
         ({"peer": "db"}, "peer", ["of type probe", "of type yokan"]),
         ({"peer": "yokan:1"}, "peer", ["of type probe", "of type yokan"]),
-        ({"peer": "probe:1"}, "peer", ['no provider "probe:1"', '"probe:2"']),
+        ({"peer": "probe:1"}, "peer", ['no provider "probe:1"', "'probe:2'"]),
         ({"peer": "c"}, "peer", ['no provider "c" comes before', "db, a"]),
         ({"peer": "db@local"}, "peer", ["of type probe", "of type yokan"]),
-        ({"peer": "aa@local"}, "peer", ['no provider "aa"', '"a"']),
+        ({"peer": "aa@local"}, "peer", ['no provider "aa"', "'a'"]),
         ({"peer": "a@na+sm://nobody-listens-here"}, "peer", ["cannot be found", "nobody-listens-here"]),
         ({"peer": "a@tpc://x"}, "peer", ["cannot be found", "'tpc'", "'tcp'"]),
         ({"peer": "a@1"}, "peer", ['"a@1" names rank 1', "started alone, as rank 0"]),
@@ -405,7 +405,7 @@ def test_an_unknown_library_is_a_warning_and_a_missing_type_an_error(
     with serving({"libraries": libraries}) as server:
         assert server.config()["libraries"] == libraries
     warnings = [message for message in caplog.messages if message.startswith("libraries")]
-    assert warnings == [f'libraries: unknown library "{unknown}", did you mean "{YOKAN}"?; ignored']
+    assert warnings == [f"libraries: unknown library \"{unknown}\"; did you mean '{YOKAN}'?; ignored"]
     with (
         pytest.raises(ConfigError) as caught,
         serving({"libraries": libraries, "providers": [probe("a"), database()]}),
@@ -419,7 +419,7 @@ def test_an_unknown_library_is_a_warning_and_a_missing_type_an_error(
 @pytest.mark.parametrize(
     ("provider_type", "hint"),
     [
-        ("prob", 'did you mean "probe"?'),
+        ("prob", "did you mean 'probe'?"),
         ("abt_io", '"libabt-io-bedrock-module.so"'),
         ("zz", "no known library"),
     ],
@@ -483,7 +483,7 @@ def test_a_path_that_means_nothing_is_a_warning_and_a_dependency_too(
     with serving({"libraries": libraries, "providers": [probe("a", dependencies=dependencies)]}) as server:
         assert server.config()["providers"][0]["dependencies"] == {}
     assert [m for m in caplog.messages if m.startswith(("libraries", "providers"))] == [
-        f'libraries: unknown library "{libraries[0]}", did you mean "{YOKAN}"?; ignored',
+        f"libraries: unknown library \"{libraries[0]}\"; did you mean '{YOKAN}'?; ignored",
         f'libraries: unknown library "{libraries[1]}"; ignored',
         "providers[0].dependencies.remi_sender: ignored, the type probe has no such one",
         "providers[0].dependencies.remi_receiver: ignored, the type probe has no such one",

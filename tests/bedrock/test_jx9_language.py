@@ -372,7 +372,7 @@ def test_an_unknown_function_is_a_warning_and_null(caplog: pytest.LogCaptureFixt
     assert value("cuont([1])") is None
     assert value("file_get_contents('/etc/passwd')") is None
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert caplog.messages[0] == '[jx9] unknown function "cuont" gives null, did you mean "count"?'
+    assert caplog.messages[0] == "[jx9] unknown function \"cuont\" gives null; did you mean 'count'?"
 
 
 def test_a_dotted_member_that_is_not_there_is_not_assigned_to_and_said_so(

@@ -139,9 +139,9 @@ def test_who_asked_is_told_of_what_has_no_effect(caplog: pytest.LogCaptureFixtur
     script = "$a = {b: 1};\nfor ($i = 0; $i < 50; $i++) { cout($a); $a.c = 2; }\nreturn strlenn('a');"
     assert run(script, {}, warn=told.append) is None
     assert told == [
-        'line 2: unknown function "cout" gives null, did you mean "count"?',
+        "line 2: unknown function \"cout\" gives null; did you mean 'count'?",
         'line 2: no member "c" to assign to, ignored; ["c"] would add it',
-        'line 3: unknown function "strlenn" gives null, did you mean "strlen"?',
+        "line 3: unknown function \"strlenn\" gives null; did you mean 'strlen'?",
     ]
     assert caplog.messages == []
     run("f0();", {})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mochi.mofka.chunks import Batch, ChunkStore, DamagedEvents, Origin
+from mochi.mofka.chunks import Batch, DamagedEvents, Origin, PartitionDirectory
 
 Event = tuple[bytes, bytes]
 
@@ -30,7 +30,7 @@ def numbered(first: int, count: int, size: int = 10) -> list[Event]:
 
 
 def events_of(
-    store: ChunkStore, max_events: int = 1000, max_bytes: int = 1 << 30, damaged: Event | None = None
+    store: PartitionDirectory, max_events: int = 1000, max_bytes: int = 1 << 30, damaged: Event | None = None
 ) -> list[Event]:
     """Read all events that there are in a store, range by range; `damaged`, if given, for each that is refused."""
     events: list[Event] = []
@@ -58,7 +58,7 @@ def events_of(
     return events
 
 
-def readable(store: ChunkStore) -> dict[int, Event]:
+def readable(store: PartitionDirectory) -> dict[int, Event]:
     """Read all events that are not damaged, one by one, by id."""
     found: dict[int, Event] = {}
     for event_id in range(store.first_id, store.event_count):

@@ -7,11 +7,10 @@ import os
 import resource
 import sys
 
-from chunk_events import batch_of, events_of
-
 from mochi import shortage
-from mochi.mofka.chunks import ChunkConfig, ChunkStore
+from mochi.mofka.chunks import ChunkConfig, PartitionDirectory
 from mochi.mofka.chunks.descriptors import Descriptors
+from tests.chunks.chunk_events import batch_of, events_of
 
 
 def main(directory: str, limit: int, idle: int, written: int, rounds: int) -> None:
@@ -21,7 +20,7 @@ def main(directory: str, limit: int, idle: int, written: int, rounds: int) -> No
     most = 0
     stores = []
     for number in range(idle + written):
-        store = ChunkStore.open(os.path.join(directory, str(number)), config, descriptors=descriptors)
+        store = PartitionDirectory.open(os.path.join(directory, str(number)), config, descriptors=descriptors)
         store.when_short(store.settle)
         store.append([batch_of([(b"first of %d" % number, b"data")])])
         stores.append(store)

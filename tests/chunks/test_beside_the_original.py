@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import Event, batch_of, events_of, numbered, readable
-from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, Origin, PosixFiles, StorageError, layout
-from mochi.mofka.chunks.check import check, repair
-from mochi.mofka.chunks.findings import Effect
+from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, PosixFiles, StorageError
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.fsck.check import check, repair
+from mochi.mofka.fsck.findings import Effect
+from tests.chunks.chunk_events import Event, batch_of, events_of, numbered, readable
+from tests.chunks.recording_files import RecordingFiles
 
 BLOCK = 4096
 KINDS = ("meta", "data", "desc", "idx")
@@ -60,7 +61,7 @@ def crashed(
 ) -> tuple[Path, dict[str, int]]:
     """Store events in batches, and give what a kill leaves, and how long the files were before the last batch."""
     config = ChunkConfig(max_events_per_chunk=most, sync=sync)
-    with ChunkStore.open(directory / "p", config) as store:
+    with PartitionDirectory.open(directory / "p", config) as store:
         sizes: dict[str, int] = {}
         for number in range(0, len(events), batch):
             sizes = {path.name: path.stat().st_size for path in (directory / "p").iterdir()}
@@ -70,7 +71,7 @@ def crashed(
     return directory / "crashed", sizes
 
 
-def opens_with(directory: Path, expected: Sequence[Event], others: int) -> ChunkStore:
+def opens_with(directory: Path, expected: Sequence[Event], others: int) -> PartitionDirectory:
     """See that a directory has these events, the last of them of others, and that a check says so; twice."""
     report = check(PosixFiles(), str(directory))
     told = [finding for finding in report.findings if "another program" in finding.problem]
@@ -84,7 +85,7 @@ def opens_with(directory: Path, expected: Sequence[Event], others: int) -> Chunk
     shutil.copytree(directory, repaired)
     repair(PosixFiles(), str(repaired), report)
     for path in (repaired, directory):
-        with ChunkStore.open(path) as store:
+        with PartitionDirectory.open(path) as store:
             assert events_of(store) == list(expected)
             assert not list(path.glob("mofka.displaced"))
         assert check(PosixFiles(), str(path)).findings == []
@@ -120,7 +121,7 @@ def test_what_the_original_appends_where_the_journal_would_write_is_kept_behind_
         pytest.skip("events of the same sizes cannot be told from ours that a power cut has torn")
     shutil.copytree(directory, tmp_path / "again")
     opens_with(directory, [*ours, *others], len(others)).close()
-    with ChunkStore.open(tmp_path / "again") as store:
+    with PartitionDirectory.open(tmp_path / "again") as store:
         assert [(each.first, each.count, each.place) for each in store.adopted] == [
             (len(ours), len(others), 4)
         ]
@@ -136,17 +137,17 @@ def test_moving_what_the_original_appended_may_be_interrupted_at_any_call(tmp_pa
     append_as_the_original(directory, OTHERS, 8)
     whole = RecordingFiles()
     shutil.copytree(directory, tmp_path / "whole")
-    ChunkStore.open(tmp_path / "whole", files=whole).close()
+    PartitionDirectory.open(tmp_path / "whole", files=whole).close()
     for failing in range(len(whole.calls)):
         for kept in (False, True):
             copy = tmp_path / f"{failing}-{kept}"
             shutil.copytree(directory, copy)
             files = RecordingFiles(fail_at=failing)
             with contextlib.suppress(StorageError):
-                ChunkStore.open(copy, files=files).close()
+                PartitionDirectory.open(copy, files=files).close()
             files.end_process()
             files.power_cut(copy, tmp_path / f"cut-{failing}-{kept}", [bool, partial(bool, 1)][kept], int)
-            with ChunkStore.open(tmp_path / f"cut-{failing}-{kept}") as store:
+            with PartitionDirectory.open(tmp_path / f"cut-{failing}-{kept}") as store:
                 assert events_of(store) == [*numbered(50, 6), *OTHERS]
                 assert store.append([batch_of(numbered(80, 1))]) == [15]
 
@@ -158,7 +159,7 @@ def test_large_data_that_the_original_wrote_over_is_refused_and_its_own_events_k
         path = directory / layout.file_name(0, kind)
         os.truncate(path, sizes[path.name])
     append_as_the_original(directory, OTHERS)
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         found = readable(store)
         assert store.event_count == 13
         assert 2 not in found
@@ -175,7 +176,7 @@ def test_what_the_original_appends_behind_events_that_the_journal_lost_is_adopte
         file.seek(4 * BLOCK + 30 if sync else 2 * BLOCK + 200)
         file.write(b"rot")
     append_as_the_original(directory, OTHERS)
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         assert events_of(store) == [*numbered(0, 6), *OTHERS]
         assert store.producers() == []
         assert store.quarantined == []
@@ -184,7 +185,7 @@ def test_what_the_original_appends_behind_events_that_the_journal_lost_is_adopte
 def test_the_beginning_of_a_commit_that_is_not_whole_is_kept_where_others_follow_it(tmp_path: Path) -> None:
     files = RecordingFiles()
     config = ChunkConfig(max_events_per_chunk=4)
-    with ChunkStore.open(tmp_path / "p", config, files) as store:
+    with PartitionDirectory.open(tmp_path / "p", config, files) as store:
         store.append([batch_of(numbered(0, 2), Origin(b"p" * 16, 0))])
         writes = [index for index, (operation, _) in enumerate(files.calls) if operation == "write"]
         files.fail_at = writes[-1] + 8
@@ -198,10 +199,10 @@ def test_the_beginning_of_a_commit_that_is_not_whole_is_kept_where_others_follow
         shutil.copytree(tmp_path / "p", tmp_path / "alone")
         shutil.copytree(tmp_path / "p", tmp_path / "followed")
     assert (tmp_path / "alone" / "chunk-000000.idx").stat().st_size == 4 * 48
-    with ChunkStore.open(tmp_path / "alone") as store:
+    with PartitionDirectory.open(tmp_path / "alone") as store:
         assert events_of(store) == numbered(0, 2)
         assert store.adopted == []
     append_as_the_original(tmp_path / "followed", OTHERS)
-    with ChunkStore.open(tmp_path / "followed") as store:
+    with PartitionDirectory.open(tmp_path / "followed") as store:
         assert events_of(store) == [*numbered(0, 4), *OTHERS]
         assert [producer.next for producer in store.producers()] == [2]

@@ -8,25 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chunk_events import PARTITIONS, Event, batch_of, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     ChunkConfig,
-    ChunkStore,
     CorruptPartition,
     DamagedEvents,
     File,
     Origin,
+    PartitionDirectory,
     PosixFiles,
     Retention,
     StorageError,
 )
-from mochi.mofka.chunks.check import check, repair
-from mochi.mofka.chunks.findings import Effect, Report
-from mochi.mofka.chunks.layout import DESCRIPTOR_SIZE, INDEX_SIZE
+from mochi.mofka.chunks.format.layout import DESCRIPTOR_SIZE, INDEX_SIZE
+from mochi.mofka.fsck.check import check, repair
+from mochi.mofka.fsck.findings import Effect, Report
+from tests.chunks.chunk_events import PARTITIONS, Event, batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -36,7 +36,7 @@ FILES = PosixFiles()
 
 def made(directory: Path, config: ChunkConfig = FOUR, first: int = 0) -> Path:
     """Make a partition of ten events: chunks of 4, 4 and 2, two batches in the first two."""
-    with ChunkStore.open(directory, config) as store:
+    with PartitionDirectory.open(directory, config) as store:
         for number in range(first, first + 10, 2):
             store.append(
                 [batch_of(numbered(number, 2), Origin(b"p" * 16, number // 2))], {"c": number - first}
@@ -53,7 +53,7 @@ def directory(tmp_path: Path) -> Path:
 def killed(tmp_path: Path) -> Path:
     """Make the same, as it is when its process was killed before the end."""
     source = tmp_path / "source" / f"topic-{UUID}"
-    with ChunkStore.open(source, FOUR) as store:
+    with PartitionDirectory.open(source, FOUR) as store:
         for number in range(0, 10, 2):
             store.append([batch_of(numbered(number, 2))])
         return shutil.copytree(source, tmp_path / f"topic-{UUID}")
@@ -79,7 +79,7 @@ def found(report: Report) -> list[tuple[str, str, list[int]]]:
     ]
 
 
-def served(store: ChunkStore) -> dict[int, Event]:
+def served(store: PartitionDirectory) -> dict[int, Event]:
     """Read all events that can be read, by id."""
     events = {}
     for event_id in range(store.event_count):
@@ -114,14 +114,14 @@ def test_a_sound_directory_is_described(directory: Path) -> None:
     ]
     assert report.cursors == {"c": 8}
     assert [(each.identity, each.next) for each in report.producers] == [(b"p" * 16, 5)]
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         assert report.epoch == store.epoch
 
 
 def test_a_directory_without_events_is_sound(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert checked(tmp_path / "empty").sound
-    with ChunkStore.open(tmp_path / "opened"):
+    with PartitionDirectory.open(tmp_path / "opened"):
         pass
     report = checked(tmp_path / "opened")
     assert report.sound
@@ -287,7 +287,7 @@ def test_a_damage_is_found_and_told_from_others(directory: Path, damage: str) ->
     after = checked(directory)
     assert [finding for finding in after.findings if finding.repair] == []
     assert after.sound == all(each.repair for each in report.findings)
-    with ChunkStore.open(directory, FOUR) as store:
+    with PartitionDirectory.open(directory, FOUR) as store:
         assert served(store) == {n: numbered(n, 1)[0] for n in range(10) if n not in lost}
 
 
@@ -321,12 +321,12 @@ def test_what_a_crash_left_over_is_told_and_written_again(killed: Path) -> None:
     assert "beyond the last whole commit" in report.findings[1].problem
     repaired(killed, report)
     assert not checked(killed).findings
-    with ChunkStore.open(killed) as store:
+    with PartitionDirectory.open(killed) as store:
         assert events_of(store) == numbered(0, 10)
 
 
 def test_a_directory_in_use_is_checked_as_far_as_its_last_checkpoint(directory: Path) -> None:
-    with ChunkStore.open(directory, FOUR) as store:
+    with PartitionDirectory.open(directory, FOUR) as store:
         store.append([batch_of(numbered(10, 20))])
         flipped(directory / "chunk-000001.data", 3)
         (directory / "chunk-000000.idx").unlink()
@@ -343,7 +343,7 @@ def test_a_directory_in_use_is_checked_as_far_as_its_last_checkpoint(directory: 
 
 def test_a_server_waits_for_a_check_and_checks_for_none(directory: Path) -> None:
     with pytest.raises(StorageError, match="is locked by whoever checks it"):
-        check(FILES, str(directory), lambda size: ChunkStore.open(directory).close())
+        check(FILES, str(directory), lambda size: PartitionDirectory.open(directory).close())
     assert check(FILES, str(directory), lambda size: check(FILES, str(directory))).sound
 
 
@@ -425,7 +425,7 @@ def test_a_missing_chunk_of_the_original_is_refused(tmp_path: Path) -> None:
 
 def test_blocks_of_large_data_are_told_one_by_one(tmp_path: Path) -> None:
     events = [(b"m%d" % n, bytes([n]) * 150_000) for n in range(1, 70)]
-    with ChunkStore.open(tmp_path / f"topic-{UUID}") as store:
+    with PartitionDirectory.open(tmp_path / f"topic-{UUID}") as store:
         store.append([batch_of(events)])
     for place in (70_000, 140_000, 10_000_000):
         flipped(tmp_path / f"topic-{UUID}" / "chunk-000000.data", place)
@@ -450,7 +450,7 @@ def test_missing_bytes_are_named_from_where_they_are_missing(directory: Path) ->
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, dict[str, bytes]]:
     """Give the files of the ten events, after an orderly end, and (true) after a kill."""
     directory = tmp_path_factory.mktemp("pristine") / f"topic-{UUID}"
-    with ChunkStore.open(directory, FOUR) as store:
+    with PartitionDirectory.open(directory, FOUR) as store:
         for number in range(0, 10, 2):
             store.append([batch_of(numbered(number, 2))])
         after_kill = content(directory)
@@ -478,12 +478,12 @@ def test_wherever_bytes_are_changed_it_is_found_or_all_events_are_as_they_were(
         report = checked(directory)
         if any(finding.effect == Effect.REFUSED for finding in report.findings):
             with pytest.raises(CorruptPartition):
-                ChunkStore.open(directory, FOUR, RecordingFiles())
+                PartitionDirectory.open(directory, FOUR, RecordingFiles())
             return
         concerned = {
             event_id for effect, _, ids in found(report) if effect in ("doubtful", "lost") for event_id in ids
         }
-        with ChunkStore.open(directory, FOUR, RecordingFiles()) as store:
+        with PartitionDirectory.open(directory, FOUR, RecordingFiles()) as store:
             assert store.event_count == report.count
             events = served(store)
         assert {n: events.get(n) for n in range(report.count) if n not in concerned} == {
@@ -497,7 +497,7 @@ def test_wherever_bytes_are_changed_it_is_found_or_all_events_are_as_they_were(
 
 def test_a_directory_in_use_without_sync_is_checked_as_far_as_whole_events_go(tmp_path: Path) -> None:
     directory = tmp_path / f"topic-{UUID}"
-    with ChunkStore.open(directory, ChunkConfig(max_events_per_chunk=4, sync=False)) as store:
+    with PartitionDirectory.open(directory, ChunkConfig(max_events_per_chunk=4, sync=False)) as store:
         for number in range(0, 10, 2):
             store.append([batch_of(numbered(number, 2))])
         report = checked(directory)
@@ -506,7 +506,7 @@ def test_a_directory_in_use_without_sync_is_checked_as_far_as_whole_events_go(tm
 
 def test_a_killed_partition_without_sync_is_sound_up_to_its_last_whole_batch(tmp_path: Path) -> None:
     source = tmp_path / "source" / f"topic-{UUID}"
-    with ChunkStore.open(source, ChunkConfig(sync=False)) as store:
+    with PartitionDirectory.open(source, ChunkConfig(sync=False)) as store:
         store.append([batch_of(numbered(0, 2))])
         store.append([batch_of(numbered(2, 2))])
         directory = shutil.copytree(source, tmp_path / f"topic-{UUID}")
@@ -523,7 +523,7 @@ def test_a_killed_partition_without_sync_is_sound_up_to_its_last_whole_batch(tmp
 
 def test_a_damaged_checksum_is_found_wherever_a_seal_has_it(tmp_path: Path) -> None:
     directory = tmp_path / f"topic-{UUID}"
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         store.append([batch_of([(b"m", b"x" * 1_000_000)])])
         store.append([batch_of(numbered(1, 2))])
     size = (directory / "mofka-000000.seals").stat().st_size
@@ -574,7 +574,7 @@ def test_bytes_that_the_disk_does_not_give_cost_their_events(directory: Path, tm
 def trimmed(tmp_path: Path) -> Path:
     """Make the ten events again, and drop the first chunk of them."""
     directory = made(tmp_path / "trimmed" / f"topic-{UUID}")
-    with ChunkStore.open(
+    with PartitionDirectory.open(
         directory, ChunkConfig(max_events_per_chunk=4, retention=Retention(max_bytes=1800))
     ) as store:
         assert store.trim() == 1
@@ -602,7 +602,7 @@ def test_a_partition_whose_oldest_chunks_were_dropped_is_sound(directory: Path, 
 def test_an_orderly_end_leaves_nothing_to_change_whatever_was_dropped(tmp_path: Path, max_bytes: int) -> None:
     directory = tmp_path / f"topic-{UUID}"
     config = ChunkConfig(max_events_per_chunk=4, retention=Retention(max_bytes=max_bytes))
-    with ChunkStore.open(directory, config) as store:
+    with PartitionDirectory.open(directory, config) as store:
         for number in range(10):
             store.append([batch_of(numbered(number, 1))])
             store.trim()
@@ -613,7 +613,7 @@ def test_an_orderly_end_leaves_nothing_to_change_whatever_was_dropped(tmp_path: 
 
 def test_chunks_that_are_dropped_during_a_check_are_left_out(directory: Path) -> None:
     config = ChunkConfig(max_events_per_chunk=4, retention=Retention(max_bytes=1800))
-    with ChunkStore.open(directory, config) as store:
+    with PartitionDirectory.open(directory, config) as store:
         report = check(FILES, str(directory), lambda size: store.trim())
         assert not report.findings
         assert (report.first, report.count, report.verified) in ((0, 10, 10), (4, 6, 6))

@@ -6,23 +6,23 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, chunk_files, numbered
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import Files
 from mochi.mofka.chunks import (
     ChunkConfig,
-    ChunkStore,
     ChunkView,
     CorruptPartition,
     DamagedEvents,
     File,
+    PartitionDirectory,
     PosixFiles,
     StorageError,
     view,
 )
 from mochi.mofka.chunks.errors import REFUSALS
 from mochi.mofka.chunks.files import FileLayer
+from tests.chunks.chunk_events import Event, batch_of, chunk_files, numbered
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -31,7 +31,7 @@ OTHER = "11234567-89ab-cdef-0123-456789abcdef"
 
 def made(directory: Path, first: int = 0) -> Path:
     """Make a partition of ten events: chunks of 4, 4 and 2."""
-    with ChunkStore.open(directory, FOUR) as store:
+    with PartitionDirectory.open(directory, FOUR) as store:
         store.append([batch_of(numbered(number, 2)) for number in range(first, first + 10, 2)])
     return directory
 
@@ -66,7 +66,7 @@ def served(store: ChunkView) -> dict[int, Event]:
 def serves(files: FileLayer, directory: Path, ids: list[int], *told: str) -> None:
     """See that of ten events those with these ids are served, the rest told, and that more can be appended."""
     for round_ in range(2):
-        with ChunkStore.open(directory, FOUR, files) as store:
+        with PartitionDirectory.open(directory, FOUR, files) as store:
             for problem in told:
                 assert any(problem in damage for damage in store.damaged), store.damaged
             count = 10 + 3 * round_
@@ -138,7 +138,7 @@ def test_a_lost_index_is_made_again_as_it_was(
             path.write_bytes(bytes(path.stat().st_size))
         else:
             os.truncate(path, 50 if how == "short" else 0)
-    with ChunkStore.open(directory, FOUR, files) as store:
+    with PartitionDirectory.open(directory, FOUR, files) as store:
         assert served(store) == dict(enumerate(numbered(0, 10)))
         after = chunk_files(directory)
         if how != "zero":
@@ -156,7 +156,7 @@ def test_seals_tell_of_a_chunk_whose_index_and_roster_are_lost(
     if not roster:
         (directory / "mofka.chunks").unlink()
     (directory / "chunk-000000.idx").unlink()
-    with ChunkStore.open(directory, FOUR, files) as store:
+    with PartitionDirectory.open(directory, FOUR, files) as store:
         assert served(store) == dict(enumerate(numbered(0, 10)))
     assert chunk_files(directory) == before
 
@@ -196,7 +196,7 @@ def test_a_disk_that_was_swapped_is_refused(files: FileLayer, directory: Path, t
     with pytest.raises(
         CorruptPartition, match=f"is of the partition {OTHER}, but the directory is of {UUID}"
     ):
-        ChunkStore.open(directory, files=files)
+        PartitionDirectory.open(directory, files=files)
 
 
 def test_a_directory_that_is_behind_its_journal_does_not_go_back(files: FileLayer, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_directory_that_is_behind_its_journal_does_not_go_back(files: FileLaye
 def test_a_copy_of_a_chunk_is_not_taken_for_the_next_one(files: FileLayer, directory: Path) -> None:
     for kind in ("meta", "data", "desc", "idx"):
         shutil.copy(directory / f"chunk-000001.{kind}", directory / f"chunk-000003.{kind}")
-    with ChunkStore.open(directory, FOUR, files) as store:
+    with PartitionDirectory.open(directory, FOUR, files) as store:
         assert store.event_count == 10
         assert len(store.quarantined) == 4
     serves(files, directory, ALL)
@@ -229,7 +229,7 @@ class ForbiddingFiles(PosixFiles):
 
 
 def test_a_file_that_may_not_be_read_is_named_and_costs_nothing_else(directory: Path) -> None:
-    with ChunkStore.open(directory, FOUR, ForbiddingFiles("chunk-000001.data")) as store:
+    with PartitionDirectory.open(directory, FOUR, ForbiddingFiles("chunk-000001.data")) as store:
         with pytest.raises(
             StorageError, match=r"cannot open .*chunk-000001.data: Permission denied \(EACCES\)"
         ):
@@ -237,7 +237,7 @@ def test_a_file_that_may_not_be_read_is_named_and_costs_nothing_else(directory: 
         assert store.read_range(0, 4, 1000, with_data=True).count == 4
         assert store.read_range(4, 4, 1000, with_data=False).count == 4
     with pytest.raises(StorageError, match=r"chunk-000002.idx: Permission denied"):
-        ChunkStore.open(directory, FOUR, ForbiddingFiles("chunk-000002.idx"))
+        PartitionDirectory.open(directory, FOUR, ForbiddingFiles("chunk-000002.idx"))
 
 
 def test_a_chunk_file_that_is_a_directory_is_a_clear_error(files: FileLayer, directory: Path) -> None:
@@ -246,11 +246,11 @@ def test_a_chunk_file_that_is_a_directory_is_a_clear_error(files: FileLayer, dir
     with pytest.raises(
         CorruptPartition, match=r"chunk-000002.data is a directory, not a file; put the file back"
     ):
-        ChunkStore.open(directory, files=files)
+        PartitionDirectory.open(directory, files=files)
 
 
 def test_a_view_reads_beside_a_writer_and_changes_nothing(files: FileLayer, directory: Path) -> None:
-    with ChunkStore.open(directory, FOUR, files) as store:
+    with PartitionDirectory.open(directory, FOUR, files) as store:
         store.append([batch_of(numbered(10, 1))])
         os.truncate(directory / "chunk-000000.idx", 50)
         os.truncate(directory / "chunk-000001.data", 60)

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, PartitionPoisoned, StorageError
+from mochi.mofka.chunks import ChunkConfig, PartitionDirectory, PartitionPoisoned, StorageError
+from tests.chunks.chunk_events import Event, batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 SIZES = [(2, 1), (3,), (4, 4), (1,), (6, 2, 2), (1,)]
 """Batches of each commit; with five events a chunk, some of the commits begin one or two chunks."""
@@ -27,7 +27,7 @@ def commits() -> list[list[list[Event]]]:
     return [[numbered(next(first) * 100, size) for size in sizes] for sizes in SIZES]
 
 
-def run(store: ChunkStore) -> tuple[list[Event], StorageError | None]:
+def run(store: PartitionDirectory) -> tuple[list[Event], StorageError | None]:
     """Append all commits up to the first that fails; give the events acknowledged, and the failure."""
     acknowledged: list[Event] = []
     for batches in commits():
@@ -47,7 +47,7 @@ ATTEMPTED = [event for batches in commits() for batch in batches for event in ba
 def calls_of_a_run(directory: Path, sync: bool) -> tuple[int, int]:
     """Count the changing calls of opening, and of opening and all commits."""
     files = RecordingFiles()
-    store = ChunkStore.open(directory, ChunkConfig(max_events_per_chunk=5, sync=sync), files)
+    store = PartitionDirectory.open(directory, ChunkConfig(max_events_per_chunk=5, sync=sync), files)
     opening = len(files.calls)
     assert run(store) == (ATTEMPTED, None)
     everything = len(files.calls)
@@ -64,7 +64,9 @@ def test_a_failure_at_any_call_ends_writing_and_uses_no_id(tmp_path: Path, sync:
     for failing in range(opening, everything):
         directory = tmp_path / str(failing)
         files = RecordingFiles(fail_at=failing)
-        with ChunkStore.open(directory, ChunkConfig(max_events_per_chunk=5, sync=sync), files) as store:
+        with PartitionDirectory.open(
+            directory, ChunkConfig(max_events_per_chunk=5, sync=sync), files
+        ) as store:
             acknowledged, error = run(store)
             assert error is not None
             assert (error.operation, error.errno) == (files.calls[failing][0], errno.EIO)
@@ -78,7 +80,7 @@ def test_a_failure_at_any_call_ends_writing_and_uses_no_id(tmp_path: Path, sync:
             assert len(files.calls) == failing + 1
             assert events_of(store) == acknowledged
         assert len(files.calls) == failing + 1
-        with ChunkStore.open(directory, files=RecordingFiles()) as store:
+        with PartitionDirectory.open(directory, files=RecordingFiles()) as store:
             recovered = events_of(store)
         assert recovered[: len(acknowledged)] == acknowledged
         assert recovered == ATTEMPTED[: len(recovered)]
@@ -92,20 +94,20 @@ def test_a_failure_while_opening_leaves_nothing_open_or_locked(tmp_path: Path) -
     for failing in range(opening):
         directory = tmp_path / str(failing)
         with pytest.raises(StorageError, match="made to fail"):
-            ChunkStore.open(directory, files=RecordingFiles(fail_at=failing))
+            PartitionDirectory.open(directory, files=RecordingFiles(fail_at=failing))
         assert len(os.listdir("/proc/self/fd")) == descriptors
-        with ChunkStore.open(directory) as store:
+        with PartitionDirectory.open(directory) as store:
             assert store.append([batch_of(numbered(0, 1))]) == [0]
 
 
 def test_a_failing_sync_on_demand_or_at_the_end_is_not_hidden(tmp_path: Path) -> None:
     files = RecordingFiles()
-    store = ChunkStore.open(tmp_path, ChunkConfig(sync=False), files)
+    store = PartitionDirectory.open(tmp_path, ChunkConfig(sync=False), files)
     store.append([batch_of(numbered(0, 1))])
     files.fail_at = len(files.calls)
     with pytest.raises(StorageError, match=r"cannot sync .*chunk-000000.meta"):
         store.close()
-    store = ChunkStore.open(tmp_path, ChunkConfig(sync=False), files)
+    store = PartitionDirectory.open(tmp_path, ChunkConfig(sync=False), files)
     files.fail_at = len(files.calls) + 2
     with pytest.raises(StorageError, match=r"cannot sync .*chunk-000000.desc"):
         store.sync()
@@ -135,14 +137,14 @@ def test_acknowledged_events_survive_a_power_cut_at_any_call(
     files = RecordingFiles(fail_at=call)
     acknowledged: list[Event] = []
     with contextlib.suppress(StorageError):
-        acknowledged, _ = run(ChunkStore.open(base / "p", ChunkConfig(max_events_per_chunk=5), files))
+        acknowledged, _ = run(PartitionDirectory.open(base / "p", ChunkConfig(max_events_per_chunk=5), files))
     power_cut(files, base, data)
-    with ChunkStore.open(base / "after", ChunkConfig(max_events_per_chunk=5)) as recovered:
+    with PartitionDirectory.open(base / "after", ChunkConfig(max_events_per_chunk=5)) as recovered:
         found = events_of(recovered)
         assert found[: len(acknowledged)] == acknowledged
         assert found == ATTEMPTED[: len(found)]
         recovered.append([batch_of(numbered(7, 3))])
-    with ChunkStore.open(base / "after") as reopened:
+    with PartitionDirectory.open(base / "after") as reopened:
         assert events_of(reopened) == found + numbered(7, 3)
         assert reopened.quarantined == []
 
@@ -156,11 +158,11 @@ def test_without_sync_a_power_cut_leaves_all_chunks_but_the_last(
     (base / "p").mkdir()
     files = RecordingFiles(fail_at=call)
     with contextlib.suppress(StorageError):
-        run(ChunkStore.open(base / "p", ChunkConfig(max_events_per_chunk=5, sync=False), files))
+        run(PartitionDirectory.open(base / "p", ChunkConfig(max_events_per_chunk=5, sync=False), files))
     begun = [name for operation, name in files.calls if operation == "open" and name.endswith(".meta")]
     power_cut(files, base, data)
     sealed = EVENTS_BEFORE_CHUNK[max(0, len(begun) - 1)]
-    with ChunkStore.open(base / "after") as recovered:
+    with PartitionDirectory.open(base / "after") as recovered:
         assert events_of(recovered)[:sealed] == ATTEMPTED[:sealed]
         assert recovered.event_count <= len(ATTEMPTED)
 
@@ -171,7 +173,7 @@ def test_a_power_cut_during_or_after_recovery_brings_back_no_ghost_and_destroys_
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, call: int
 ) -> None:
     base = tmp_path_factory.mktemp("power")
-    with ChunkStore.open(base / "p") as store:
+    with PartitionDirectory.open(base / "p") as store:
         store.append([batch_of(numbered(0, 3))])
     for ours in (base / "p").glob("mofka*"):
         ours.unlink()
@@ -179,11 +181,11 @@ def test_a_power_cut_during_or_after_recovery_brings_back_no_ghost_and_destroys_
     files = RecordingFiles(fail_at=call)
     appended = numbered(1, 4, size=30)
     with contextlib.suppress(StorageError):
-        store = ChunkStore.open(base / "p", files=files)
+        store = PartitionDirectory.open(base / "p", files=files)
         for event in appended:
             store.append([batch_of([event])])
     power_cut(files, base, data)
-    with ChunkStore.open(base / "after") as recovered:
+    with PartitionDirectory.open(base / "after") as recovered:
         found = events_of(recovered)
     assert found == [*numbered(0, 1), *appended][: len(found)]
     kept = [path.read_bytes() for path in (base / "after").iterdir()]
@@ -192,7 +194,7 @@ def test_a_power_cut_during_or_after_recovery_brings_back_no_ghost_and_destroys_
 
 def test_a_commit_is_synced_in_the_journal_and_nowhere_else(tmp_path: Path) -> None:
     files = RecordingFiles()
-    with ChunkStore.open(tmp_path, ChunkConfig(), files) as store:
+    with PartitionDirectory.open(tmp_path, ChunkConfig(), files) as store:
         store.append([batch_of(numbered(0, 1))])
         before = len(files.calls)
         store.append([batch_of(numbered(1, 3)), batch_of(numbered(4, 3)), batch_of([(b"m", b"")])])
@@ -210,7 +212,7 @@ def test_a_commit_is_synced_in_the_journal_and_nowhere_else(tmp_path: Path) -> N
 
 def test_without_sync_nothing_is_synced_before_the_chunk_is_full(tmp_path: Path) -> None:
     files = RecordingFiles()
-    with ChunkStore.open(tmp_path, ChunkConfig(sync=False, max_events_per_chunk=6), files) as store:
+    with PartitionDirectory.open(tmp_path, ChunkConfig(sync=False, max_events_per_chunk=6), files) as store:
         store.append([batch_of(numbered(0, 3))])
         before = len(files.calls)
         store.append([batch_of(numbered(3, 3))])
@@ -233,7 +235,7 @@ def test_a_commit_that_finds_no_space_is_taken_back_and_the_next_one_stored(
     for failing in range(opening, everything):
         directory = tmp_path / str(failing)
         files = RecordingFiles(failing, number)
-        with ChunkStore.open(directory, config, files) as store:
+        with PartitionDirectory.open(directory, config, files) as store:
             before, error = run(store)
             assert error is not None
             if files.calls[failing][0] == "sync" and number != errno.EMFILE:
@@ -249,7 +251,7 @@ def test_a_commit_that_finds_no_space_is_taken_back_and_the_next_one_stored(
             assert events_of(store) == expected
             files.power_cut(directory, tmp_path / f"{failing} cut", lambda: not sync, lambda size: size)
         for left in (directory, tmp_path / f"{failing} cut"):
-            with ChunkStore.open(left, config, RecordingFiles()) as store:
+            with PartitionDirectory.open(left, config, RecordingFiles()) as store:
                 assert events_of(store) == expected
                 assert store.damaged == []
                 assert store.cursors == {"c": 1}
@@ -257,7 +259,7 @@ def test_a_commit_that_finds_no_space_is_taken_back_and_the_next_one_stored(
 
 def test_a_disk_that_stays_full_fails_each_commit_and_is_tried_again_by_the_next(tmp_path: Path) -> None:
     files = RecordingFiles(error=errno.ENOSPC)
-    with ChunkStore.open(tmp_path / "p", ChunkConfig(max_events_per_chunk=5), files) as store:
+    with PartitionDirectory.open(tmp_path / "p", ChunkConfig(max_events_per_chunk=5), files) as store:
         store.append([batch_of(numbered(0, 4))])
         for _ in range(6):
             for ahead in range(6):
@@ -270,5 +272,5 @@ def test_a_disk_that_stays_full_fails_each_commit_and_is_tried_again_by_the_next
                 break
         files.fail_at = None
         assert events_of(store) == numbered(0, store.event_count)
-    with ChunkStore.open(tmp_path / "p") as store:
+    with PartitionDirectory.open(tmp_path / "p") as store:
         assert events_of(store)[:4] == numbered(0, 4)

@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered, readable
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     ChunkConfig,
-    ChunkStore,
     CorruptPartition,
     DamagedEvents,
     Origin,
+    PartitionDirectory,
     PartitionPoisoned,
     StorageError,
 )
 from mochi.mofka.chunks import journal as journal_module
-from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.chunks.format.ledger import Remembered
+from tests.chunks.chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered, readable
+from tests.chunks.recording_files import RecordingFiles
 
 BLOCK = 4096
 FIVE = ChunkConfig(max_events_per_chunk=5)
@@ -61,7 +61,7 @@ some_limits = st.builds(
 )
 
 
-def append_all(store: ChunkStore) -> list[Event]:
+def append_all(store: PartitionDirectory) -> list[Event]:
     """Append all commits up to the first that fails; give the events acknowledged."""
     acknowledged: list[Event] = []
     with contextlib.suppress(StorageError):
@@ -73,7 +73,7 @@ def append_all(store: ChunkStore) -> list[Event]:
 
 def crashed(directory: Path, target: Path, batches: int = 4, size: int = 10) -> Path:
     """Put into `target` what a killed process leaves that committed batches of two events."""
-    with ChunkStore.open(directory, FIVE) as store:
+    with PartitionDirectory.open(directory, FIVE) as store:
         for first in range(0, 2 * batches, 2):
             store.append([batch_of(numbered(first, 2, size))])
         shutil.copytree(directory, target)
@@ -90,7 +90,7 @@ def refuses(directory: Path, problem: str) -> None:
     """See that opening fails, and changes nothing."""
     before = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "mofka.lock"}
     with pytest.raises(CorruptPartition, match=problem):
-        ChunkStore.open(directory)
+        PartitionDirectory.open(directory)
     after = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "mofka.lock"}
     assert after == before
 
@@ -109,7 +109,7 @@ def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
         files = RecordingFiles(fail_at=call)
         acknowledged: list[Event] = []
         with contextlib.suppress(StorageError):
-            store = ChunkStore.open(base / "p", FIVE, files)
+            store = PartitionDirectory.open(base / "p", FIVE, files)
             acknowledged = append_all(store)
             store.close()
         files.end_process()
@@ -118,20 +118,20 @@ def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
         )
         found: list[Event] = []
         again = RecordingFiles(fail_at=data.draw(st.integers(0, 40)))
-        with contextlib.suppress(StorageError), ChunkStore.open(base / "a", FIVE, again) as store:
+        with contextlib.suppress(StorageError), PartitionDirectory.open(base / "a", FIVE, again) as store:
             found = events_of(store)
         again.end_process()
         again.power_cut(
             base / "a", base / "b", lambda: data.draw(st.booleans()), lambda n: data.draw(st.integers(0, n))
         )
-        with ChunkStore.open(base / "b", FIVE) as recovered:
+        with PartitionDirectory.open(base / "b", FIVE) as recovered:
             assert not found or events_of(recovered) == found
             found = events_of(recovered)
             assert found[: len(acknowledged)] == acknowledged
             assert found == ATTEMPTED[: len(found)]
             assert len(found) in WHOLE
             assert recovered.append([batch_of(numbered(7, 3))]) == [len(found)]
-        with ChunkStore.open(base / "b") as reopened:
+        with PartitionDirectory.open(base / "b") as reopened:
             assert events_of(reopened) == found + numbered(7, 3)
             assert reopened.quarantined == []
 
@@ -140,7 +140,7 @@ def test_after_a_power_cut_at_any_call_each_commit_is_whole_or_gone(
 def test_a_failing_call_anywhere_ends_writing_for_good(tmp_path: Path, large_data: int) -> None:
     with limits(3 * BLOCK, large_data):
         whole = RecordingFiles()
-        with ChunkStore.open(tmp_path / "whole", FIVE, whole) as store:
+        with PartitionDirectory.open(tmp_path / "whole", FIVE, whole) as store:
             opening = len(whole.calls)
             assert append_all(store) == ATTEMPTED
             everything = len(whole.calls)
@@ -149,14 +149,14 @@ def test_a_failing_call_anywhere_ends_writing_for_good(tmp_path: Path, large_dat
         for failing in range(opening, everything):
             directory = tmp_path / str(failing)
             files = RecordingFiles(fail_at=failing)
-            store = ChunkStore.open(directory, FIVE, files)
+            store = PartitionDirectory.open(directory, FIVE, files)
             acknowledged = append_all(store)
             assert isinstance(store.error, StorageError)
             with pytest.raises(PartitionPoisoned):
                 store.append([batch_of(numbered(0, 1))])
             store.close()
             assert len(files.calls) == failing + 1
-            with ChunkStore.open(directory, files=RecordingFiles()) as reopened:
+            with PartitionDirectory.open(directory, files=RecordingFiles()) as reopened:
                 assert events_of(reopened)[: len(acknowledged)] == acknowledged
                 assert reopened.event_count in WHOLE
 
@@ -166,7 +166,7 @@ def test_a_killed_process_leaves_all_it_acknowledged(tmp_path: Path) -> None:
     expected = chunk_files(copy)
     for path in copy.glob("chunk-*"):
         os.truncate(path, 0)
-    with ChunkStore.open(copy) as store:
+    with PartitionDirectory.open(copy) as store:
         assert events_of(store) == numbered(0, 8)
         assert store.quarantined == []
     assert chunk_files(copy) == expected
@@ -174,20 +174,20 @@ def test_a_killed_process_leaves_all_it_acknowledged(tmp_path: Path) -> None:
 
 def test_without_sync_the_chunk_files_decide_but_a_full_journal_that_is_there_counts(tmp_path: Path) -> None:
     without = ChunkConfig(sync=False)
-    with ChunkStore.open(tmp_path / "q", without) as store:
+    with PartitionDirectory.open(tmp_path / "q", without) as store:
         store.append([batch_of(numbered(0, 2))])
         store.append([batch_of(numbered(2, 2))])
         shutil.copytree(tmp_path / "q", tmp_path / "copy of q")
     os.truncate(tmp_path / "copy of q" / "chunk-000000.idx", 3 * 48)
-    with ChunkStore.open(tmp_path / "copy of q") as store:
+    with PartitionDirectory.open(tmp_path / "copy of q") as store:
         assert events_of(store) == numbered(0, 2)
     copy = crashed(tmp_path / "p", tmp_path / "copy")
     os.truncate(copy / "chunk-000001.idx", 0)
-    with ChunkStore.open(copy, without) as store:
+    with PartitionDirectory.open(copy, without) as store:
         assert events_of(store) == numbered(0, 8)
         store.append([batch_of(numbered(8, 2))])
         shutil.copytree(copy, tmp_path / "again")
-    with ChunkStore.open(tmp_path / "again") as store:
+    with PartitionDirectory.open(tmp_path / "again") as store:
         assert events_of(store) == numbered(0, 10)
 
 
@@ -199,19 +199,19 @@ def test_a_torn_last_record_is_the_end_and_what_is_left_of_its_events_goes_to_qu
     os.truncate(copy / "chunk-000001.idx", 2 * 48)
     os.truncate(copy / "mofka-000001.seals", 128)
     overwrite(copy / "mofka.journal", 5 * BLOCK + 100, b"torn")
-    with ChunkStore.open(copy) as store:
+    with PartitionDirectory.open(copy) as store:
         assert events_of(store) == numbered(0, 6)
         assert len(store.quarantined) == 3
     assert (copy / "quarantine-000001-desc-0").read_bytes() == before["chunk-000001.desc"][112:]
 
 
 def test_events_whose_last_record_was_damaged_since_are_kept(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "p", FIVE) as store:
         for number in range(3):
             store.append([batch_of(numbered(2 * number, 2), Origin(b"p" * 16, number))])
         shutil.copytree(tmp_path / "p", tmp_path / "copy")
     overwrite(tmp_path / "copy" / "mofka.journal", 4 * BLOCK + 100, b"rot")
-    with ChunkStore.open(tmp_path / "copy") as store:
+    with PartitionDirectory.open(tmp_path / "copy") as store:
         assert events_of(store) == numbered(0, 6)
         assert store.quarantined == store.damaged == []
         assert store.producers() == []
@@ -222,7 +222,7 @@ def test_events_whose_last_record_was_damaged_since_are_kept(tmp_path: Path) -> 
 def test_commits_that_were_synced_at_once_are_cut_off_from_the_first_torn_one(
     tmp_path: Path, large_data: int
 ) -> None:
-    with limits(1 << 20, large_data), ChunkStore.open(tmp_path / "p") as store:
+    with limits(1 << 20, large_data), PartitionDirectory.open(tmp_path / "p") as store:
         store.append([batch_of(numbered(0, 2))])
         under_way = [store.begin([batch_of(numbered(2 * number, 2))]) for number in range(1, 4)]
         synced = [file for commit in under_way if commit is not None for file in commit.unsynced]
@@ -244,14 +244,14 @@ def test_commits_that_were_synced_at_once_are_cut_off_from_the_first_torn_one(
         store.append([batch_of(numbered(8, 1))])
         shutil.copytree(tmp_path / "p", tmp_path / "settled")
     for torn in range(3):
-        with ChunkStore.open(tmp_path / f"torn-{torn}") as store:
+        with PartitionDirectory.open(tmp_path / f"torn-{torn}") as store:
             assert events_of(store) == numbered(0, 2 + 2 * torn)
-    with ChunkStore.open(tmp_path / "killed") as store:
+    with PartitionDirectory.open(tmp_path / "killed") as store:
         assert events_of(store) == numbered(0, 8)
-    with ChunkStore.open(tmp_path / "lost") as store:
+    with PartitionDirectory.open(tmp_path / "lost") as store:
         assert events_of(store) == numbered(0, 2 if large_data == 1 else 8)
     overwrite(tmp_path / "settled" / "mofka.journal", 4 * BLOCK + 150, b"rot")
-    with ChunkStore.open(tmp_path / "settled") as store:
+    with PartitionDirectory.open(tmp_path / "settled") as store:
         assert events_of(store) == numbered(0, 9)
         problem, _ = store.damaged
         assert "has a damaged record at byte 16384: events 4 to 5 are as the chunk files have them" in problem
@@ -262,7 +262,7 @@ def test_commits_that_were_synced_at_once_are_cut_off_from_the_first_torn_one(
 def test_a_damaged_record_before_good_ones_costs_what_the_chunk_files_lack(
     tmp_path: Path, content: bytes, record: int
 ) -> None:
-    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "p", FIVE) as store:
         for number in range(4):
             store.append([batch_of(numbered(2 * number, 2), Origin(b"p" * 16, number))], {"c": 2 * number})
         shutil.copytree(tmp_path / "p", tmp_path / "killed")
@@ -272,7 +272,7 @@ def test_a_damaged_record_before_good_ones_costs_what_the_chunk_files_lack(
     for copy in ("killed", "cut"):
         overwrite(tmp_path / copy / "mofka.journal", (2 + record) * BLOCK, content)
     events = f"events {2 * record} to {2 * record + 1}"
-    with ChunkStore.open(tmp_path / "killed", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "killed", FIVE) as store:
         assert events_of(store) == numbered(0, 8)
         assert store.producers() == []
         assert store.cursors == {"c": 6}
@@ -281,14 +281,14 @@ def test_a_damaged_record_before_good_ones_costs_what_the_chunk_files_lack(
         assert f"the first at byte {(2 + record) * BLOCK}, and with them all producers" in producers
     lost = set(range(2 * record, 2 * record + 2))
     for _ in range(2):
-        with ChunkStore.open(tmp_path / "cut", FIVE) as store:
+        with PartitionDirectory.open(tmp_path / "cut", FIVE) as store:
             assert readable(store) == {
                 number: event for number, event in enumerate(numbered(0, 8)) if number not in lost
             }
             with pytest.raises(DamagedEvents) as raised:
                 store.read_range(2 * record, 9, 1 << 20, with_data=True)
             assert (raised.value.first, raised.value.count) == (2 * record, 2)
-    with ChunkStore.open(tmp_path / "cut", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "cut", FIVE) as store:
         assert store.append([batch_of(numbered(8, 1))]) == [8]
 
 
@@ -296,20 +296,20 @@ def test_the_last_record_of_several_damaged_ones_need_not_be_on_disk(tmp_path: P
     copy = crashed(tmp_path / "p", tmp_path / "copy", batches=6)
     for record in (1, 2, 3):
         overwrite(copy / "mofka.journal", (2 + record) * BLOCK, b"rot")
-    with ChunkStore.open(copy) as store:
+    with PartitionDirectory.open(copy) as store:
         assert events_of(store) == numbered(0, 12)
         told = [line.split(": ")[1].split(" are")[0] for line in store.damaged[:2]]
         assert told == ["events 2 to 3", "events 4 to 7"]
 
 
 def test_cursors_alone_that_are_lost_cost_no_events(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "p", FIVE) as store:
         store.append([batch_of(numbered(0, 3))], {"c": 1})
         store.append([], {"c": 2})
         store.append([], {"d": 3})
         shutil.copytree(tmp_path / "p", tmp_path / "copy")
     overwrite(tmp_path / "copy" / "mofka.journal", 3 * BLOCK, b"rot")
-    with ChunkStore.open(tmp_path / "copy", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "copy", FIVE) as store:
         assert events_of(store) == numbered(0, 3)
         assert store.cursors == {"c": 1, "d": 3}
         (problem,) = store.damaged
@@ -332,7 +332,7 @@ def test_an_open_journal_of_the_version_before_is_replayed(tmp_path: Path, name:
     shutil.copytree(PARTITIONS.parent / "journal-3" / name, copy)
     expected = [*numbered(0, 6), *numbered(6, 2, 300), *numbered(8, 5)]
     for _ in range(2):
-        with ChunkStore.open(copy, FIVE) as store:
+        with PartitionDirectory.open(copy, FIVE) as store:
             assert events_of(store) == expected
             assert store.damaged == store.quarantined == []
             assert store.cursors == {"c": 5}
@@ -340,10 +340,10 @@ def test_an_open_journal_of_the_version_before_is_replayed(tmp_path: Path, name:
                 Remembered(b"q" * 16, 2, (4, 6)),
                 Remembered(b"p" * 16, 4, (0, 3, 8, 10)),
             ]
-    with ChunkStore.open(copy, FIVE) as store:
+    with PartitionDirectory.open(copy, FIVE) as store:
         store.append([batch_of(numbered(13, 1))])
         shutil.copytree(copy, tmp_path / "again" / name)
-    with ChunkStore.open(tmp_path / "again" / name) as store:
+    with PartitionDirectory.open(tmp_path / "again" / name) as store:
         assert events_of(store) == [*expected, *numbered(13, 1)]
 
 
@@ -367,11 +367,11 @@ def test_a_journal_that_lost_its_heads_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_lost_its_last_head_is_refused(tmp_path: Path) -> None:
-    ChunkStore.open(tmp_path / "p").close()
-    with ChunkStore.open(tmp_path / "p") as store:
+    PartitionDirectory.open(tmp_path / "p").close()
+    with PartitionDirectory.open(tmp_path / "p") as store:
         store.append([batch_of(numbered(0, 1))])
     copy = tmp_path / "copy"
-    with ChunkStore.open(tmp_path / "p") as store:
+    with PartitionDirectory.open(tmp_path / "p") as store:
         store.append([batch_of(numbered(1, 1))])
         shutil.copytree(tmp_path / "p", copy)
     overwrite(copy / "mofka.journal", 40, b"rot")
@@ -383,21 +383,21 @@ def test_a_journal_of_another_partition_is_refused(tmp_path: Path) -> None:
     refuses(copy, f"mofka.journal is of the partition {UUID}, but the directory is of")
     moved = tmp_path / "elsewhere" / f"renamed-{UUID}"
     shutil.copytree(copy, moved)
-    with ChunkStore.open(moved) as store:
+    with PartitionDirectory.open(moved) as store:
         assert events_of(store) == numbered(0, 8)
 
 
 def test_a_journal_that_does_not_follow_its_chunk_files_is_refused(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "p", FIVE) as store:
         store.append([batch_of(numbered(0, 3))])
-    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "p", FIVE) as store:
         store.append([batch_of(numbered(3, 4))])
         shutil.copytree(tmp_path / "p", tmp_path / "short")
         shutil.copytree(tmp_path / "p", tmp_path / "other")
     os.truncate(tmp_path / "short" / "chunk-000000.data", 20)
     refuses(tmp_path / "short", "mofka.journal begins after event 2 in chunk 0, whose files have no such end")
     overwrite(tmp_path / "other" / "chunk-000000.idx", 2 * 48 + 8, b"\x01")
-    with ChunkStore.open(tmp_path / "other") as store:
+    with PartitionDirectory.open(tmp_path / "other") as store:
         assert len(store.damaged) == 1
         assert events_of(store) == numbered(0, 7)
 
@@ -405,7 +405,7 @@ def test_a_journal_that_does_not_follow_its_chunk_files_is_refused(tmp_path: Pat
 def test_large_data_is_in_its_own_file_alone_and_checked(tmp_path: Path) -> None:
     files = RecordingFiles()
     large = (b"m", os.urandom(1 << 20))
-    with ChunkStore.open(tmp_path / "p", files=files) as store:
+    with PartitionDirectory.open(tmp_path / "p", files=files) as store:
         store.append([batch_of(numbered(0, 1))])
         before = len(files.calls)
         store.append([batch_of([large])])
@@ -426,36 +426,36 @@ def test_large_data_is_in_its_own_file_alone_and_checked(tmp_path: Path) -> None
     shutil.copytree(tmp_path / "copy", tmp_path / "torn")
     shutil.copytree(tmp_path / "copy", tmp_path / "spoilt")
     os.truncate(tmp_path / "torn" / "mofka-000000.seals", 0)
-    with ChunkStore.open(tmp_path / "copy") as store:
+    with PartitionDirectory.open(tmp_path / "copy") as store:
         assert events_of(store) == [*numbered(0, 1), large]
     overwrite(tmp_path / "torn" / data, 99999, b"torn")
-    with ChunkStore.open(tmp_path / "torn") as store:
+    with PartitionDirectory.open(tmp_path / "torn") as store:
         assert events_of(store) == numbered(0, 1)
         assert store.quarantined == ["quarantine-000000-data-0"]
     overwrite(tmp_path / "spoilt" / data, 99999, b"rot")
-    with ChunkStore.open(tmp_path / "spoilt") as store:  # its seal is there, so it was on disk once
+    with PartitionDirectory.open(tmp_path / "spoilt") as store:  # its seal is there, so it was on disk once
         assert readable(store) == {0: numbered(0, 1)[0]}
         assert len(store.damaged) == 1
     overwrite(tmp_path / "rotten" / data, 99999, b"rot")
-    with ChunkStore.open(tmp_path / "rotten") as store:
+    with PartitionDirectory.open(tmp_path / "rotten") as store:
         assert readable(store) == {0: numbered(0, 1)[0], 2: numbered(2, 1)[0]}
         (problem,) = store.damaged
         assert "chunk-000000.data does not have all data of events 1 to 1 as it was to be written" in problem
 
 
 def test_what_the_original_appends_after_an_orderly_end_is_adopted(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "p", FIVE) as store:
         store.append([batch_of(numbered(0, 4))])
     os.rename(tmp_path / "p" / "mofka.journal", tmp_path / "aside")
-    with ChunkStore.open(tmp_path / "p", ChunkConfig(max_events_per_chunk=5, sync=False)) as store:
+    with PartitionDirectory.open(tmp_path / "p", ChunkConfig(max_events_per_chunk=5, sync=False)) as store:
         store.append([batch_of(numbered(first, 1)) for first in range(4, 13)])
     os.rename(tmp_path / "aside", tmp_path / "p" / "mofka.journal")
-    with ChunkStore.open(tmp_path / "p", FIVE) as store:
+    with PartitionDirectory.open(tmp_path / "p", FIVE) as store:
         assert events_of(store) == numbered(0, 13)
         assert store.quarantined == []
         store.append([batch_of(numbered(13, 4))])
         shutil.copytree(tmp_path / "p", tmp_path / "copy")
-    with ChunkStore.open(tmp_path / "copy") as store:
+    with PartitionDirectory.open(tmp_path / "copy") as store:
         assert events_of(store) == numbered(0, 17)
 
 
@@ -465,24 +465,24 @@ def test_a_full_journal_begins_again_in_the_same_space(tmp_path: Path) -> None:
     assert (copy / "mofka.journal").stat().st_size <= 8 * BLOCK
     for path in copy.glob("chunk-00001[0-9].*"):
         assert path.stat().st_size or path.name.startswith("chunk-000010")
-    with ChunkStore.open(copy) as store:
+    with PartitionDirectory.open(copy) as store:
         assert events_of(store) == numbered(0, 42)
         assert store.quarantined == []
 
 
 def test_a_commit_larger_than_the_journal_is_stored_whole(tmp_path: Path) -> None:
     events = [(os.urandom(3 * BLOCK), b"data")] * 4
-    with limits(4 * BLOCK, 1 << 20), ChunkStore.open(tmp_path / "p") as store:
+    with limits(4 * BLOCK, 1 << 20), PartitionDirectory.open(tmp_path / "p") as store:
         for event in events:
             store.append([batch_of([event])])
         shutil.copytree(tmp_path / "p", tmp_path / "copy")
     os.truncate(tmp_path / "copy" / "chunk-000000.meta", 9 * BLOCK)
-    with ChunkStore.open(tmp_path / "copy") as store:
+    with PartitionDirectory.open(tmp_path / "copy") as store:
         assert events_of(store) == events
 
 
 def test_events_that_hold_a_journal_are_not_mistaken_for_it(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "p") as store:
+    with PartitionDirectory.open(tmp_path / "p") as store:
         store.append([batch_of(numbered(0, 1))])
         stored = (tmp_path / "p" / "mofka.journal").read_bytes()[: 4 * BLOCK]
         for shift in (0, 4, 8):
@@ -492,21 +492,21 @@ def test_events_that_hold_a_journal_are_not_mistaken_for_it(tmp_path: Path) -> N
         file.seek(3 * BLOCK + 200)
         file.write(bytes(9 * BLOCK))
     shutil.copytree(tmp_path / "copy", tmp_path / "short")
-    with ChunkStore.open(tmp_path / "short") as store:
+    with PartitionDirectory.open(tmp_path / "short") as store:
         assert "a damaged record at byte 12288: events 1 to 2 are as" in store.damaged[0]
     overwrite(tmp_path / "copy" / "mofka.journal", 12 * BLOCK, bytes(8 * BLOCK))
     for kind in ("idx", "desc"):
         os.truncate(tmp_path / "copy" / f"chunk-000000.{kind}", 0)
-    with ChunkStore.open(tmp_path / "copy") as store:
+    with PartitionDirectory.open(tmp_path / "copy") as store:
         assert events_of(store) == numbered(0, 1)
 
 
 def test_a_journal_that_was_never_begun_is_none(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "p", ChunkConfig(sync=False)) as store:
+    with PartitionDirectory.open(tmp_path / "p", ChunkConfig(sync=False)) as store:
         store.append([batch_of(numbered(0, 2))])
     (tmp_path / "p" / "mofka.journal").write_bytes(b"mofkaj")
-    with ChunkStore.open(tmp_path / "p") as store:
+    with PartitionDirectory.open(tmp_path / "p") as store:
         assert store.append([batch_of(numbered(2, 2))]) == [2]
         shutil.copytree(tmp_path / "p", tmp_path / "copy")
-    with ChunkStore.open(tmp_path / "copy") as store:
+    with PartitionDirectory.open(tmp_path / "copy") as store:
         assert events_of(store) == numbered(0, 4)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi.mofka.chunks import Batch, InvalidBatch, StorageError, layout
+from mochi.mofka.chunks import Batch, InvalidBatch, StorageError
+from mochi.mofka.chunks.format import layout
 
 
 def test_descriptor_of_a_whole_payload_has_the_golden_bytes() -> None:

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, Origin, Remembered
+from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, Remembered
 from mochi.mofka.chunks import journal as journal_module
-from mochi.mofka.chunks import ledger as ledger_module
-from mochi.mofka.chunks.ledger import Ledger, pack, unpack
+from mochi.mofka.chunks.format import ledger as ledger_module
+from mochi.mofka.chunks.format.ledger import Ledger, pack, unpack
+from tests.chunks.chunk_events import batch_of, events_of, numbered
 
 P, Q = b"p" * 16, b"q" * 16
 both = pytest.mark.parametrize("sync", [True, False])
@@ -20,7 +20,7 @@ def limits(sync: bool) -> ChunkConfig:
     return ChunkConfig(max_events_per_chunk=5, sync=sync)
 
 
-def filled(store: ChunkStore) -> None:
+def filled(store: PartitionDirectory) -> None:
     """Append batches of two producers, some of them in one commit that begins a chunk, and cursors."""
     store.append([batch_of(numbered(0, 3), Origin(P, 0))], {"c": 1})
     store.append([batch_of(numbered(3, 1), Origin(Q, 0)), batch_of(numbered(4, 3), Origin(P, 1))])
@@ -29,7 +29,7 @@ def filled(store: ChunkStore) -> None:
     store.append([batch_of(numbered(8, 2), Origin(Q, 1))], {"c": 9})
 
 
-def holds_what_was_filled(store: ChunkStore) -> None:
+def holds_what_was_filled(store: PartitionDirectory) -> None:
     assert events_of(store) == numbered(0, 10)
     assert store.producers() == [Remembered(P, 2, (0, 4)), Remembered(Q, 2, (3, 8))]
     assert store.cursors == {"c": 9, "d": 7}
@@ -42,14 +42,14 @@ def test_all_is_remembered_after_an_orderly_end_and_after_a_kill(
 ) -> None:
     if checkpoints:
         monkeypatch.setattr(journal_module, "_LIMIT", 1)
-    with ChunkStore.open(tmp_path / "p", limits(sync)) as store:
+    with PartitionDirectory.open(tmp_path / "p", limits(sync)) as store:
         filled(store)
         holds_what_was_filled(store)
         shutil.copytree(tmp_path / "p", tmp_path / "killed")
     epoch = store.epoch
     for directory in (tmp_path / "p", tmp_path / "killed"):
         for _ in range(2):
-            with ChunkStore.open(directory, limits(not sync)) as store:
+            with PartitionDirectory.open(directory, limits(not sync)) as store:
                 holds_what_was_filled(store)
                 assert store.epoch == epoch
 
@@ -57,7 +57,7 @@ def test_all_is_remembered_after_an_orderly_end_and_after_a_kill(
 def test_a_new_directory_has_a_new_epoch_that_fits_the_messages(tmp_path: Path) -> None:
     epochs = set()
     for name in "abc":
-        with ChunkStore.open(tmp_path / name) as store:
+        with PartitionDirectory.open(tmp_path / name) as store:
             epochs.add(store.epoch)
     assert len(epochs) == 3
     assert all(1 <= epoch <= 2**62 for epoch in epochs)
@@ -67,13 +67,13 @@ def test_a_new_directory_has_a_new_epoch_that_fits_the_messages(tmp_path: Path) 
 def test_without_sync_a_kill_in_the_middle_of_a_commit_leaves_whole_batches(
     tmp_path: Path, left: int, kept: int
 ) -> None:
-    with ChunkStore.open(tmp_path / "p", ChunkConfig(sync=False)) as store:
+    with PartitionDirectory.open(tmp_path / "p", ChunkConfig(sync=False)) as store:
         store.append([batch_of(numbered(0, 3), Origin(P, 0)), batch_of(numbered(3, 2), Origin(Q, 0))])
         shutil.copytree(tmp_path / "p", tmp_path / "killed")
     os.truncate(tmp_path / "killed" / "chunk-000000.idx", left * 48)
     known = {3: [Remembered(P, 1, (0,))], 5: [Remembered(P, 1, (0,)), Remembered(Q, 1, (3,))]}
     for _ in range(2):
-        with ChunkStore.open(tmp_path / "killed") as store:
+        with PartitionDirectory.open(tmp_path / "killed") as store:
             assert events_of(store) == numbered(0, kept)
             assert store.producers() == known.get(kept, [])
 
@@ -81,13 +81,13 @@ def test_without_sync_a_kill_in_the_middle_of_a_commit_leaves_whole_batches(
 def test_without_sync_producers_are_forgotten_where_a_power_cut_left_events_that_nobody_knows(
     tmp_path: Path,
 ) -> None:
-    with ChunkStore.open(tmp_path / "p", ChunkConfig(sync=False)) as store:
+    with PartitionDirectory.open(tmp_path / "p", ChunkConfig(sync=False)) as store:
         store.append([batch_of(numbered(0, 3), Origin(P, 0))], {"c": 3})
         shutil.copy(tmp_path / "p" / "mofka.journal", tmp_path / "journal")
         store.append([batch_of(numbered(3, 2), Origin(P, 1))], {"c": 4})
         shutil.copytree(tmp_path / "p", tmp_path / "cut")
     shutil.copy(tmp_path / "journal", tmp_path / "cut" / "mofka.journal")
-    with ChunkStore.open(tmp_path / "cut") as store:
+    with PartitionDirectory.open(tmp_path / "cut") as store:
         assert events_of(store) == numbered(0, 5)
         assert store.producers() == []
         assert store.cursors == {"c": 3}
@@ -131,11 +131,11 @@ def test_what_is_packed_is_what_is_unpacked() -> None:
 
 @both
 def test_a_lost_ledger_costs_what_it_held_and_no_event(tmp_path: Path, sync: bool) -> None:
-    with ChunkStore.open(tmp_path / "p", limits(sync)) as store:
+    with PartitionDirectory.open(tmp_path / "p", limits(sync)) as store:
         filled(store)
     for name in ("mofka.ledger-0", "mofka.ledger-1"):
         (tmp_path / "p" / name).write_bytes(b"rot")
-    with ChunkStore.open(tmp_path / "p") as store:
+    with PartitionDirectory.open(tmp_path / "p") as store:
         assert events_of(store) == numbered(0, 10)
         assert store.producers() == []
         assert store.cursors == {}

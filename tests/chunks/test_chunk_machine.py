@@ -9,24 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, events_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     Batch,
     ChunkConfig,
-    ChunkStore,
     ExpiredEvents,
     Origin,
+    PartitionDirectory,
     Retention,
     StorageError,
 )
 from mochi.mofka.chunks import journal as journal_module
 from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.writer import Commit
+from tests.chunks.chunk_events import Event, batch_of, events_of
+from tests.chunks.recording_files import RecordingFiles
 
 CONSUMERS = ("c", "d")
 CHANGING = 2
@@ -94,7 +94,9 @@ class Storage(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.files = RecordingFiles()
-        self.store = ChunkStore.open(self.directory, self.config, self.files, Descriptors(self.descriptors))
+        self.store = PartitionDirectory.open(
+            self.directory, self.config, self.files, Descriptors(self.descriptors)
+        )
         self.store.when_short(self.settle)
 
     def settle(self) -> None:
@@ -253,7 +255,7 @@ class Storage(RuleBasedStateMachine):
         for call in again:
             self.files = RecordingFiles(fail_at=call)
             with contextlib.suppress(StorageError):
-                ChunkStore.open(self.directory, self.config, self.files)
+                PartitionDirectory.open(self.directory, self.config, self.files)
             self.move(lambda target: self.files.power_cut(self.directory, target, keep, tear))
         self.come_back(lost=not self.config.sync or bool(self.unproven), unsure=True)
 

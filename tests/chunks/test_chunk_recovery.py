@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, chunk_files, events_of, numbered
-from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, CorruptPartition, StorageError
+from mochi.mofka.chunks import ChunkConfig, CorruptPartition, PartitionDirectory, StorageError
+from tests.chunks.chunk_events import batch_of, chunk_files, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
 
@@ -16,7 +16,7 @@ FOUR = ChunkConfig(max_events_per_chunk=4)
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """Make a partition of ten events as the original does: chunks of 4, 4 and 2, and no files of ours."""
-    with ChunkStore.open(tmp_path / "p", FOUR) as store:
+    with PartitionDirectory.open(tmp_path / "p", FOUR) as store:
         store.append([batch_of(numbered(first, 2)) for first in range(0, 10, 2)])
     for ours in (tmp_path / "p").glob("mofka*"):
         ours.unlink()
@@ -39,32 +39,32 @@ def extend(path: Path, content: bytes) -> None:
 
 def goes_on(directory: Path, kept: int) -> None:
     """See that `kept` events are there, that more can be appended after them, and that it stays so."""
-    with ChunkStore.open(directory, FOUR) as store:
+    with PartitionDirectory.open(directory, FOUR) as store:
         assert events_of(store) == numbered(0, kept)
         assert store.append([batch_of(numbered(kept, 3))]) == [kept]
         assert events_of(store) == numbered(0, kept + 3)
-    with ChunkStore.open(directory, FOUR) as store:
+    with PartitionDirectory.open(directory, FOUR) as store:
         assert events_of(store) == numbered(0, kept + 3)
         assert store.quarantined == []
 
 
 def test_an_orderly_end_changes_nothing(directory: Path) -> None:
     before = chunk_files(directory)
-    ChunkStore.open(directory).close()
+    PartitionDirectory.open(directory).close()
     assert chunk_files(directory) == before
     assert quarantined(directory) == {}
 
 
 def test_events_that_a_killed_process_left_are_made_durable_before_they_count(directory: Path) -> None:
     files = RecordingFiles()
-    with ChunkStore.open(directory, files=files):
+    with PartitionDirectory.open(directory, files=files):
         for kind in ("meta", "data", "desc", "idx"):
             assert ("sync", f"chunk-000002.{kind}") in files.calls
 
 
 def test_a_torn_index_record_goes_to_quarantine(directory: Path) -> None:
     extend(directory / "chunk-000002.idx", b"torn")
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         assert store.quarantined == ["quarantine-000002-idx-0"]
     assert quarantined(directory) == {"quarantine-000002-idx-0": b"torn"}
     goes_on(directory, 10)
@@ -93,7 +93,7 @@ def test_an_event_whose_bytes_are_short_is_not_whole(
 def test_what_is_cut_off_is_kept_beside(directory: Path) -> None:
     before = chunk_files(directory)
     shorten(directory / "chunk-000002.data")
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         assert events_of(store) == numbered(0, 9)
     assert quarantined(directory) == {
         "quarantine-000002-data-0": before["chunk-000002.data"][20:-1],
@@ -132,14 +132,14 @@ def test_large_torn_tails_are_moved_whole(directory: Path) -> None:
 def test_earlier_quarantine_is_never_written_over(directory: Path) -> None:
     for content in (b"first", b"second", b"third"):
         extend(directory / "chunk-000002.idx", content)
-        ChunkStore.open(directory).close()
+        PartitionDirectory.open(directory).close()
     assert list(quarantined(directory).values()) == [b"first", b"second", b"third"]
 
 
 def test_a_trailing_empty_chunk_is_the_one_to_append_to(directory: Path) -> None:
     for kind in ("meta", "data", "desc", "idx"):
         (directory / f"chunk-000003.{kind}").touch()
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         store.append([batch_of(numbered(10, 1))])
         assert events_of(store) == numbered(0, 11)
     assert os.stat(directory / "chunk-000002.idx").st_size == 2 * 48
@@ -156,11 +156,11 @@ def test_bytes_in_chunks_after_the_last_event_go_to_quarantine(directory: Path) 
     for chunk in (3, 4):
         for kind in ("meta", "data", "desc", "idx"):
             (directory / f"chunk-{chunk:06d}.{kind}").write_bytes(b"x" * chunk)
-    with ChunkStore.open(directory, FOUR) as store:
+    with PartitionDirectory.open(directory, FOUR) as store:
         assert len(store.quarantined) == 8
         store.append([batch_of(numbered(first, 4)) for first in (10, 14, 18)])
         assert events_of(store) == numbered(0, 22)
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         assert events_of(store) == numbered(0, 22)
 
 
@@ -175,7 +175,7 @@ def refuses(directory: Path, problem: str) -> None:
     """See that opening fails, and changes nothing."""
     before = chunk_files(directory)
     with pytest.raises(CorruptPartition, match=problem) as caught:
-        ChunkStore.open(directory)
+        PartitionDirectory.open(directory)
     assert caught.value.operation == "recover"
     assert Path(caught.value.path).parent == directory
     assert chunk_files(directory) == before
@@ -226,14 +226,14 @@ def test_recovery_may_be_interrupted_at_any_call_and_run_again(directory: Path, 
     extend(directory / "chunk-000002.idx", b"torn")
     whole = RecordingFiles()
     shutil.copytree(directory, tmp_path / "whole")
-    ChunkStore.open(tmp_path / "whole", FOUR, whole).close()
+    PartitionDirectory.open(tmp_path / "whole", FOUR, whole).close()
     changing = len(whole.calls) - len(["meta", "data", "desc", "idx", "seals"])
     assert [operation for operation, _ in whole.calls].count("truncate") == 4
     for failing in range(changing):
         copy = tmp_path / str(failing)
         shutil.copytree(directory, copy)
         with pytest.raises(StorageError, match="made to fail"):
-            ChunkStore.open(copy, FOUR, RecordingFiles(fail_at=failing))
+            PartitionDirectory.open(copy, FOUR, RecordingFiles(fail_at=failing))
         for part in (b"torn", (directory / "chunk-000002.data").read_bytes()[20:]):
             assert any(part in path.read_bytes() for path in copy.iterdir())
         goes_on(copy, 9)
@@ -241,10 +241,10 @@ def test_recovery_may_be_interrupted_at_any_call_and_run_again(directory: Path, 
 
 def test_a_crash_after_events_without_data_and_then_some_with_it_loses_nothing(tmp_path: Path) -> None:
     events = [(b"m", b""), (b"n", b"data"), (b"o", b""), (b"p", b"more")]
-    with ChunkStore.open(tmp_path / "running") as store:
+    with PartitionDirectory.open(tmp_path / "running") as store:
         for event in events:
             store.append([batch_of([event])])
         shutil.copytree(tmp_path / "running", tmp_path / "killed")
-    with ChunkStore.open(tmp_path / "killed") as store:
+    with PartitionDirectory.open(tmp_path / "killed") as store:
         assert events_of(store) == events
         assert store.damaged == []

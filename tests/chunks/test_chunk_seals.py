@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import Event, batch_of, chunk_files, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, DamagedEvents, File, PosixFiles
+from mochi.mofka.chunks import ChunkConfig, DamagedEvents, File, PartitionDirectory, PosixFiles
 from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of, unpack
 from mochi.mofka.chunks.reader import ChunkReader
-from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of, unpack
+from tests.chunks.chunk_events import Event, batch_of, chunk_files, events_of, numbered
 
 WITHOUT_SYNC = ChunkConfig(sync=False)
 
@@ -121,7 +121,7 @@ class CountingFiles(PosixFiles):
 def test_a_small_view_of_large_data_reads_and_verifies_its_blocks_alone(tmp_path: Path) -> None:
     data = os.urandom(40 * BLOCK + 17)
     files = CountingFiles()
-    with ChunkStore.open(tmp_path, WITHOUT_SYNC, files) as store:
+    with PartitionDirectory.open(tmp_path, WITHOUT_SYNC, files) as store:
         store.append([batch_of([(b"m", data)])])
         files.read.clear()
         wanted = [(5 * BLOCK - 3, 6), (5 * BLOCK + 100, 4), (5 * BLOCK + 200, 4), (len(data) - 1, 1)]
@@ -137,7 +137,7 @@ def test_a_small_view_of_large_data_reads_and_verifies_its_blocks_alone(tmp_path
 @pytest.mark.parametrize("data", [b"", b"data"])
 def test_small_commits_are_read_at_once(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     files = CountingFiles()
-    with ChunkStore.open(tmp_path, WITHOUT_SYNC, files) as store:
+    with PartitionDirectory.open(tmp_path, WITHOUT_SYNC, files) as store:
         for number in range(100):
             store.append([batch_of([(b"%2d" % number, data)])])
         runs = []
@@ -158,13 +158,13 @@ def test_damage_costs_the_events_of_its_block_and_all_others_are_served(
     tmp_path: Path, kind: str, offset: int
 ) -> None:
     events = [(b"m%05d" % n, os.urandom(BLOCK // 2)) for n in range(30)]
-    with ChunkStore.open(tmp_path, WITHOUT_SYNC) as store:
+    with PartitionDirectory.open(tmp_path, WITHOUT_SYNC) as store:
         for first in range(0, 30, 10):
             store.append([batch_of(events[first : first + 10])])
     before = chunk_files(tmp_path)
     overwrite(tmp_path / f"chunk-000000.{kind}", offset, b"rot")
     lost = range(10, 20) if kind == "meta" else range(4, 6)
-    with ChunkStore.open(tmp_path, WITHOUT_SYNC) as store:
+    with PartitionDirectory.open(tmp_path, WITHOUT_SYNC) as store:
         found: list[Event] = []
         damaged: list[tuple[int, int]] = []
         position = 0
@@ -192,24 +192,24 @@ def test_damage_costs_the_events_of_its_block_and_all_others_are_served(
 @pytest.mark.parametrize("sync", [True, False])
 def test_what_the_original_appended_between_is_served_without_a_seal(tmp_path: Path, sync: bool) -> None:
     config = ChunkConfig(sync=sync)
-    with ChunkStore.open(tmp_path / "p", config) as store:
+    with PartitionDirectory.open(tmp_path / "p", config) as store:
         store.append([batch_of(numbered(0, 4))])
     shutil.copytree(tmp_path / "p", tmp_path / "theirs")
     for path in (tmp_path / "theirs").glob("mofka*"):
         path.unlink()
-    with ChunkStore.open(tmp_path / "theirs", config) as store:
+    with PartitionDirectory.open(tmp_path / "theirs", config) as store:
         store.append([batch_of(numbered(4, 3))])
     for path in (tmp_path / "theirs").glob("chunk*"):
         shutil.copy(path, tmp_path / "p")
     for first in (7, 12):
-        with ChunkStore.open(tmp_path / "p", config) as store:
+        with PartitionDirectory.open(tmp_path / "p", config) as store:
             assert store.event_count == first
             store.append([batch_of(numbered(first, 5))])
             assert events_of(store) == numbered(0, first + 5)
             assert events_of(store, max_events=2) == numbered(0, first + 5)
     overwrite(tmp_path / "p" / "chunk-000000.meta", 8, b"!")  # event 4, which is not sealed
     overwrite(tmp_path / "p" / "chunk-000000.meta", 14, b"!")  # event 7, which is
-    with ChunkStore.open(tmp_path / "p") as store:
+    with PartitionDirectory.open(tmp_path / "p") as store:
         assert bytes(store.read_range(4, 1, 100, with_data=False).metadata) == b"!4"
         with pytest.raises(DamagedEvents, match="events 7 to 11"):
             store.read_range(7, 1, 100, with_data=False)
@@ -228,7 +228,7 @@ def test_any_pieces_are_what_was_written(
     limit: int,
 ) -> None:
     events = [(b"m" * (size % 7), os.urandom(size)) for batch in batches for size in batch]
-    with ChunkStore.open(
+    with PartitionDirectory.open(
         tmp_path_factory.mktemp("p"), ChunkConfig(sync=False, max_events_per_chunk=6)
     ) as store:
         first = 0

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chunk_events import Event, batch_of, chunk_files, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mochi.mofka.chunks import (
     Batch,
     ChunkConfig,
-    ChunkStore,
     DamagedEvents,
     OutOfRange,
+    PartitionDirectory,
     PartitionLocked,
     PartitionPoisoned,
     StorageError,
 )
+from tests.chunks.chunk_events import Event, batch_of, chunk_files, events_of, numbered
 
 GOLDEN_EVENTS = [
     (bytes.fromhex("0700000000000000") + b'{"x":1}', b"hello"),
@@ -58,7 +58,7 @@ configs = st.builds(
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("together", [True, False])
 def test_two_events_make_the_golden_chunk(tmp_path: Path, sync: bool, together: bool) -> None:
-    with ChunkStore.open(tmp_path / "p", ChunkConfig(sync=sync)) as store:
+    with PartitionDirectory.open(tmp_path / "p", ChunkConfig(sync=sync)) as store:
         if together:
             assert store.append([batch_of(GOLDEN_EVENTS)]) == [0]
         else:
@@ -71,13 +71,13 @@ def test_two_events_make_the_golden_chunk(tmp_path: Path, sync: bool, together: 
 def test_a_golden_chunk_of_the_original_is_read(tmp_path: Path) -> None:
     for name, content in GOLDEN_CHUNK.items():
         (tmp_path / name).write_bytes(bytes.fromhex(content))
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         assert events_of(store) == GOLDEN_EVENTS
         assert store.quarantined == []
 
 
 def test_a_new_partition_has_four_empty_files(tmp_path: Path) -> None:
-    ChunkStore.open(tmp_path / "base" / "topic-uuid").close()
+    PartitionDirectory.open(tmp_path / "base" / "topic-uuid").close()
     names = ["data", "desc", "idx", "meta"]
     assert chunk_files(tmp_path / "base" / "topic-uuid") == {f"chunk-000000.{kind}": b"" for kind in names}
 
@@ -94,7 +94,7 @@ def test_what_is_read_is_what_was_appended(
     directory = tmp_path_factory.mktemp("p")
     expected: list[Event] = []
     for reopened in range(2):
-        with ChunkStore.open(directory, config) as store:
+        with PartitionDirectory.open(directory, config) as store:
             assert store.event_count == len(expected)
             for batches in commits[reopened::2]:
                 firsts = []
@@ -104,7 +104,7 @@ def test_what_is_read_is_what_was_appended(
                 assert store.append([batch_of(batch) for batch in batches]) == firsts
                 assert store.event_count == len(expected)
             assert events_of(store, max_events, max_bytes) == expected
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         assert events_of(store) == expected
         assert store.quarantined == []
 
@@ -118,7 +118,7 @@ def test_pieces_of_data_are_those_of_the_events_asked_for(
     data: st.DataObject,
 ) -> None:
     appended = [event for batches in commits for batch in batches for event in batch]
-    with ChunkStore.open(tmp_path_factory.mktemp("p"), config) as store:
+    with PartitionDirectory.open(tmp_path_factory.mktemp("p"), config) as store:
         for batches in commits:
             store.append([batch_of(batch) for batch in batches])
         requests: list[tuple[int, list[tuple[int, int]]]] = []
@@ -135,7 +135,7 @@ def test_pieces_of_data_are_those_of_the_events_asked_for(
 
 
 def test_a_batch_that_does_not_fit_begins_the_next_chunk(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path, ChunkConfig(max_events_per_chunk=5)) as store:
+    with PartitionDirectory.open(tmp_path, ChunkConfig(max_events_per_chunk=5)) as store:
         for first, count in ((0, 3), (3, 2), (5, 4), (9, 2), (11, 9), (20, 1)):
             store.append([batch_of(numbered(first, count))])
         assert events_of(store) == numbered(0, 21)
@@ -149,7 +149,7 @@ def test_a_batch_that_does_not_fit_begins_the_next_chunk(tmp_path: Path) -> None
     ids=["metadata", "data", "descriptors"],
 )
 def test_no_file_of_a_chunk_grows_past_the_limit(tmp_path: Path, event: Event, per_chunk: int) -> None:
-    with ChunkStore.open(tmp_path, ChunkConfig(max_chunk_size=1000)) as store:
+    with PartitionDirectory.open(tmp_path, ChunkConfig(max_chunk_size=1000)) as store:
         store.append([batch_of([event])] * (per_chunk + 1))
     assert max(len(content) for content in chunk_files(tmp_path).values()) <= 1000
     assert os.stat(tmp_path / "chunk-000000.idx").st_size == 48 * per_chunk
@@ -157,7 +157,7 @@ def test_no_file_of_a_chunk_grows_past_the_limit(tmp_path: Path, event: Event, p
 
 
 def test_a_batch_larger_than_a_chunk_has_one_of_its_own(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path, ChunkConfig(max_chunk_size=100)) as store:
+    with PartitionDirectory.open(tmp_path, ChunkConfig(max_chunk_size=100)) as store:
         store.append([batch_of(numbered(0, 1)), batch_of(numbered(1, 50)), batch_of(numbered(51, 1))])
         assert events_of(store) == numbered(0, 52)
     sizes = [os.stat(tmp_path / f"chunk-{chunk:06d}.idx").st_size // 48 for chunk in range(3)]
@@ -172,20 +172,20 @@ def test_buffers_may_end_anywhere_between_and_within_events(tmp_path: Path) -> N
         np.array([10, 14], np.uint64),
         [values.data],
     )
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         store.append([batch])
         assert events_of(store) == [(b"abc", values.tobytes()[:10]), (b"defg", values.tobytes()[10:])]
 
 
 def test_no_batches_and_empty_batches_use_no_ids(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         assert store.append([]) == []
         assert store.append([batch_of([]), batch_of(numbered(0, 2)), batch_of([])]) == [0, 0, 2]
         assert store.event_count == 2
 
 
 def test_a_range_ends_at_the_limit_of_bytes_but_has_one_event_at_least(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         store.append([batch_of([(bytes(10), bytes(90)), (bytes(10), bytes(40)), (b"", b"")] * 2)])
         assert store.read_range(0, 9, 150, with_data=True).count == 3
         assert store.read_range(0, 9, 149, with_data=True).count == 1
@@ -204,7 +204,7 @@ def test_ranges_and_pieces_are_read_into_the_memory_given(tmp_path: Path) -> Non
         given_out.append(bytearray(size))
         return memoryview(given_out[-1])
 
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         store.append([batch_of([(b"one", b"1111"), (b"two", b"2222")])])
         found = store.read_range(0, 2, 100, with_data=True, allocate_metadata=pooled, allocate_data=pooled)
         assert given_out == [b"onetwo", b"11112222"]
@@ -214,7 +214,7 @@ def test_ranges_and_pieces_are_read_into_the_memory_given(tmp_path: Path) -> Non
 
 
 def test_events_that_are_not_there_are_out_of_range(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         with pytest.raises(OutOfRange, match="event 0 of a partition of 0 events"):
             store.read_range(0, 1, 1, with_data=True)
         store.append([batch_of(numbered(0, 3))])
@@ -227,17 +227,17 @@ def test_events_that_are_not_there_are_out_of_range(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("piece", [(0, 21), (20, 1), (-1, 2), (5, -1), (2**64, 0)])
 def test_pieces_beyond_an_event_are_out_of_range(tmp_path: Path, piece: tuple[int, int]) -> None:
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         store.append([batch_of(numbered(0, 3))])
         with pytest.raises(OutOfRange, match="of event 1, which has 20 of data"):
             store.read_data([(1, [(0, 20), piece])])
 
 
 def test_an_index_record_that_lies_is_never_followed(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         store.append([batch_of(numbered(0, 3))])
     (tmp_path / "mofka-000000.seals").unlink()
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         index = tmp_path / "chunk-000000.idx"
         with index.open("r+b") as file:
             file.seek(48 + 24)
@@ -250,7 +250,7 @@ def test_an_index_record_that_lies_is_never_followed(tmp_path: Path) -> None:
 
 
 def test_a_file_cut_from_outside_is_an_error_not_stale_memory(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         store.append([batch_of(numbered(0, 3))])
         os.truncate(tmp_path / "chunk-000000.data", 50)
         with pytest.raises(
@@ -260,14 +260,14 @@ def test_a_file_cut_from_outside_is_an_error_not_stale_memory(tmp_path: Path) ->
 
 
 def test_events_that_do_not_lie_back_to_back_are_read_all_the_same(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         store.append([batch_of([(b"aa", b"AAA"), (b"xx", b"XXX"), (b"bb", b"BBB"), (b"cc", b"CCC")])])
     index = tmp_path / "chunk-000000.idx"
     records = index.read_bytes()
     index.write_bytes(records[:48] + records[96:])
     for ours in tmp_path.glob("mofka*"):
         ours.unlink()
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         assert events_of(store) == [(b"aa", b"AAA"), (b"bb", b"BBB"), (b"cc", b"CCC")]
         pieces = store.read_data([(0, [(1, 2)]), (1, [(0, 3)]), (2, [(0, 1)])])
         assert [bytes(piece) for piece in pieces] == [b"AA", b"BBB", b"C"]
@@ -277,7 +277,7 @@ def test_readers_see_whole_commits_while_events_are_appended(tmp_path: Path) -> 
     expected = numbered(0, 1200)
     finished = Flag()
 
-    with ChunkStore.open(
+    with PartitionDirectory.open(
         tmp_path, ChunkConfig(sync=False, max_events_per_chunk=50, fd_cache_capacity=3)
     ) as store:
 
@@ -311,16 +311,16 @@ def test_readers_see_whole_commits_while_events_are_appended(tmp_path: Path) -> 
 
 
 def test_a_second_store_of_the_same_directory_is_refused(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         with pytest.raises(PartitionLocked, match=f"process {os.getpid()} on "):
-            ChunkStore.open(tmp_path)
+            PartitionDirectory.open(tmp_path)
         store.append([batch_of(numbered(0, 1))])
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         assert store.event_count == 1
 
 
 def test_a_closed_store_refuses_to_append_and_to_read(tmp_path: Path) -> None:
-    store = ChunkStore.open(tmp_path)
+    store = PartitionDirectory.open(tmp_path)
     store.append([batch_of(numbered(0, 1))])
     store.close()
     store.close()
@@ -336,7 +336,7 @@ def test_open_descriptors_stay_within_the_capacity_however_many_chunks(tmp_path:
 
     before = descriptors()
     config = ChunkConfig(sync=False, max_events_per_chunk=1, fd_cache_capacity=5)
-    with ChunkStore.open(tmp_path, config) as store:
+    with PartitionDirectory.open(tmp_path, config) as store:
         store.append([batch_of([event]) for event in numbered(0, 30)])
         assert events_of(store) == numbered(0, 30)
         files, journal, lock = 5, 3, 1

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, numbered
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, Retention
-from mochi.mofka.chunks import trim as trimming
+from mochi.mofka.chunks import ChunkConfig, PartitionDirectory, Retention
+from mochi.mofka.chunks import retaining as trimming
 from mochi.mofka.chunks.clock import SECOND, Clock, shown
+from tests.chunks.chunk_events import batch_of, numbered
 
 HOUR = 3600 * SECOND
 
@@ -62,12 +62,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return machine
 
 
-def opened(machine: Machine, directory: Path, monkeypatch: pytest.MonkeyPatch) -> ChunkStore:
+def opened(machine: Machine, directory: Path, monkeypatch: pytest.MonkeyPatch) -> PartitionDirectory:
     """Open a partition that keeps an hour of events, five a chunk, in a server that starts now."""
     machine.clock = machine.start()
     monkeypatch.setattr("mochi.mofka.chunks.writer.CLOCK", machine.clock)
     monkeypatch.setattr(trimming.Trimmer.__init__, "__defaults__", (machine.clock,))
-    return ChunkStore.open(directory, ChunkConfig(5, retention=Retention(max_age=3600)))
+    return PartitionDirectory.open(directory, ChunkConfig(5, retention=Retention(max_age=3600)))
 
 
 def test_a_clock_that_is_set_ahead_drops_nothing_until_time_has_passed(

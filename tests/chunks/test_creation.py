@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
-from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import ChunkStore, File, PartitionLocked, PosixFiles, StorageError
+from mochi.mofka.chunks import File, PartitionDirectory, PartitionLocked, PosixFiles, StorageError
+from tests.chunks.chunk_events import batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 
 def tree(path: Path) -> list[str]:
@@ -31,19 +31,19 @@ class Meddling(RecordingFiles):
 
 def test_a_failure_at_any_call_leaves_nothing_of_what_was_made(tmp_path: Path) -> None:
     files = RecordingFiles()
-    with ChunkStore.open(tmp_path / "whole" / "a" / "b", files=files):
+    with PartitionDirectory.open(tmp_path / "whole" / "a" / "b", files=files):
         opening = len(files.calls)
     for directory in (tmp_path / "new" / "a" / "b", tmp_path):
         for failing in range(opening - 4 * (directory == tmp_path)):
             before = tree(tmp_path)
             with pytest.raises(StorageError, match="made to fail"):
-                ChunkStore.open(directory, files=RecordingFiles(failing, errno.ENOSPC))
+                PartitionDirectory.open(directory, files=RecordingFiles(failing, errno.ENOSPC))
             assert tree(tmp_path) == before
 
 
 def test_a_path_that_is_too_long_leaves_none_of_its_directories(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="ENAMETOOLONG"):
-        ChunkStore.open(tmp_path.joinpath(*["y" * 200] * 25))
+        PartitionDirectory.open(tmp_path.joinpath(*["y" * 200] * 25))
     assert not tree(tmp_path)
 
 
@@ -51,37 +51,37 @@ def test_what_another_has_put_there_meanwhile_stays(tmp_path: Path) -> None:
     directory = tmp_path / "a" / "b" / "c"
     files = Meddling(lambda: (tmp_path / "a" / "other").touch(), 6)
     with pytest.raises(StorageError, match="made to fail"):
-        ChunkStore.open(directory, files=files)
+        PartitionDirectory.open(directory, files=files)
     assert tree(tmp_path) == ["a", "a/other"]
     files = Meddling(lambda: (directory / "notes.txt").touch(), 6)
     with pytest.raises(StorageError, match="made to fail"):
-        ChunkStore.open(directory, files=files)
+        PartitionDirectory.open(directory, files=files)
     assert tree(directory) == ["notes.txt"]
 
 
 def test_a_directory_that_another_has_open_is_left_to_it(tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "a") as store:
+    with PartitionDirectory.open(tmp_path / "a") as store:
         before = tree(tmp_path)
         with pytest.raises(PartitionLocked):
-            ChunkStore.open(tmp_path / "a")
+            PartitionDirectory.open(tmp_path / "a")
         assert tree(tmp_path) == before
         store.append([batch_of(numbered(0, 1))])
 
 
 def test_no_file_goes_where_there_was_a_partition(tmp_path: Path) -> None:
     files = RecordingFiles()
-    with ChunkStore.open(tmp_path, files=files) as store:
+    with PartitionDirectory.open(tmp_path, files=files) as store:
         store.append([batch_of(numbered(0, 3))])
     (tmp_path / "mofka.journal").unlink()
     before = set(tree(tmp_path))
     for failing in range(len(files.calls)):
         try:
-            with ChunkStore.open(tmp_path, files=RecordingFiles(failing)) as store:
+            with PartitionDirectory.open(tmp_path, files=RecordingFiles(failing)) as store:
                 assert events_of(store) == numbered(0, 3)
         except StorageError:
             pass
         assert set(tree(tmp_path)) >= before
-    with ChunkStore.open(tmp_path) as store:
+    with PartitionDirectory.open(tmp_path) as store:
         assert events_of(store) == numbered(0, 3)
 
 
@@ -92,7 +92,7 @@ def test_a_file_system_without_locks_keeps_no_lock_file(tmp_path: Path) -> None:
             raise StorageError(f"cannot lock {path}", path=path, operation="lock", errno=errno.ENOLCK)
 
     with pytest.raises(StorageError, match="cannot lock"):
-        ChunkStore.open(tmp_path / "a" / "b", files=WithoutLocks())
+        PartitionDirectory.open(tmp_path / "a" / "b", files=WithoutLocks())
     assert not tree(tmp_path)
 
 

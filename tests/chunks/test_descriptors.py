@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chunk_events import Event, batch_of, events_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,9 +21,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, File, PosixFiles, StorageError
+from mochi.mofka.chunks import ChunkConfig, File, PartitionDirectory, PosixFiles, StorageError
 from mochi.mofka.chunks.descriptors import Descriptors, Holder, Holders
 from mochi.mofka.chunks.files import SyncFailed
+from tests.chunks.chunk_events import Event, batch_of, events_of
 
 PROGRAM = Path(__file__).with_name("many_partitions.py")
 
@@ -114,8 +114,8 @@ def test_the_one_that_rests_for_longest_gives_up_first_and_no_one_in_use() -> No
     run_state_machine_as_test(WhoGivesUp, settings=settings(max_examples=50, deadline=None))
 
 
-def opened(directory: Path, descriptors: Descriptors, **fields: int | bool) -> ChunkStore:
-    store = ChunkStore.open(directory, ChunkConfig(**fields), descriptors=descriptors)  # type: ignore[arg-type]
+def opened(directory: Path, descriptors: Descriptors, **fields: int | bool) -> PartitionDirectory:
+    store = PartitionDirectory.open(directory, ChunkConfig(**fields), descriptors=descriptors)  # type: ignore[arg-type]
     store.when_short(store.settle)
     return store
 
@@ -138,7 +138,7 @@ def test_a_partition_that_is_not_used_keeps_its_lock_alone(tmp_path: Path) -> No
 
 def test_what_is_not_synced_stays_open_until_it_is(tmp_path: Path) -> None:
     descriptors = Descriptors(0)
-    store = ChunkStore.open(tmp_path / "p", descriptors=descriptors)
+    store = PartitionDirectory.open(tmp_path / "p", descriptors=descriptors)
     assert open_files(tmp_path) == ["mofka.lock"]
     store.append([batch_of([(b"m", b"d")])])
     assert len(open_files(tmp_path)) == 9
@@ -156,7 +156,7 @@ def test_a_sync_that_fails_where_room_is_made_ends_the_partition_it_is_of_and_no
         raise StorageError("no such luck", errno=errno.EIO)
 
     descriptors = Descriptors(9)
-    first, second = (ChunkStore.open(tmp_path / name, descriptors=descriptors) for name in "ab")
+    first, second = (PartitionDirectory.open(tmp_path / name, descriptors=descriptors) for name in "ab")
     told: list[Exception] = []
 
     def settle() -> None:
@@ -216,7 +216,7 @@ def test_where_the_system_gives_no_descriptor_others_are_closed(tmp_path: Path) 
     files = Scarce(tmp_path, 14)
     stores = []
     for number in range(4):
-        store = ChunkStore.open(
+        store = PartitionDirectory.open(
             tmp_path / str(number), ChunkConfig(max_events_per_chunk=3), files, descriptors
         )
         store.when_short(store.settle)
@@ -244,7 +244,7 @@ def test_many_threads_write_and_read_many_partitions_with_few_descriptors(
     stores = []
     locks = []
 
-    def settle_of(store: ChunkStore, lock: threading.Lock) -> Callable[[], None]:
+    def settle_of(store: PartitionDirectory, lock: threading.Lock) -> Callable[[], None]:
         def settle() -> None:
             if lock.acquire(blocking=False):
                 try:
@@ -284,7 +284,7 @@ def test_many_threads_write_and_read_many_partitions_with_few_descriptors(
     assert open_files(tmp_path) == []
     assert descriptors.holders.open == 0
     for number in range(len(stores)):
-        with ChunkStore.open(tmp_path / str(number)) as store:
+        with PartitionDirectory.open(tmp_path / str(number)) as store:
             assert events_of(store) == expected[number]
 
 
@@ -293,7 +293,7 @@ def most_open(tmp_path: Path, *counts: int) -> int:
     directory = Path("/dev/shm", f"mofka-{os.getpid()}-{tmp_path.name}")
     directory = directory if directory.parent.is_dir() else tmp_path
     command = [sys.executable, str(PROGRAM), str(directory), *map(str, counts)]
-    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])}
     try:
         ended = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=600, check=False

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from chunk_events import Event, batch_of, events_of, numbered
-from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import ChunkConfig, ChunkFollower, ChunkStore, PosixFiles, follow
+from mochi.mofka.chunks import ChunkConfig, ChunkFollower, PartitionDirectory, PosixFiles, follow
+from tests.chunks.chunk_events import Event, batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 BATCHES = [(0, 3), (3, 1), (4, 20), (24, 2), (26, 1), (27, 9)]
 """First event and number of events of each batch."""
@@ -39,7 +39,7 @@ def test_whole_batches_alone_are_seen_and_none_that_a_crash_takes(
 ) -> None:
     directory = tmp_path / "partition"
     config = ChunkConfig(sync=sync, max_events_per_chunk=most)
-    ChunkStore.open(directory, config, PosixFiles()).close()
+    PartitionDirectory.open(directory, config, PosixFiles()).close()
     beside = follow(directory, PosixFiles())
     written = numbered(0, ENDS[-1])
     counts = []
@@ -56,13 +56,13 @@ def test_whole_batches_alone_are_seen_and_none_that_a_crash_takes(
         # The writer is killed just now.
         crashed = tmp_path / f"crashed-{len(counts)}"
         shutil.copytree(directory, crashed)
-        with ChunkStore.open(crashed, config, PosixFiles()) as store:
+        with PartitionDirectory.open(crashed, config, PosixFiles()) as store:
             assert store.event_count >= count
             assert events_of(store)[:count] == written[:count]
         shutil.rmtree(crashed)
 
     files = Observed(look)
-    with ChunkStore.open(directory, config, files) as store:
+    with PartitionDirectory.open(directory, config, files) as store:
         for first, count in BATCHES:
             assert store.append([batch_of(written[first : first + count])]) == [first]
             told = first + count
@@ -76,13 +76,13 @@ def test_whole_batches_alone_are_seen_and_none_that_a_crash_takes(
 def test_events_of_another_program_are_seen_when_their_chunk_is_left(tmp_path: Path) -> None:
     directory = tmp_path / "partition"
     config = ChunkConfig(sync=False, max_events_per_chunk=4)
-    with ChunkStore.open(directory, config, PosixFiles()) as store:
+    with PartitionDirectory.open(directory, config, PosixFiles()) as store:
         store.append([batch_of(numbered(0, 4))])
     for seals in directory.glob("mofka-*.seals"):
         seals.write_bytes(b"")
     with follow(directory, PosixFiles()) as beside:
         assert beside.refresh() == 4
-        with ChunkStore.open(directory, config, PosixFiles()) as store:
+        with PartitionDirectory.open(directory, config, PosixFiles()) as store:
             store.append([batch_of(numbered(4, 4))])
             assert beside.refresh() == 8
         assert seen(beside) == numbered(0, 8)
@@ -91,7 +91,7 @@ def test_events_of_another_program_are_seen_when_their_chunk_is_left(tmp_path: P
 def test_many_chunks_are_caught_up_with_at_once(tmp_path: Path) -> None:
     directory = tmp_path / "partition"
     config = ChunkConfig(sync=False, max_events_per_chunk=10)
-    with ChunkStore.open(directory, config, PosixFiles()) as store:
+    with PartitionDirectory.open(directory, config, PosixFiles()) as store:
         beside = follow(directory, PosixFiles())
         for first in range(0, 300, 3):
             store.append([batch_of(numbered(first, 3))])
@@ -106,7 +106,7 @@ def test_a_batch_of_which_the_index_is_torn_is_not_seen(tmp_path: Path) -> None:
     config = ChunkConfig(sync=False)
     written = numbered(0, 30)
     left = tmp_path / "left"
-    with ChunkStore.open(directory, config, PosixFiles()) as store:
+    with PartitionDirectory.open(directory, config, PosixFiles()) as store:
         store.append([batch_of(written[:10])])
         store.append([batch_of(written[10:])])
         shutil.copytree(directory, left)  # as a process leaves it that is killed now

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import Event, batch_of, numbered, readable
-from recording_files import RecordingFiles
 
-from mochi.mofka.chunks import Batch, ChunkConfig, ChunkStore, DamagedEvents, Origin, PosixFiles
-from mochi.mofka.chunks.check import check
-from mochi.mofka.chunks.findings import Effect
+from mochi.mofka.chunks import Batch, ChunkConfig, DamagedEvents, Origin, PartitionDirectory, PosixFiles
+from mochi.mofka.fsck.check import check
+from mochi.mofka.fsck.findings import Effect
+from tests.chunks.chunk_events import Event, batch_of, numbered, readable
+from tests.chunks.recording_files import RecordingFiles
 
 SMALL, LARGE = 3000, 200_000
 
@@ -33,7 +33,7 @@ def store_beside(directory: Path, size: int, *, sync: bool, later: bool) -> list
     """Store a batch that changes between two of another, in one commit, and end as a process that is killed."""
     files = RecordingFiles()
     events = numbered(0, 6, 50)
-    with ChunkStore.open(directory / "p", ChunkConfig(sync=sync), files) as store:
+    with PartitionDirectory.open(directory / "p", ChunkConfig(sync=sync), files) as store:
         batches = [batch_of(events[:2]), lent(files, b"lent", size), batch_of(events[2:4])]
         assert store.append(batches, {"c": 1}) == [0, 2, 3]
         if later:
@@ -50,7 +50,7 @@ def test_memory_that_changes_while_it_is_stored_costs_no_other_events(
 ) -> None:
     pushed = store_beside(tmp_path, size, sync=sync, later=later)
     report = check(PosixFiles(), str(tmp_path / "killed"))
-    with ChunkStore.open(tmp_path / "killed") as store:
+    with PartitionDirectory.open(tmp_path / "killed") as store:
         found = readable(store)
         assert store.event_count == len(pushed)
         assert store.cursors == {"c": 1}
@@ -73,19 +73,19 @@ def test_what_a_power_cut_leaves_of_a_last_commit_whose_memory_changed(tmp_path:
     for kind in ("chunk-000000.meta", "chunk-000000.desc", "chunk-000000.idx", "mofka-000000.seals"):
         os.truncate(tmp_path / "killed" / kind, 0)
     shutil.copytree(tmp_path / "killed", tmp_path / "last")
-    with ChunkStore.open(tmp_path / "killed") as store:
+    with PartitionDirectory.open(tmp_path / "killed") as store:
         found = readable(store)
     assert {number for number, event in enumerate(pushed) if found.get(number) != event} == {2}
     with (tmp_path / "last" / "mofka.journal").open("r+b") as file:
         file.seek(3 << 12)
         file.write(b"torn")
-    with ChunkStore.open(tmp_path / "last") as store:
+    with PartitionDirectory.open(tmp_path / "last") as store:
         assert len(readable(store)) == (0 if size == LARGE else 5)
 
 
 def test_damaged_events_that_follow_each_other_are_told_at_once(tmp_path: Path) -> None:
     files = RecordingFiles()
-    with ChunkStore.open(tmp_path / "p", files=files) as store:
+    with PartitionDirectory.open(tmp_path / "p", files=files) as store:
         store.append([batch_of(numbered(0, 2)), *(lent(files, b"lent", LARGE) for _ in range(5))])
         store.append([batch_of(numbered(2, 1))])
         for first in (2, 4):

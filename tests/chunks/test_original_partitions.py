@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore
+from mochi.mofka.chunks import ChunkConfig, PartitionDirectory
+from tests.chunks.chunk_events import PARTITIONS, Event, batch_of, chunk_files, events_of, numbered
 
 BATCHES = {
     "plain": (ChunkConfig(), 16),
@@ -52,7 +52,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def events(name: str, tmp_path: Path) -> list[Event]:
     """Read the events from a copy, for opening a directory locks it."""
     shutil.copytree(partition(name), tmp_path / "copy")
-    with ChunkStore.open(tmp_path / "copy") as store:
+    with PartitionDirectory.open(tmp_path / "copy") as store:
         assert store.quarantined == []
         return events_of(store)
 
@@ -70,16 +70,16 @@ def test_writing_the_events_again_gives_the_same_files(
     name: str, events: list[Event], tmp_path: Path
 ) -> None:
     config, size = BATCHES[name]
-    with ChunkStore.open(tmp_path / "again", config) as store:
+    with PartitionDirectory.open(tmp_path / "again", config) as store:
         for first in range(0, len(events), size):
             store.append([batch_of(events[first : first + size])])
     assert chunk_files(tmp_path / "again") == masked(chunk_files(partition(name)))
 
 
 def test_appending_leaves_what_the_original_wrote(name: str, events: list[Event], tmp_path: Path) -> None:
-    with ChunkStore.open(tmp_path / "copy", ChunkConfig(max_events_per_chunk=1000)) as store:
+    with PartitionDirectory.open(tmp_path / "copy", ChunkConfig(max_events_per_chunk=1000)) as store:
         assert store.append([batch_of(numbered(0, 30))]) == [len(events)]
-    with ChunkStore.open(tmp_path / "copy") as store:
+    with PartitionDirectory.open(tmp_path / "copy") as store:
         assert events_of(store) == events + numbered(0, 30)
     extended = chunk_files(tmp_path / "copy")
     for file_name, content in chunk_files(partition(name)).items():

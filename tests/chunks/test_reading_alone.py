@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, Origin, PosixFiles, StorageError
+from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, PosixFiles, StorageError
 from mochi.mofka.chunks.errors import PartitionLocked, PartitionPoisoned
 from mochi.mofka.chunks.retention import Retention
+from tests.chunks.chunk_events import batch_of, events_of, numbered
 
 
 class ReadOnlyFiles(PosixFiles):
@@ -44,8 +44,8 @@ def content(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def fill(directory: Path, config: ChunkConfig) -> ChunkStore:
-    store = ChunkStore.open(directory, config)
+def fill(directory: Path, config: ChunkConfig) -> PartitionDirectory:
+    store = PartitionDirectory.open(directory, config)
     for first in range(0, 50, 10):
         store.append([batch_of(numbered(first, 10), Origin(b"p" * 16, first // 10))], {"reader": first})
     return store
@@ -78,7 +78,7 @@ def test_all_that_was_stored_is_read_and_nothing_is_changed(
     config = ChunkConfig(sync=sync, max_events_per_chunk=max_events, retention=Retention(1, None))
     directory = left(tmp_path / "partition", ChunkConfig(sync=sync, max_events_per_chunk=max_events))
     before = content(directory)
-    with ChunkStore.open_to_read(directory, config, ReadOnlyFiles()) as store:
+    with PartitionDirectory.open_to_read(directory, config, ReadOnlyFiles()) as store:
         assert events_of(store) == numbered(0, 50)
         assert store.cursors == {"reader": 40}
         assert store.expires_in() is None
@@ -92,14 +92,14 @@ def test_all_that_was_stored_is_read_and_nothing_is_changed(
                 refused()
         assert events_of(store) == numbered(0, 50)
     assert content(directory) == before
-    with ChunkStore.open(directory, ChunkConfig(sync=sync)) as store:
+    with PartitionDirectory.open(directory, ChunkConfig(sync=sync)) as store:
         assert events_of(store) == numbered(0, 50)
 
 
 def test_what_a_journal_has_and_the_chunk_files_have_not_is_read_from_it(tmp_path: Path) -> None:
     directory = torn(tmp_path / "partition", ChunkConfig())
     before = content(directory)
-    with ChunkStore.open_to_read(directory, None, ReadOnlyFiles()) as store:
+    with PartitionDirectory.open_to_read(directory, None, ReadOnlyFiles()) as store:
         assert events_of(store) == numbered(0, 50)
     assert content(directory) == before
 
@@ -107,13 +107,13 @@ def test_what_a_journal_has_and_the_chunk_files_have_not_is_read_from_it(tmp_pat
 def test_who_reads_alone_keeps_out_who_would_write_and_no_other_reader(tmp_path: Path) -> None:
     directory = ended(tmp_path / "partition", ChunkConfig())
     with (
-        ChunkStore.open_to_read(directory),
-        ChunkStore.open_to_read(directory),
+        PartitionDirectory.open_to_read(directory),
+        PartitionDirectory.open_to_read(directory),
         pytest.raises(PartitionLocked),
     ):
-        ChunkStore.open(directory)
-    with ChunkStore.open(directory), pytest.raises(PartitionLocked):
-        ChunkStore.open_to_read(directory)
+        PartitionDirectory.open(directory)
+    with PartitionDirectory.open(directory), pytest.raises(PartitionLocked):
+        PartitionDirectory.open_to_read(directory)
 
 
 def test_a_directory_of_the_original_is_read_without_a_lock(tmp_path: Path) -> None:
@@ -121,6 +121,6 @@ def test_a_directory_of_the_original_is_read_without_a_lock(tmp_path: Path) -> N
     for path in directory.glob("mofka.*"):
         path.unlink()
     before = content(directory)
-    with ChunkStore.open_to_read(directory, None, ReadOnlyFiles()) as store:
+    with PartitionDirectory.open_to_read(directory, None, ReadOnlyFiles()) as store:
         assert events_of(store) == numbered(0, 50)
     assert content(directory) == before

@@ -4,24 +4,24 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     ChunkConfig,
-    ChunkStore,
+    PartitionDirectory,
     PartitionLocked,
     PosixFiles,
     StorageError,
     remove_partition,
 )
+from tests.chunks.chunk_events import batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 EVENTS = numbered(0, 25)
 
 
 def fill(directory: Path) -> None:
     """Store `EVENTS` in some chunks."""
-    with ChunkStore.open(directory, ChunkConfig(max_events_per_chunk=10)) as store:
+    with PartitionDirectory.open(directory, ChunkConfig(max_events_per_chunk=10)) as store:
         for first in range(0, 25, 5):
             store.append([batch_of(EVENTS[first : first + 5])])
 
@@ -31,7 +31,7 @@ def test_nothing_is_left_of_a_directory_that_has_only_what_is_the_partitions_own
     fill(tmp_path / "topic-11")
     assert remove_partition(PosixFiles(), str(tmp_path / "topic-1")) == []
     assert [path.name for path in tmp_path.iterdir()] == ["topic-11"]
-    with ChunkStore.open(tmp_path / "topic-11") as store:
+    with PartitionDirectory.open(tmp_path / "topic-11") as store:
         assert events_of(store) == EVENTS
 
 
@@ -75,7 +75,7 @@ def test_what_an_earlier_version_left_is_found_by_its_name(tmp_path: Path) -> No
 
 def test_a_directory_that_is_open_is_left_alone(tmp_path: Path) -> None:
     fill(tmp_path / "topic-1")
-    with ChunkStore.open(tmp_path / "topic-1") as store:
+    with PartitionDirectory.open(tmp_path / "topic-1") as store:
         with pytest.raises(PartitionLocked):
             remove_partition(PosixFiles(), str(tmp_path / "topic-1"))
         assert events_of(store) == EVENTS
@@ -116,7 +116,7 @@ def test_wherever_a_removal_is_cut_short_the_partition_is_whole_or_gone_and_anot
             break
         outcomes.add(directory.exists())
         if directory.exists():
-            with ChunkStore.open(directory) as store:
+            with PartitionDirectory.open(directory) as store:
                 assert events_of(store) == EVENTS
         assert remove_partition(PosixFiles(), str(directory)) == []
         assert list(parent.iterdir()) == []

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chunk_events import batch_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mochi.mofka.chunks import ChunkConfig, ChunkStore, DamagedEvents, PosixFiles, layout, seal_runs, view
-from mochi.mofka.chunks.check import check
+from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles, seal_runs, view
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of
 from mochi.mofka.chunks.seal_runs import RunStream, SealRun, Slots
-from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of
+from mochi.mofka.fsck.check import check
+from tests.chunks.chunk_events import batch_of
 
 KEY = 12345
 
@@ -159,7 +160,7 @@ def test_one_damage_anywhere_is_told_as_if_each_seal_were_alone(
     # Where a file of seals ends too early, those that are read together are lost together.
     assume(kind != layout.SEALS or change != "cut")
     directory = tmp_path_factory.mktemp("p")
-    with ChunkStore.open(directory, ChunkConfig(sync=False)) as store:
+    with PartitionDirectory.open(directory, ChunkConfig(sync=False)) as store:
         for part in sizes:
             events = [(os.urandom(size), os.urandom(size * (3000 if large else 1))) for size in part]
             store.append([batch_of(events)])

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chunk_events import batch_of, events_of, numbered
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording_files import RecordingFiles
 
 from mochi.mofka.chunks import (
     ChunkConfig,
-    ChunkStore,
     CorruptPartition,
     ExpiredEvents,
+    PartitionDirectory,
     PosixFiles,
     Retention,
     StorageError,
@@ -24,6 +22,8 @@ from mochi.mofka.chunks import (
 )
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.files import Buffer, File
+from tests.chunks.chunk_events import batch_of, events_of, numbered
+from tests.chunks.recording_files import RecordingFiles
 
 SECOND = 10**9
 
@@ -33,9 +33,9 @@ EVENTS = numbered(0, 20)
 
 def filled(
     directory: Path, files: RecordingFiles | None = None, *, sync: bool = True, **retention: Any
-) -> ChunkStore:
+) -> PartitionDirectory:
     config = ChunkConfig(max_events_per_chunk=5, sync=sync, retention=Retention(**retention))
-    store = ChunkStore.open(directory, config, files)
+    store = PartitionDirectory.open(directory, config, files)
     for first in range(0, 20, 5):
         store.append([batch_of(EVENTS[first : first + 5])])
     return store
@@ -115,7 +115,7 @@ def test_a_trimmed_directory_opens_again_and_goes_on(tmp_path: Path, sync: bool)
     filled(tmp_path, sync=sync).close()
     for number in range(8):
         config = ChunkConfig(max_events_per_chunk=5, sync=sync, retention=Retention(1))
-        with ChunkStore.open(tmp_path, config) as store:
+        with PartitionDirectory.open(tmp_path, config) as store:
             assert events_of(store) == events[store.first_id :]
             store.trim()
             new = numbered(100 * number, 3)
@@ -144,7 +144,7 @@ def test_a_failure_at_any_call_of_a_trim_leaves_chunks_there_or_gone(tmp_path: P
             with pytest.raises(StorageError, match="made to fail"):
                 store.trim()
             assert events_of(store) == EVENTS[store.first_id :]
-        with ChunkStore.open(directory, store.config) as store:
+        with PartitionDirectory.open(directory, store.config) as store:
             assert store.first_id in (0, 15)
             assert store.damaged == []
             assert events_of(store) == EVENTS[store.first_id :]
@@ -175,7 +175,7 @@ def test_a_power_cut_at_any_call_of_a_trim_leaves_chunks_there_or_gone(
         lambda size: data.draw(st.integers(0, size)),
     )
     files.end_process()
-    with ChunkStore.open(base / "after", store.config) as after:
+    with PartitionDirectory.open(base / "after", store.config) as after:
         assert after.damaged == []
         assert after.first_id == 20 if trimmed else after.first_id in (0, 20)
         events = EVENTS + numbered(20, 1)
@@ -185,12 +185,14 @@ def test_a_power_cut_at_any_call_of_a_trim_leaves_chunks_there_or_gone(
 
 def test_a_chunk_that_was_written_after_the_trim_by_something_else_is_left_alone(tmp_path: Path) -> None:
     filled(tmp_path).close()
-    with ChunkStore.open(tmp_path, ChunkConfig(max_events_per_chunk=5, retention=Retention(1))) as store:
+    with PartitionDirectory.open(
+        tmp_path, ChunkConfig(max_events_per_chunk=5, retention=Retention(1))
+    ) as store:
         store.trim()
     foreign = tmp_path / "chunk-000000.meta"
     foreign.write_bytes(b"of the original")
     for _ in range(2):
-        with ChunkStore.open(tmp_path) as store:
+        with PartitionDirectory.open(tmp_path) as store:
             assert events_of(store) == EVENTS[15:]
             assert [str(foreign) in problem for problem in store.damaged] == [True]
     assert foreign.read_bytes() == b"of the original"
@@ -205,7 +207,7 @@ def test_a_file_that_says_something_else_than_was_written_is_not_believed(
     note = tmp_path / "mofka.trimmed"
     note.write_text(note.read_text().replace(*change))
     with pytest.raises(CorruptPartition, match=r"mofka.trimmed is damaged"):
-        ChunkStore.open(tmp_path)
+        PartitionDirectory.open(tmp_path)
 
 
 class SlowFiles(PosixFiles):
@@ -254,7 +256,7 @@ def test_a_read_under_way_when_its_chunk_goes_ends_well_or_is_told(
     files = SlowFiles(name)
     config = ChunkConfig(max_events_per_chunk=5, retention=Retention(1))
     filled(tmp_path).close()
-    with ChunkStore.open(tmp_path, config, files) as store:
+    with PartitionDirectory.open(tmp_path, config, files) as store:
         outcomes: list[object] = []
 
         def read() -> None:
@@ -287,5 +289,5 @@ def test_a_file_that_cannot_be_removed_now_goes_when_the_directory_is_opened_nex
         assert store.first_id == 15
         assert store.append([batch_of(numbered(20, 1))]) == [20]
     assert len(list(tmp_path.glob("*-00000[0-2].*"))) == 1
-    ChunkStore.open(tmp_path).close()
+    PartitionDirectory.open(tmp_path).close()
     assert not list(tmp_path.glob("*-00000[0-2].*"))

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from client_server import LIBRARIES
-
 from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.partition_selector import DefaultPartitionSelector
 from diaspora_stream.serializer import DefaultSerializer
@@ -19,6 +17,7 @@ from diaspora_stream.validator import DefaultValidator
 from mochi.margo.client import Client
 from mochi.mofka.registry import PartitionRecord, Registry
 from mochi.yokan.handle import DatabaseHandle
+from tests.client.client_server import LIBRARIES
 
 MASTER_ID = 2
 FIRST_ID = 10

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import TopicHandle
+from tests.client.client_server import Server
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import AdaptiveBatchSize, Driver, Exception, TopicHandle
 from diaspora_stream.errors import ConfigError, InvalidMetadata
+from tests.client.client_server import Server
 
 
 class Number:

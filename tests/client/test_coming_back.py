@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster
 
 from diaspora_stream.api import Exception
-from mochi.mofka.client.service import EpochChanged
+from mochi.mofka.client.refusals import EpochChanged
+from tests.client.cluster import Cluster
 
 Start = Callable[..., Cluster]
 

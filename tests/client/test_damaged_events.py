@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster
 
 from diaspora_stream.api import Consumer, TopicHandle
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import EventsDamaged
+from tests.client.cluster import Cluster
 
 Damage = Callable[[Path], None]
 Told = list[tuple[int, int]]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import Driver, Exception
 from mochi.mofka.client import MofkaDriver
+from tests.client.client_server import Server
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import Consumer, TopicHandle
 from diaspora_stream.ctl.main import main
@@ -15,6 +14,7 @@ from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.errors import DiasporaError, EventsExpired
 from mochi.bedrock.client import BedrockClient
 from mochi.mofka.client.event import FailedFeed
+from tests.client.client_server import Server
 
 
 def trimmed_topic(server: Server, kind: str, tmp_path: Path, **fields: Any) -> TopicHandle:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_server import CONFIG
-from cluster import Cluster
-from fan_in_worker import data_of
 
 from diaspora_stream.api import Driver
 from mochi.margo.client import Client
+from tests.client.client_server import CONFIG
+from tests.client.cluster import Cluster
+from tests.client.fan_in_worker import data_of
 
 WORKER = Path(__file__).with_name("fan_in_worker.py")
 SPARE = 96 << 20

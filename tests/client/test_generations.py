@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from client_server import Server
 
 import mochi.mofka.client as mofka
 from diaspora_stream import generations
 from diaspora_stream.errors import ConfigError
 from mochi.mofka.client.driver import MofkaDriver
+from tests.client.client_server import Server
 
 
 class Engine:

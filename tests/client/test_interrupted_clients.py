@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import Exception, Producer, TopicHandle
+from tests.client.client_server import Server
 
 STORM_WORKER = Path(__file__).with_name("storm_worker.py")
 Run = Callable[[Server, TopicHandle, str], "subprocess.Popen[str]"]

@@ -12,10 +12,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from client_server import Server
 
 import mochi.margo
 from diaspora_stream.api import Exception, TopicHandle
+from tests.client.client_server import Server
 
 MEETING_WORKER = Path(__file__).with_name("meeting_worker.py")
 SOURCE = str(Path(mochi.margo.__file__).parents[2])

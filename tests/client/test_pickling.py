@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import (
     Consumer,
@@ -21,6 +20,7 @@ from diaspora_stream.api import (
 )
 from diaspora_stream.generations import OLDEST
 from mochi.mofka.client.driver import MofkaDriver
+from tests.client.client_server import Server
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import (
     ByteArrayAllocator,
@@ -18,6 +17,7 @@ from diaspora_stream.api import (
     TopicHandle,
 )
 from mochi.mofka.client import consumer as consumer_module
+from tests.client.client_server import Server
 
 DATA = bytes(range(100))
 

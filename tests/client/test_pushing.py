@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import AdaptiveBatchSize, Exception, TopicHandle, Validator
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
+from tests.client.client_server import Server
 
 GRID = np.arange(12, dtype=np.float32).reshape(3, 4)
 RECORDS = np.array([(1, 2.5), (3, 4.5)], dtype=[("a", "<i4"), ("b", ">f8")])
@@ -51,7 +51,6 @@ def received(topic: TopicHandle, count: int) -> list[tuple[Any, bytes]]:
         (RECORDS, RECORDS.tobytes()),
         (GRID.astype(">f4"), GRID.astype(">f4").tobytes()),
     ],
-    ids=str,
 )
 def test_all_bytes_of_the_data_arrive(topic: TopicHandle, data: Any, expected: bytes) -> None:
     with topic.producer() as producer:

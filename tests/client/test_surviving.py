@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import AdaptiveBatchSize, Exception, TopicHandle
 from mochi.margo import address, transport
 from mochi.mofka.client.lane import MAX_BATCH_BYTES
+from tests.client.client_server import Server
 
 Program = Callable[..., "subprocess.Popen[str]"]
 

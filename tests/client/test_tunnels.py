@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import Driver
 from mochi.margo import transport
 from mochi.margo.errors import AddressError
+from tests.client.client_server import Server
 
 
 @contextmanager

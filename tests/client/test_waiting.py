@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from client_server import Server
 
 from diaspora_stream.api import Exception, TopicHandle
 from diaspora_stream.errors import ConfigError, TimeoutExpired
@@ -17,11 +16,12 @@ from mochi.margo import client as margo_client
 from mochi.margo import rpc
 from mochi.margo.errors import Fault, MargoError
 from mochi.margo.link import PendingCall
-from mochi.mofka.chunks.ledger import MAX_PRODUCERS
+from mochi.mofka.chunks import MAX_PRODUCERS
 from mochi.mofka.client import service as service_module
 from mochi.mofka.client.batch import Batch
 from mochi.mofka.client.lane import is_forgotten
 from mochi.mofka.protocol import SEND_BATCH, SendBatch, Where
+from tests.client.client_server import Server
 
 STILL_WAITING = object()
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from client_server import CONFIG, Server
 
 import diaspora_stream.api
 import mochi.mofka.client
 import pymargo
 import pymargo.core
+from tests.client.client_server import CONFIG, Server
 
 MODULES = ("pymargo", "pymargo.core", "pydiaspora_stream_api", "pymofka_client")
 

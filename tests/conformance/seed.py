@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from real_service import Machine, Server, Service
-
 from diaspora_stream.api import Driver
+from tests.system.real_service import Machine, Server, Service
 
 SEED = Path(__file__).parents[1] / "data" / "seed"
 FIRST = (SEED / "first-configuration.json").read_text()

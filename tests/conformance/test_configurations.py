@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import BIN, Machine, Server, Service
+
+from tests.system.real_service import BIN, Machine, Server, Service
 
 DATABASE = ("providers", 1, "config", "database")
 CONFIGURATIONS = Path(__file__).parents[1] / "data" / "configurations"
@@ -158,7 +159,7 @@ def changed(name: str, *path: str | int, to: Any) -> str:
         (
             changed("pools.json", "margo", "rpc_pool", to="cals"),
             "margo.rpc_pool",
-            'no pool is named "cals", did you mean "calls"?',
+            "no pool is named \"cals\"; did you mean 'calls'?",
         ),
         (
             changed("pools.json", *DATABASE, "config", "path", to="no/such/topics"),

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from real_service import Machine, Server
-from seed import (
+
+from tests.conformance.seed import (
     COMMANDS,
     FIRST,
     TOPIC_CONFIG,
@@ -19,6 +19,7 @@ from seed import (
     snippet,
     streams,
 )
+from tests.system.real_service import Machine, Server
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import Machine, Server
+
+from tests.system.real_service import Machine, Server
 
 SEED = Path(__file__).parents[1] / "data" / "seed"
 DEFAULTS = {

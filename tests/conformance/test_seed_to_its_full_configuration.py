@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import BIN, Machine, Service
-from seed import (
+
+from tests.conformance.seed import (
     COMMANDS,
     FIRST,
     SEED,
@@ -24,6 +24,7 @@ from seed import (
     snippet,
     streams,
 )
+from tests.system.real_service import BIN, Machine, Service
 
 FULL = (SEED / "full-configuration.json").read_text()
 DOCS = Path(__file__).parents[2] / "docs"

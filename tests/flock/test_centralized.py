@@ -4,11 +4,11 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_group import Simulation
 
 from mochi.flock.centralized import Centralized
 from mochi.flock.config import CentralizedConfig
 from mochi.flock.standing import Action, Peer, Ping, Standing, State, Write
+from tests.flock.simulated_group import Simulation
 
 CONFIG = CentralizedConfig(ping_timeout_ms=500.0, ping_interval_ms=[800.0, 1200.0])
 SIZES = st.integers(2, 9)

@@ -4,11 +4,11 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_group import Simulation
 
 from mochi.flock.config import SwimConfig
 from mochi.flock.standing import Peer, Ping, Standing, State, Write
 from mochi.flock.swim import Swim
+from tests.flock.simulated_group import Simulation
 
 CONFIG = SwimConfig()
 SIZES = st.integers(2, 9)

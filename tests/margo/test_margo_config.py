@@ -197,9 +197,9 @@ def test_generated_names_avoid_names_that_are_taken() -> None:
     ("section", "where", "words"),
     [
         (5, "margo", ["object", "5"]),
-        ({"mercry": {}}, "margo.mercry", ["unknown field", '"mercury"']),
+        ({"mercry": {}}, "margo.mercry", ["unknown field", "'mercury'"]),
         ({"xyz": 1}, "margo.xyz", ["unknown field", "argobots", "rpc_pool"]),
-        ({"mercury": {"stat": True}}, "margo.mercury.stat", ["unknown field", '"stats"']),
+        ({"mercury": {"stat": True}}, "margo.mercury.stat", ["unknown field", "'stats'"]),
         ({"mercury": {"checksum_level": "all"}}, "margo.mercury.checksum_level", ["rpc_payload", '"all"']),
         ({"handle_cache_size": -1}, "margo.handle_cache_size", [">= 0", "-1"]),
         ({"rpc_thread_count": "4"}, "margo.rpc_thread_count", ["int", '"4"']),
@@ -212,7 +212,7 @@ def test_generated_names_avoid_names_that_are_taken() -> None:
         ),
         ({"argobots": {"pools": [{"kind": "fifo_weit"}]}}, "margo.argobots.pools[0].kind", ["fifo_wait"]),
         ({"argobots": {"pools": [{"kind": "external"}]}}, "margo.argobots.pools[0].kind", ["prio_wait"]),
-        ({"argobots": {"pools": [{"acess": "x"}]}}, "margo.argobots.pools[0].acess", ['"access"']),
+        ({"argobots": {"pools": [{"acess": "x"}]}}, "margo.argobots.pools[0].acess", ["'access'"]),
         ({"argobots": {"pools": [{"name": "a-b"}]}}, "margo.argobots.pools[0].name", ['"a-b"']),
         ({"argobots": {"pools": [{"name": "a"}, {"name": "a"}]}}, "margo.argobots.pools[1].name", ['"a"']),
         ({"argobots": {"xstreams": [{}]}}, "margo.argobots.xstreams[0].scheduler", ["missing"]),
@@ -229,7 +229,7 @@ def test_generated_names_avoid_names_that_are_taken() -> None:
         (
             {"argobots": {"xstreams": [{"scheduler": {"pools": ["__primry__"]}}]}},
             "margo.argobots.xstreams[0].scheduler.pools[0]",
-            ['"__primry__"', '"__primary__"'],
+            ['"__primry__"', "'__primary__'"],
         ),
         (
             {"argobots": {"xstreams": [{"name": "__primary__", "scheduler": {"pools": [0]}}]}},

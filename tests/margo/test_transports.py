@@ -25,11 +25,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from mochi.margo import budget as budget_module
 from mochi.margo import connection as connection_module
 from mochi.margo import engine as engine_module
-from mochi.margo import handshake, rpc, transport
-from mochi.margo.budget import CONNECTION_BYTES, Budget
+from mochi.margo import rpc, transport
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
@@ -45,8 +43,11 @@ from mochi.margo.errors import (
     ProtocolError,
     VersionMismatch,
 )
-from mochi.margo.handshake import Seat
 from mochi.margo.link import Link, PendingCall
+from mochi.margo.peer import budget as budget_module
+from mochi.margo.peer import greeting as handshake
+from mochi.margo.peer.budget import CONNECTION_BYTES, Budget
+from mochi.margo.peer.greeting import Seat
 from mochi.margo.wire import (
     DESCRIPTORS,
     ONE_WAY,
@@ -602,6 +603,7 @@ def test_garbage_on_many_connections_does_not_disturb_others(
         struct.pack("<4sBBHIIQIHHII", b"MFK1", 4, 0, 0, 0, 0xFFFFFFFF, 0, 0, 0, 0, 0, 0),
         encode(Kind.REQUEST, segments=[Segment(1 << 40)]),
     ],
+    ids=["welcome", "notice", "the same call twice", "hello", "size", "segment"],
 )
 def test_a_proven_peer_that_breaks_the_format_is_told_and_closed(
     serve: Serve, client: Client, address: str, frames: bytes

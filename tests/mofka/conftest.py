@@ -1,11 +1,6 @@
-"""Lets the tests of partitions use the recording file layer of the tests of chunks, and files alone."""
-
-import sys
-from pathlib import Path
+"""Lets the tests of partitions read from files alone."""
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "chunks"))
 
 
 @pytest.fixture

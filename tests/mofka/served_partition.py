@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from partition_io import Event, GatedIo
 
 from mochi.margo import rpc
 from mochi.margo.client import Client
@@ -33,6 +32,7 @@ from mochi.mofka.protocol import (
     Where,
 )
 from mochi.mofka.provider import PartitionProvider
+from tests.mofka.partition_io import Event, GatedIo
 
 T = TypeVar("T")
 

@@ -12,10 +12,19 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from chunk_events import events_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from partition_io import (
+
+from mochi.margo.errors import ConfigError, Fault
+from mochi.mofka.chunks import ChunkFiles, Commit, FileLayer, Origin, PartitionDirectory, Remembered
+from mochi.mofka.partition import commits, tail
+from mochi.mofka.partition.config import DefaultFields
+from mochi.mofka.partition.contract import Slice
+from mochi.mofka.partition.default import DefaultPartition
+from mochi.mofka.partition.tail import KEPT
+from tests.chunks.chunk_events import events_of
+from tests.chunks.recording_files import RecordingFiles
+from tests.mofka.partition_io import (
     BreakableFiles,
     Event,
     GatedIo,
@@ -26,18 +35,6 @@ from partition_io import (
     read,
     read_data,
 )
-from recording_files import RecordingFiles
-
-from mochi.margo.errors import ConfigError, Fault
-from mochi.mofka.chunks import ChunkStore, Origin, Remembered
-from mochi.mofka.chunks.chunk_files import ChunkFiles
-from mochi.mofka.chunks.files import FileLayer
-from mochi.mofka.chunks.writer import Commit
-from mochi.mofka.partition import commits, tail
-from mochi.mofka.partition.config import DefaultFields
-from mochi.mofka.partition.contract import Slice
-from mochi.mofka.partition.default import DefaultPartition
-from mochi.mofka.partition.tail import KEPT
 
 UUID = "5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
 
@@ -79,7 +76,7 @@ def numbered(first: int, count: int) -> list[Event]:
 
 
 def stored_in(directory: Path) -> list[Event]:
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         return events_of(store)
 
 
@@ -321,8 +318,8 @@ def test_an_error_that_nobody_expects_is_told_like_any_other(
     def broken(*_: Any, **__: Any) -> Any:
         raise LookupError("no such thing")
 
-    monkeypatch.setattr(ChunkStore, "begin", broken)
-    monkeypatch.setattr(ChunkStore, "read_range", broken)
+    monkeypatch.setattr(PartitionDirectory, "begin", broken)
+    monkeypatch.setattr(PartitionDirectory, "read_range", broken)
     outcomes = [append(partition, batch_of(numbered(0, 1))), read(partition, 0, 1, 1, False)]
     outcomes.append(append(partition, batch_of(numbered(0, 1))))
     for outcome in outcomes:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mochi.mofka.chunks import Batch, ChunkStore, CorruptPartition, Origin
+from mochi.mofka.chunks import Batch, CorruptPartition, Origin, PartitionDirectory
 
 COMMAND = str(Path(sys.executable).parent / "mofka-fsck")
 PARTITIONS = Path(__file__).parents[1] / "data" / "partitions"
@@ -33,7 +33,7 @@ def run_json(*arguments: str | Path) -> tuple[int, list[dict[str, Any]]]:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """Make a partition of six events, in two batches."""
-    with ChunkStore.open(tmp_path / NAME) as store:
+    with PartitionDirectory.open(tmp_path / NAME) as store:
         for number in range(2):
             batch = Batch(
                 np.full(3, 2, np.uint32),
@@ -159,7 +159,7 @@ def test_what_is_no_file_in_the_place_of_one_is_refused_by_name(
         assert done.stdout.endswith("damaged; a server refuses to open it, and a repair changes nothing\n")
     if name != "mofka.lock":
         with pytest.raises(CorruptPartition, match=problem):
-            ChunkStore.open(directory)
+            PartitionDirectory.open(directory)
     assert sorted(directory.iterdir()) == before
 
 
@@ -192,7 +192,7 @@ def test_a_repair_announces_what_it_does_and_gives_the_status_of_what_is_left(di
 
 
 def test_a_partition_in_use_is_checked_and_not_repaired(directory: Path) -> None:
-    with ChunkStore.open(directory):
+    with PartitionDirectory.open(directory):
         (directory / "chunk-000000.desc").write_bytes(b"?" * 336)
         done = run("--repair", directory)
         assert done.returncode == 2

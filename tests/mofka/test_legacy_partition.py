@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from partition_io import Event, acknowledge, append, batch_of, events_in, read, read_data
 
 from mochi.abt_io.instance import Instance
 from mochi.margo.engine import Engine
@@ -26,6 +25,7 @@ from mochi.warabi.memory import MemoryTarget
 from mochi.yokan.config import open_database
 from mochi.yokan.database import Database
 from mochi.yokan.errors import StorageError as DatabaseFailed
+from tests.mofka.partition_io import Event, acknowledge, append, batch_of, events_in, read, read_data
 
 NAME = "topic--5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from partition_io import Event, append, batch_of, events_in, read, read_data
 
 from mochi.margo.errors import Fault
 from mochi.mofka.chunks import Retention
@@ -14,6 +13,7 @@ from mochi.mofka.partition import blocks
 from mochi.mofka.partition.blocks import MERGED_BYTES, MERGED_EVENTS, OVERHEAD
 from mochi.mofka.partition.contract import Slice
 from mochi.mofka.partition.memory import MemoryPartition
+from tests.mofka.partition_io import Event, append, batch_of, events_in, read, read_data
 
 sizes = st.one_of(st.integers(0, 20), st.sampled_from([MERGED_BYTES // 2, MERGED_BYTES]))
 batches = st.lists(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=8), min_size=1, max_size=40)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_io import BreakableFiles, GatedIo, append, batch_of, read
 
 from mochi.margo.bulk import BufferPool
 from mochi.margo.engine import Engine
@@ -13,6 +12,7 @@ from mochi.margo.errors import ConfigError
 from mochi.mofka.module import MofkaModule
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.default import DefaultPartition
+from tests.mofka.partition_io import BreakableFiles, GatedIo, append, batch_of, read
 
 UUID = "5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
 

@@ -10,15 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from partition_io import BreakableFiles, Event, GatedIo
-from served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, Stream, bulk_of
 
 from mochi.margo import rpc
-from mochi.margo.budget import Budget
 from mochi.margo.errors import ConnectionLost, Fault
+from mochi.margo.peer.budget import Budget
 from mochi.margo.wire import Frame, Segment
 from mochi.mofka import provider
-from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.chunks import PartitionDirectory
 from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.default import DefaultPartition
@@ -45,6 +43,8 @@ from mochi.mofka.protocol import (
     Unsubscribe,
     Where,
 )
+from tests.mofka.partition_io import BreakableFiles, Event, GatedIo
+from tests.mofka.served_partition import ANYWHEN, KEY, PROVIDER_ID, UUID, Peer, Served, Stream, bulk_of
 
 THREADS = {"rpc_thread_count": 2}
 
@@ -755,7 +755,7 @@ def test_a_partition_that_is_removed_tells_everybody_and_is_gone_once_it_is_clos
     def remove() -> list[str]:
         for failure in failures:
             raise failure
-        with ChunkStore.open(tmp_path / f"topic-{UUID}") as store:
+        with PartitionDirectory.open(tmp_path / f"topic-{UUID}") as store:
             found.append(store.event_count)
         return ["/kept"]
 

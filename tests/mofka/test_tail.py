@@ -8,14 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from partition_io import BreakableFiles, Event, GatedIo, append, batch_of, events_in, read, read_data
 
 from mochi.margo.errors import Fault
-from mochi.mofka.chunks import Batch, ChunkStore
+from mochi.mofka.chunks import Batch, PartitionDirectory
 from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Slice
 from mochi.mofka.partition.default import DefaultPartition
+from tests.mofka.partition_io import (
+    BreakableFiles,
+    Event,
+    GatedIo,
+    append,
+    batch_of,
+    events_in,
+    read,
+    read_data,
+)
 
 UUID = "5d1c0a2b-6f1e-4a37-9d0c-3b8e51f0a7c4"
 
@@ -87,7 +96,7 @@ def test_who_follows_live_reads_no_file(
         stored += new
     assert files.reads == 0
     partition.close()
-    with ChunkStore.open(tmp_path / f"topic-{UUID}") as store:
+    with PartitionDirectory.open(tmp_path / f"topic-{UUID}") as store:
         found = store.read_range(0, 300, 1 << 30, with_data=True)
         assert bytes(found.metadata) == b"".join(metadata for metadata, _ in stored)
         assert found.data is not None

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_service import Machine
+
+from tests.system.real_service import Machine
 
 PROGRAM = Path(__file__).with_name("colmena_queue.py")
 

@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "client"))
+from tests.client.client_server import Server
 
-from client_server import Server  # noqa: E402
+HERE = Path(__file__).parent
 
 
 def test_a_script_deploys_what_a_program_uses(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "client"))
+from tests.client.client_server import Server
 
-from client_server import Server  # noqa: E402
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,12 @@
 """A machine to run services on, which is cleared at the end of the test whatever happens."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_service import Machine
 
-sys.path.append(str(Path(__file__).parents[1] / "chunks"))
+from tests.system.real_service import Machine
 
 
 @pytest.fixture

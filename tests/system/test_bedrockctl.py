@@ -6,9 +6,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from real_service import BIN, Machine, Service, config, spread
-
 from mochi.bedrock.commands import FAILURE
+from tests.system.real_service import BIN, Machine, Service, config, spread
 
 
 def run(

@@ -4,8 +4,9 @@ import re
 import subprocess
 
 import pytest
-from real_service import BIN, Machine, Server
-from test_many_servers import MPI, MPIRUN, needs_mpirun
+
+from tests.system.real_service import BIN, Machine, Server
+from tests.system.test_many_servers import MPI, MPIRUN, needs_mpirun
 
 NUMBER = r"[0-9.e+-]+"
 LATENCIES = [f"Batch latency {name}: {NUMBER} ms" for name in ("p50", "p90", "p99", "max")]

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from real_service import Machine, config
 
 from mochi.flock import group_file
 from mochi.margo.errors import MargoError
 from mochi.warabi.client import Client
+from tests.system.real_service import Machine, config
 
 
 def test_a_target_is_deployed_shown_and_there_again_after_a_kill(machine: Machine, tmp_path: Path) -> None:

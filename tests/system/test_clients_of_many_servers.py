@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import Machine, Service, spread
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import ConnectionFailed
+from tests.system.real_service import Machine, Service, spread
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import BIN, Machine, Process, Server
-from test_restart import on_disk, persistent
 
 from diaspora_stream.api import Driver
+from tests.system.real_service import BIN, Machine, Process, Server
+from tests.system.test_restart import on_disk, persistent
 
 
 def until(is_so: Callable[[], bool], timeout: float = 30) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_service import Machine, config
 
 from mochi.bedrock import config as bedrock_config
 from mochi.margo.errors import ConfigError
+from tests.system.real_service import Machine, config
 
 
 @pytest.fixture(autouse=True)

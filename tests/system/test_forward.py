@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import BIN, Machine, Process
-from test_restart import on_disk, persistent
 
 from diaspora_stream.api import Driver, Serializer
 from diaspora_stream.ctl.forward import Forwarder
@@ -17,6 +15,8 @@ from diaspora_stream.ctl.forward_config import parse
 from diaspora_stream.ctl.main import main
 from diaspora_stream.ctl.stopping import Stop
 from mochi.mofka.client.event import MofkaEvent
+from tests.system.real_service import BIN, Machine, Process
+from tests.system.test_restart import on_disk, persistent
 
 
 class Pair:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import Machine, config, spread
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import ConfigError, DiasporaError
 from mochi.mofka.client.driver import MofkaDriver
+from tests.system.real_service import Machine, config, spread
 
 
 def with_stores(settings: dict[str, Any], directory: Path, ranks: int = 1) -> dict[str, Any]:

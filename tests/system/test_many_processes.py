@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import pytest
-from real_service import Machine, config
+
+from tests.system.real_service import Machine, config
 
 PRODUCERS = ("one", "two", "three")
 COUNT = 1500

@@ -13,10 +13,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from real_service import BIN, READY, Machine, Server, Service, spread
 
 from mochi.flock import group_file
 from mochi.flock.client import talking_to
+from tests.system.real_service import BIN, READY, Machine, Server, Service, spread
 
 MPIRUN = BIN / "mpirun"
 MPI = {

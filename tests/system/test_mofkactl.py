@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from real_service import BIN, Machine, Server, Service, config
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import InvalidJson
 from mochi.bedrock.commands import FAILURE
 from mochi.mofka import mofkactl
 from mochi.mofka.spec import MofkaServiceSpec
+from tests.system.real_service import BIN, Machine, Server, Service, config
 
 
 def with_blobs() -> dict[str, Any]:

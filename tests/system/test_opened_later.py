@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import Machine, config
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import DiasporaError
+from tests.system.real_service import Machine, config
 
 
 def on_disk(directory: Path) -> dict[str, Any]:

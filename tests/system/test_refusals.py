@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chunk_events import events_of
-from real_service import Machine, Server, config
 
 from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import ConfigError, DiasporaError, TopicExists, TopicNotFound
 from mochi.bedrock.client import Client
-from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.chunks import PartitionDirectory
+from tests.chunks.chunk_events import events_of
+from tests.system.real_service import Machine, Server, config
 
 
 def options(path: Path | str, **fields: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def test_a_file_at_its_size_limit_ends_a_partition_whose_events_stay(
     check_full(machine, server, tmp_path, "File too large")
     server.kill()
     (directory,) = tmp_path.glob("topic-*")
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         for event_id, (_, data) in enumerate(events_of(store)):
             assert data == b"%d" % event_id * 3000
 

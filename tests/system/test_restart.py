@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import Machine, Server, config, spread
 
 from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import DiasporaError, TopicExists, TopicNotFound
+from tests.system.real_service import Machine, Server, config, spread
 
 
 def persistent(machine: Machine, **database: Any) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chunk_events import events_of
-from real_service import Machine, Server
-from stream_worker import data_of
 
 from diaspora_stream.api import TopicHandle
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
-from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.chunks import PartitionDirectory
+from tests.chunks.chunk_events import events_of
+from tests.system.real_service import Machine, Server
+from tests.system.stream_worker import data_of
 
 Acknowledged = list[tuple[int, int]]
 """Numbers and ids of the events of a partition that were acknowledged."""
@@ -71,7 +71,7 @@ def numbered_from(first: int, partition: int, number: int) -> tuple[Any, bytes]:
 
 def check(directory: Path, index: int, acknowledged: Acknowledged) -> int:
     """Check that a directory holds what was acknowledged, and whole events alone; return their number."""
-    with ChunkStore.open(directory) as store:
+    with PartitionDirectory.open(directory) as store:
         events = events_of(store)
     numbers = [deserialize(metadata)["number"] for metadata, _ in events]
     assert numbers == list(range(len(events)))
@@ -173,7 +173,7 @@ def test_a_partition_survives_one_crash_after_another(machine: Machine) -> None:
                 assert (event.event_id, event.metadata["number"]) == (number, number)
         (acknowledged,) = push_until_killed(topic, server, 0.02 * (life % 5), partial(numbered_from, count))
         assert acknowledged == [(n, count + n) for n in range(len(acknowledged))]
-        with ChunkStore.open(directory_of(topic, 0, machine.directory)) as store:
+        with PartitionDirectory.open(directory_of(topic, 0, machine.directory)) as store:
             numbers = [deserialize(metadata)["number"] for metadata, _ in events_of(store)]
         assert numbers == list(range(len(numbers)))
         assert len(numbers) >= count + len(acknowledged)

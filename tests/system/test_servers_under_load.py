@@ -16,9 +16,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from real_service import Machine, Service, spread
 
 from diaspora_stream.errors import DiasporaError
+from tests.system.real_service import Machine, Service, spread
 
 EVENTS = 1200
 """Of each producer, to each partition."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import BIN, READY, WORKER, Machine, Process, config
+
+from tests.system.real_service import BIN, READY, WORKER, Machine, Process, config
 
 _numbers = itertools.count()
 

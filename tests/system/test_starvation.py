@@ -14,13 +14,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from chunk_events import events_of
-from real_service import Machine, Server
 
 from diaspora_stream.api import Producer, TopicHandle
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
-from mochi.mofka.chunks import ChunkStore
+from mochi.mofka.chunks import PartitionDirectory
+from tests.chunks.chunk_events import events_of
+from tests.system.real_service import Machine, Server
 
 PARTITIONS = 2
 SIZES = (0, 100, 100, 30_000, 300_000, 100, 100, 100, 6 << 20)
@@ -195,7 +195,7 @@ def starve(machine: Machine, harms: list[Harm], outcomes: int) -> None:
         check(stream, pulled(topic, index, max(stream.stored.values()) + 1))
     server.kill()
     for index, stream in enumerate(streams):
-        with ChunkStore.open(path / f"topic-{topic.partitions[index]['uuid']}") as store:
+        with PartitionDirectory.open(path / f"topic-{topic.partitions[index]['uuid']}") as store:
             assert store.damaged == []
             check(stream, [(deserialize(metadata)["number"], data) for metadata, data in events_of(store)])
 

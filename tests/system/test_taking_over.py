@@ -7,10 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from real_service import Machine, Server, config
-
 from mochi.yokan.embedded import EmbeddedDatabase
 from mochi.yokan.rocksdb import RocksdbBackend
+from tests.system.real_service import Machine, Server, config
 
 PARTITIONS = Path(__file__).parents[1] / "data" / "partitions"
 ADDRESS = "ofi+tcp://127.0.0.1:1"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_service import Machine, Process, Service, spread
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import TopicExists
 from mochi.bedrock.client import BedrockClient
 from mochi.margo.client import Client
+from tests.system.real_service import Machine, Process, Service, spread
 
 WORKER = Path(__file__).with_name("topic_worker.py")
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from real_service import BIN, Machine, Service, spread
 
 from mochi.flock import group_file
 from mochi.flock.client import talking_to
 from mochi.flock.group_file import GroupView
+from tests.system.real_service import BIN, Machine, Service, spread
 
 CENTRALIZED = {"ping_timeout_ms": 500, "ping_interval_ms": [100, 200.0], "ping_max_num_timeouts": 3}
 SWIM = {

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blob_server import Serve, in_file, served
 
 from mochi.warabi.target import Target
+from tests.warabi.blob_server import Serve, in_file, served
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blob_server import Serve, in_file
 
 from mochi.abt_io.files import File
 from mochi.margo.errors import ConfigError
 from mochi.warabi import StorageError
+from tests.warabi.blob_server import Serve, in_file
 
 
 def test_regions_stay_when_the_server_ends(serve: Serve, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_an_erased_region_gives_its_room_back(serve: Serve, tmp_path: Path) -> N
             {"type": "abtio", "config": {"path": "{}/a/b", "create_if_missing": True}},
             "a/b cannot be used: No such",
         ),
-        ({"type": "abtio", "config": {"path": "{}/a", "aligment": 8}}, 'aligment: unknown.*"alignment"'),
+        ({"type": "abtio", "config": {"path": "{}/a", "aligment": 8}}, "aligment: unknown.*'alignment'"),
         ({"type": "abtio", "config": {"path": "{}/a", "alignment": 12}}, "alignment"),
         (
             {"type": "abtio", "config": {"path": "{}/a", "abt_io": {"num_uring": 1}}},
@@ -71,7 +71,7 @@ def test_an_erased_region_gives_its_room_back(serve: Serve, tmp_path: Path) -> N
             "create_if_missing_with",
         ),
         ({"type": "memory", "config": {"path": "x"}}, r"target\.config\.path"),
-        ({"type": "abt_io", "config": {}}, 'unknown type "abt_io", did you mean "abtio"'),
+        ({"type": "abt_io", "config": {}}, "unknown type \"abt_io\"; did you mean 'abtio'"),
     ],
 )
 def test_what_cannot_be_used_is_named(

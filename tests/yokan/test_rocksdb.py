@@ -185,11 +185,11 @@ def test_a_present_database_is_refused_when_it_must_be_new(path: str) -> None:
     ("config", "where", "problem"),
     [
         ({}, ".path", "required field is missing"),
-        ({"path": "db", "max_open_file": 5}, ".max_open_file", 'did you mean "max_open_files"'),
+        ({"path": "db", "max_open_file": 5}, ".max_open_file", "did you mean 'max_open_files'"),
         (
             {"path": "db", "write_options": {"synch": True}},
             ".write_options.synch",
-            'did you mean "sync"',
+            "did you mean 'sync'",
         ),
         ({"path": "db", "max_open_files": "many"}, ".max_open_files", "expected int"),
         ({"path": "db", "info_log_level": "loud"}, ".info_log_level", "debug, error, fatal"),

@@ -166,14 +166,14 @@ def test_what_the_user_set_is_echoed_and_the_expansion_expands_to_itself(tmp_pat
     ("config", "where", "problem"),
     [
         ({}, "config.database", "required field is missing"),
-        ({"databse": {"type": "map"}}, "config.databse", 'did you mean "database"'),
+        ({"databse": {"type": "map"}}, "config.databse", "did you mean 'database'"),
         ({"database": {"type": "map"}, "buffer_cache": {"type": "lruu"}}, "config.buffer_cache.type", "lru"),
-        ({"database": {"typ": "map"}}, "config.database.typ", 'did you mean "type"'),
+        ({"database": {"typ": "map"}}, "config.database.typ", "did you mean 'type'"),
         ({"database": {"type": "map", "config": []}}, "config.database.config", "expected object"),
         (
             {"database": {"type": "map", "config": {"use_locks": True}}},
             "config.database.config.use_locks",
-            'did you mean "use_lock"',
+            "did you mean 'use_lock'",
         ),
         (
             {"database": {"type": "map", "config": {"comparator": "libmine.so:compare"}}},
@@ -191,9 +191,9 @@ def test_what_the_user_set_is_echoed_and_the_expansion_expands_to_itself(tmp_pat
         (
             {"database": {"type": "lmdb", "config": {"path": "x", "no_locks": True}}},
             "config.database.config.no_locks",
-            'did you mean "no_lock"',
+            "did you mean 'no_lock'",
         ),
-        ({"database": {"type": "rocksd"}}, "config.database.type", 'did you mean "rocksdb"?'),
+        ({"database": {"type": "rocksd"}}, "config.database.type", "did you mean 'rocksdb'?"),
     ],
 )
 def test_a_bad_configuration_is_refused_where_it_is_bad(

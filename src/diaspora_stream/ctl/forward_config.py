@@ -6,8 +6,9 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
+from diaspora_stream.console.hints import hint
 from diaspora_stream.consumer import byte_array_allocator, full_data_selector
-from diaspora_stream.errors import ConfigError, hint
+from diaspora_stream.errors import ConfigError
 from diaspora_stream.topic import WHOLE
 
 _ENTRY: Final = ("from", "to", "data_selector", "data_allocator")

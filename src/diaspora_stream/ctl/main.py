@@ -13,9 +13,9 @@ from copy import copy
 from importlib.metadata import version
 from typing import Final, NamedTuple
 
+from diaspora_stream.console.hints import hint
 from diaspora_stream.ctl import fifo, forward, topic
 from diaspora_stream.ctl.options import Arguments, Syntax, UsageError, check_required, overlay, parse, usage
-from diaspora_stream.errors import hint
 
 PROGRAM: Final = "diaspora-ctl"
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diaspora_stream.errors import DiasporaError, hint
+from diaspora_stream.console.hints import hint
+from diaspora_stream.errors import DiasporaError
 
 
 class UsageError(DiasporaError):

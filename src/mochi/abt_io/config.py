@@ -1,6 +1,5 @@
 """Configuration of an abt_io provider: what may be written, and its expanded form, which loads again."""
 
-import difflib
 import logging
 import os
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from diaspora_stream.console.hints import hint
 from mochi.abt_io.errors import ConfigError
 from mochi.margo import errors as margo
 from mochi.margo.config import convert
@@ -82,9 +82,7 @@ def parse(config: Mapping[str, Any], environment: Mapping[str, str] = os.environ
         if field in AbtIoConfig.__struct_fields__:
             fields[field] = value
         elif field not in _OUTPUT_ONLY + _FOR_AN_INTERNAL_POOL:
-            raise ConfigError(
-                f"config.{field}", f"unknown field; {_expected(field, AbtIoConfig.__struct_fields__)}"
-            )
+            raise ConfigError(f"config.{field}", f"unknown field{hint(field, AbtIoConfig.__struct_fields__)}")
     try:
         parsed = convert(fields, AbtIoConfig, "config")
     except margo.ConfigError as error:
@@ -93,14 +91,8 @@ def parse(config: Mapping[str, Any], environment: Mapping[str, str] = os.environ
         if flag not in LIBURING_FLAGS:
             raise ConfigError(
                 f"config.liburing_flags[{position}]",
-                f"unknown flag {flag!r}; {_expected(flag, LIBURING_FLAGS)}",
+                f"unknown flag {flag!r}{hint(flag, LIBURING_FLAGS)}",
             )
     if parsed.liburing_flags and not parsed.num_urings:
         _log.warning("abt_io: config.liburing_flags has no effect, for config.num_urings is 0")
     return parsed
-
-
-def _expected(name: str, known: tuple[str, ...]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{hint}known are " + ", ".join(map(repr, known))

@@ -7,7 +7,6 @@ left to its component, its ``dependencies`` to `mochi.bedrock.server`.
 An expanded configuration, saved from a query, is a valid input.
 """
 
-import difflib
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from diaspora_stream.console.hints import nearest
 from mochi.bedrock import older
 from mochi.bedrock.conditions import CONDITION, applied, unknown_names
 from mochi.bedrock.spec import AUTOMATIC, ProviderSpec, World
@@ -230,7 +230,7 @@ def _known(value: dict[str, Any], known: Collection[str], prefix: str) -> dict[s
     """Leave out what nobody knows, such as remarks, with a warning; what is nearly known is a slip of the pen."""
     for name in value:
         if name not in known:
-            if difflib.get_close_matches(name, known, n=1):
+            if nearest(name, known):
                 raise ConfigError(f"{prefix}{name}", unknown_field(name, known))
             log.warning("%s%s: unknown, ignored", prefix, name)
     return {name: item for name, item in value.items() if name in known}

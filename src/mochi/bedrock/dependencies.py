@@ -6,13 +6,13 @@ one, an address, or digits for the rank of a process that was started with this 
 and a handle means a provider that was seen to exist.
 """
 
-import difflib
 import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from msgspec import Struct
 
+from diaspora_stream.console.hints import nearest, suggestion
 from mochi.bedrock.modules import Provider
 from mochi.bedrock.spec import UNKNOWN, DependencyValue, ProviderHandle, ProviderSpec, World
 from mochi.margo.address import canonical
@@ -20,7 +20,7 @@ from mochi.margo.config import unknown_field
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, MargoError
 
-__all__ = ["Dependencies", "Running", "find", "is_remote", "nearest", "resolve"]
+__all__ = ["Dependencies", "Running", "find", "is_remote", "or_which", "resolve"]
 
 
 log = logging.getLogger(__name__)
@@ -59,13 +59,12 @@ def find(what: str, running: Mapping[str, Running]) -> Running | None:
     return None
 
 
-def nearest(what: str, running: Mapping[str, Running]) -> str:
+def or_which(what: str, running: Mapping[str, Running]) -> str:
     """End of a message about a provider that is not there: the nearest that is, or all of them."""
     names = [*running, *(f"{other.spec.type}:{other.spec.provider_id}" for other in list(running.values()))]
-    near = difflib.get_close_matches(what, names, n=1)
-    if near:
-        return f', did you mean "{near[0]}"?'
-    return f"; there is {', '.join(running)}" if running else "; there is none"
+    return suggestion(nearest(what, names)) or (
+        f"; there is {', '.join(running)}" if running else "; there is none"
+    )
 
 
 def resolve(
@@ -125,7 +124,7 @@ def resolve(
             return handle, str(handle)
         local = find(what, running)
         if local is None:
-            raise ConfigError(path, f'no provider "{what}" comes before this one{nearest(what, running)}')
+            raise ConfigError(path, f'no provider "{what}" comes before this one{or_which(what, running)}')
         check_type(value, local.spec.type, kind, path)
         dependencies.providers[local.spec.name] = local.provider
         if not at:
@@ -136,7 +135,7 @@ def resolve(
     dependencies = Dependencies()
     for name in spec.dependencies:
         if name not in declared:
-            if difflib.get_close_matches(name, declared, n=1):
+            if nearest(name, declared):
                 raise ConfigError(f"{where}.dependencies.{name}", unknown_field(name, declared))
             log.warning("%s.dependencies.%s: ignored, the type %s has no such one", where, name, spec.type)
     for name, (kind, required) in declared.items():

@@ -6,7 +6,6 @@ import this package. The path of a shared library means the entry point of its n
 use: without ``lib`` or ``.so``, with a version, ``_`` for ``-``, ``bedrock`` for ``bedrock-module``.
 """
 
-import difflib
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
+from diaspora_stream.console.hints import nearest, suggestion
 from mochi.bedrock.errors import ModuleError
 from mochi.margo.engine import Engine
 
@@ -219,8 +219,8 @@ def load(library: str) -> Module | None:
             ) from error
         return module
     components = {_component(name): name for name in known}
-    near = difflib.get_close_matches(_component(library), components, n=1)
-    hint = f', did you mean "{components[near[0]]}"?' if near else ""
+    near = nearest(_component(library), components)
+    hint = suggestion(near and components[near])
     log.warning('libraries: unknown library "%s"%s; ignored', library, hint)
     return None
 

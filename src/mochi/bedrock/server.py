@@ -21,7 +21,6 @@ listens; what its providers offer; that it is complete; that it has told the wor
 `Server` is the same in a thread, for programs that have a server in their own process.
 """
 
-import difflib
 import logging
 import secrets
 import threading
@@ -34,12 +33,13 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from diaspora_stream.console.hints import nearest, suggestion
 from mochi import shortage
 from mochi.bedrock import modules, rpc
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.conditions import variables
 from mochi.bedrock.config import ServerConfig, assign_ids, parse, parse_provider
-from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, nearest, resolve
+from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, or_which, resolve
 from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
 from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
@@ -52,7 +52,7 @@ from mochi.margo.client import Client
 from mochi.margo.connection import Request
 from mochi.margo.engine import Engine, unpack_arguments
 from mochi.margo.errors import ConfigError, Fault, MargoError
-from mochi.margo.handshake import Seat
+from mochi.margo.peer.greeting import Seat
 from mochi.margo.rpc import pack
 
 __all__ = ["Deployment", "MargoManager", "Server"]
@@ -361,7 +361,7 @@ class Deployment:
     def _named(self, name: str) -> Running:
         running = self._running.get(name)
         if running is None:
-            raise BedrockError(f'no provider is named "{name}"{nearest(name, self._running)}')
+            raise BedrockError(f'no provider is named "{name}"{or_which(name, self._running)}')
         return running
 
     def _deploy(self) -> None:
@@ -455,7 +455,7 @@ class Deployment:
             if handle is None:
                 raise Fault(
                     "not_found",
-                    f'no provider "{args.spec}" at {self.address}{nearest(args.spec, self._running)}',
+                    f'no provider "{args.spec}" at {self.address}{or_which(args.spec, self._running)}',
                 )
             return handle
 
@@ -582,14 +582,14 @@ class Deployment:
             return module
         library = modules.library_of(spec.type)
         if self._broken:
-            hint = "; ".join(self._broken.values())
+            hint = "".join(f"; {problem}" for problem in self._broken.values())
         elif library is None:
-            near = difflib.get_close_matches(spec.type, self._modules, n=1)
-            known = f"no known library does, only those of {', '.join(modules.types())}"
-            hint = f'did you mean "{near[0]}"?' if near else known
+            hint = suggestion(nearest(spec.type, self._modules)) or (
+                f"; no known library does, only those of {', '.join(modules.types())}"
+            )
         else:
-            hint = f'add "{library}" to libraries'
-        raise ConfigError(f"{where}.type", f'no loaded library brings the type "{spec.type}"; {hint}')
+            hint = f'; add "{library}" to libraries'
+        raise ConfigError(f"{where}.type", f'no loaded library brings the type "{spec.type}"{hint}')
 
 
 class MargoManager:

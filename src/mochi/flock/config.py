@@ -4,13 +4,13 @@ The expanded form shows `bootstrap`, which the original leaves out, so that an e
 again. Built in are all bootstraps and groups. The original's other gateway is known, and refused as such.
 """
 
-import difflib
 import logging
 from collections.abc import Collection
 from typing import Annotated, Any, Final
 
 import msgspec
 
+from diaspora_stream.console.hints import hint
 from mochi.flock.errors import ConfigError
 from mochi.flock.group_file import CONFIG_KEY, PRIMARY, TYPE_KEY, GroupView
 from mochi.margo.paths import expand_home
@@ -251,10 +251,9 @@ def group_config(kind: str, config: dict[str, Any]) -> GroupConfig:
     struct, where = _GROUPS[kind], "config.group.config"
     for field in config:
         if field not in struct.__struct_fields__:
-            known = struct.__struct_fields__
             raise ConfigError(
                 f"{where}.{field}",
-                f"group type {kind!r} has no such field" + (f"; {_expected(field, known)}" if known else ""),
+                f"group type {kind!r} has no such field{hint(field, struct.__struct_fields__)}",
             )
     try:
         return msgspec.convert(config, struct)
@@ -271,14 +270,12 @@ def _expanded(group: Component) -> Component:
 def _check_fields(config: dict[str, Any], struct: type[msgspec.Struct], where: str) -> None:
     for field in config:
         if field not in struct.__struct_fields__:
-            raise ConfigError(
-                f"{where}.{field}", f"unknown field; {_expected(field, struct.__struct_fields__)}"
-            )
+            raise ConfigError(f"{where}.{field}", f"unknown field{hint(field, struct.__struct_fields__)}")
 
 
 def _check_known(where: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
-        raise ConfigError(where, f"{name!r} is unknown; {_expected(name, known)}")
+        raise ConfigError(where, f"{name!r} is unknown{hint(name, known)}")
 
 
 def _check_type(where: str, name: str, known: tuple[str, ...]) -> None:
@@ -286,11 +283,6 @@ def _check_type(where: str, name: str, known: tuple[str, ...]) -> None:
     _check_known(where, name, known)
     if name != known[0]:
         raise ConfigError(where, f"{name!r} is not built in at this stage; {known[0]!r} is")
-
-
-def _expected(name: str, known: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {nearest[0]!r}?" if nearest else "expected one of " + _list(known)
 
 
 def _list(names: Collection[str]) -> str:

@@ -4,13 +4,13 @@ Pure functions over text. Protocols that run here are shared memory on one node 
 (``ofi+tcp``, ``tcp``); a TCP host part may carry a libfabric domain (``eth0/10.0.0.1:4000``), which is passed over.
 """
 
-import difflib
 import ipaddress
 from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
 
+from diaspora_stream.console.hints import nearest, suggestion
 from mochi.margo.errors import AddressError
 
 _SM = ("na+sm", "sm")
@@ -84,11 +84,11 @@ def parse(text: str) -> Address:
         return SmAddress(rest)
     if name in _TCP:
         return _parse_tcp(text, rest)
-    near = difflib.get_close_matches(name, (*_SM, *_TCP), 1)
-    if name == text and text.rpartition(":")[2].isdigit():
-        near = [f"ofi+tcp://{text}"]
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    raise AddressError(f"address {text!r}: protocol {name!r} is not one of na+sm, sm, ofi+tcp, tcp{hint}")
+    is_host = name == text and text.rpartition(":")[2].isdigit()
+    near = f"ofi+tcp://{text}" if is_host else nearest(name, (*_SM, *_TCP))
+    raise AddressError(
+        f"address {text!r}: protocol {name!r} is not one of na+sm, sm, ofi+tcp, tcp{suggestion(near)}"
+    )
 
 
 def _parse_tcp(text: str, rest: str) -> TcpAddress:

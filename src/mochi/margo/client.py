@@ -44,9 +44,9 @@ from mochi.margo.errors import (
     ProtocolError,
     VersionMismatch,
 )
-from mochi.margo.handshake import Asking, Seat
 from mochi.margo.link import Claim, Link, PendingCall
 from mochi.margo.owned_lock import OwnedLock
+from mochi.margo.peer.greeting import Asking, Seat
 from mochi.margo.wire import (
     Buffer,
     Frame,

@@ -14,7 +14,6 @@ with two differences: an unknown field is an error, and ``__rpc__`` and ``__prog
 once generated) are accepted wherever a pool is named.
 """
 
-import difflib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from diaspora_stream.console.hints import hint
 from mochi.margo.errors import ConfigError
 
 __all__ = ["MargoConfig", "MercuryOptions", "PoolSpec", "XstreamSpec", "convert", "unknown_field"]
@@ -56,15 +56,9 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     """Problem of a `ConfigError` for the field `name`, with the nearest of the `known` ones.
 
     >>> unknown_field("kinds", ["name", "kind"])
-    'unknown field, did you mean "kind"?'
+    "unknown field; did you mean 'kind'?"
     """
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return (
-        f'unknown field, did you mean "{near[0]}"?'
-        if near
-        else f"unknown field, known are {', '.join(known)}"
-    )
+    return f"unknown field{hint(name, known)}"
 
 
 def convert(value: Any, kind: type[T], where: str) -> T:
@@ -555,9 +549,7 @@ def _resolve(
         return ref
     if ref in aliases:
         return _resolve(aliases[ref], names, {k: v for k, v in aliases.items() if k != ref}, where, kind)
-    near = difflib.get_close_matches(ref, names, n=1)
-    hint = f', did you mean "{near[0]}"?' if near else f"; {kind}s are {', '.join(names)}"
-    raise ConfigError(where, f'no {kind} is named "{ref}"{hint}')
+    raise ConfigError(where, f'no {kind} is named "{ref}"{hint(ref, names)}')
 
 
 def _warn_of_odd_pools(pools: Iterable[PoolSpec], xstreams: Iterable[XstreamSpec], progress: str) -> None:

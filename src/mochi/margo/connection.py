@@ -1,7 +1,7 @@
 """One accepted connection, and the requests that come on it.
 
 A peer that breaks the wire format, or greets without the token, loses its connection and nothing else. What a peer
-can make a server hold is bounded: see `MAX_OUTSTANDING`, and `mochi.margo.budget`. A connection gets one request a
+can make a server hold is bounded: see `MAX_OUTSTANDING`, and `mochi.margo.peer.budget`. A connection gets one request a
 turn of the loop.
 """
 
@@ -17,11 +17,12 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from mochi.margo import handshake, rpc
-from mochi.margo.budget import Budget, Grant, Reservation, Side
+from mochi.margo import rpc
 from mochi.margo.complaints import Complaint
 from mochi.margo.errors import AuthenticationError, Fault, MargoError, ProtocolError
-from mochi.margo.gate import Gate
+from mochi.margo.peer import greeting as handshake
+from mochi.margo.peer.budget import Budget, Grant, Reservation, Side
+from mochi.margo.peer.gate import Gate
 from mochi.margo.wire import (
     DESCRIPTORS,
     GREETING_LIMITS,
@@ -201,8 +202,8 @@ class Definition(msgspec.Struct, frozen=True):
 class Connection:
     """One accepted connection. Lives on the loop: all its methods must be called there.
 
-    A peer is read from only while it lets itself be answered, see `MAX_OUTSTANDING` and `mochi.margo.budget`. Of what
-    was read, one request is handled in a turn of the loop, so that no connection keeps others waiting for longer.
+    A peer is read from only while it lets itself be answered, see `MAX_OUTSTANDING` and `mochi.margo.peer.budget`.
+    Of what was read, one request is handled in a turn of the loop, so that none keeps others waiting for longer.
 
     Attributes
     ----------

@@ -23,12 +23,12 @@ import uvloop
 
 from mochi import shortage
 from mochi.margo import rpc, transport
-from mochi.margo.budget import Budget, Grant
 from mochi.margo.complaints import INTERVAL, Complaint, Complaints
 from mochi.margo.config import PRIMARY, MargoConfig
 from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Handler, Request
 from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
-from mochi.margo.gate import Gate, Lobby
+from mochi.margo.peer.budget import Budget, Grant
+from mochi.margo.peer.gate import Gate, Lobby
 from mochi.margo.pools import Pool, Pools, Strand, pin
 from mochi.margo.wire import MAX_MESSAGE, ONE_WAY, Allocate, Frame
 

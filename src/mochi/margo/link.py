@@ -32,8 +32,8 @@ from typing import Protocol
 
 from mochi.margo import bulk, rpc
 from mochi.margo.errors import ConnectionLost, MargoError, ProtocolError
-from mochi.margo.handshake import refusal
 from mochi.margo.owned_lock import OwnedLock
+from mochi.margo.peer.greeting import refusal
 from mochi.margo.wire import (
     DESCRIPTORS,
     ONE_WAY,

@@ -10,7 +10,7 @@ from mochi.bedrock.rpc import ENGINE_ID
 from mochi.bedrock.spec import AUTOMATIC
 from mochi.margo.client import Client
 from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, DeadlineExceeded, Fault, MargoError
-from mochi.mofka.chunks import ChunkStore, PosixFiles, StorageError, remove_partition
+from mochi.mofka.chunks import PartitionDirectory, PosixFiles, StorageError, remove_partition
 from mochi.mofka.hosting import completed, partitions_among, provider_entry, provider_name
 from mochi.mofka.partition.config import check_topic_name, directory_of, is_uuid
 from mochi.mofka.protocol import REMOVE, Remove, Removed
@@ -74,7 +74,7 @@ def remove_here(server: Deployed, asked: Remove) -> list[str]:
         if not asked.path or not is_uuid(asked.uuid):
             return []
         if asked.unused_only and os.path.isdir(directory):
-            with ChunkStore.open(directory) as store:
+            with PartitionDirectory.open(directory) as store:
                 if store.event_count:
                     return [directory]
         return remove_partition(PosixFiles(), directory)

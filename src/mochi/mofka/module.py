@@ -1,12 +1,12 @@
 """What Bedrock loads for ``libmofka-bedrock-module.so``: providers of type ``mofka``, one for each partition."""
 
-import difflib
 import logging
 import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from diaspora_stream.console.hints import hint
 from mochi import shortage
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.spec import ProviderHandle
@@ -14,8 +14,7 @@ from mochi.margo.client import Client
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
-from mochi.mofka.chunks import PosixFiles, remove_partition
-from mochi.mofka.chunks.descriptors import Descriptors
+from mochi.mofka.chunks import Descriptors, PosixFiles, remove_partition
 from mochi.mofka.partition.config import DefaultFields, LegacyFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition
@@ -97,10 +96,8 @@ class MofkaModule:
             partition = _legacy_partition(fields, section, engine, dependencies)
             remove = partition.remove
         else:
-            near = difflib.get_close_matches(fields.type, TYPES, 1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
-                "config.type", f"unknown partition type {fields.type!r}, known are {', '.join(TYPES)}{hint}"
+                "config.type", f"unknown partition type {fields.type!r}{hint(fields.type, TYPES)}"
             )
         path = section.get("path")
         if fields.type == "default" and isinstance(path, str):

@@ -19,17 +19,15 @@ import msgspec
 
 from mochi import shortage
 from mochi.margo import rpc
-from mochi.margo.budget import Reservation
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.complaints import Complaint
 from mochi.margo.connection import Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
+from mochi.margo.peer.budget import Reservation
 from mochi.margo.pools import Pool
 from mochi.margo.wire import Buffer, Frame, Segment
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.errors import InvalidBatch
-from mochi.mofka.chunks.ledger import Origin
+from mochi.mofka.chunks import Batch, InvalidBatch, Origin
 from mochi.mofka.partition.contract import LargeEvent, Partition, Slice, expired
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,

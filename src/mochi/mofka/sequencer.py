@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
 from mochi.margo.errors import Fault
-from mochi.mofka.chunks.ledger import MAX_PRODUCERS, REMEMBERED_BATCHES, Remembered
+from mochi.mofka.chunks import MAX_PRODUCERS, REMEMBERED_BATCHES, Remembered
 
 MAX_FAILED = 1024
 """Identities with a batch that could not be stored, of which the reason is remembered."""

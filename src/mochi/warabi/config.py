@@ -1,6 +1,5 @@
 """Configuration of a provider: which target it serves, and with which options."""
 
-import difflib
 import logging
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
+from diaspora_stream.console.hints import hint
 from mochi.abt_io import config as abt_io_config
 from mochi.abt_io.errors import ConfigError as AbtIoConfigError
 from mochi.abt_io.instance import Instance
@@ -104,9 +104,7 @@ def open_target(config: dict[str, Any], start_io: Callable[[abt_io_config.AbtIoC
             raise
         shown = given if kind == "pmdk" else {**target.config, "abt_io": io.config}
     else:
-        near = difflib.get_close_matches(kind, TYPES, n=1)
-        hint = f', did you mean "{near[0]}"?' if near else ""
-        raise ConfigError("config.target.type", f'unknown type "{kind}"{hint} Known are {", ".join(TYPES)}')
+        raise ConfigError("config.target.type", f'unknown type "{kind}"{hint(kind, TYPES)}')
     expanded = {
         "target": {"type": kind, "config": shown},
         "transfer_manager": msgspec.to_builtins(parsed.transfer_manager),

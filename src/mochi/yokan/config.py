@@ -1,12 +1,12 @@
 """Configuration of a provider: which backend its database stands on, and with which options."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
+from diaspora_stream.console.hints import nearest, suggestion
 from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
 from mochi.yokan.backend import Backend
@@ -104,6 +104,5 @@ def _unknown_type(kind: str) -> str:
         return f'"{kind}" is not built in; use {INSTEAD[kind]}'
     if ".so" in kind:
         return f'"{kind}" is of a shared library, which cannot be loaded here; use "rocksdb", "lmdb" or "map"'
-    near = difflib.get_close_matches(kind, BACKENDS, n=1)
-    hint = f', did you mean "{near[0]}"?' if near else "."
-    return f'unknown type "{kind}"{hint} Built in are {", ".join(BACKENDS)}'
+    near = suggestion(nearest(kind, BACKENDS))
+    return f'unknown type "{kind}"{near or "."} Built in are {", ".join(BACKENDS)}'

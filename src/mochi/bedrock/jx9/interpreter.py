@@ -4,7 +4,6 @@ Invariants: every node that is evaluated costs a step; what a script is given is
 whatever the text of a script, all that comes out is a `Jx9Error`.
 """
 
-import difflib
 import enum
 import itertools
 import logging
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 from msgspec import Struct
 
+from diaspora_stream.console.hints import nearest, suggestion
 from mochi.bedrock.jx9 import builtins, syntax
 from mochi.bedrock.jx9.errors import Jx9Error, Jx9LimitError, Jx9SyntaxError
 from mochi.bedrock.jx9.limits import QUERY, Limits, Meter
@@ -408,9 +408,8 @@ class _Run:
             return self._invoke(function, values)
         if (builtin := builtins.BUILTINS.get(name)) is not None:
             return self._apply(name, builtin, values)
-        near = difflib.get_close_matches(name[:80], [*builtins.BUILTINS, *self._functions], n=1)
-        hint = f', did you mean "{near[0]}"?' if near else ""
-        self._warn(f'unknown function "{name[:80]}" gives null{hint}')
+        near = suggestion(nearest(name, [*builtins.BUILTINS, *self._functions]))
+        self._warn(f'unknown function "{name[:80]}" gives null{near}')
         return None
 
     def _apply(self, name: str, builtin: builtins.Builtin, values: Sequence[Value]) -> Any:

@@ -1,14 +1,16 @@
-"""The chunk files of a `default` partition: its bytes on disk, how they are written, read and recovered.
+"""A `default` partition on disk: how its directory is laid out, written, read and recovered.
 
-Pure storage: no RPC, no asyncio, no threads of its own; numpy, xxhash and the standard library alone. `layout`
-is the format, `files` the only way to the operating system, `writer` and `reader` the two directions, `journal`
-what makes a commit whole and durable by one sync, `recovery` what happens after a crash, `check` how all of it is
-looked through offline, and `ChunkStore` the face of them all.
+Pure storage: no RPC, no asyncio, no threads of its own. `PartitionDirectory` is its face, `format` the bytes and
+nothing else. Nobody outside imports what is behind this package's names.
 """
 
-from mochi.mofka.chunks.batch import Batch
+from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import ChunkConfig
+from mochi.mofka.chunks.descriptors import Descriptors
+from mochi.mofka.chunks.directory import ChunkView, PartitionDirectory, view
 from mochi.mofka.chunks.errors import (
+    REFUSALS,
     CorruptPartition,
     DamagedEvents,
     ExpiredEvents,
@@ -18,38 +20,76 @@ from mochi.mofka.chunks.errors import (
     PartitionPoisoned,
     StorageError,
 )
-from mochi.mofka.chunks.files import File, FileLayer, PosixFiles
+from mochi.mofka.chunks.events import Batch
+from mochi.mofka.chunks.files import Buffer, File, FileLayer, PosixFiles
 from mochi.mofka.chunks.following import ChunkFollower, follow
-from mochi.mofka.chunks.layout import LOCK_NAME
-from mochi.mofka.chunks.ledger import Origin, Remembered
-from mochi.mofka.chunks.reader import EventRange
-from mochi.mofka.chunks.removal import remove_partition
-from mochi.mofka.chunks.retention import Retention
-from mochi.mofka.chunks.store import ChunkStore, ChunkView, view
+from mochi.mofka.chunks.format import layout, ledger, seals
+from mochi.mofka.chunks.format.layout import LOCK_NAME
+from mochi.mofka.chunks.format.ledger import MAX_PRODUCERS, REMEMBERED_BATCHES, Ledger, Origin, Remembered
+from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head
+from mochi.mofka.chunks.overlay import Cut, Overlay
+from mochi.mofka.chunks.place import ASIDE, remove_partition
+from mochi.mofka.chunks.reader import DataRequest, EventRange, fresh_memory
+from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
+from mochi.mofka.chunks.retaining import read_first
+from mochi.mofka.chunks.retention import KEEP_ALL, Retention
+from mochi.mofka.chunks.roster import update_roster
+from mochi.mofka.chunks.seal_runs import SealRun, Slots
+from mochi.mofka.chunks.writer import Commit
 
 __all__ = [
+    "ASIDE",
+    "KEEP_ALL",
     "LOCK_NAME",
+    "MAX_PRODUCERS",
+    "REFUSALS",
+    "REMEMBERED_BATCHES",
     "Batch",
+    "Buffer",
+    "Chunk",
     "ChunkConfig",
+    "ChunkFiles",
     "ChunkFollower",
-    "ChunkStore",
     "ChunkView",
+    "Commit",
     "CorruptPartition",
+    "Cut",
     "DamagedEvents",
+    "DataRequest",
+    "Descriptors",
     "EventRange",
     "ExpiredEvents",
     "File",
     "FileLayer",
+    "Head",
     "InvalidBatch",
+    "Journal",
+    "Ledger",
+    "Mode",
     "Origin",
     "OutOfRange",
+    "Overlay",
+    "PartitionDirectory",
     "PartitionLocked",
     "PartitionPoisoned",
     "PosixFiles",
+    "Recovery",
     "Remembered",
     "Retention",
+    "SealRun",
+    "Slots",
     "StorageError",
     "follow",
+    "fresh_memory",
+    "layout",
+    "ledger",
+    "make_again",
+    "read_first",
+    "read_head",
+    "recover",
     "remove_partition",
+    "seals",
+    "see_that_files_are_files",
+    "update_roster",
     "view",
 ]

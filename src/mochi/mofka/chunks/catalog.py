@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from mochi.mofka.chunks.errors import ExpiredEvents
-from mochi.mofka.chunks.layout import DATA, DESC, DESCRIPTOR_SIZE, IDX, INDEX_SIZE, META, SEALS
+from mochi.mofka.chunks.format.layout import DATA, DESC, DESCRIPTOR_SIZE, IDX, INDEX_SIZE, META, SEALS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
-from mochi.mofka.chunks.seals import Seal, void_slots
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks.format.seals import Seal, void_slots
 
 
 @dataclass(frozen=True, slots=True, eq=False)

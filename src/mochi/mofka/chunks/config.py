@@ -19,11 +19,11 @@ class ChunkConfig:
     max_events_per_chunk : int
         Events that a chunk may have. One batch of more events has a chunk of its own.
     sync : bool
-        Whether a batch is on disk before `ChunkStore.append` returns.
+        Whether a batch is on disk before `PartitionDirectory.append` returns.
     fd_cache_capacity : int
         Files kept open for reading, at least one.
     retention : Retention
-        What `ChunkStore.trim` drops; nothing by default.
+        What `PartitionDirectory.trim` drops; nothing by default.
     """
 
     max_chunk_size: int = 67108864

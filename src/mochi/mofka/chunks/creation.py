@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from mochi.mofka.chunks.errors import REFUSALS
 from mochi.mofka.chunks.files import File, FileLayer
-from mochi.mofka.chunks.layout import LOCK_NAME, belongs
+from mochi.mofka.chunks.format.layout import LOCK_NAME, belongs
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system says that has no locks, so that nobody else can hold one."""

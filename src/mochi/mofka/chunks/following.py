@@ -17,18 +17,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.descriptors import Descriptors
+from mochi.mofka.chunks.directory import ChunkView
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks.format.seals import SLOT, key_of
 from mochi.mofka.chunks.reader import ChunkReader
 from mochi.mofka.chunks.recovery import Recovery, survey
 from mochi.mofka.chunks.seal_runs import Slots
-from mochi.mofka.chunks.seals import SLOT, key_of
-from mochi.mofka.chunks.store import ChunkView
 
 _AHEAD = 1 << 20
 """Bytes of seals that are read at a time."""
@@ -162,7 +162,7 @@ def follow(directory: str | os.PathLike[str], files: FileLayer) -> ChunkFollower
     Raises
     ------
     CorruptPartition, StorageError
-        As `ChunkStore.open` does.
+        As `PartitionDirectory.open` does.
     """
     path = os.fspath(directory)
     recovery = _surveyed(files, path)

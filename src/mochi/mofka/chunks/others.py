@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import Part, index_of
 from mochi.mofka.chunks.files import File, FileLayer
+from mochi.mofka.chunks.format import layout
 
 _MAGIC = b"mofkadsp"
 _HEAD = struct.Struct("<8s8Q")

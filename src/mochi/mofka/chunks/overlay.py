@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mochi.mofka.chunks.errors import REFUSALS, StorageError
 from mochi.mofka.chunks.files import Buffer, File, FileLayer, PosixFile
-from mochi.mofka.chunks.layout import QUARANTINE_PREFIX
+from mochi.mofka.chunks.format.layout import QUARANTINE_PREFIX
 
 
 class Cut(NamedTuple):

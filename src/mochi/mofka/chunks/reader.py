@@ -22,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks.format.seals import BLOCK
 from mochi.mofka.chunks.seal_finder import SealFinder
 from mochi.mofka.chunks.seal_runs import RunStream, SealRun
-from mochi.mofka.chunks.seals import BLOCK
 
 _MAX_EVENTS_PER_RANGE = 16384
 _MOST_DAMAGED = 256
@@ -139,7 +139,7 @@ class ChunkReader:
         allocate_metadata: Allocate = fresh_memory,
         allocate_data: Allocate = fresh_memory,
     ) -> EventRange:
-        """Read events from `first` on, up to a limit; see `ChunkStore.read_range`.
+        """Read events from `first` on, up to a limit; see `PartitionDirectory.read_range`.
 
         Damage is told with what is damaged behind it without a gap: who reads on need not ask for each event.
         """
@@ -216,7 +216,7 @@ class ChunkReader:
     def read_data(
         self, requests: Sequence[DataRequest], allocate_data: Allocate = fresh_memory
     ) -> list[memoryview]:
-        """Read pieces of the data of events; see `ChunkStore.read_data`."""
+        """Read pieces of the data of events; see `PartitionDirectory.read_data`."""
         runs: list[_Run] = []
         lengths = []
         located = self._locate([event_id for event_id, _ in requests])

@@ -42,11 +42,13 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, index_of, records_of
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
 from mochi.mofka.chunks.files import Buffer, File, FileLayer
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks.format.ledger import Ledger, unpack
+from mochi.mofka.chunks.format.seals import SLOT, Seal, key_of, seals_in
 from mochi.mofka.chunks.journal import (
     Gap,
     Head,
@@ -58,7 +60,6 @@ from mochi.mofka.chunks.journal import (
     read_notes,
     read_parts,
 )
-from mochi.mofka.chunks.ledger import Ledger, unpack
 from mochi.mofka.chunks.others import (
     Adopted,
     Displaced,
@@ -70,10 +71,9 @@ from mochi.mofka.chunks.others import (
     put_behind,
     read_displaced,
 )
+from mochi.mofka.chunks.retaining import read_first
 from mochi.mofka.chunks.roster import read_roster, update_roster
 from mochi.mofka.chunks.seal_runs import SealRun, Slots
-from mochi.mofka.chunks.seals import SLOT, Seal, key_of, seals_in
-from mochi.mofka.chunks.trim import read_first
 
 _COPY_SIZE = 1 << 20
 _SECTOR = 512

@@ -16,9 +16,9 @@ from dataclasses import astuple
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.files import FileLayer, syncing
+from mochi.mofka.chunks.format import layout
 
 _RECORD = struct.Struct("<8Q")
 _CHECKSUM = struct.Struct("<Q")

@@ -12,11 +12,11 @@ from threading import Lock
 
 import numpy as np
 
-from mochi.mofka.chunks import layout, seals
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.fd_cache import FdCache
+from mochi.mofka.chunks.format import layout, seals
+from mochi.mofka.chunks.format.seals import SLOT
 from mochi.mofka.chunks.seal_runs import SealRun, Slots
-from mochi.mofka.chunks.seals import SLOT
 
 _AROUND = SLOT * 64
 _AHEAD = 1 << 17

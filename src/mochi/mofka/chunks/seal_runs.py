@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout
-from mochi.mofka.chunks.seals import BLOCK, CONTENT, SLOT, SLOT_DTYPE, parts_at
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks.format.seals import BLOCK, CONTENT, SLOT, SLOT_DTYPE, parts_at
 
 _MOST_EVENTS = 1 << 13
 _MOST_BYTES = 1 << 20

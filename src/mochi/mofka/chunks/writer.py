@@ -27,18 +27,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, joined
 from mochi.mofka.chunks.clock import CLOCK
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
+from mochi.mofka.chunks.events import Batch
 from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
+from mochi.mofka.chunks.format.ledger import NO_NOTES, Ledger, Remembered, pack
+from mochi.mofka.chunks.format.seals import Seal, Stream, key_of, sums_of
 from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
 from mochi.mofka.chunks.kept_files import KeptFiles
-from mochi.mofka.chunks.ledger import NO_NOTES, Ledger, Remembered, pack
 from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
-from mochi.mofka.chunks.seals import Seal, Stream, key_of, sums_of
 from mochi.shortage import is_shortage
 
 
@@ -146,7 +146,7 @@ class ChunkWriter:
             self._files = ChunkFiles(files, directory, catalog.last.number)
 
     def begin(self, batches: Sequence[Batch], cursors: Mapping[str, int]) -> Commit | None:
-        """Begin a commit; see `ChunkStore.begin`."""
+        """Begin a commit; see `PartitionDirectory.begin`."""
         self._check()
         commit = None
         self._layer.use()
@@ -179,7 +179,7 @@ class ChunkWriter:
         return commit
 
     def finish(self, commit: Commit) -> list[int]:
-        """Finish the commit that was begun first of those under way; see `ChunkStore.finish`."""
+        """Finish the commit that was begun first of those under way; see `PartitionDirectory.finish`."""
         assert commit is self._under_way[0]
         try:
             return self._finish_commit(commit)

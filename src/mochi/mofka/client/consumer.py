@@ -47,14 +47,8 @@ from mochi.mofka.client.event import (
 from mochi.mofka.client.feed import Feed
 from mochi.mofka.client.loading import allocate, select
 from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
-from mochi.mofka.client.service import (
-    PartitionInfo,
-    Service,
-    as_diaspora_error,
-    deadline_after,
-    is_away,
-    refusal,
-)
+from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, is_away, refusal
+from mochi.mofka.client.service import Service, deadline_after
 
 if TYPE_CHECKING:
     from mochi.mofka.client.topic import MofkaTopic

@@ -42,12 +42,8 @@ from mochi.mofka.client.options import (
     parse_driver,
     parse_topic,
 )
-from mochi.mofka.client.service import (
-    PartitionInfo,
-    Service,
-    as_diaspora_error,
-    deadline_after,
-)
+from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error
+from mochi.mofka.client.service import Service, deadline_after
 from mochi.mofka.client.topic import MofkaTopic
 from mochi.mofka.hosting import DATA_TAG, METADATA_TAG
 from mochi.mofka.protocol import (

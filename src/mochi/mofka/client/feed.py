@@ -31,7 +31,8 @@ from mochi.margo.link import Link, PendingCall
 from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Frame, Kind
 from mochi.mofka.client.event import FailedFeed, ReceivedBatch
-from mochi.mofka.client.service import EpochChanged, PartitionInfo, Search, deadline_after, is_away, refusal
+from mochi.mofka.client.refusals import EpochChanged, PartitionInfo, is_away, refusal
+from mochi.mofka.client.service import Search, deadline_after
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,

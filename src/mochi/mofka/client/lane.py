@@ -43,16 +43,8 @@ from mochi.margo.link import Link
 from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
 from mochi.mofka.client.batch import FIELDS, Batch
-from mochi.mofka.client.service import (
-    EXIT_FLUSH,
-    PartitionInfo,
-    Search,
-    Service,
-    as_diaspora_error,
-    deadline_after,
-    is_away,
-    refusal,
-)
+from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, is_away, refusal
+from mochi.mofka.client.service import EXIT_FLUSH, Search, Service, deadline_after
 from mochi.mofka.protocol import (
     LEND,
     MAX_EVENT_BYTES,

@@ -15,7 +15,8 @@ from uuid import UUID, uuid4
 import msgspec
 from msgspec.structs import replace
 
-from diaspora_stream.errors import ConfigError, hint
+from diaspora_stream.console.hints import hint
+from diaspora_stream.errors import ConfigError
 from diaspora_stream.generations import TODAY, Generation, tell_once
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector

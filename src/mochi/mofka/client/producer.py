@@ -11,7 +11,8 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from diaspora_stream.errors import ConfigError, DiasporaError, NoPartition, TimeoutExpired, hint
+from diaspora_stream.console.hints import hint
+from diaspora_stream.errors import ConfigError, DiasporaError, NoPartition, TimeoutExpired
 from diaspora_stream.future import FutureFlushed, FutureUint
 from diaspora_stream.integers import unsigned
 from diaspora_stream.json_value import encode, encode_fast

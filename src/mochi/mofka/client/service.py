@@ -21,33 +21,16 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
-from uuid import UUID
+from typing import Protocol
 
-import msgspec
-
-from diaspora_stream.errors import (
-    ConnectionFailed,
-    DiasporaError,
-    EventsDamaged,
-    EventsExpired,
-    TimeoutExpired,
-)
+from diaspora_stream.errors import DiasporaError
 from mochi.margo.client import PATIENCE, Client
-from mochi.margo.errors import (
-    AddressError,
-    AuthenticationError,
-    ConnectionLost,
-    DeadlineExceeded,
-    Fault,
-    HeldUp,
-    MargoError,
-    ProtocolError,
-)
+from mochi.margo.errors import AddressError, ConnectionLost, Fault, MargoError
 from mochi.margo.link import Link
 from mochi.mofka.client.ending import at_end, watch_child
+from mochi.mofka.client.refusals import PartitionInfo
 
 log = logging.getLogger(__name__)
 
@@ -60,58 +43,6 @@ LONGEST_PAUSE = 1.0
 
 CONNECT_TIMEOUT = 5.0
 """Seconds after which a server that does not even greet is passed over, where there is something else to try."""
-
-_AWAY = ("no_provider", "no_rpc", "wrong_partition", "closed")
-
-
-class PartitionInfo(msgspec.Struct, frozen=True):
-    """Where a partition is served; `as_dict` is the entry of ``topic.partitions``."""
-
-    index: int
-    address: str
-    provider_id: int
-    uuid: str
-
-    @property
-    def key(self) -> bytes:
-        """The uuid as 16 bytes."""
-        return _uuid_bytes(self.uuid)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the public form."""
-        return {"address": self.address, "provider_id": self.provider_id, "uuid": self.uuid}
-
-    def __str__(self) -> str:
-        return f"partition {self.index} ({self.uuid}, provider {self.provider_id} at {self.address})"
-
-
-@lru_cache
-def _uuid_bytes(uuid: str) -> bytes:
-    return UUID(uuid).bytes
-
-
-class EpochChanged(DiasporaError):
-    """A partition came back without its events, or with others.
-
-    Attributes
-    ----------
-    partition : PartitionInfo
-    old, new : int
-        The epochs: the one that the client knew, and the partition's own.
-    """
-
-    def __init__(self, what: str, partition: PartitionInfo, old: int, new: int) -> None:
-        super().__init__(what, partition, old, new)
-        self.what = what
-        self.partition = partition
-        self.old = old
-        self.new = new
-
-    def __str__(self) -> str:
-        return (
-            f"{self.what}: {self.partition} came back without its events, in epoch {self.new} where epoch {self.old} "
-            f"was known"
-        )
 
 
 class Directory(Protocol):
@@ -164,36 +95,6 @@ class Pending(Resettable, Protocol):
 
     def end(self) -> None:
         """Keep nothing open from now on."""
-
-
-def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
-    """Return the error of the public tree that tells an application of `error`."""
-    if isinstance(error, DiasporaError):
-        return error
-    if isinstance(error, DeadlineExceeded):
-        return TimeoutExpired(f"{what}: {error}")
-    if isinstance(error, Fault | AuthenticationError | HeldUp):
-        return DiasporaError(f"{what}: {error}")
-    return ConnectionFailed(f"{what}: {error}")
-
-
-def refusal(fault: MargoError, what: str, partition: PartitionInfo, epoch: int) -> DiasporaError:
-    """Return the error that tells an application of a partition's `fault`, where `epoch` was known."""
-    if isinstance(fault, Fault) and fault.code == "wrong_epoch":
-        return EpochChanged(what, partition, epoch, fault.details.get("epoch", 0))
-    if isinstance(fault, Fault) and fault.code == "expired":
-        return EventsExpired(f"{what}, {partition}", fault.details["first"], fault.details["next"])
-    if isinstance(fault, Fault) and fault.code == "damaged":
-        first, count = fault.details["first"], fault.details["count"]
-        return EventsDamaged(f"{what}, {partition}", first, first + count, str(fault))
-    return as_diaspora_error(fault, f"{what}, {partition}")
-
-
-def is_away(error: MargoError) -> bool:
-    """Tell whether `error` says that a partition is not there, or not yet."""
-    if isinstance(error, Fault):
-        return error.code in _AWAY
-    return isinstance(error, AddressError | AuthenticationError | ConnectionLost | ProtocolError)
 
 
 def deadline_after(timeout: float | None) -> float:

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, SupportsIndex, TypeVar
 
+from diaspora_stream.console.hints import hint
 from diaspora_stream.consumer import (
     ITERATION_TIMEOUT_MS,
     Consumer,
@@ -14,7 +15,7 @@ from diaspora_stream.consumer import (
     full_data_selector,
 )
 from diaspora_stream.driver import Driver
-from diaspora_stream.errors import ConfigError, DiasporaError, hint
+from diaspora_stream.errors import ConfigError, DiasporaError
 from diaspora_stream.generations import as_before, tell_once
 from diaspora_stream.integers import unsigned
 from diaspora_stream.partition_selector import PartitionSelector
@@ -26,7 +27,8 @@ from diaspora_stream.validator import Validator
 from mochi.mofka.client.consumer import MofkaConsumer
 from mochi.mofka.client.options import check_text, milliseconds, options_of
 from mochi.mofka.client.producer import MofkaProducer
-from mochi.mofka.client.service import PartitionInfo, Service
+from mochi.mofka.client.refusals import PartitionInfo
+from mochi.mofka.client.service import Service
 from mochi.mofka.protocol import MAX_CONSUMER_NAME
 
 

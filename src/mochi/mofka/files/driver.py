@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from diaspora_stream.errors import ConfigError, TopicNotFound, hint
+from diaspora_stream.console.hints import hint
+from diaspora_stream.errors import ConfigError, TopicNotFound
 from diaspora_stream.generations import as_before
 from diaspora_stream.json_value import encode
 from diaspora_stream.partition_selector import PartitionSelector

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from mochi.mofka.chunks import (
     Batch,
     DamagedEvents,
+    DataRequest,
     EventRange,
     File,
     FileLayer,
     OutOfRange,
     PartitionPoisoned,
+    fresh_memory,
     layout,
 )
-from mochi.mofka.chunks.reader import DataRequest, fresh_memory
 
 METADATA, DATA, INDEX = NAMES = ("metadata", "data", "index")
 

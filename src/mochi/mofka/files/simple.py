@@ -17,8 +17,7 @@ from diaspora_stream.generations import as_before
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import SchemaValidator, Validator
-from mochi.mofka.chunks import Batch, EventRange, OutOfRange
-from mochi.mofka.chunks.reader import DataRequest
+from mochi.mofka.chunks import Batch, DataRequest, EventRange, OutOfRange
 from mochi.mofka.client.lane import LaneOptions
 from mochi.mofka.client.options import check_name, descriptions_of, options_of, partition_count, timeout_of
 from mochi.mofka.files.embedded import EmbeddedDriver

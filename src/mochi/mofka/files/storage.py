@@ -20,17 +20,18 @@ from typing import Protocol
 from mochi.mofka.chunks import (
     Batch,
     ChunkConfig,
-    ChunkStore,
+    DataRequest,
     EventRange,
     File,
+    Mode,
+    PartitionDirectory,
     PartitionLocked,
     PosixFiles,
     StorageError,
     follow,
+    layout,
+    read_head,
 )
-from mochi.mofka.chunks.journal import Mode, read_head
-from mochi.mofka.chunks.layout import parse_file_name
-from mochi.mofka.chunks.reader import DataRequest
 from mochi.mofka.files.original import OriginalReader, OriginalStore
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class _Lock:
 class _Chunks:
     """A chunk store as a `Store`."""
 
-    def __init__(self, store: ChunkStore) -> None:
+    def __init__(self, store: PartitionDirectory) -> None:
         self.is_durable = store.config.sync
         self._store = store
         self.sync = store.sync
@@ -185,12 +186,12 @@ class _Chunks:
 
 def has_chunks(directory: str) -> bool:
     """Tell whether a partition is in chunk files."""
-    return any(parse_file_name(name) for name in os.listdir(directory))
+    return any(layout.parse_file_name(name) for name in os.listdir(directory))
 
 
 def make(directory: str) -> None:
     """Make a partition that has no events."""
-    ChunkStore.open(directory, ChunkConfig(sync=False), PosixFiles(by_umask=True)).close()
+    PartitionDirectory.open(directory, ChunkConfig(sync=False), PosixFiles(by_umask=True)).close()
 
 
 def open_to_write(directory: str, files: OwnFiles, flush: FlushBehavior) -> Store:
@@ -208,7 +209,7 @@ def open_to_write(directory: str, files: OwnFiles, flush: FlushBehavior) -> Stor
     while True:
         try:
             if has_chunks(directory):
-                return _Chunks(ChunkStore.open(directory, ChunkConfig(sync=is_durable), files))
+                return _Chunks(PartitionDirectory.open(directory, ChunkConfig(sync=is_durable), files))
             return OriginalStore(directory, files, is_durable=is_durable)
         except PartitionLocked:
             if time.monotonic() > deadline:
@@ -242,4 +243,4 @@ def _recover(directory: str) -> None:
         files = PosixFiles(by_umask=True)
         head = read_head(files, directory, files.list_directory(directory))
         if head is not None and head.mode is not Mode.CLOSED:
-            ChunkStore.open(directory, ChunkConfig(sync=False), files).close()
+            PartitionDirectory.open(directory, ChunkConfig(sync=False), files).close()

@@ -18,11 +18,16 @@ from concurrent.futures import Future
 from typing import NamedTuple, Protocol, TypeVar
 
 from mochi.margo.errors import Fault
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange
-from mochi.mofka.chunks.files import FileLayer
-from mochi.mofka.chunks.store import ChunkStore
-from mochi.mofka.chunks.writer import Commit
+from mochi.mofka.chunks import (
+    REFUSALS,
+    Batch,
+    Commit,
+    DamagedEvents,
+    ExpiredEvents,
+    FileLayer,
+    OutOfRange,
+    PartitionDirectory,
+)
 from mochi.mofka.partition.contract import expired
 from mochi.mofka.partition.cursors import Cursors
 from mochi.shortage import is_shortage
@@ -119,7 +124,7 @@ class Commits:
 
     Parameters
     ----------
-    store : ChunkStore
+    store : PartitionDirectory
         Where they go; nobody else appends to it.
     io : IoInstance
         Whose threads store them.
@@ -131,7 +136,7 @@ class Commits:
 
     def __init__(
         self,
-        store: ChunkStore,
+        store: PartitionDirectory,
         io: IoInstance,
         directory: str,
         stored: Callable[[Sequence[Batch]], None],

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from mochi.margo.bulk import BufferPoolConfig
 from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
-from mochi.mofka.chunks.retention import KEEP_ALL, Retention
+from mochi.mofka.chunks import KEEP_ALL, Retention
 
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**20)]

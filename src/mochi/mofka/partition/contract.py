@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.chunks import Batch, Remembered
 
 EventPieces = tuple[int, Sequence[tuple[int, int]]]
 """An event's id, and the (offset, length) of the pieces wanted of its data."""

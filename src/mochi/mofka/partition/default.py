@@ -15,13 +15,16 @@ import numpy as np
 from mochi.margo.bulk import BufferPool, shared_pool
 from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.descriptors import Descriptors
-from mochi.mofka.chunks.errors import REFUSALS, ExpiredEvents
-from mochi.mofka.chunks.files import FileLayer
-from mochi.mofka.chunks.ledger import Remembered
-from mochi.mofka.chunks.store import ChunkStore
+from mochi.mofka.chunks import (
+    REFUSALS,
+    Batch,
+    ChunkConfig,
+    Descriptors,
+    ExpiredEvents,
+    FileLayer,
+    PartitionDirectory,
+    Remembered,
+)
 from mochi.mofka.partition.blocks import fresh_memory
 from mochi.mofka.partition.commits import Acknowledged, Appended, Commits, IoInstance, fault_of
 from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
@@ -48,14 +51,14 @@ def _pool(fields: PoolFields, name: str) -> BufferPool:
 
 def _opened(
     directory: str, chunks: ChunkConfig, files: FileLayer, descriptors: Descriptors | None
-) -> ChunkStore:
+) -> PartitionDirectory:
     """Open a partition's directory, to be read alone if it is there and its file system is read-only."""
     try:
-        return ChunkStore.open(directory, chunks, files, descriptors)
+        return PartitionDirectory.open(directory, chunks, files, descriptors)
     except REFUSALS as error:
         if error.errno != errno.EROFS or not files.is_directory(directory):
             raise
-    store = ChunkStore.open_to_read(directory, chunks, files, descriptors)
+    store = PartitionDirectory.open_to_read(directory, chunks, files, descriptors)
     log.warning(
         "%s: events are served, and none are taken or dropped: its file system is read-only", directory
     )

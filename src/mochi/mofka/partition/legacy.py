@@ -25,8 +25,7 @@ from mochi.margo.errors import (
     MargoError,
 )
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.chunks import Batch, Remembered
 from mochi.mofka.partition.contract import EventPieces, LargeEvent, Slice
 from mochi.mofka.partition.cursors import Cursors
 from mochi.mofka.partition.legacy_store import PAGE, LegacyStore, Wanted, as_fault, damaged

@@ -10,9 +10,7 @@ from typing import Any
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.ledger import Remembered
-from mochi.mofka.chunks.retention import KEEP_ALL, Retention
+from mochi.mofka.chunks import KEEP_ALL, Batch, Remembered, Retention
 from mochi.mofka.partition.blocks import Arena, Blocks, joined
 from mochi.mofka.partition.contract import EventPieces, Slice, expired
 from mochi.mofka.partition.cursors import Cursors

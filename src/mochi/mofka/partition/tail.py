@@ -15,8 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mochi.margo.bulk import BufferPoolConfig, shared_pool
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.files import Buffer
+from mochi.mofka.chunks import Batch, Buffer
 from mochi.mofka.partition.blocks import Arena, Blocks
 from mochi.mofka.partition.contract import EventPieces, Slice
 

@@ -5,8 +5,7 @@ from typing import Any, NoReturn
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks.batch import Batch
-from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.chunks import Batch, Remembered
 from mochi.mofka.partition.contract import EventPieces, Slice
 
 

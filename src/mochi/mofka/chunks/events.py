@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from mochi.mofka.chunks.errors import InvalidBatch
 from mochi.mofka.chunks.files import Buffer
-from mochi.mofka.chunks.layout import U32_MAX
-from mochi.mofka.chunks.ledger import Origin
+from mochi.mofka.chunks.format.layout import U32_MAX
+from mochi.mofka.chunks.format.ledger import Origin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Metadata and data of n events, each in the order of the events and back to back.
 
-    The buffers need not end where events end. They are read while `ChunkStore.append` runs, and not held
+    The buffers need not end where events end. They are read while `PartitionDirectory.append` runs, and not held
     after it. Making a batch costs about 7 µs, and 0.1 µs for each buffer.
 
     Attributes

@@ -15,16 +15,26 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.mofka.chunks import layout
-from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.chunk_check import FROM_SEALS, PIECE, ChunkCheck, Progress, size_of_file
-from mochi.mofka.chunks.errors import CorruptPartition, PartitionLocked
-from mochi.mofka.chunks.files import FileLayer, PosixFiles
-from mochi.mofka.chunks.findings import Effect, Finding, Report
-from mochi.mofka.chunks.journal import Head, Mode, read_head
-from mochi.mofka.chunks.overlay import Cut, Overlay
-from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
-from mochi.mofka.chunks.trim import read_first
+from mochi.mofka.chunks import (
+    Chunk,
+    CorruptPartition,
+    Cut,
+    FileLayer,
+    Head,
+    Mode,
+    Overlay,
+    PartitionLocked,
+    PosixFiles,
+    Recovery,
+    layout,
+    make_again,
+    read_first,
+    read_head,
+    recover,
+    see_that_files_are_files,
+)
+from mochi.mofka.fsck.chunk_check import FROM_SEALS, PIECE, ChunkCheck, Progress, size_of_file
+from mochi.mofka.fsck.findings import Effect, Finding, Report
 
 _HEADS_SIZE = 8192
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mochi.margo.budget import LEAST_MOVE, PATIENCE, Account, Budget, Grant, Reservation, Side, Wait
+from mochi.margo.peer.budget import LEAST_MOVE, PATIENCE, Account, Budget, Grant, Reservation, Side, Wait
 
 SERVER, CONNECTION, SHARE = 100, 40, 10
 
@@ -22,7 +22,7 @@ Which = tuple[int, bool]
 
 
 class Oracle:
-    """Says which reservations are granted, by the rules as they stand in `mochi.margo.budget`, one look at a time."""
+    """Says which reservations are granted, by the rules of `mochi.margo.peer.budget`, one look at a time."""
 
     def __init__(self, sides: Sequence[Which]) -> None:
         self.held = dict.fromkeys(sides, 0)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from mochi.mofka.chunks.ledger import Remembered
+from mochi.mofka.chunks import Remembered
 
 
 class Effect(StrEnum):

@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from mochi.margo.errors import Fault
-from mochi.margo.handshake import Hello, Seat
+from mochi.margo.peer.greeting import Hello, Seat
 
 M = TypeVar("M", bound=Hashable)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mochi.margo import rpc
 from mochi.margo.errors import AddressError, AuthenticationError, Fault, ProtocolError, VersionMismatch
-from mochi.margo.handshake import (
+from mochi.margo.peer.greeting import (
     Answering,
     Asking,
     Hello,

@@ -27,12 +27,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mochi.mofka.chunks.check import check, is_partition, repair, size_of
-from mochi.mofka.chunks.errors import REFUSALS, StorageError
-from mochi.mofka.chunks.files import PosixFiles
-from mochi.mofka.chunks.findings import Effect, Finding, Report
-from mochi.mofka.chunks.layout import owner_of
-from mochi.mofka.chunks.removal import ASIDE
+from mochi.mofka.chunks import ASIDE, REFUSALS, PosixFiles, StorageError, layout
+from mochi.mofka.fsck.check import check, is_partition, repair, size_of
+from mochi.mofka.fsck.findings import Effect, Finding, Report
 
 _MOST_FINDINGS = 20
 
@@ -72,7 +69,7 @@ def partitions_in(files: PosixFiles, path: str) -> list[str]:
     return [
         entry
         for entry in entries
-        if any(owner_of(entry)) and files.is_directory(entry) and is_partition(files, entry)
+        if any(layout.owner_of(entry)) and files.is_directory(entry) and is_partition(files, entry)
     ]
 
 

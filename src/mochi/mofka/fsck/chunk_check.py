@@ -16,13 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import layout
-from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.errors import REFUSALS, StorageError
-from mochi.mofka.chunks.files import FileLayer
-from mochi.mofka.chunks.findings import ChunkReport, Effect, Finding
-from mochi.mofka.chunks.seal_runs import SealRun, Slots
-from mochi.mofka.chunks.seals import BLOCK, SLOT, Seal, Sizes, Stream, key_of, seals_in, sums_of
+from mochi.mofka.chunks import REFUSALS, Chunk, FileLayer, SealRun, Slots, StorageError, layout, seals
+from mochi.mofka.fsck.findings import ChunkReport, Effect, Finding
 
 PIECE = 4 << 20
 FROM_SEALS = "makes it again from the seals, and keeps what is there in quarantine"
@@ -88,7 +83,7 @@ class ChunkCheck:
     ) -> None:
         self.findings: list[Finding] = []
         self._chunk = chunk
-        self._key = key_of(owner, chunk.number)
+        self._key = seals.key_of(owner, chunk.number)
         self._last: dict[tuple[Effect, str, str], Finding] = {}
         self._lost: list[tuple[int, int]] = []
         self._sealed: list[tuple[int, int]] = []
@@ -121,7 +116,7 @@ class ChunkCheck:
             if run.first > at:
                 self._check_unsealed(at, run.first)
             if not self._is_whole(run):
-                for seal, _ in seals_in(content, self._key):
+                for seal, _ in seals.seals_in(content, self._key):
                     self._check_sealed(seal)
             self._sealed.append((run.first, run.end))
             self._metadata_end = int(run.metadata.bounds[-1])
@@ -155,7 +150,7 @@ class ChunkCheck:
         """Give the good seals in order, as runs and their bytes, and report where there should be others."""
         window, end = self._windows[layout.SEALS], self._chunk.seals_end
         content = memoryview(b"")
-        if size := window.size // SLOT * SLOT:
+        if size := window.size // seals.SLOT * seals.SLOT:
             content = memoryview(bytes(window.bytes(0, size)))
         slots = Slots(content, self._key)
         at = slot = 0
@@ -163,17 +158,17 @@ class ChunkCheck:
         while slot < len(slots):
             found = slots.run(slot, self._chunk.count, in_place=True)
             if found is None or found[0].first < at or found[0].end > self._chunk.count:
-                damaged = slot * SLOT if damaged is None else damaged
+                damaged = slot * seals.SLOT if damaged is None else damaged
                 slot += 1
                 continue
             run, after = found
             if damaged is not None:
-                self._report_seals("are damaged", damaged, slot * SLOT, at, run.first)
+                self._report_seals("are damaged", damaged, slot * seals.SLOT, at, run.first)
                 damaged = None
-            yield run, content[slot * SLOT : after * SLOT]
+            yield run, content[slot * seals.SLOT : after * seals.SLOT]
             at, slot = run.end, after
         if damaged is not None:
-            whole = not damaged and len(content) > SLOT
+            whole = not damaged and len(content) > seals.SLOT
             problem = "are damaged, or of another chunk or partition" if whole else "are damaged"
             self._report_seals(problem, damaged, len(content), at, self._chunk.count)
         elif window.size < end:
@@ -227,30 +222,30 @@ class ChunkCheck:
                 return False
         return True
 
-    def _check_sealed(self, seal: Seal) -> None:
+    def _check_sealed(self, seal: seals.Seal) -> None:
         for kind, stream in ((layout.META, seal.metadata), (layout.DATA, seal.data)):
             total = stream.size
             for begin in range(0, total, PIECE):
                 end = min(begin + PIECE, total)
-                sums = stream.sums[begin // BLOCK : -(-end // BLOCK)]
+                sums = stream.sums[begin // seals.BLOCK : -(-end // seals.BLOCK)]
                 try:
                     content = self._windows[kind].bytes(stream.start + begin, stream.start + end)
                 except REFUSALS:
                     good = False
                 else:
-                    good = np.array_equal(sums_of([content], self._key), sums)
+                    good = np.array_equal(seals.sums_of([content], self._key), sums)
                 if not good:
-                    self._check_blocks(seal, kind, stream, range(begin, end, BLOCK), sums)
+                    self._check_blocks(seal, kind, stream, range(begin, end, seals.BLOCK), sums)
         self._check_records(seal)
 
     def _check_blocks(
-        self, seal: Seal, kind: str, stream: Stream, begins: range, sums: NDArray[np.uint64]
+        self, seal: seals.Seal, kind: str, stream: seals.Stream, begins: range, sums: NDArray[np.uint64]
     ) -> None:
         """Report those blocks of a stream that are not what was written."""
         bounds = stream.bounds()
         for offset, expected in zip(begins, sums.tolist(), strict=True):
             begin = stream.start + offset
-            end = min(begin + BLOCK, stream.start + stream.size)
+            end = min(begin + seals.BLOCK, stream.start + stream.size)
             wrong_from = begin
             try:
                 content = self._windows[kind].bytes(begin, end)
@@ -258,7 +253,7 @@ class ChunkCheck:
                 problem = self._why_not(kind, end, error)
                 wrong_from = max(begin, min(self._windows[kind].size, end))
             else:
-                if sums_of([content], self._key).tolist() == [expected]:
+                if seals.sums_of([content], self._key).tolist() == [expected]:
                     continue
                 zeros = not np.frombuffer(content, np.uint8).any()
                 problem = (
@@ -273,9 +268,9 @@ class ChunkCheck:
         self,
         first: int,
         metadata_offsets: NDArray[np.uint64],
-        metadata_sizes: Sizes,
+        metadata_sizes: seals.Sizes,
         data_offsets: NDArray[np.uint64],
-        data_sizes: Sizes,
+        data_sizes: seals.Sizes,
         descriptor_start: int,
     ) -> tuple[tuple[str, int, NDArray[np.void]], ...]:
         """Give what index and descriptors should have of events from `first` on, and where."""
@@ -288,7 +283,7 @@ class ChunkCheck:
             (layout.DESC, descriptor_start, descriptors),
         )
 
-    def _check_records(self, seal: Seal) -> None:
+    def _check_records(self, seal: seals.Seal) -> None:
         """Compare index and descriptors with what a seal has of them."""
         for kind, start, records in self._records(
             seal.first,
@@ -406,8 +401,8 @@ class ChunkCheck:
             return
         ends = offsets + sizes
         low, high = int(offsets[some].min()), int(ends[some].max())
-        for begin in range(low, high, BLOCK):
-            end = min(begin + BLOCK, high)
+        for begin in range(low, high, seals.BLOCK):
+            end = min(begin + seals.BLOCK, high)
             try:
                 self._windows[kind].bytes(begin, end)
             except REFUSALS as error:

@@ -19,12 +19,12 @@ from contextlib import closing
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
-from mochi.mofka.chunks import layout
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.clock import CLOCK, SECOND, Clock, shown
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition, StorageError
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, syncing
+from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.retention import Retention
 
 log = logging.getLogger(__name__)

@@ -11,21 +11,21 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from mochi.mofka.chunks.batch import Batch
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.creation import made_and_locked
 from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.errors import StorageError
+from mochi.mofka.chunks.events import Batch
 from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.files import FileLayer, PosixFiles
+from mochi.mofka.chunks.format.ledger import Remembered
 from mochi.mofka.chunks.kept_files import KeptFiles, RoomyFiles
-from mochi.mofka.chunks.ledger import Remembered
 from mochi.mofka.chunks.overlay import Overlay
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, recover, survey
+from mochi.mofka.chunks.retaining import Trimmer
 from mochi.mofka.chunks.retention import KEEP_ALL
-from mochi.mofka.chunks.trim import Trimmer
 from mochi.mofka.chunks.writer import ChunkWriter, Commit
 
 
@@ -171,7 +171,7 @@ class ChunkView:
         self.close()
 
 
-class ChunkStore(ChunkView):
+class PartitionDirectory(ChunkView):
     """A partition's directory, locked and recovered; made by `open`.
 
     It writes what the original's `default` partition reads, and reads what that writes. Its own files (lock,
@@ -360,7 +360,7 @@ class ChunkStore(ChunkView):
         return self.finish(commit)
 
     def trim(self) -> int:
-        """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.trim.Trimmer.run`."""
+        """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.retaining.Trimmer.run`."""
         return self._trimmer.run()
 
     def expires_in(self) -> float | None:
@@ -381,8 +381,8 @@ class ChunkStore(ChunkView):
     def when_short(self, settle: Callable[[], None]) -> None:
         """Have `settle` called, by any thread, where the process lacks descriptors that this store keeps.
 
-        It is to call `ChunkStore.settle` if nobody uses the writing side just now, and otherwise to do nothing: whoever
-        calls it may be in the middle of a commit of another store.
+        It is to call `settle` of this object if nobody uses the writing side just now, and otherwise to do nothing:
+        whoever calls it may be in the middle of a commit of another store.
         """
         self._kept.when_short = settle
 
@@ -406,7 +406,7 @@ def view(directory: str | os.PathLike[str], files: FileLayer | None = None) -> C
     Raises
     ------
     CorruptPartition, StorageError
-        As `ChunkStore.open` does.
+        As `PartitionDirectory.open` does.
     """
     path = os.fspath(directory)
     files = files or PosixFiles()

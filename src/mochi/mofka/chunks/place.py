@@ -12,7 +12,7 @@ import os
 from typing import Protocol
 
 from mochi.mofka.chunks.files import File
-from mochi.mofka.chunks.layout import LOCK_NAME, belongs
+from mochi.mofka.chunks.format.layout import LOCK_NAME, belongs
 
 ASIDE = ".deleted"
 """What stands for the topic in the name of a directory that is being removed; ``-<n>`` follows if others are left."""

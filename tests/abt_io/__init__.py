@@ -1,0 +1,1 @@
+"""Tests of `mochi.abt_io`: operations on files, by threads and by io_uring."""

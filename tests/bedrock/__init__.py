@@ -1,0 +1,1 @@
+"""Tests of `mochi.bedrock`: configurations, their scripts, and the commands that start and ask servers."""

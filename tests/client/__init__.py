@@ -1,0 +1,1 @@
+"""Tests of `mochi.mofka.client`, most of them over a real server."""

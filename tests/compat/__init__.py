@@ -1,0 +1,1 @@
+"""Tests of the modules in `compat`, which have the original's names."""

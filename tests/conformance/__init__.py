@@ -1,0 +1,1 @@
+"""Tests of the deployments that are documented: each configuration and command, word for word."""

@@ -1,0 +1,1 @@
+"""Tests of `diaspora_stream`: what all drivers share, and the commands."""

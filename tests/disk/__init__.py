@@ -1,0 +1,1 @@
+"""Tests of `mochi.disk`: locks on directories."""

@@ -1,0 +1,1 @@
+"""Tests of `mochi.mofka.files`: the drivers that need no server."""

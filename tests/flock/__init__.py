@@ -1,0 +1,1 @@
+"""Tests of `mochi.flock`: groups of servers, fixed or watched."""

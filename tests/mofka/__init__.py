@@ -1,0 +1,1 @@
+"""Tests of `mochi.mofka`: partitions and their providers."""

@@ -1,0 +1,1 @@
+"""Tests of programs as users write them, each against a whole service."""

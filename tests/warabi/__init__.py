@@ -1,0 +1,1 @@
+"""Tests of `mochi.warabi`: targets for blobs, and the RPCs to them."""

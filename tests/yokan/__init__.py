@@ -1,0 +1,1 @@
+"""Tests of `mochi.yokan`: databases, and the RPCs to them."""
