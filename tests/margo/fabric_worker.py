@@ -9,7 +9,7 @@ from mochi.margo.fabric.plane import Plane
 from mochi.margo.fabric.provider import choose
 
 library = load()
-plane = Plane(library, choose(library, sys.argv[1], "127.0.0.1", None))
+plane = Plane(library, choose(library, sys.argv[1], "127.0.0.1"))
 memory = memoryview(mmap.mmap(-1, 64 << 20))
 memory[:] = bytes(range(256)) * (len(memory) // 256)
 region = plane.register(memory)

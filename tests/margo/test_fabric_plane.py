@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fabric_fake import FakeFabric
 
 from mochi.margo.fabric import library as lib
 from mochi.margo.fabric.library import FabricError, Library, NoFabric, load
 from mochi.margo.fabric.plane import Plane, Region
 from mochi.margo.fabric.provider import choose
+from tests.margo.fabric_fake import FakeFabric
 
 WORKER = Path(__file__).with_name("fabric_worker.py")
 PATTERN = bytes(range(256))
@@ -34,14 +34,14 @@ def library() -> Library:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["tcp", "tcp;ofi_rxm"])
+@pytest.fixture(params=["tcp;ofi_rxm"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
 def plane(library: Library, name: str) -> Iterator[Plane]:
-    plane = Plane(library, choose(library, name, "127.0.0.1", None))
+    plane = Plane(library, choose(library, name, "127.0.0.1"))
     yield plane
     plane.close()
 
@@ -91,7 +91,7 @@ def read(
 
 
 def test_bytes_are_read(library: Library, plane: Plane, name: str) -> None:
-    other = Plane(library, choose(library, name, "127.0.0.1", None))
+    other = Plane(library, choose(library, name, "127.0.0.1"))
     theirs, mine = memory(), memory()
     theirs[:] = os.urandom(SIZE)
     their, my = other.register(theirs), plane.register(mine)
@@ -131,8 +131,10 @@ def test_a_peer_that_is_killed_costs_what_is_under_way(plane: Plane, peer: Peer)
 
 
 def test_memory_stays_where_a_stopped_peer_may_still_fill_it(library: Library) -> None:
-    plane = Plane(library, choose(library, "tcp", "127.0.0.1", None))
-    process = subprocess.Popen([sys.executable, str(WORKER), "tcp"], stdout=subprocess.PIPE, text=True)
+    plane = Plane(library, choose(library, "tcp;ofi_rxm", "127.0.0.1"))
+    process = subprocess.Popen(
+        [sys.executable, str(WORKER), "tcp;ofi_rxm"], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         words = process.stdout.readline().split()
@@ -195,8 +197,8 @@ def test_an_idle_endpoint_sleeps(plane: Plane) -> None:
 
 
 def test_an_unknown_provider_is_refused_with_what_was_found(library: Library) -> None:
-    with pytest.raises(NoFabric, match="offers no provider 'cxi' here"):
-        choose(library, "cxi", "127.0.0.1", "cxi0")
+    with pytest.raises(NoFabric, match="offers no 'cxi' here, card cxi0"):
+        choose(library, "cxi", card="cxi0")
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ It is the one that ``MOFKA_LIBFABRIC`` names, else the system's, else the one in
 
 import os
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ NAME = "libfabric.so.1"
 API = 1 << 16 | 17
 """What behaviour is asked for: of 1.17, which all versions since know."""
 
-_ENOSYS = 38
+_EINVAL, _ENOSYS, _ENODATA = 22, 38, 61
 
 
 class FabricError(Exception):
@@ -66,6 +65,7 @@ class Library:
             version = self.call.fi_version()
         except (OSError, AttributeError) as error:
             raise NoFabric("loading libfabric", _ENOSYS, str(error)) from None
+        self._libc: Any = ffi.dlopen(None)
         self.path = path
         self.version = version >> 16, version & 0xFFFF
 
@@ -79,8 +79,16 @@ class Library:
         """Return the error that stands for libfabric's number `code`."""
         return FabricError(what, code, self.ffi.string(self.call.fi_strerror(code)).decode())
 
-    def offers(self, node: str | None, provider: str | None, domain: str | None) -> "Offers":
-        """Return what libfabric offers for reliable reads and writes, from `node` on if one is given."""
+    def offers(
+        self, node: str | None, service: str | None, provider: str | None, domain: str | None
+    ) -> list[Any]:
+        """Return what there is for reads of others' memory: infos of libfabric, kept as long as one of them is.
+
+        Parameters
+        ----------
+        node, service, provider, domain
+            What is asked for; None: anything.
+        """
         ffi, call = self.ffi, self.call
         hints = call.fi_dupinfo(ffi.NULL)
         try:
@@ -88,22 +96,33 @@ class Library:
             hints.mode = MODES
             hints.ep_attr.type = EP_RDM
             hints.domain_attr.mr_mode = MR_MODES
-            if provider is not None:  # what hints hold is freed by fi_freeinfo
-                hints.fabric_attr.prov_name = libc(ffi).strdup(provider.encode())
+            if provider is not None:  # libfabric frees what hints hold
+                hints.fabric_attr.prov_name = self._libc.strdup(provider.encode())
             if domain is not None:
-                hints.domain_attr.name = libc(ffi).strdup(domain.encode())
+                hints.domain_attr.name = self._libc.strdup(domain.encode())
             first = ffi.new("struct fi_info **")
             where = ffi.NULL if node is None else node.encode()
-            flags = 0 if node is None else SOURCE
-            version = API
-            code = call.fi_getinfo(version, where, ffi.NULL, flags, hints, first)
-            if code == -_ENOSYS:
-                version = self.version[0] << 16 | self.version[1]
-                code = call.fi_getinfo(version, where, ffi.NULL, flags, hints, first)
+            port = ffi.NULL if service is None else service.encode()
+            flags = 0 if node is None and service is None else SOURCE
+            for version in (API, self.version[0] << 16 | self.version[1]):
+                code = call.fi_getinfo(version, where, port, flags, hints, first)
+                if code != -_ENOSYS:  # else this library is older than what was asked for
+                    break
+            if code in (-_ENODATA, -_EINVAL):
+                return []
             self.check(f"asking for {provider or 'any provider'}", code)
         finally:
             call.fi_freeinfo(hints)
-        return Offers(self, first[0])
+        found, entry = [], first[0]
+        while entry:
+            found.append(self.copy(entry))
+            entry = entry.next
+        call.fi_freeinfo(first[0])
+        return found
+
+    def copy(self, info: Any) -> Any:
+        """Return a copy of an info, which is freed when nobody holds it."""
+        return self.ffi.gc(self.call.fi_dupinfo(info), self.call.fi_freeinfo)
 
 
 CAPS = 1 << 2  # reads and writes of another's memory
@@ -114,25 +133,6 @@ MR_LOCAL, MR_RAW, MR_VIRT_ADDR, MR_ALLOCATED, MR_PROV_KEY, MR_ENDPOINT = (
 )
 MR_MODES = MR_LOCAL | MR_VIRT_ADDR | MR_ALLOCATED | MR_PROV_KEY | MR_ENDPOINT
 SOURCE = 1 << 57
-
-
-class Offers:
-    """A list of offers, freed with this."""
-
-    def __init__(self, library: Library, first: Any) -> None:
-        self._library = library
-        self._first = library.ffi.gc(first, library.call.fi_freeinfo)
-
-    def __iter__(self) -> Iterator[Any]:
-        entry = self._first
-        while entry:
-            yield entry
-            entry = entry.next
-
-
-@cache
-def libc(ffi: Any) -> Any:
-    return ffi.dlopen(None)
 
 
 @cache

@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 from mochi.margo.fabric import library as lib
-from mochi.margo.fabric.library import FabricError, Library, NoFabric, Offers
+from mochi.margo.fabric.library import Library, NoFabric
 
-_EINVAL, _ENODATA = 22, 61
+_ENODATA = 61
 
 
 class Kind(NamedTuple):
@@ -30,13 +30,15 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "verbs": Kind("verbs;ofi_rxm"),
-    "cxi": Kind("cxi", by_host=False, longest_sleep=0.01),
-    "efa": Kind("efa", by_host=False),
-    "tcp": Kind("tcp", wants_counter=True),
-    "tcp;ofi_rxm": Kind("tcp;ofi_rxm"),
+    "verbs": (Kind("verbs;ofi_rxm"),),
+    "cxi": (Kind("cxi", by_host=False, longest_sleep=0.01),),
+    "efa": (Kind("efa", by_host=False),),
+    "tcp;ofi_rxm": (Kind("tcp", wants_counter=True), Kind("tcp;ofi_rxm")),
 }
-"""By the name in an address; ``tcp`` is the stand-in for tests, plain sockets are faster."""
+"""What serves the fabric of an address, the first that there is. From libfabric 2.0 on, ``tcp`` needs no ``ofi_rxm``.
+
+Those on TCP are the stand-in where there is no such card: plain sockets are faster.
+"""
 
 
 class Provider:
@@ -50,51 +52,60 @@ class Provider:
         Bits of a key that Mofka chooses.
     """
 
-    def __init__(self, kind: Kind, offers: Offers, info: Any, ffi: Any) -> None:
-        self._offers = offers  # frees what `info` is part of
-        self.info = info
+    def __init__(self, library: Library, kind: Kind, info: Any) -> None:
+        self.info = library.copy(info)
         self.name = kind.provider
         self.wants_counter = kind.wants_counter
         self.longest_sleep = kind.longest_sleep
         self.mr_modes = int(info.domain_attr.mr_mode)
         self.key_bits = min(8 * int(info.domain_attr.mr_key_size or 8), 62)
-        self.domain = ffi.string(info.domain_attr.name).decode() if info.domain_attr.name else ""
+        name = info.domain_attr.name
+        self.domain = library.ffi.string(name).decode() if name else ""
+
+    def memory_words(self) -> list[str]:
+        """Return what the provider wants of memory, for people."""
+        return [words for mode, words in _WORDS.items() if self.mr_modes & mode]
 
 
-def choose(library: Library, name: str, host: str | None, card: str | None) -> Provider:
-    """Return the offer for the provider `name` of an address.
+_WORDS = {
+    lib.MR_LOCAL: "what is read into is registered too",
+    lib.MR_VIRT_ADDR: "peers name addresses of this process",
+    lib.MR_ALLOCATED: "registered memory is pinned",
+    lib.MR_PROV_KEY: "keys are the provider's",
+    lib.MR_ENDPOINT: "memory belongs to an endpoint",
+}
+
+
+def choose(library: Library, fabric: str, host: str = "", card: str = "", pid: int | None = None) -> Provider:
+    """Return the offer for the fabric of an address.
 
     Parameters
     ----------
-    host : str or None
+    host : str
         An IP address of this host, for providers that want one.
-    card : str or None
-        The network card, or other domain.
+    card, pid
+        See `mochi.margo.address.TcpAddress`.
 
     Raises
     ------
+    NoFabric
+        There is no such offer here; says what was asked for, and of which library.
     FabricError
-        There is no such offer here; says what there is.
+        The library fails.
     """
-    kind = KINDS[name]
-    where = host if kind.by_host else None
-    try:
-        offers = library.offers(where, kind.provider, card)
-    except FabricError as error:
-        if error.code in (_ENODATA, _EINVAL):
-            raise NoFabric(
-                f"using {name!r}",
-                error.code,
-                f"libfabric {library.version[0]}.{library.version[1]} at {library.path} offers no provider "
-                f"{kind.provider!r} here",
-            ) from None
-        raise
-    for info in offers:
-        attr = info.fabric_attr
-        if attr.prov_name and library.ffi.string(attr.prov_name).decode() == kind.provider:
-            if info.domain_attr.mr_mode & lib.MR_RAW:
-                continue
-            return Provider(kind, offers, info, library.ffi)
+    for kind in KINDS[fabric]:
+        node = host if kind.by_host else card
+        service = None if pid is None or kind.by_host else str(pid)
+        for info in library.offers(node or None, service, kind.provider, card or None):
+            attr = info.fabric_attr
+            is_meant = attr.prov_name and library.ffi.string(attr.prov_name).decode() == kind.provider
+            if is_meant and not info.domain_attr.mr_mode & lib.MR_RAW:
+                return Provider(library, kind, info)
+    names = " or ".join(repr(kind.provider) for kind in KINDS[fabric])
+    where = "".join(f", {what} {value}" for what, value in (("address", host), ("card", card)) if value)
+    major, minor = library.version
     raise NoFabric(
-        f"using {name!r}", _ENODATA, f"libfabric offers {kind.provider!r} in no form that Mofka can use"
+        f"using ofi+{fabric}",
+        _ENODATA,
+        f"libfabric {major}.{minor} at {library.path} offers no {names} here{where}",
     )
