@@ -1,7 +1,7 @@
 """What a fabric does on this machine, tried: a report that people with such cards can send.
 
-Two endpoints of this process read each other's memory: sizes from a byte to 64 MiB, what was read, how fast, what a wrong
-key costs, and whether an idle endpoint sleeps.
+Two endpoints of this process read each other's memory: a byte to 64 MiB, what was read, how fast, what a wrong key
+costs, and whether an idle endpoint sleeps.
 """
 
 import mmap
