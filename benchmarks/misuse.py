@@ -26,8 +26,8 @@ from diaspora_stream.api import Driver
 from mochi.bedrock.rpc import QUERY_CONFIG, QueryConfig
 from mochi.flock import group_file
 from mochi.margo import rpc, transport
-from mochi.margo.peer.greeting import Asking, Seat
-from mochi.margo.wire import FrameReader, Kind, Segment, allocate_private, encode
+from mochi.margo.peer import Asking, Seat, State
+from mochi.margo.wire import Kind, Segment, encode
 from mochi.mofka import protocol
 
 ADDRESS = "tcp://127.0.0.1"
@@ -57,14 +57,12 @@ class Target(msgspec.Struct, frozen=True):
 
     def greeted(self) -> socket.socket:
         """A connection that has proved itself."""
-        peer = transport.connect(self.address, 10.0)
-        greeting = Asking(Seat(self.token), self.address)
-        peer.sendall(encode(Kind.HELLO, message=greeting.hello))
-        reader = FrameReader(allocate_private)
-        while True:
-            for frame in reader.received(peer.recv_into(reader.buffers()[0])):
-                peer.sendall(encode(Kind.PROOF, message=greeting.received(frame.kind, frame.message)))
-                return peer
+        connected = transport.connect(self.address, 10.0)
+        peer = Asking(Seat(self.token), self.address)
+        while peer.queue.pump(connected.sendmsg) and peer.state is not State.OPEN:
+            peer.reader.received(connected.recv_into(peer.reader.buffers()[0]))
+            peer.next_event()
+        return connected
 
     def request(self, name: str, message: Any, call: int, segments: tuple[int, ...] = ()) -> bytes:
         """A request to the partition, up to its bulk; to bedrock if it is a query."""

@@ -26,6 +26,7 @@ ALLOWED = {
     "mochi.mofka": {
         CONSOLE,
         "diaspora_stream",
+        "mochi.disk",
         "mochi.shortage",
         "mochi.margo",
         "mochi.flock",

@@ -8,8 +8,8 @@ import resource
 import sys
 
 from mochi import shortage
+from mochi.disk.descriptors import Descriptors
 from mochi.mofka.chunks import ChunkConfig, PartitionDirectory
-from mochi.mofka.chunks.descriptors import Descriptors
 from tests.chunks.chunk_events import batch_of, events_of
 
 

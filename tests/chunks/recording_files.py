@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mochi.disk.contract import Buffer
 from mochi.mofka.chunks import File, PosixFiles, StorageError
-from mochi.mofka.chunks.files import Buffer
 
 Change = tuple[int, bytes | None]
 """Bytes written at an offset; or None: the file was cut to that many bytes."""

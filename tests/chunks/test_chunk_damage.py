@@ -9,6 +9,7 @@ import pytest
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import Files
+from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import (
     ChunkConfig,
     ChunkView,
@@ -21,7 +22,6 @@ from mochi.mofka.chunks import (
     view,
 )
 from mochi.mofka.chunks.errors import REFUSALS
-from mochi.mofka.chunks.files import FileLayer
 from tests.chunks.chunk_events import Event, batch_of, chunk_files, numbered
 
 FOUR = ChunkConfig(max_events_per_chunk=4)

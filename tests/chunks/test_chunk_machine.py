@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from mochi.disk.descriptors import Descriptors
 from mochi.mofka.chunks import (
     Batch,
     ChunkConfig,
@@ -23,7 +24,6 @@ from mochi.mofka.chunks import (
     StorageError,
 )
 from mochi.mofka.chunks import journal as journal_module
-from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.writer import Commit
 from tests.chunks.chunk_events import Event, batch_of, events_of
 from tests.chunks.recording_files import RecordingFiles

@@ -21,9 +21,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mochi.disk.descriptors import Descriptors, Holder, Holders
+from mochi.disk.errors import SyncFailed
 from mochi.mofka.chunks import ChunkConfig, File, PartitionDirectory, PosixFiles, StorageError
-from mochi.mofka.chunks.descriptors import Descriptors, Holder, Holders
-from mochi.mofka.chunks.files import SyncFailed
 from tests.chunks.chunk_events import Event, batch_of, events_of
 
 PROGRAM = Path(__file__).with_name("many_partitions.py")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mochi.disk.descriptors import Descriptors
+from mochi.disk.fd_cache import FdCache
 from mochi.mofka.chunks import PosixFiles, StorageError
-from mochi.mofka.chunks.descriptors import Descriptors
-from mochi.mofka.chunks.fd_cache import FdCache
 
 
 @pytest.fixture

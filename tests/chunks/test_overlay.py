@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mochi.disk.overlay import Overlay
 from mochi.mofka.chunks import PosixFiles, StorageError
-from mochi.mofka.chunks.overlay import Overlay
 
 NAMES = ("there", "new")
 
@@ -31,7 +31,7 @@ def test_reading_gives_what_it_would_had_the_changes_been_made(
     with tempfile.TemporaryDirectory() as below, tempfile.TemporaryDirectory() as real:
         for each in (below, real):
             Path(each, "there").write_bytes(bytes(range(1, 31)))
-        with closing(Overlay(files)) as overlay:
+        with closing(Overlay(files, "quarantine-")) as overlay:
             for name, place, content in changes:
                 there = f"{real}/{name}" in map(str, Path(real).iterdir())
                 for layer, directory in ((overlay, below), (files, real)):
@@ -62,7 +62,7 @@ def test_reading_gives_what_it_would_had_the_changes_been_made(
 
 
 def test_a_missing_file_is_missing_and_a_lock_is_not_made(tmp_path: Path) -> None:
-    with closing(Overlay(PosixFiles())) as overlay:
+    with closing(Overlay(PosixFiles(), "quarantine-")) as overlay:
         with pytest.raises(StorageError, match="No such file"):
             overlay.open(str(tmp_path / "nothing"), writable=False)
         with closing(overlay.lock(str(tmp_path / "lock"))):

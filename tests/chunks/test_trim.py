@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mochi.disk.contract import Buffer, File
 from mochi.mofka.chunks import (
     ChunkConfig,
     CorruptPartition,
@@ -21,7 +22,6 @@ from mochi.mofka.chunks import (
     view,
 )
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.files import Buffer, File
 from tests.chunks.chunk_events import batch_of, events_of, numbered
 from tests.chunks.recording_files import RecordingFiles
 

@@ -31,7 +31,7 @@ from mochi.margo import rpc, transport
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
-from mochi.margo.connection import MAX_OUTSTANDING, Connection, Request
+from mochi.margo.connection import Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import (
     AddressError,
@@ -44,6 +44,7 @@ from mochi.margo.errors import (
     VersionMismatch,
 )
 from mochi.margo.link import Link, PendingCall
+from mochi.margo.peer import MAX_OUTSTANDING
 from mochi.margo.peer import budget as budget_module
 from mochi.margo.peer import greeting as handshake
 from mochi.margo.peer.budget import CONNECTION_BYTES, Budget
@@ -137,7 +138,8 @@ class Raw:
             count = self.peer.recvmsg_into(self.reader.buffers())[0]
             if not count:
                 raise EOFError
-            self.frames.extend(self.reader.received(count))
+            self.reader.received(count)
+            self.frames.extend(iter(self.reader.next_frame, None))
         return self.frames.popleft()
 
     def is_closed(self) -> bool:
@@ -167,10 +169,9 @@ def impostor(address: str, behave: Callable[[Raw], None]) -> Iterator[str]:
     def serve() -> None:
         peer, _ = listener.accept()
         with Raw(peer) as raw:
-            greeting = handshake.Answering(lambda _: None, b"")
-            welcome = greeting.received(Kind.HELLO, raw.receive().message)
-            assert welcome is not None
-            raw.send(encode(Kind.WELCOME, message=welcome))
+            said = raw.receive().message
+            welcome = handshake.welcome(handshake.read_hello(said), said, None, b"")
+            raw.send(encode(Kind.WELCOME, message=rpc.pack(welcome)))
             assert raw.receive().kind is Kind.PROOF
             with suppress(ConnectionError, EOFError):
                 behave(raw)
@@ -981,9 +982,9 @@ def test_one_way_requests_to_a_pool_that_is_stuck_are_not_read_without_end(
         )
         sender = threading.Thread(target=raw.send, args=(stream,))
         sender.start()
-        assert until(lambda: bool(connections) and len(connections[0]._outstanding) >= MAX_OUTSTANDING)
+        assert until(lambda: bool(connections) and connections[0].outstanding >= MAX_OUTSTANDING)
         assert [call(client, engine, "echo", n) for n in range(20)] == list(range(20))
-        assert len(connections[0]._outstanding) == MAX_OUTSTANDING
+        assert connections[0].outstanding == MAX_OUTSTANDING
         assert sender.is_alive()
         go.set()
         assert last.wait(SECONDS)

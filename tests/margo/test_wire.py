@@ -63,11 +63,16 @@ def build(spec: Any) -> tuple[bytes, list[bytes]]:
     return b"".join([head, *bulk]), bulk
 
 
+def frames_of(reader: FrameReader, count: int) -> Iterator[Frame]:
+    reader.received(count)
+    yield from iter(reader.next_frame, None)
+
+
 def feed(
     reader: FrameReader,
     stream: bytes,
     cuts: Iterator[int],
-    received: Callable[[int], Iterator[Frame]] | None = None,
+    received: Callable[[FrameReader, int], Iterator[Frame]] = frames_of,
 ) -> Iterator[Frame]:
     """Give `stream` to the reader as a socket would, in pieces of the sizes `cuts`."""
     at = 0
@@ -81,7 +86,7 @@ def feed(
             buffer[: len(left)] = left[: len(buffer)]
             left = left[len(buffer) :]
         at += piece
-        yield from (received or reader.received)(piece)
+        yield from received(reader, piece)
 
 
 def whole() -> Iterator[int]:
@@ -142,13 +147,14 @@ def test_frames_survive_waits_for_memory_and_none_is_taken_before_its_time(
         assert size <= STAGING_SIZE or size <= admitted
         return allocate_private(frame)
 
-    def received(count: int) -> Iterator[Frame]:
+    def received(reader: FrameReader, count: int) -> Iterator[Frame]:
         nonlocal admitted
-        yield from reader.received(count)
+        yield from frames_of(reader, count)
         while reader.held_up:
             assert not reader.has_more
             admitted += asked[-1]
-            yield from reader.go_on()
+            reader.go_on()
+            yield from iter(reader.next_frame, None)
 
     reader = FrameReader(allocate, Limits(), admit)
     stream = b"".join(build(spec)[0] for spec in frames)

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from mochi.margo import rpc, wire
-from mochi.margo.connection import GREETING_TIMEOUT, MAX_OUTSTANDING
+from mochi.margo.connection import GREETING_TIMEOUT
 from mochi.margo.engine import LOBBY_CAPACITY, LOBBY_GRACE
 from mochi.margo.errors import Fault
+from mochi.margo.peer import MAX_OUTSTANDING
 from mochi.margo.peer import greeting as handshake
 from mochi.margo.peer.budget import CONNECTION_BYTES, LEAST_MOVE, PATIENCE, SERVER_BYTES, SHARE_BYTES
 from mochi.margo.peer.gate import Gate
@@ -47,7 +48,8 @@ def example(name: str) -> bytes:
 def decode(raw: bytes) -> Frame:
     reader = FrameReader(allocate_private, Limits())
     reader.buffers()[0][: len(raw)] = raw
-    (frame,) = reader.received(len(raw))
+    reader.received(len(raw))
+    (frame,) = iter(reader.next_frame, None)
     return frame
 
 

@@ -46,15 +46,8 @@ from mochi.margo.errors import (
 )
 from mochi.margo.link import Claim, Link, PendingCall
 from mochi.margo.owned_lock import OwnedLock
-from mochi.margo.peer.greeting import Asking, Seat
-from mochi.margo.wire import (
-    Buffer,
-    Frame,
-    FrameReader,
-    Kind,
-    allocate_private,
-    encode,
-)
+from mochi.margo.peer import Asking, Seat, State
+from mochi.margo.wire import Buffer
 
 R = TypeVar("R")
 
@@ -175,18 +168,18 @@ class Client:
         if self._links.get(link.address) is link:
             del self._links[link.address]
 
-    def _adopt(self, address: str, peer: socket.socket, instance: bytes) -> Link:
+    def _adopt(self, address: str, connected: socket.socket, peer: Asking) -> Link:
         with self._changing:
             if self._background is None:
                 made = _Background(self)
                 if self._background is None:  # a call within this thread may have been here
                     self._background = made
-            link = Link(self, address, instance, peer, self._background.poller)
+            link = Link(self, address, peer, connected, self._background.poller)
             self._by_descriptor[link.descriptor] = link
             self._links[address] = link
         return link
 
-    def _connect(self, address: str, timeout: float) -> tuple[socket.socket, bytes]:
+    def _connect(self, address: str, timeout: float) -> tuple[socket.socket, Asking]:
         seat, via = self._seats.get(address), self._ways.get(address)
         if via is None:
             return self._greet(address, seat, timeout)
@@ -200,41 +193,35 @@ class Client:
         except AddressError as error:
             raise AddressError(f"{error}; nor by {via}: {failure}") from error
 
-    def _greet(self, address: str, seat: Seat | None, timeout: float) -> tuple[socket.socket, bytes]:
+    def _greet(self, address: str, seat: Seat | None, timeout: float) -> tuple[socket.socket, Asking]:
         deadline = time.monotonic() + timeout
-        peer = transport.connect(address, timeout)
+        connected = transport.connect(address, timeout)
         try:
-            greeting = Asking(seat, address)
-            peer.sendall(encode(Kind.HELLO, message=greeting.hello))
-            frame = self._receive_greeting(peer, address, deadline)
-            peer.sendall(encode(Kind.PROOF, message=greeting.received(frame.kind, frame.message)))
+            peer = Asking(seat, address)
+            while peer.queue.pump(connected.sendmsg) and peer.state is not State.OPEN:
+                connected.settimeout(max(deadline - time.monotonic(), 1e-3))
+                count = connected.recv_into(peer.reader.buffers()[0])
+                if not count:
+                    raise AddressError(f"the server at {address} closed the connection in the greeting")
+                if time.monotonic() > deadline:
+                    raise TimeoutError("timed out")
+                peer.reader.received(count)
+                peer.next_event()
         except OSError as error:
-            peer.close()
+            connected.close()
             raise AddressError(
                 f"the server at {address} does not greet: {error.strerror or error}"
             ) from error
         except VersionMismatch:
-            peer.close()
+            connected.close()
             raise
         except ProtocolError as error:
-            peer.close()
+            connected.close()
             raise ProtocolError(f"what answers at {address} is no server of this kind: {error}") from error
         except BaseException:
-            peer.close()
+            connected.close()
             raise
-        return peer, greeting.instance
-
-    def _receive_greeting(self, peer: socket.socket, address: str, deadline: float) -> Frame:
-        reader = FrameReader(allocate_private)
-        while True:
-            peer.settimeout(max(deadline - time.monotonic(), 1e-3))
-            count = peer.recv_into(reader.buffers()[0])
-            if not count:
-                raise AddressError(f"the server at {address} closed the connection in the greeting")
-            if time.monotonic() > deadline:
-                raise TimeoutError("timed out")
-            for frame in reader.received(count):
-                return frame
+        return connected, peer
 
     def forget(self, link: Link) -> None:
         """Drop a link that is lost."""

@@ -1,8 +1,7 @@
-"""One accepted connection, and the requests that come on it.
+"""One accepted connection, and the requests that come on it: the event loop's rim of `mochi.margo.peer.Answering`.
 
-A peer that breaks the wire format, or greets without the token, loses its connection and nothing else. What a peer
-can make a server hold is bounded: see `MAX_OUTSTANDING`, and `mochi.margo.peer.budget`. A connection gets one request a
-turn of the loop.
+A peer that breaks the wire format, or greets without the token, loses its connection and nothing else. Of what was
+read, one request is handled in a turn of the loop, so that none keeps others waiting for longer.
 """
 
 import asyncio
@@ -10,34 +9,18 @@ import logging
 import os
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Protocol, TypeAlias
 
 import msgspec
 
 from mochi.margo import rpc
 from mochi.margo.complaints import Complaint
-from mochi.margo.errors import AuthenticationError, Fault, MargoError, ProtocolError
-from mochi.margo.peer import greeting as handshake
-from mochi.margo.peer.budget import Budget, Grant, Reservation, Side
-from mochi.margo.peer.gate import Gate
-from mochi.margo.wire import (
-    DESCRIPTORS,
-    GREETING_LIMITS,
-    ONE_WAY,
-    Allocate,
-    Buffer,
-    Frame,
-    FrameReader,
-    Kind,
-    Limits,
-    Segment,
-    SendQueue,
-    allocate_private,
-    encode,
-)
+from mochi.margo.errors import Fault, MargoError
+from mochi.margo.peer import Answering, Call, Grant, House, Reservation, State, frame_of
+from mochi.margo.wire import ONE_WAY, Allocate, Buffer, Frame, Kind
 
 GREETING_TIMEOUT = 10.0
 """Seconds that a peer may take to prove itself."""
@@ -47,26 +30,17 @@ CLOSING = Complaint("closing a connection")
 FAILED = Complaint("a handler failed", logging.ERROR)
 UNEXPECTED = Complaint("an unexpected error on a connection", logging.ERROR)
 
-MAX_OUTSTANDING = 256
-"""Requests of one connection that wait for an answer before no more is read from it."""
 
-
-class Owner(Protocol):
+class Owner(House, Protocol):
     """What a connection needs of its engine."""
 
     loop: asyncio.AbstractEventLoop
-    gate: Gate
-    instance: bytes
-    budget: Budget
 
     def definition(self, frame: Frame) -> "Definition":
         """Return what a request is for; `Fault` when there is nothing."""
 
     def on_loop(self, function: Callable[[], None]) -> None:
-        """Run `function` now when this is the loop's thread, else soon."""
-
-    def grant(self, grants: Sequence[Grant]) -> None:
-        """Have what was granted by the budget called soon, and see to it that a budget that is used up comes free."""
+        """Run `function` on the loop, after all that was given before."""
 
     def has_proven(self, connection: "Connection") -> None:
         """Take note that a peer has proved itself."""
@@ -78,7 +52,7 @@ class Owner(Protocol):
         """Log what a peer did wrong, or what was done for it and failed. Any thread."""
 
 
-class Request:
+class Request(Call):
     """One request at its handler.
 
     Attributes
@@ -98,15 +72,23 @@ class Request:
     answer counts as one that waits for it until its handler returns.
     """
 
-    __slots__ = ("cancelled", "connection", "deadline", "frame", "reserved", "size")
+    __slots__ = ("connection", "deadline", "definition")
+
+    definition: "Definition"
 
     def __init__(self, connection: "Connection", frame: Frame, size: int) -> None:
         self.connection = connection
         self.frame = frame
-        self.deadline = time.monotonic() + frame.timeout_ms / 1000 if frame.timeout_ms else float("inf")
-        self.cancelled = False
         self.size = size
         self.reserved = 0
+        self.cancelled = False
+        self.deadline = time.monotonic() + frame.timeout_ms / 1000 if frame.timeout_ms else inf
+
+    def run(self) -> None:
+        """Have the handler do what the request asks for."""
+        self.attempt(partial(self.definition.handler, self))
+        if self.frame.flags & ONE_WAY:
+            self.reply()
 
     def reserve(
         self,
@@ -132,7 +114,7 @@ class Request:
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Do what the request asks for, unless it is void; what `work` raises is its answer."""
-        if self.cancelled or time.monotonic() > self.deadline:
+        if self.cancelled or (self.frame.timeout_ms and time.monotonic() > self.deadline):
             self.fail(Fault("deadline", "the request was taken back, or its deadline has passed"))
             return
         try:
@@ -161,33 +143,22 @@ class Request:
 
         Raises
         ------
-        ProtocolError
+        LocalProtocolError
             The answer is larger than any peer takes; it may still be answered with another.
         """
-        self._answer(Kind.RESPONSE, message, bulk, descriptors)
+        frame = None
+        if not self.frame.flags & ONE_WAY:
+            frame = frame_of(Kind.RESPONSE, self.frame.call, message, bulk, descriptors)
+        connection = self.connection
+        connection.engine.on_loop(partial(connection.settle, self, frame, bulk, descriptors))
 
     def fail(self, error: BaseException) -> None:
         """Answer with `error`, as a fault."""
-        self._answer(Kind.FAULT, rpc.pack_fault(error), (), ())
-
-    def _answer(
-        self, kind: Kind, message: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]
-    ) -> None:
+        frame = None
+        if not self.frame.flags & ONE_WAY:
+            frame = frame_of(Kind.FAULT, self.frame.call, rpc.pack_fault(error))
         connection = self.connection
-        frame = (
-            None if self.frame.flags & ONE_WAY else _encode(kind, self.frame.call, message, bulk, descriptors)
-        )
-
-        connection.engine.on_loop(lambda: connection.settle(self, frame, bulk, descriptors))
-
-
-def _encode(
-    kind: Kind, call: int, message: bytes, bulk: Sequence[Sequence[Buffer]], descriptors: Sequence[int]
-) -> bytes:
-    segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
-    return encode(
-        kind, call=call, flags=DESCRIPTORS if descriptors else 0, message=message, segments=segments
-    )
+        connection.engine.on_loop(partial(connection.settle, self, frame))
 
 
 Handler: TypeAlias = Callable[[Request], None]
@@ -200,10 +171,7 @@ class Definition(msgspec.Struct, frozen=True):
 
 
 class Connection:
-    """One accepted connection. Lives on the loop: all its methods must be called there.
-
-    A peer is read from only while it lets itself be answered, see `MAX_OUTSTANDING` and `mochi.margo.peer.budget`.
-    Of what was read, one request is handled in a turn of the loop, so that none keeps others waiting for longer.
+    """One accepted connection. Lives on the loop: all its methods must be called there, but for `reserve`.
 
     Attributes
     ----------
@@ -216,50 +184,50 @@ class Connection:
         self.engine = engine
         self.closed = False
         self.on_close: list[Callable[[], None]] = []
-        self._peer = peer
-        self._budget = engine.budget
-        self.account = self._budget.open()
-        self._reader = FrameReader(self._allocate, GREETING_LIMITS, self._admit)
-        self._arrived: Iterator[Frame] | None = None
+        self._socket = peer
+        self._peer = Answering[Request](
+            engine,
+            partial(Request, self),
+            self._allocate,
+            self._update_reading,
+            time.monotonic,
+        )
+        self.account = self._peer.account
+        self._is_writing = False
         self._turn_is_due = False
-        self._admitted = 0
-        self._queue = SendQueue()
-        self._lending: deque[tuple[bytes, list[int]]] = deque()
-        self._writing = False
-        self._reading = True
-        self._ending = False
-        self._greeting = handshake.Answering(engine.gate.seat_of, engine.instance)
-        self._outstanding: dict[int, Request] = {}
-        self._greeting_timer = engine.loop.call_later(GREETING_TIMEOUT, self._greeting_expired)
+        self._greeting_timer: asyncio.TimerHandle | None = engine.loop.call_later(
+            GREETING_TIMEOUT, self._greeting_expired
+        )
         engine.loop.add_reader(peer, self._readable)
 
     @property
     def lends(self) -> bool:
         """Whether buffers can be lent over this connection, by file descriptor."""
-        return self._peer.family == socket.AF_UNIX
+        return self._socket.family == socket.AF_UNIX
+
+    @property
+    def outstanding(self) -> int:
+        """Number of requests that wait for their answers."""
+        return len(self._peer.calls)
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether something waits for the peer to read it."""
+        return bool(self._peer.queue or self._peer.lending)
 
     def close(self) -> None:
         """Close; what is queued is dropped, and `on_close` is called."""
         if self.closed:
             return
         self.closed = True
-        self._greeting_timer.cancel()
-        if self._reading:
-            self.engine.loop.remove_reader(self._peer)
-        if self._writing:
-            self.engine.loop.remove_writer(self._peer)
-        self._peer.close()
-        self._queue.clear()
-        for _, descriptors in self._lending:
-            _close_all(descriptors)
-        self._lending.clear()
-        for request in self._outstanding.values():
-            request.cancelled = True
-        self._outstanding.clear()
-        # What has half arrived goes now, and not when the garbage collector next looks at the cycles here.
-        self._arrived = None
-        self._reader = FrameReader(allocate_private)
-        self.engine.grant(self._budget.close(self.account))
+        if self._greeting_timer is not None:
+            self._greeting_timer.cancel()
+        if self._peer.is_reading:
+            self.engine.loop.remove_reader(self._socket)
+        if self._is_writing:
+            self.engine.loop.remove_writer(self._socket)
+        self._socket.close()
+        _close_all(self._peer.close())
         self.engine.forget(self)
         callbacks, self.on_close = self.on_close, []
         for callback in callbacks:
@@ -270,7 +238,7 @@ class Connection:
 
     def end_reading(self) -> None:
         """Read no more from the peer."""
-        self._ending = True
+        self._peer.end_reading()
         self._update_reading()
 
     def reserve(self, size: int, grant: Grant) -> Reservation | None:
@@ -282,186 +250,132 @@ class Connection:
             None if the bytes are reserved; else what waits: `grant` is called on the loop once they are. A connection
             that is closed grants nothing more.
         """
-        return self._reserve(self.account.answers, size, grant)
-
-    def _reserve(self, side: Side, size: int, grant: Grant) -> Reservation | None:
-        reservation = self._budget.reserve(side, size, grant)
-        self.engine.grant(())
-        return reservation
+        return self._peer.reserve(size, grant)
 
     def cancel(self, reservation: Reservation) -> None:
         """Take back a reservation that waits. Any thread."""
-        self.engine.on_loop(lambda: self.engine.grant(self._budget.cancel(reservation)))
+        self.engine.on_loop(lambda: self.engine.grant(self.engine.budget.cancel(reservation)))
 
     def release(self, size: int) -> None:
         """Give back what was reserved, and is not needed. Any thread."""
-        self.engine.on_loop(lambda: self._change(0, -size))
+
+        def give_back() -> None:
+            self._peer.release(size)
+            self._update_reading()
+
+        self.engine.on_loop(give_back)
 
     def notify(
         self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = (), *, reserved: int = 0
     ) -> None:
         """Send a notice on a stream that the peer has named, for which some bytes were reserved."""
-        self.put(_encode(Kind.NOTICE, stream, message, bulk, ()), bulk, (), reserved=reserved)
+        if not self.closed:
+            self._peer.notify(stream, message, bulk, reserved)
+            self._send()
 
     def fail_stream(self, stream: int, message: bytes) -> None:
         """Send a fault, made with `rpc.pack_fault`, on a stream: nothing more will come on it."""
-        self.send(Kind.FAULT, stream, message)
-
-    def send(self, kind: Kind, call: int, message: bytes) -> None:
-        """Send a frame, or queue what the socket does not take now."""
-        self.put(_encode(kind, call, message, (), ()), (), ())
-
-    def put(
-        self,
-        frame: bytes,
-        bulk: Sequence[Sequence[Buffer]],
-        descriptors: Sequence[int],
-        *,
-        reserved: int = 0,
-        answered: int = 0,
-    ) -> None:
-        """Send a frame that is encoded up to its bulk; one with descriptors has none, and may be overtaken.
-
-        Parameters
-        ----------
-        reserved, answered : int
-            Bytes that were held for it, and for the request that it answers.
-        """
-        if self.closed:
-            return
-        before = self._queue.size + reserved
-        if descriptors:
-            self._lending.append((frame, [os.dup(descriptor) for descriptor in descriptors]))
-        else:
-            self._queue.put((frame,))
-            for buffers in bulk:
-                self._queue.put(buffers)
-        if not self._writing:
-            self._send_queued()
-        self._change(-answered, self._queue.size - before)
-
-    def _pump(self) -> None:
-        """Send what waits for the socket to take it."""
-        before = self._queue.size
-        self._send_queued()
-        self._change(0, self._queue.size - before)
-
-    def _change(self, requests: int, answers: int) -> None:
-        """Take note of what is held for this peer, more or less, and read on if that was paused."""
-        if requests or answers:
-            self.engine.grant(self._budget.change(self.account, requests, answers))
-        if not self._reading or self._budget.is_full(self.account):
-            self._update_reading()
-
-    def _send_queued(self) -> None:
-        """Send what the socket takes; never blocks."""
-        size = self._queue.size
-        try:
-            done = self._queue.pump(self._peer.sendmsg)
-            while done and self._lending:
-                done = self._lend()
-        except OSError:
-            self._queue.clear()
-            self.engine.loop.call_soon(self.close)
-            return
-        if done and self._writing:
-            self.engine.loop.remove_writer(self._peer)
-        elif not done and not self._writing:
-            self.engine.loop.add_writer(self._peer, self._pump)
-        if done and self._writing:
-            self.account.reading.over()
-        self._writing = not done
-        if not done:
-            self.account.reading.moved(size - self._queue.size, time.monotonic())
-
-    def _lend(self) -> bool:
-        """Send the next frame that has descriptors; they go with its first byte. The queue is empty."""
-        frame, descriptors = self._lending[0]
-        try:
-            sent = socket.send_fds(self._peer, [frame], descriptors)
-        except (BlockingIOError, InterruptedError):
-            return False
-        self._lending.popleft()
-        _close_all(descriptors)
-        self._queue.put((frame[sent:],))
-        return self._queue.pump(self._peer.sendmsg)
-
-    @property
-    def has_outstanding(self) -> bool:
-        """Whether a request waits for its answer."""
-        return bool(self._outstanding)
-
-    @property
-    def has_queued(self) -> bool:
-        """Whether something waits for the peer to read it."""
-        return bool(self._queue or self._lending)
+        if not self.closed:
+            self._peer.fail_stream(stream, message)
+            self._send()
 
     def is_outstanding(self, request: Request) -> bool:
         """Whether a request waits for its answer."""
-        return self._outstanding.get(request.frame.call) is request
+        return self._peer.calls.get(request.frame.call) is request
 
     def settle(
         self,
         request: Request,
         frame: bytes | None,
-        bulk: Sequence[Sequence[Buffer]],
-        descriptors: Sequence[int],
+        bulk: Sequence[Sequence[Buffer]] = (),
+        descriptors: Sequence[int] = (),
     ) -> None:
         """Answer a request, with a frame if it wants one; does nothing if it is answered already."""
-        if not self.is_outstanding(request):
-            return
-        del self._outstanding[request.frame.call]
-        if frame is None:
-            self._change(-request.size, -request.reserved)
-        else:
-            self.put(frame, bulk, descriptors, reserved=request.reserved, answered=request.size)
-
-    def _is_full(self) -> bool:
-        return (
-            len(self._outstanding) >= MAX_OUTSTANDING
-            or (self._budget.is_full(self.account) and not self._admitted)
-            or self._reader.held_up
-            or self._ending
-        )
-
-    def _update_reading(self) -> None:
-        if self.closed or self._reading is not self._is_full():
-            return
-        self._reading = not self._reading
-        if not self._reading:
-            self.engine.loop.remove_reader(self._peer)
-            self.account.sending.over()
-            return
-        self.engine.loop.add_reader(self._peer, self._readable)
-        if self._arrived is not None:
-            self._take_turn_soon()
-        elif self._reader.is_amid:
-            self.account.sending.moved(0, time.monotonic())
-
-    def _greeting_expired(self) -> None:
-        self.engine.complain(REFUSING, f"it has not proved itself within {GREETING_TIMEOUT:g} s")
-        self.close()
+        if self.is_outstanding(request):
+            self._peer.answer(request, frame, bulk, [os.dup(descriptor) for descriptor in descriptors])
+            self._send()
 
     def let_go(self) -> None:
         """Close the connection of a peer that has not proved itself, to make room for others."""
         self._refuse(Fault("crowded", "too many connections have not proved themselves"))
 
-    def _refuse(self, error: MargoError) -> None:
-        is_proven = self._greeting.state is handshake.State.PROVEN
-        self.engine.complain(CLOSING if is_proven else REFUSING, error)
-        self.send(Kind.FAULT, 0, rpc.pack_fault(_as_fault(error)))
+    def _greeting_expired(self) -> None:
+        self.engine.complain(REFUSING, f"it has not proved itself within {GREETING_TIMEOUT:g} s")
         self.close()
 
+    def _refuse(self, error: MargoError) -> None:
+        self.engine.complain(CLOSING if self._peer.state is State.OPEN else REFUSING, error)
+        self._peer.refuse(error)
+        self._send()
+        self.close()
+
+    def _send(self) -> None:
+        """Send what is queued, unless the peer is to read first what was sent before."""
+        peer = self._peer
+        if self._is_writing:
+            peer.count()
+        else:
+            self._pump()
+        if peer.is_reading is peer.is_full:
+            self._update_reading()
+
+    def _pump(self) -> None:
+        """Send what the socket takes; never blocks."""
+        peer = self._peer
+        try:
+            done = peer.queue.pump(self._socket.sendmsg)
+            while done and peer.lending:
+                done = self._lend()
+        except OSError:
+            peer.queue.clear()
+            self.engine.loop.call_soon(self.close)
+            return
+        if done is self._is_writing:
+            self._is_writing = not done
+            if done:
+                self.engine.loop.remove_writer(self._socket)
+            else:
+                self.engine.loop.add_writer(self._socket, self._writable)
+        peer.sent(done)
+
+    def _writable(self) -> None:
+        self._pump()
+        self._update_reading()
+
+    def _lend(self) -> bool:
+        """Send the next frame that has descriptors; they go with its first byte. The queue is empty."""
+        peer = self._peer
+        frame, descriptors = peer.lending[0]
+        try:
+            sent = socket.send_fds(self._socket, [frame], descriptors)
+        except (BlockingIOError, InterruptedError):
+            return False
+        peer.lending.popleft()
+        _close_all(descriptors)
+        peer.queue.append(frame[sent:])
+        return peer.queue.pump(self._socket.sendmsg)
+
+    def _update_reading(self) -> None:
+        """Stop reading, or begin again, if it is time for that."""
+        change = self._peer.turn()
+        if change:
+            self.engine.loop.add_reader(self._socket, self._readable)
+            if self._peer.reader.has_more:
+                self._take_turn_soon()
+        elif change is not None:
+            self.engine.loop.remove_reader(self._socket)
+
     def _readable(self) -> None:
-        """Receive, until a frame is whole, and begin with what has arrived."""
-        reader = self._reader
+        """Receive, until a request is whole, and handle it."""
+        peer = self._peer
+        reader = peer.reader
         for _ in range(8):
-            if self._arrived is not None or not self._reading:
+            if reader.has_more or not peer.is_reading:
                 return
             buffers = reader.buffers()
             try:
-                peer = self._peer
-                count = peer.recv_into(buffers[0]) if len(buffers) == 1 else peer.recvmsg_into(buffers)[0]
+                place = self._socket
+                count = place.recv_into(buffers[0]) if len(buffers) == 1 else place.recvmsg_into(buffers)[0]
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -469,9 +383,8 @@ class Connection:
             if not count:
                 self.close()
                 return
-            self._arrived = reader.received(count)
-            handled = self._take_turn(count)
-            if self.closed or handled or count < len(buffers[0]):
+            reader.received(count)
+            if self._take_turn(count) or self.closed or count < len(buffers[0]):
                 return
 
     def _take_turn_soon(self) -> None:
@@ -481,106 +394,49 @@ class Connection:
 
     def _take_next_turn(self) -> None:
         self._turn_is_due = False
-        self._take_turn(0)
+        if not self.closed:
+            self._take_turn(0)
 
     def _take_turn(self, count: int) -> bool:
         """Go on with what has arrived, `count` bytes of it just now, up to one request; tell whether there was one."""
-        handled = False
+        peer = self._peer
+        request = None
         try:
-            while self._arrived is not None and self._reading and not self.closed:
-                if handled and self._reader.has_more:
-                    self._take_turn_soon()
-                    break
-                frame = next(self._arrived, None)
-                if frame is not None:
-                    self._dispatch(frame)
-                    handled |= frame.kind is Kind.REQUEST
-                    if self._is_full():
-                        self._update_reading()
-                    continue
-                self._arrived = None
-                if self._reader.held_up:
-                    self._update_reading()
-                elif self._reader.is_amid:
-                    self.account.sending.moved(count, time.monotonic())
-                elif self.account.sending.since is not None:
-                    self.account.sending.over()
+            request = peer.next_event(count)
+            if peer.queue and not self._is_writing:  # the greeting
+                self._send()
+            if request is not None:
+                self._handle(request)
+            if self._greeting_timer is not None and peer.state is State.OPEN:
+                self._greeting_timer.cancel()
+                self._greeting_timer = None
+                self.engine.has_proven(self)
+            if peer.is_reading is peer.is_full:
+                self._update_reading()
+            if peer.reader.has_more and peer.is_reading:
+                self._take_turn_soon()
         except MargoError as error:
             self._refuse(error)
         except Exception as error:
             self.engine.complain(UNEXPECTED, error)
             self.close()
-        return handled
-
-    def _admit(self, size: int) -> bool:
-        """Take memory for the frame that has begun, or have reading go on when there is some."""
-        if self._reserve(self.account.requests, size, partial(self._admitted_late, size)) is not None:
-            return False
-        self._admitted += size
-        return True
-
-    def _admitted_late(self, size: int) -> None:
-        if not self.closed:
-            self._admitted += size
-            self._arrived = self._reader.go_on()
-            self._update_reading()
+        return request is not None
 
     def _allocate(self, frame: Frame) -> Sequence[memoryview]:
-        definition = self.engine.definition(frame) if frame.kind is Kind.REQUEST else None
-        if definition is None:
+        if frame.kind is not Kind.REQUEST:
             raise Fault("bad_request", "bulk where none is expected")
-        return definition.allocate(frame)
+        return self.engine.definition(frame).allocate(frame)
 
-    def _dispatch(self, frame: Frame) -> None:
-        if self._greeting.state is not handshake.State.PROVEN:
-            self._greet(frame)
-        elif frame.kind is Kind.REQUEST:
-            self._handle(frame)
-        elif frame.kind is Kind.CANCEL:
-            request = self._outstanding.get(frame.call)
-            if request is not None:
-                request.cancelled = True
-        else:
-            raise ProtocolError(f"a client sent a frame of kind {frame.kind.name}")
-        if self._admitted:
-            self._change(-self._admitted, 0)
-            self._admitted = 0
-
-    def _greet(self, frame: Frame) -> None:
-        reply = self._greeting.received(frame.kind, frame.message)
-        if reply is not None:
-            self.send(Kind.WELCOME, 0, reply)
-            return
-        self._reader.limits = Limits()
-        self._greeting_timer.cancel()
-        self.engine.has_proven(self)
-
-    def _handle(self, frame: Frame) -> None:
-        request = Request(self, frame, self._admitted)
-        self._admitted = 0
-        if frame.call in self._outstanding:
-            raise ProtocolError(f"call number {frame.call} is still in use")
-        self._outstanding[frame.call] = request
+    def _handle(self, request: Request) -> None:
+        frame = request.frame
         try:
             if frame.refused is not None:
                 raise frame.refused
-            definition = self.engine.definition(frame)
+            request.definition = self.engine.definition(frame)
         except Exception as error:
             request.fail(error)
             return
-
-        def work() -> None:
-            request.attempt(lambda: definition.handler(request))
-            if frame.flags & ONE_WAY:
-                request.reply()
-
-        definition.spawn(work)
-
-
-def _as_fault(error: MargoError) -> Fault:
-    if isinstance(error, Fault):
-        return error
-    return Fault("authentication" if isinstance(error, AuthenticationError) else "protocol", str(error))
+        request.definition.spawn(request.run)
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

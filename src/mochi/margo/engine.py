@@ -13,6 +13,7 @@ import resource
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -27,8 +28,7 @@ from mochi.margo.complaints import INTERVAL, Complaint, Complaints
 from mochi.margo.config import PRIMARY, MargoConfig
 from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Handler, Request
 from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
-from mochi.margo.peer.budget import Budget, Grant
-from mochi.margo.peer.gate import Gate, Lobby
+from mochi.margo.peer import Budget, Gate, Grant, Lobby
 from mochi.margo.pools import Pool, Pools, Strand, pin
 from mochi.margo.wire import MAX_MESSAGE, ONE_WAY, Allocate, Frame
 
@@ -132,6 +132,8 @@ class Engine:
         self._lobby = Lobby[Connection](_lobby_capacity(), LOBBY_GRACE)
         self._pause: asyncio.TimerHandle | None = None
         self._complaints = Complaints()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._is_rung = False
         self._status = 0
         self._finalizing = False
         self.loop.add_reader(self._listener, self._accept)
@@ -337,9 +339,10 @@ class Engine:
 
     def definition(self, frame: Frame) -> Definition:
         """Return what a request is for; `Fault` ``no_provider`` or ``no_rpc`` when there is nothing."""
-        found = self._definitions.get((frame.provider_id, frame.rpc))
-        if found is not None:
-            return found[1]
+        try:
+            return self._definitions[frame.provider_id, frame.rpc][1]
+        except KeyError:
+            pass
         if any(provider_id == frame.provider_id for provider_id, _ in self._definitions):
             raise Fault("no_rpc", f"provider {frame.provider_id} at {self.address} has no such RPC")
         raise Fault("no_provider", f"no provider {frame.provider_id} at {self.address}")
@@ -350,11 +353,29 @@ class Engine:
             self.loop.call_soon_threadsafe(function)
 
     def on_loop(self, function: Callable[[], None]) -> None:
-        """Run `function` now when this is the loop's thread, else soon."""
-        if threading.get_ident() == self._thread:
+        """Run `function` on the loop, after all that was given here before. Any thread.
+
+        It runs at once if this is the loop's thread, and nothing waits that was given before.
+        """
+        if not self._inbox and threading.get_ident() == self._thread:
             function()
-        else:
-            self.call_soon(function)
+            return
+        self._inbox.append(function)
+        if not self._is_rung:
+            self._is_rung = True
+            self.call_soon(self._serve_inbox)
+
+    def _serve_inbox(self) -> None:
+        """Run what was given so far; what comes meanwhile waits for the next turn."""
+        self._is_rung = False  # before a look at the inbox: who finds it set is served by this
+        inbox = self._inbox
+        try:
+            for _ in range(len(inbox)):
+                inbox.popleft()()
+        finally:
+            if inbox and not self._is_rung:
+                self._is_rung = True
+                self.call_soon(self._serve_inbox)
 
     def run(self) -> int:
         """Serve until `finalize`; return its status. Belongs to the thread that becomes the loop's."""
@@ -369,7 +390,7 @@ class Engine:
                 self.loop.run_forever()
             for connection in self._connections:
                 connection.end_reading()
-            self._wait_until_none(lambda connection: connection.has_outstanding)
+            self._wait_until_none(lambda connection: connection.outstanding > 0)
         finally:
             self._close()
             if cores:
@@ -419,7 +440,7 @@ class Engine:
 
         async def idle() -> None:
             deadline = time.monotonic() + LINGER
-            while any(map(is_busy, self._connections)) and time.monotonic() < deadline:
+            while (self._inbox or any(map(is_busy, self._connections))) and time.monotonic() < deadline:
                 await asyncio.sleep(0.01)
 
         self.loop.run_until_complete(idle())

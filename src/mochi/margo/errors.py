@@ -52,7 +52,15 @@ class AddressError(MargoError):
 
 
 class ProtocolError(MargoError):
-    """Bytes from the peer that break the wire format; the connection is closed."""
+    """What breaks the wire format, or is said at the wrong time; its two kinds say whose fault that is."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side was about to break the format: nothing was sent, and the connection goes on."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the format; the connection is closed."""
 
 
 class VersionMismatch(ProtocolError):

@@ -5,11 +5,12 @@ An RPC's number is the CRC-32 of its name, so that both sides agree without a ta
 """
 
 import zlib
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
 
-from mochi.margo.errors import Fault, ProtocolError
+from mochi.margo.errors import Fault, RemoteProtocolError
 from mochi.margo.wire import Buffer
 
 T = TypeVar("T")
@@ -21,6 +22,7 @@ _encoder = msgspec.msgpack.Encoder()
 pack = _encoder.encode
 
 
+@lru_cache
 def number(name: str) -> int:
     """Return the number that stands for the RPC `name` on the wire."""
     return zlib.crc32(name.encode())
@@ -31,13 +33,13 @@ def unpack(message: Buffer, kind: type[T]) -> T:
 
     Raises
     ------
-    ProtocolError
+    RemoteProtocolError
         It is not MessagePack, or not of the type `kind`; the text holds the path of the field.
     """
     try:
         return msgspec.msgpack.decode(message, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"a message is not a {getattr(kind, '__name__', kind)}: {error}") from error
+        raise RemoteProtocolError(f"a message is not a {getattr(kind, '__name__', kind)}: {error}") from error
 
 
 class _FaultMessage(msgspec.Struct, array_like=True):

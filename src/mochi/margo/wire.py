@@ -6,7 +6,7 @@ message, and the bytes of its inline segments (see ``docs/wire-format.md``). Not
 Rules
 -----
 1. Every length is checked against `Limits` before memory is taken for it. Any bytes at all give frames or a
-   `ProtocolError`, nothing else, and the memory held is bounded by the limits.
+   `RemoteProtocolError`, nothing else, and the memory held is bounded by the limits.
 2. Inline segments are received straight into the buffers that `allocate` names; at most `STAGING_SIZE` bytes of them,
    those that arrived together with the head, are copied.
 3. Extensions are skippable: a reader passes over tags that it does not know. A frame of unknown kind is skipped
@@ -16,12 +16,13 @@ Rules
 import enum
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 import msgspec
 
-from mochi.margo.errors import ProtocolError
+from mochi.margo.errors import LocalProtocolError, RemoteProtocolError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -34,6 +35,7 @@ MAX_MESSAGE = 16 << 20
 HEAD = struct.Struct("<4sBBHIIQIHHII")
 SEGMENT = struct.Struct("<QIIQ")
 EXTENSION = struct.Struct("<HHI")
+_RECORDS = [struct.Struct("<" + SEGMENT.format[1:] * count) for count in range(MAX_SEGMENTS + 1)]
 
 
 class Kind(enum.IntEnum):
@@ -106,7 +108,7 @@ Allocate: TypeAlias = Callable[[Frame], Sequence[memoryview]]
 
 
 def allocate_private(frame: Frame) -> list[memoryview]:
-    """Give every inline segment of `frame` memory of its own."""
+    """Return memory of its own for every inline segment of `frame`."""
     return [memoryview(bytearray(segment.length)) for segment in frame.segments if not segment.lease]
 
 
@@ -126,19 +128,26 @@ def encode(
 
     Raises
     ------
-    ProtocolError
+    LocalProtocolError
         The message is longer, or the segments are more, than any peer takes.
     """
-    if len(message) > MAX_MESSAGE:
-        raise ProtocolError(f"a message of {len(message)} bytes, at most {MAX_MESSAGE} may be sent")
-    if len(segments) > MAX_SEGMENTS:
-        raise ProtocolError(f"{len(segments)} bulk segments, at most {MAX_SEGMENTS} may be sent")
-    tail = b"".join(EXTENSION.pack(tag, 0, len(body)) + body for tag, body in extensions)
-    records = b"".join(SEGMENT.pack(s.offset, s.lease, 0, s.length) for s in segments)
+    size, count = len(message), len(segments)
+    if size > MAX_MESSAGE:
+        raise LocalProtocolError(f"a message of {size} bytes, at most {MAX_MESSAGE} may be sent")
+    if count > MAX_SEGMENTS:
+        raise LocalProtocolError(f"{count} bulk segments, at most {MAX_SEGMENTS} may be sent")
+    tail = b""
+    if extensions:
+        tail = b"".join([EXTENSION.pack(tag, 0, len(body)) + body for tag, body in extensions])
     head = HEAD.pack(
-        MAGIC, kind, flags, provider_id, rpc, len(message), call, len(tail), len(segments), 0, timeout_ms, 0
+        MAGIC, kind, flags, provider_id, rpc, size, call, len(tail) if tail else 0, count, 0, timeout_ms, 0
     )
-    return b"".join((head, tail, records, message))
+    if not count:
+        return head + tail + message
+    fields: list[int] = []
+    for segment in segments:
+        fields += (segment.offset, segment.lease, 0, segment.length)
+    return head + tail + _RECORDS[count].pack(*fields) + message
 
 
 def _parse_extensions(raw: memoryview) -> dict[int, bytes]:
@@ -146,11 +155,11 @@ def _parse_extensions(raw: memoryview) -> dict[int, bytes]:
     at = 0
     while at < len(raw):
         if len(raw) - at < EXTENSION.size:
-            raise ProtocolError(f"{len(raw) - at} bytes left where an extension needs {EXTENSION.size}")
+            raise RemoteProtocolError(f"{len(raw) - at} bytes left where an extension needs {EXTENSION.size}")
         tag, _, length = EXTENSION.unpack_from(raw, at)
         at += EXTENSION.size
         if length > len(raw) - at:
-            raise ProtocolError(f"extension {tag} says {length} bytes, and {len(raw) - at} are left")
+            raise RemoteProtocolError(f"extension {tag} says {length} bytes, and {len(raw) - at} are left")
         found[tag] = bytes(raw[at : at + length])
         at += length
     return found
@@ -174,11 +183,16 @@ class FrameReader:
     ----------
     held_up : bool
         Whether the frame that comes next waits for memory; `buffers` must not be received into.
+    has_more : bool
+        Whether `next_frame` may return a frame.
+    is_amid : bool
+        Whether a frame has begun that is not whole.
 
     Notes
     -----
-    Use: receive into `buffers()`, in their order, then hand the number of bytes to `received()`. Not for use by
-    two threads at once. Cost: one small copy of head and message a frame, nothing per event.
+    Use: receive into `buffers()`, in their order, say to `received` how many bytes these are, and call `next_frame`
+    until it returns None. Not for use by two threads at once. Cost: one small copy of head and message a frame,
+    nothing per event.
     """
 
     def __init__(
@@ -189,6 +203,8 @@ class FrameReader:
     ) -> None:
         self.limits = limits
         self.held_up = False
+        self.has_more = False
+        self.is_amid = False
         self._allocate = allocate
         self._admit = admit
         self._announced: tuple[Frame, int] | None = None
@@ -207,67 +223,62 @@ class FrameReader:
             return [*self._missing, self._staging]
         if self._skip:
             return [self._staging[: min(self._skip, STAGING_SIZE)]]
+        if self._start == self._end:
+            self._start = self._end = 0
+            self._held = self._staging
+            return [self._staging]
+        if self._start:  # only ever moves bytes of an unfinished head
+            rest = bytes(self._held[self._start : self._end])
+            self._start, self._end = 0, len(rest)
+            self._held[: self._end] = rest
         return [self._held[self._end :]]
 
-    def received(self, count: int) -> Iterator[Frame]:
-        """Take note of `count` bytes in `buffers()`, and yield the frames that they complete.
+    def received(self, count: int) -> None:
+        """Take note of `count` bytes in `buffers()`."""
+        self.has_more = True
+        if self._missing:
+            self._end += self._fill(count)
+        elif self._skip:
+            self._skip -= count
+        else:
+            self._end += count
 
-        Exhaust the iterator before the next `buffers()`. Limits changed meanwhile hold for the next frame.
+    def go_on(self) -> None:
+        """Go on as if `admit` had said yes."""
+        self.held_up = False
+        self.has_more = True
+        if self._announced is None:
+            self._grow()
+
+    def next_frame(self) -> Frame | None:
+        """Return the next frame that is whole; None if there is none. Limits changed meanwhile hold for the next.
 
         Raises
         ------
-        ProtocolError
+        RemoteProtocolError
             The bytes break the wire format. The reader is of no more use.
         """
-        if self._missing or self._skip:
-            return self._continued(count)
-        self._end += count
-        return self._parsed()
-
-    def _continued(self, count: int) -> Iterator[Frame]:
-        if self._missing:
-            self._end += self._fill(count)
-            if not self._missing:
-                yield self._finish()
-                yield from self._parsed()
-        else:
-            self._skip -= count
-            if not self._skip:
-                yield self._finish()
-
-    def go_on(self) -> Iterator[Frame]:
-        """Return what `received` would have yielded, had `admit` said yes."""
-        self.held_up = False
-        return self._gone_on()
-
-    def _gone_on(self) -> Iterator[Frame]:
-        if self._announced is not None:
-            (frame, inline), self._announced = self._announced, None
-            whole = self._begin_bulk(frame, inline)
-            if whole is not None:
-                yield whole
-            yield from self._parsed()
-        else:
-            self._grow()
-
-    @property
-    def is_amid(self) -> bool:
-        """Whether a frame has begun that is not whole."""
-        return self._frame is not None or self._end > self._start
-
-    @property
-    def has_more(self) -> bool:
-        """Whether the iterator of `received` may have another frame."""
-        return self._frame is None and not self.held_up and self._end - self._start >= self._need
-
-    def _parsed(self) -> Iterator[Frame]:
-        while self._frame is None and self._end - self._start >= self._need:
-            frame = self._parse()
-            if frame is not None:
-                yield frame
-            elif self.held_up:
-                return
-        self._make_space()
+        found = self._frame
+        if found is not None:
+            if self._missing or self._skip:
+                self.has_more = False
+                return None
+            self._frame = None
+        elif self._announced is not None and not self.held_up:
+            (announced, inline), self._announced = self._announced, None
+            found = self._begin_bulk(announced, inline)
+        while found is None and self._frame is None and self._end - self._start >= self._need:
+            found = self._parse()
+            if self.held_up:
+                break
+        left = self._end - self._start
+        if self._need > len(self._held) and not self.held_up:
+            self.held_up = not self._admit(self._need)
+            if not self.held_up:
+                self._grow()
+        self.has_more = self._frame is None and not self.held_up and left >= self._need
+        self.is_amid = self._frame is not None or left > 0
+        return found
 
     def _fill(self, count: int) -> int:
         missing = self._missing
@@ -279,27 +290,6 @@ class FrameReader:
             count -= len(view)
             missing.popleft()
         return count
-
-    def _finish(self) -> Frame:
-        frame = self._frame
-        assert frame is not None
-        self._frame = None
-        return frame
-
-    def _make_space(self) -> None:
-        """Make room for the rest of an unfinished head; only ever moves bytes of that head."""
-        left = self._end - self._start
-        if self._frame is not None or not left:
-            self._start = self._end = 0
-            self._held = self._staging
-        elif self._need > len(self._held):
-            self.held_up = not self._admit(self._need)
-            if not self.held_up:
-                self._grow()
-        elif self._start:
-            rest = bytes(self._held[self._start : self._end])
-            self._held[:left] = rest
-            self._start, self._end = 0, left
 
     def _grow(self) -> None:
         left = self._end - self._start
@@ -315,20 +305,22 @@ class FrameReader:
             timeout_ms, zero2,
         ) = HEAD.unpack_from(held, at)  # fmt: skip
         if magic != MAGIC:
-            raise ProtocolError(f"a frame starts with {bytes(magic)!r}, expected {MAGIC!r}")
+            raise RemoteProtocolError(f"a frame starts with {bytes(magic)!r}, expected {MAGIC!r}")
         if zero or zero2:
-            raise ProtocolError("reserved bytes of a frame's head are not zero")
+            raise RemoteProtocolError("reserved bytes of a frame's head are not zero")
         if kind not in _KINDS and (segment_count or not flags & SKIPPABLE):
-            raise ProtocolError(f"unknown frame kind {kind}")
+            raise RemoteProtocolError(f"unknown frame kind {kind}")
         limits = self.limits
         if message_length > limits.message:
-            raise ProtocolError(f"a message of {message_length} bytes, at most {limits.message} are allowed")
+            raise RemoteProtocolError(
+                f"a message of {message_length} bytes, at most {limits.message} are allowed"
+            )
         if extension_length > limits.extensions:
-            raise ProtocolError(
+            raise RemoteProtocolError(
                 f"extensions of {extension_length} bytes, at most {limits.extensions} are allowed"
             )
         if segment_count > MAX_SEGMENTS:
-            raise ProtocolError(f"{segment_count} bulk segments, at most {MAX_SEGMENTS} are allowed")
+            raise RemoteProtocolError(f"{segment_count} bulk segments, at most {MAX_SEGMENTS} are allowed")
         size = HEAD.size + extension_length + SEGMENT.size * segment_count + message_length
         if self._end - at < size:
             self._need = size
@@ -339,15 +331,18 @@ class FrameReader:
         at += extension_length
         segments: list[Segment] = []
         inline = 0
-        for _ in range(segment_count):
-            offset, lease, zero, length = SEGMENT.unpack_from(held, at)
-            at += SEGMENT.size
-            if zero:
-                raise ProtocolError("reserved bytes of a segment record are not zero")
-            if length > limits.segment:
-                raise ProtocolError(f"a bulk segment of {length} bytes, at most {limits.segment} are allowed")
-            segments.append(Segment(length, lease, offset))
-            inline += 0 if lease else length
+        if segment_count:
+            fields = iter(_RECORDS[segment_count].unpack_from(held, at))
+            for offset, lease, zero, length in zip(fields, fields, fields, fields, strict=True):
+                if zero:
+                    raise RemoteProtocolError("reserved bytes of a segment record are not zero")
+                if length > limits.segment:
+                    raise RemoteProtocolError(
+                        f"a bulk segment of {length} bytes, at most {limits.segment} are allowed"
+                    )
+                segments.append(Segment(length, lease, offset))
+                inline += 0 if lease else length
+            at += SEGMENT.size * segment_count
         message = bytes(held[at : at + message_length])
         self._start = at + message_length
         if kind not in _KINDS:
@@ -355,18 +350,21 @@ class FrameReader:
         frame = Frame(
             _KINDS[kind], flags, provider_id, rpc, call, timeout_ms, message, extensions, segments, []
         )  # fmt: skip
+        if not segments:
+            return frame
         if inline > STAGING_SIZE and not self._admit(inline):
             self._announced = frame, inline
             self.held_up = True
             return None
-        return self._begin_bulk(frame, inline) if segments else frame
+        return self._begin_bulk(frame, inline)
 
     def _begin_bulk(self, frame: Frame, inline: int) -> Frame | None:
+        """Find the places for the bulk of a frame; return the frame if all of it is here already."""
         here = min(inline, self._end - self._start)
         try:
-            targets = list(self._allocate(frame))
-            if [len(t) for t in targets] != [s.length for s in frame.segments if not s.lease]:
-                raise ProtocolError("the memory for the bulk is not of the size of the bulk")
+            targets = [*self._allocate(frame)]
+            if [*map(len, targets)] != [segment.length for segment in frame.segments if not segment.lease]:
+                raise LocalProtocolError("the memory for the bulk is not of the size of the bulk")
         except Exception as error:
             frame.refused = error
             frame.bulk = [None] * len(frame.segments)
@@ -374,50 +372,45 @@ class FrameReader:
             if here == inline:
                 return frame
             self._skip = inline - here
-            self._frame = frame
-            return None
-        remaining = iter(targets)
-        frame.bulk = [None if segment.lease else next(remaining) for segment in frame.segments]
-        self._missing.extend(target for target in targets if len(target))
-        while here and self._missing:
-            target = self._missing[0]
-            part = min(here, len(target))
-            target[:part] = self._held[self._start : self._start + part]
-            self._start += part
-            here -= part
-            self._fill(part)
-        if not self._missing:
-            return frame
+        else:
+            places = iter(targets)
+            frame.bulk = [None if segment.lease else next(places) for segment in frame.segments]
+            held, at = self._held, self._start
+            self._start += here
+            for target in targets:
+                size = len(target)
+                if size <= here:
+                    target[:] = held[at : at + size]
+                    at += size
+                    here -= size
+                else:
+                    target[:here] = held[at : at + here]
+                    self._missing.append(target[here:] if here else target)
+                    at, here = at + here, 0
+            if not self._missing:
+                return frame
+        self._start = self._end = 0
+        self._held = self._staging
         self._frame = frame
         return None
 
 
-class SendQueue:
-    """Buffers on their way out, in order. Not for use by two threads at once.
+class SendQueue(deque[Buffer]):
+    """Buffers on their way out, in order.
 
-    `pump` sends what the socket takes now: no copy, gathered up to `IOV` buffers a call.
-
-    Attributes
-    ----------
-    size : int
-        Bytes in the queue.
+    Any thread, and any call that strikes in the middle of `pump`, may `put`: that is one operation of the interpreter.
+    `pump` is for one at a time: it sends what the socket takes now, without a copy, up to `IOV` buffers a call.
     """
 
     IOV = 512
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._queue: deque[Buffer] = deque()
+    put = deque.extend
+    """Append buffers; they are kept by reference until they are sent."""
 
-    def __bool__(self) -> bool:
-        return bool(self._queue)
-
-    def put(self, buffers: Iterable[Buffer]) -> None:
-        """Append `buffers`; they are kept by reference until they are sent."""
-        for buffer in buffers:
-            if length := len(buffer):
-                self._queue.append(buffer)
-                self.size += length
+    @property
+    def size(self) -> int:
+        """Bytes in the queue."""
+        return sum(map(len, self))
 
     def pump(self, send: Callable[[Sequence[Buffer]], int]) -> bool:
         """Send until the queue is empty (True) or `send` would block (False).
@@ -428,24 +421,18 @@ class SendQueue:
             Takes a list of buffers and returns the number of bytes taken, like ``socket.sendmsg``; raises
             BlockingIOError when nothing can be taken.
         """
-        queue = self._queue
-        while queue:
-            window = list(queue) if len(queue) <= self.IOV else [queue[i] for i in range(self.IOV)]
+        while self:
+            window = [*self] if len(self) <= self.IOV else [*islice(self, self.IOV)]
             try:
                 sent = send(window)
             except (BlockingIOError, InterruptedError):
                 return False
-            self.size -= sent
-            while sent:
-                first = queue[0]
-                if sent < len(first):
-                    queue[0] = memoryview(first)[sent:]
+            for buffer in window:
+                size = len(buffer)
+                if size > sent:
+                    if sent:
+                        self[0] = memoryview(buffer)[sent:]
                     break
-                sent -= len(first)
-                queue.popleft()
+                sent -= size
+                del self[0]
         return True
-
-    def clear(self) -> None:
-        """Forget what has not been sent."""
-        self._queue.clear()
-        self.size = 0

@@ -28,11 +28,6 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in _ERRORS
 
 
-def lacks_descriptors(error: BaseException) -> bool:
-    """Tell whether a call failed because this process, or the machine, can have no more files open."""
-    return getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
-
-
 def start(thread: Thread) -> None:
     """Start a thread.
 

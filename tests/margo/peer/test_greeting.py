@@ -9,90 +9,88 @@ from hypothesis import strategies as st
 
 from mochi.margo import rpc
 from mochi.margo.errors import AddressError, AuthenticationError, Fault, ProtocolError, VersionMismatch
-from mochi.margo.peer.greeting import (
-    Answering,
-    Asking,
-    Hello,
-    Proof,
-    Seat,
-    State,
-    Terms,
-    Welcome,
-    answer,
-    hello,
-    prove,
-    read_hello,
-)
+from mochi.margo.peer import Answering, Asking, Call, Seat, State
+from mochi.margo.peer.greeting import Hello, Proof, Terms, Welcome, answer, hello, prove, read_hello
 from mochi.margo.wire import VERSION, Kind
+from tests.margo.peer.peers_by_hand import INSTANCE, OpenHouse, answering, said, tell
 
-INSTANCE = b"i" * 16
 TOKEN = b"t" * 32
 SEAT = Seat(TOKEN, 3)
 
 
-def server(seat: Seat | None) -> Answering:
+def server(seat: Seat | None) -> Answering[Call]:
     """A server that answers everybody from one seat."""
-    return Answering(lambda greeting: seat, INSTANCE)
+    return answering(OpenHouse(seat))
 
 
-def welcome_of(answering: Answering, message: bytes) -> bytes:
-    reply = answering.received(Kind.HELLO, message)
-    assert reply is not None
-    return reply
+def client(seat: Seat | None) -> tuple[Asking, bytes]:
+    """A client, and the message of its HELLO."""
+    asking = Asking(seat, "here")
+    (frame,) = said(asking)
+    return asking, frame.message
+
+
+def welcome_of(peer: Answering[Call], message: bytes) -> bytes:
+    tell(peer, Kind.HELLO, message)
+    (reply,) = said(peer)
+    assert reply.kind is Kind.WELCOME
+    return reply.message
 
 
 @pytest.mark.parametrize("seat", [SEAT, Seat(TOKEN), None])
 def test_both_sides_with_the_same_token_agree(seat: Seat | None) -> None:
-    asking, answering = Asking(seat, "here"), server(seat)
-    proof = asking.received(Kind.WELCOME, welcome_of(answering, asking.hello))
-    assert answering.state is State.GREETED
-    assert answering.received(Kind.PROOF, proof) is None
-    assert asking.state is answering.state is State.PROVEN
+    (asking, begin), peer = client(seat), server(seat)
+    tell(asking, Kind.WELCOME, welcome_of(peer, begin))
+    (proof,) = said(asking)
+    assert peer.state is State.PROOF
+    assert tell(peer, proof.kind, proof.message) is None
+    assert asking.state is peer.state is State.OPEN
     assert asking.instance == INSTANCE
 
 
 def test_a_client_without_the_token_learns_where_it_stands() -> None:
-    asking = Asking(None, "here")
+    asking, begin = client(None)
     with pytest.raises(AuthenticationError, match="here needs its token, which stands in its group file"):
-        asking.received(Kind.WELCOME, welcome_of(server(SEAT), asking.hello))
+        tell(asking, Kind.WELCOME, welcome_of(server(SEAT), begin))
 
 
 def test_a_client_does_not_prove_itself_to_a_server_with_another_token() -> None:
-    asking = Asking(SEAT, "here")
+    asking, begin = client(SEAT)
     with pytest.raises(AuthenticationError, match="does not hold the token"):
-        asking.received(Kind.WELCOME, welcome_of(server(Seat(b"other", 3)), asking.hello))
-    refused = Asking(SEAT, "here")
+        tell(asking, Kind.WELCOME, welcome_of(server(Seat(b"other", 3)), begin))
+    refused, _ = client(SEAT)
     with pytest.raises(AuthenticationError, match="does not hold the token"):
-        refused.received(Kind.FAULT, rpc.pack_fault(Fault("authentication", "another service is meant")))
+        tell(refused, Kind.FAULT, rpc.pack_fault(Fault("authentication", "another service is meant")))
 
 
 def test_a_client_with_a_token_does_not_believe_a_server_that_proves_nothing() -> None:
-    asking = Asking(SEAT, "here")
+    asking, begin = client(SEAT)
     with pytest.raises(AuthenticationError, match="does not hold the token"):
-        asking.received(Kind.WELCOME, welcome_of(server(None), asking.hello))
+        tell(asking, Kind.WELCOME, welcome_of(server(None), begin))
 
 
 def test_a_server_does_not_believe_a_wrong_or_an_empty_proof() -> None:
-    asking = Asking(SEAT, "here")
+    _, begin = client(SEAT)
     for wrong in (b"", b"x" * 32, "server's own", "of another token"):
-        answering = server(SEAT)
-        reply = rpc.unpack(welcome_of(answering, asking.hello), Welcome)
+        peer = server(SEAT)
+        reply = rpc.unpack(welcome_of(peer, begin), Welcome)
         if wrong == "server's own":
             wrong = reply.proof
         elif wrong == "of another token":
-            wrong = prove(b"other", b"client", asking.hello, reply.terms)
+            wrong = prove(b"other", b"client", begin, reply.terms)
         with pytest.raises(AuthenticationError):
-            answering.received(Kind.PROOF, rpc.pack(Proof(wrong)))
-        assert answering.state is not State.PROVEN
+            tell(peer, Kind.PROOF, rpc.pack(Proof(wrong)))
+        assert peer.state is not State.OPEN
 
 
 def test_a_proof_does_not_hold_for_another_connection() -> None:
-    asking = Asking(SEAT, "here")
-    proof = asking.received(Kind.WELCOME, welcome_of(server(SEAT), asking.hello))
+    asking, begin = client(SEAT)
+    tell(asking, Kind.WELCOME, welcome_of(server(SEAT), begin))
+    (proof,) = said(asking)
     other = server(SEAT)
-    welcome_of(other, asking.hello)
+    welcome_of(other, begin)
     with pytest.raises(AuthenticationError):
-        other.received(Kind.PROOF, proof)
+        tell(other, Kind.PROOF, proof.message)
 
 
 Change = Callable[[msgspec.Struct], msgspec.Struct]
@@ -115,23 +113,23 @@ TERMS_CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("name", HELLO_CHANGES)
 def test_whatever_is_changed_in_hello_on_its_way_the_client_does_not_prove_itself(name: str) -> None:
-    asking = Asking(SEAT, "here")
-    changed = rpc.pack(HELLO_CHANGES[name](rpc.unpack(asking.hello, Hello)))
-    assert changed != asking.hello
+    asking, begin = client(SEAT)
+    changed = rpc.pack(HELLO_CHANGES[name](rpc.unpack(begin, Hello)))
+    assert changed != begin
     with pytest.raises(AuthenticationError, match="does not hold the token"):
-        asking.received(Kind.WELCOME, welcome_of(server(SEAT), changed))
+        tell(asking, Kind.WELCOME, welcome_of(server(SEAT), changed))
 
 
 @pytest.mark.parametrize("name", TERMS_CHANGES)
 def test_whatever_is_changed_in_the_terms_on_their_way_neither_side_believes(name: str) -> None:
-    asking, answering = Asking(SEAT, "here"), server(SEAT)
-    reply = rpc.unpack(welcome_of(answering, asking.hello), Welcome)
+    (asking, begin), peer = client(SEAT), server(SEAT)
+    reply = rpc.unpack(welcome_of(peer, begin), Welcome)
     changed = rpc.pack(TERMS_CHANGES[name](rpc.unpack(reply.terms, Terms)))
     assert changed != reply.terms
     with pytest.raises(AuthenticationError, match="does not hold the token"):
-        asking.received(Kind.WELCOME, rpc.pack(Welcome(changed, reply.proof)))
+        tell(asking, Kind.WELCOME, rpc.pack(Welcome(changed, reply.proof)))
     with pytest.raises(AuthenticationError):
-        answering.received(Kind.PROOF, rpc.pack(Proof(prove(TOKEN, b"client", asking.hello, changed))))
+        tell(peer, Kind.PROOF, rpc.pack(Proof(prove(TOKEN, b"client", begin, changed))))
 
 
 def test_what_later_versions_add_to_a_greeting_is_proved_with_the_rest() -> None:
@@ -142,11 +140,11 @@ def test_what_later_versions_add_to_a_greeting_is_proved_with_the_rest() -> None
         rpc.pack([[VERSION], 0, nonce, service, 3, {}, "element of a later build"]),
         b"\x96\x91" + rpc.pack(VERSION) + b"\xcd\x00\x00" + rpc.pack(nonce) + rpc.pack(service) + b"\x03\x80",
     ):
-        answering = server(SEAT)
-        reply = rpc.unpack(welcome_of(answering, message), Welcome)
+        peer = server(SEAT)
+        reply = rpc.unpack(welcome_of(peer, message), Welcome)
         assert reply.proof == prove(TOKEN, b"server", message, reply.terms)
-        answering.received(Kind.PROOF, rpc.pack(Proof(prove(TOKEN, b"client", message, reply.terms))))
-        assert answering.state is State.PROVEN
+        tell(peer, Kind.PROOF, rpc.pack(Proof(prove(TOKEN, b"client", message, reply.terms))))
+        assert peer.state is State.OPEN
 
 
 def test_the_number_of_a_service_is_that_of_its_token_alone() -> None:
@@ -165,7 +163,7 @@ def test_the_number_of_a_service_is_that_of_its_token_alone() -> None:
 def test_a_server_refuses_versions_it_does_not_speak(versions: list[int], problem: str) -> None:
     for message in (rpc.pack([versions, 0, bytes(16)]), rpc.pack([versions, "of another form"])):
         with pytest.raises(Fault, match=problem) as caught:
-            server(None).received(Kind.HELLO, message)
+            tell(server(None), Kind.HELLO, message)
         assert (caught.value.code, caught.value.details) == ("version", {"versions": [VERSION]})
 
 
@@ -184,14 +182,14 @@ def test_a_server_refuses_versions_it_does_not_speak(versions: list[int], proble
 )
 def test_a_client_that_is_refused_for_its_version_says_which_side_to_update(fault: Fault, side: str) -> None:
     with pytest.raises(VersionMismatch, match=f"update {side}$") as caught:
-        Asking(None, "here").received(Kind.FAULT, rpc.pack_fault(fault))
+        tell(client(None)[0], Kind.FAULT, rpc.pack_fault(fault))
     assert caught.value.version == VERSION
 
 
 @pytest.mark.parametrize("code", ["starting", "wrong_member", "crowded"])
 def test_who_is_not_the_one_that_is_meant_or_not_ready_is_as_one_who_is_not_there(code: str) -> None:
     with pytest.raises(AddressError, match="the server at here does not let this client in: reason"):
-        Asking(SEAT, "here").received(Kind.FAULT, rpc.pack_fault(Fault(code, "reason")))
+        tell(client(SEAT)[0], Kind.FAULT, rpc.pack_fault(Fault(code, "reason")))
 
 
 def test_a_server_takes_the_version_in_common() -> None:
@@ -241,25 +239,25 @@ FRAMES = st.tuples(
 def test_whatever_a_peer_says_it_is_let_in_by_its_proof_or_told_why_not(
     frames: list[tuple[Kind, bytes]], seat: Seat | None
 ) -> None:
-    answering = server(seat)
+    peer = server(seat)
     greeted = False
     try:
         for kind, message in frames:
-            if answering.state is State.PROVEN:
+            if peer.state is State.OPEN:
                 break
-            reply = answering.received(kind, message)
-            assert (reply is not None) == (kind is Kind.HELLO)
+            tell(peer, kind, message)
+            assert [frame.kind for frame in said(peer)] == ([Kind.WELCOME] if kind is Kind.HELLO else [])
             greeted = greeted or kind is Kind.HELLO
     except (AuthenticationError, Fault, ProtocolError):
-        assert answering.state is not State.PROVEN
-    assert answering.state is not State.PROVEN or (greeted and seat is None)
+        assert peer.state is not State.OPEN
+    assert peer.state is not State.OPEN or (greeted and seat is None)
 
 
 @given(FRAMES)
 def test_whatever_a_server_says_a_client_with_a_token_believes_its_proof_alone(
     frame: tuple[Kind, bytes],
 ) -> None:
-    asking = Asking(SEAT, "here")
+    asking, _ = client(SEAT)
     with pytest.raises((AddressError, AuthenticationError, Fault, ProtocolError)):
-        asking.received(*frame)
-    assert asking.state is State.WAITING
+        tell(asking, *frame)
+    assert asking.state is not State.OPEN

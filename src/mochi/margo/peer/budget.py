@@ -122,24 +122,22 @@ class Account:
 
     Attributes
     ----------
+    held : int
+        Bytes of both sides.
     requests, answers : Side
     reading, sending : Wait
         For the peer to read what is there for it, and to send the rest of what it has begun.
     """
 
-    __slots__ = ("answers", "closed", "reading", "requests", "sending")
+    __slots__ = ("answers", "closed", "held", "reading", "requests", "sending")
 
     def __init__(self, requests: Common, answers: Common) -> None:
         self.requests = Side(self, requests)
         self.answers = Side(self, answers)
+        self.held = 0
         self.closed = False
         self.reading = Wait()
         self.sending = Wait()
-
-    @property
-    def held(self) -> int:
-        """Bytes of both sides."""
-        return self.requests.held + self.answers.held
 
     @property
     def waits_since(self) -> float | None:
@@ -194,10 +192,6 @@ class Budget:
                 side.common.blocked.pop(side, None)
                 self._add(side, -side.held)
             return self._granted()
-
-    def is_full(self, account: Account) -> bool:
-        """Whether a connection is at its limit."""
-        return account.held >= self.connection
 
     def reserve(self, side: Side, size: int, grant: Grant) -> Reservation | None:
         """Take `size` bytes, now (None), or when there is room.
@@ -272,6 +266,7 @@ class Budget:
     def _add(self, side: Side, difference: int) -> None:
         before = self._beyond(side)
         side.held += difference
+        side.account.held += difference
         self._held += difference
         side.common.taken += self._beyond(side) - before
 

@@ -7,26 +7,13 @@ HMAC-SHA-256 under the token of the role and of all that was said before, byte b
 one direction, and one member. Addresses are no part of it, so that tunnels and forwarded ports work. What a later
 feature has to say goes into the map at the end of HELLO or of the terms, and is proved with the rest.
 
-No I/O: `Asking` and `Answering` take frames and return what to send. A frame that is not in the tables is an error,
-after which the connection is of no more use.
-
-| `Answering` (server) | frame | what follows | next |
-|---|---|---|---|
-| WAITING | HELLO | WELCOME, from the seat that is meant | GREETED |
-| GREETED | PROOF that is right | the peer is let in | PROVEN |
-
-| `Asking` (client) | frame | what follows | next |
-|---|---|---|---|
-| | | HELLO, at the beginning | WAITING |
-| WAITING | WELCOME with the right proof | PROOF, and requests | PROVEN |
+Who says what when is in `mochi.margo.peer.states`; here are the messages, and what they are checked for.
 """
 
-import enum
 import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -37,10 +24,10 @@ from mochi.margo.errors import (
     AuthenticationError,
     Fault,
     MargoError,
-    ProtocolError,
+    RemoteProtocolError,
     VersionMismatch,
 )
-from mochi.margo.wire import VERSION, Kind
+from mochi.margo.wire import VERSION
 
 FEATURES = 0
 """Feature bits of this build; a feature is used where both sides have its bit."""
@@ -148,7 +135,7 @@ def read_hello(message: bytes) -> Hello:
     ------
     Fault
         No version in common.
-    ProtocolError
+    RemoteProtocolError
         It is none, or its nonce is of the wrong length.
     """
     versions = rpc.unpack(message, _Versions).versions
@@ -157,7 +144,7 @@ def read_hello(message: bytes) -> Hello:
         raise Fault("version", str(mismatch), {"versions": [VERSION]})
     greeting = rpc.unpack(message, Hello)
     if len(greeting.nonce) != NONCE_SIZE:
-        raise ProtocolError(f"a nonce of {len(greeting.nonce)} bytes, expected {NONCE_SIZE}")
+        raise RemoteProtocolError(f"a nonce of {len(greeting.nonce)} bytes, expected {NONCE_SIZE}")
     return greeting
 
 
@@ -175,17 +162,17 @@ def answer(greeting: Hello, reply: Welcome, token: bytes | None, where: str) -> 
     ------
     AuthenticationError
         The server needs a token and none is known, or it holds another one, or none.
-    ProtocolError
+    RemoteProtocolError
         The server chose a version or features that were not offered, or a nonce of the wrong length.
     """
     terms = rpc.unpack(reply.terms, Terms)
     if terms.version not in greeting.versions or terms.features & ~greeting.features:
-        raise ProtocolError(
+        raise RemoteProtocolError(
             f"the server at {where} chose version {terms.version} and features {terms.features:#x} of the versions "
             f"{greeting.versions} and features {greeting.features:#x} offered"
         )
     if len(terms.nonce) != NONCE_SIZE:
-        raise ProtocolError(
+        raise RemoteProtocolError(
             f"the server at {where} sent a nonce of {len(terms.nonce)} bytes, expected {NONCE_SIZE}"
         )
     if not token and not reply.proof:
@@ -198,115 +185,15 @@ def answer(greeting: Hello, reply: Welcome, token: bytes | None, where: str) -> 
     return Proof(prove(token, b"client", message, reply.terms))
 
 
+def is_proof(said: Proof, token: bytes | None, hello: bytes, terms: bytes) -> bool:
+    """Tell whether a client has proved that it holds the token of a server; anybody does where there is none."""
+    return not token or hmac.compare_digest(said.proof, prove(token, b"client", hello, terms))
+
+
 def _of_another_service(where: str) -> AuthenticationError:
     return AuthenticationError(
         f"the service at {where} does not hold the token given: the group file is stale, or of another service"
     )
-
-
-class State(enum.Enum):
-    """How far a greeting has come."""
-
-    WAITING = enum.auto()
-    GREETED = enum.auto()
-    PROVEN = enum.auto()
-
-
-class Answering:
-    """A greeting as the server sees it.
-
-    Parameters
-    ----------
-    seat_of : callable
-        Given HELLO, returns the seat from which it is answered, None if no token is needed; raises who is refused.
-    instance : bytes
-        Tells the server's start.
-    """
-
-    def __init__(self, seat_of: Callable[[Hello], Seat | None], instance: bytes) -> None:
-        self.state = State.WAITING
-        self._seat_of = seat_of
-        self._instance = instance
-        self._token: bytes | None = None
-        self._hello = b""
-        self._terms = b""
-
-    def received(self, kind: Kind, message: bytes) -> bytes | None:
-        """Take a frame; return the message of WELCOME, if that is to be sent.
-
-        Raises
-        ------
-        AuthenticationError, Fault, ProtocolError
-            The peer is refused, and is to be told why.
-        """
-        if self.state is State.WAITING and kind is Kind.HELLO:
-            greeting = read_hello(message)
-            seat = self._seat_of(greeting)
-            self._token = None if seat is None else seat.token
-            reply = welcome(greeting, message, self._token, self._instance)
-            self._hello, self._terms = message, reply.terms
-            self.state = State.GREETED
-            return rpc.pack(reply)
-        if self.state is State.GREETED and kind is Kind.PROOF:
-            proof = rpc.unpack(message, Proof).proof
-            if self._token and not hmac.compare_digest(
-                proof, prove(self._token, b"client", self._hello, self._terms)
-            ):
-                raise AuthenticationError("the token is not that of this service")
-            self.state = State.PROVEN
-            return None
-        raise AuthenticationError(f"a frame of kind {kind.name} before the greeting was over")
-
-
-class Asking:
-    """A greeting as the client sees it.
-
-    Parameters
-    ----------
-    seat : Seat or None
-        Who is meant; None if no token is known.
-    where : str
-        The server's address, for messages.
-
-    Attributes
-    ----------
-    hello : bytes
-        The message to begin with.
-    instance : bytes
-        Tells the server's start; empty before WELCOME.
-    """
-
-    def __init__(self, seat: Seat | None, where: str) -> None:
-        self.state = State.WAITING
-        self.instance = b""
-        self._greeting = hello(seat)
-        self.hello = rpc.pack(self._greeting)
-        self._token = None if seat is None else seat.token
-        self._where = where
-
-    def received(self, kind: Kind, message: bytes) -> bytes:
-        """Take the server's answer; return the message of PROOF.
-
-        Raises
-        ------
-        AddressError
-            Who answers is not the member that is meant, or lets nobody in yet.
-        AuthenticationError
-            The server needs a token and none is known, or it holds another one, or none.
-        VersionMismatch
-            The server speaks other versions of the wire format.
-        Fault, ProtocolError
-            The server refuses for another reason, or says what is no answer.
-        """
-        if self.state is State.WAITING and kind is Kind.FAULT:
-            raise refusal(rpc.unpack_fault(message), self._where)
-        if self.state is not State.WAITING or kind is not Kind.WELCOME:
-            raise ProtocolError(f"the server at {self._where} greets with {kind.name}")
-        reply = rpc.unpack(message, Welcome)
-        proof = answer(self._greeting, reply, self._token, self._where)
-        self.instance = rpc.unpack(reply.terms, Terms).instance
-        self.state = State.PROVEN
-        return rpc.pack(proof)
 
 
 def refusal(fault: Fault, where: str) -> MargoError:

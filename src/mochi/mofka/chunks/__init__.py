@@ -4,10 +4,13 @@ Pure storage: no RPC, no asyncio, no threads of its own. `PartitionDirectory` is
 nothing else. Nobody outside imports what is behind this package's names.
 """
 
+from mochi.disk.contract import Buffer, File, FileLayer
+from mochi.disk.descriptors import Descriptors
+from mochi.disk.files import PosixFiles
+from mochi.disk.overlay import Cut, Overlay
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.directory import ChunkView, PartitionDirectory, view
 from mochi.mofka.chunks.errors import (
     REFUSALS,
@@ -21,13 +24,11 @@ from mochi.mofka.chunks.errors import (
     StorageError,
 )
 from mochi.mofka.chunks.events import Batch
-from mochi.mofka.chunks.files import Buffer, File, FileLayer, PosixFiles
 from mochi.mofka.chunks.following import ChunkFollower, follow
 from mochi.mofka.chunks.format import layout, ledger, seals
 from mochi.mofka.chunks.format.layout import LOCK_NAME
 from mochi.mofka.chunks.format.ledger import MAX_PRODUCERS, REMEMBERED_BATCHES, Ledger, Origin, Remembered
 from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head
-from mochi.mofka.chunks.overlay import Cut, Overlay
 from mochi.mofka.chunks.place import ASIDE, remove_partition
 from mochi.mofka.chunks.reader import DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files

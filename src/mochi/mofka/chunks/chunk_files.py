@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mochi.disk.contract import Buffer, File, FileLayer
+from mochi.disk.files import syncing
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.files import Buffer, File, FileLayer, syncing
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.seals import Seal, void_slots
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from mochi.disk.contract import File, FileLayer
 from mochi.mofka.chunks.errors import REFUSALS
-from mochi.mofka.chunks.files import File, FileLayer
 from mochi.mofka.chunks.format.layout import LOCK_NAME, belongs
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

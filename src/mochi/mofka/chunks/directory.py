@@ -11,17 +11,19 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from mochi.disk.contract import FileLayer
+from mochi.disk.descriptors import Descriptors
+from mochi.disk.fd_cache import FdCache
+from mochi.disk.files import PosixFiles
+from mochi.disk.kept_files import KeptFiles, RoomyFiles
+from mochi.disk.overlay import Overlay
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.creation import made_and_locked
-from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.events import Batch
-from mochi.mofka.chunks.fd_cache import FdCache
-from mochi.mofka.chunks.files import FileLayer, PosixFiles
+from mochi.mofka.chunks.format.layout import QUARANTINE_PREFIX
 from mochi.mofka.chunks.format.ledger import Remembered
-from mochi.mofka.chunks.kept_files import KeptFiles, RoomyFiles
-from mochi.mofka.chunks.overlay import Overlay
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, recover, survey
 from mochi.mofka.chunks.retaining import Trimmer
@@ -278,7 +280,7 @@ class PartitionDirectory(ChunkView):
         """
         path = os.fspath(directory)
         with ExitStack() as resources:
-            overlay = resources.enter_context(closing(Overlay(files or PosixFiles())))
+            overlay = resources.enter_context(closing(Overlay(files or PosixFiles(), QUARANTINE_PREFIX)))
             store = cls.open(path, replace(config or ChunkConfig(), retention=KEEP_ALL), overlay, descriptors)
             store._writer.error = StorageError(f"the file system of {path} is read-only", path=path)
             opened = resources.pop_all()

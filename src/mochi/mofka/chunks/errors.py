@@ -1,41 +1,20 @@
-"""Errors of the chunk files: one root, and a class for each thing that a caller would decide on."""
+"""Errors of the chunk files: a class for each thing that a caller would decide on; `mochi.disk` has their root."""
 
-import errno as error_numbers
+from mochi.disk.errors import Locked as PartitionLocked
+from mochi.disk.errors import StorageError, SyncFailed
 
-
-class StorageError(Exception):
-    """Root of the errors of this package; raised itself where the operating system refuses a call.
-
-    Attributes
-    ----------
-    path : str
-        File or directory at fault, empty where none is.
-    operation : str
-        What was being done, such as ``write``, ``sync`` or ``open``.
-    errno : int or None
-        Error number of the operating system, if it was the one to refuse.
-    """
-
-    def __init__(
-        self, problem: str, *, path: str = "", operation: str = "", errno: int | None = None
-    ) -> None:
-        super().__init__(problem)
-        self.path = path
-        self.operation = operation
-        self.errno = errno
-
-    @classmethod
-    def refused(cls, operation: str, path: str, error: OSError) -> "StorageError":
-        """Give the error for a call that the operating system refused."""
-        number = error.errno or error_numbers.EIO
-        name = error_numbers.errorcode.get(number, str(number))
-        return cls(
-            f"cannot {operation} {path}: {error.strerror} ({name})",
-            path=path,
-            operation=operation,
-            errno=number,
-        )
-
+__all__ = [
+    "REFUSALS",
+    "CorruptPartition",
+    "DamagedEvents",
+    "ExpiredEvents",
+    "InvalidBatch",
+    "OutOfRange",
+    "PartitionLocked",
+    "PartitionPoisoned",
+    "StorageError",
+    "SyncFailed",
+]
 
 REFUSALS = (StorageError, OSError)
 """What calls on files raise where the operating system refuses: some file layers the one, some the other."""
@@ -67,10 +46,6 @@ class ExpiredEvents(OutOfRange):
         self.next = next
 
 
-class PartitionLocked(StorageError):
-    """Another process, or another store of this one, has the directory open."""
-
-
 class CorruptPartition(StorageError):
     """Files that no crash leaves behind; nothing was changed, and a person has to look."""
 
@@ -88,10 +63,6 @@ class DamagedEvents(CorruptPartition):
         super().__init__(problem, path=path, operation="read")
         self.first = first
         self.count = count
-
-
-class SyncFailed(StorageError):
-    """What was written may be lost, and no later sync would tell; the kernel forgets what it could not write."""
 
 
 class PartitionPoisoned(StorageError):

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mochi.disk.contract import Buffer
 from mochi.mofka.chunks.errors import InvalidBatch
-from mochi.mofka.chunks.files import Buffer
 from mochi.mofka.chunks.format.layout import U32_MAX
 from mochi.mofka.chunks.format.ledger import Origin
 

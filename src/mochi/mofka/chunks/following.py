@@ -17,13 +17,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from mochi.disk.contract import FileLayer
+from mochi.disk.descriptors import Descriptors
+from mochi.disk.fd_cache import FdCache
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.descriptors import Descriptors
 from mochi.mofka.chunks.directory import ChunkView
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
-from mochi.mofka.chunks.fd_cache import FdCache
-from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.seals import SLOT, key_of
 from mochi.mofka.chunks.reader import ChunkReader

@@ -36,10 +36,11 @@ from typing import NamedTuple
 import numpy as np
 from xxhash import xxh3_64, xxh3_64_intdigest
 
+from mochi.disk.contract import Buffer, FileLayer
+from mochi.disk.files import syncing
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import Part, joined
 from mochi.mofka.chunks.errors import CorruptPartition
-from mochi.mofka.chunks.files import Buffer, FileLayer, syncing
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.ledger import Ledger, Notes, unpack
 from mochi.mofka.chunks.format.seals import key_of, seals_in, sums_of

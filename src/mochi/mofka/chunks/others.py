@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from mochi.disk.contract import File, FileLayer
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import Part, index_of
-from mochi.mofka.chunks.files import File, FileLayer
 from mochi.mofka.chunks.format import layout
 
 _MAGIC = b"mofkadsp"

@@ -11,7 +11,7 @@ import itertools
 import os
 from typing import Protocol
 
-from mochi.mofka.chunks.files import File
+from mochi.disk.contract import File
 from mochi.mofka.chunks.format.layout import LOCK_NAME, belongs
 
 ASIDE = ".deleted"

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from mochi.disk.contract import FileLayer
+from mochi.disk.fd_cache import FdCache
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange, StorageError
-from mochi.mofka.chunks.fd_cache import FdCache
-from mochi.mofka.chunks.files import FileLayer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.seals import BLOCK
 from mochi.mofka.chunks.seal_finder import SealFinder

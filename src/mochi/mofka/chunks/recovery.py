@@ -42,10 +42,10 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from mochi.disk.contract import Buffer, File, FileLayer
 from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, index_of, records_of
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
-from mochi.mofka.chunks.files import Buffer, File, FileLayer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.ledger import Ledger, unpack
 from mochi.mofka.chunks.format.seals import SLOT, Seal, key_of, seals_in

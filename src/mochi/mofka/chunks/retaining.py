@@ -19,11 +19,12 @@ from contextlib import closing
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
+from mochi.disk.contract import FileLayer
+from mochi.disk.fd_cache import FdCache
+from mochi.disk.files import syncing
 from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.clock import CLOCK, SECOND, Clock, shown
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition, StorageError
-from mochi.mofka.chunks.fd_cache import FdCache
-from mochi.mofka.chunks.files import FileLayer, syncing
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.retention import Retention
 

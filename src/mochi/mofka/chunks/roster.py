@@ -16,8 +16,9 @@ from dataclasses import astuple
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from mochi.disk.contract import FileLayer
+from mochi.disk.files import syncing
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.files import FileLayer, syncing
 from mochi.mofka.chunks.format import layout
 
 _RECORD = struct.Struct("<8Q")

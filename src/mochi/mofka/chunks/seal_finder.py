@@ -12,8 +12,8 @@ from threading import Lock
 
 import numpy as np
 
+from mochi.disk.fd_cache import FdCache
 from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.fd_cache import FdCache
 from mochi.mofka.chunks.format import layout, seals
 from mochi.mofka.chunks.format.seals import SLOT
 from mochi.mofka.chunks.seal_runs import SealRun, Slots

@@ -215,6 +215,8 @@ def open_to_write(directory: str, files: OwnFiles, flush: FlushBehavior) -> Stor
             if time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE)
+        except StorageError:
+            raise
         except OSError as error:
             raise StorageError.refused("open", directory, error) from error
 
@@ -232,6 +234,8 @@ def open_to_read(directory: str) -> Reader:
         if not has_chunks(directory):
             return OriginalReader(directory, files)
         _recover(directory)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError.refused("open", directory, error) from error
     return follow(directory, files)

@@ -84,7 +84,7 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
                 report.quarantine[name] = size_of_file(files, os.path.join(directory, name))
             elif not layout.belongs(name):
                 report.others.append(name)
-        overlay = resources.enter_context(closing(Overlay(files)))
+        overlay = resources.enter_context(closing(Overlay(files, layout.QUARANTINE_PREFIX)))
         try:
             see_that_files_are_files(files, directory, names)
             if layout.LOCK_NAME in names:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
-from mochi.mofka.chunks.files import Buffer
+from mochi.disk.contract import Buffer
 
 BLOCK = 1 << 16
 SLOT = 64

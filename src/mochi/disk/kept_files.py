@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
-from mochi.mofka.chunks.descriptors import Descriptors, Holder
-from mochi.mofka.chunks.files import Buffer, File, FileLayer
+from mochi.disk.contract import Buffer, File, FileLayer
+from mochi.disk.descriptors import Descriptors, Holder
 
 
 class RoomyFiles:

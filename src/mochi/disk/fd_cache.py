@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from mochi.mofka.chunks.descriptors import Descriptors, Holder, close_all
-from mochi.mofka.chunks.errors import StorageError
-from mochi.mofka.chunks.files import File, FileLayer
+from mochi.disk.contract import File, FileLayer
+from mochi.disk.descriptors import Descriptors, Holder, close_all
+from mochi.disk.errors import StorageError
 
 
 class _Entry(Holder):

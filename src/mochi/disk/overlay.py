@@ -1,8 +1,7 @@
 """A file layer that keeps to itself whatever is changed: files below it are only ever read.
 
 What recovery would do to a directory is found by letting it: over an overlay it does all of it, on a disk that stays as
-it is. Bytes written are kept in unnamed temporary files, so memory does not grow with them; those of quarantine files,
-which nobody reads, are not kept, for they may be many.
+it is. Bytes written are kept in unnamed temporary files, so memory does not grow with them.
 
 Invariants: nothing below is made, written or cut, and locks there are shared; reading gives what it would give if the
 changes had been made below, or is refused. Change it from one thread at a time; any may read what is not changed just
@@ -16,9 +15,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from typing import NamedTuple
 
-from mochi.mofka.chunks.errors import REFUSALS, StorageError
-from mochi.mofka.chunks.files import Buffer, File, FileLayer, PosixFile
-from mochi.mofka.chunks.format.layout import QUARANTINE_PREFIX
+from mochi.disk.contract import Buffer, File, FileLayer
+from mochi.disk.errors import StorageError
+from mochi.disk.files import PosixFile
 
 
 class Cut(NamedTuple):
@@ -33,6 +32,11 @@ class Cut(NamedTuple):
 class Overlay:
     """Files of `below`, with changes that nobody else sees; to be closed.
 
+    Parameters
+    ----------
+    unkept : str
+        How the names of files begin that nobody reads; of these the size alone is kept.
+
     Attributes
     ----------
     cuts : list of Cut
@@ -41,10 +45,11 @@ class Overlay:
         Paths of all files that were removed so far.
     """
 
-    def __init__(self, below: FileLayer) -> None:
+    def __init__(self, below: FileLayer, unkept: str) -> None:
         self.cuts: list[Cut] = []
         self.removed: list[str] = []
         self._below = below
+        self.unkept = unkept
         self._files: dict[str, _Content] = {}
         self._made: list[str] = []
         self._resources = ExitStack()
@@ -83,7 +88,7 @@ class Overlay:
         if path not in self._made:
             try:
                 below = self._open_below(path)
-            except REFUSALS as error:
+            except OSError as error:
                 if error.errno != errno.ENOENT or not writable:
                     raise
                 self._made.append(path)
@@ -214,7 +219,7 @@ class _OverlayFile:
     def write(self, buffers: Sequence[Buffer], offset: int) -> None:
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
-            if os.path.basename(self.path).startswith(QUARANTINE_PREFIX):
+            if os.path.basename(self.path).startswith(self._overlay.unkept):
                 self._content.extend(offset + len(view))
             elif view:
                 self._content.write(view, offset)

@@ -20,9 +20,8 @@ from contextlib import suppress
 from threading import Lock
 from typing import TypeVar
 
-from mochi.mofka.chunks.errors import REFUSALS
-from mochi.mofka.chunks.files import File
-from mochi.shortage import lacks_descriptors
+from mochi.disk.contract import File
+from mochi.disk.errors import lacks_descriptors
 
 T = TypeVar("T")
 
@@ -140,7 +139,7 @@ class Descriptors:
         for _ in range(ATTEMPTS):
             try:
                 return call()
-            except REFUSALS as error:
+            except OSError as error:
                 if not lacks_descriptors(error) or not self._make_room():
                     raise
         return call()
@@ -206,5 +205,5 @@ class Descriptors:
 def close_all(files: Sequence[File]) -> None:
     """Close files by which nothing was written that is not on disk, so that a failure tells nothing."""
     for file in files:
-        with suppress(*REFUSALS):
+        with suppress(OSError):
             file.close()

@@ -1,93 +1,16 @@
-"""The few calls that storage makes of the operating system; nothing else in this package makes any.
-
-`FileLayer` and `File` are what the rest is written against, so that a test can put a layer in between that
-records, tears or fails; `PosixFiles` and the files of an abt_io instance are the real ones. A refusal of the
-operating system comes out as one of `REFUSALS`, with its `errno`: of `PosixFiles` as a `StorageError` that names the
-file and the operation, of others as it is. Whoever decides on a refusal catches all of them. A call either does all
-that was asked or raises: short reads and
-writes are continued here. Calls may be made from several threads at once, each at its own offsets.
-"""
+"""The file system of this machine, by one system call for each thing that is asked."""
 
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
-from mochi.disk import share, take
-from mochi.mofka.chunks.errors import REFUSALS, PartitionLocked, StorageError, SyncFailed
-from mochi.shortage import lacks_descriptors
-
-Buffer = bytes | bytearray | memoryview
+from mochi.disk.contract import Buffer, File
+from mochi.disk.errors import Locked, StorageError, SyncFailed, lacks_descriptors
+from mochi.disk.locks import share, take
 
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
-
-
-class File(Protocol):
-    """An open file, read and written at given offsets."""
-
-    @property
-    def path(self) -> str:
-        """Path that it was opened by."""
-
-    def write(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """Write all of `buffers`, one after the other, from `offset` on."""
-
-    def read(self, target: memoryview, offset: int) -> None:
-        """Fill `target` with the bytes from `offset` on; a file that ends before is an error."""
-
-    def sync(self) -> None:
-        """Return when all that was written is on disk; what a failed call did not write is lost for good."""
-
-    def truncate(self, size: int) -> None:
-        """Cut the file to `size` bytes."""
-
-    def close(self) -> None:
-        """Close the file, which releases its lock; the object is of no use afterwards."""
-
-
-class FileLayer(Protocol):
-    """A file system, as far as storage needs one."""
-
-    def is_directory(self, path: str) -> bool:
-        """Tell whether there is a directory of this name."""
-
-    def make_directory(self, path: str, *, private: bool) -> bool:
-        """Make a directory in one that is there; tell whether it was missing. A file in its place is an error.
-
-        A private one is its owner's alone, as all files are, unless the layer goes by the umask.
-        """
-
-    def remove_directory(self, path: str) -> None:
-        """Remove an empty directory, or a link to one."""
-
-    def list_directory(self, path: str) -> list[str]:
-        """Give the names in a directory, in any order."""
-
-    def sync_directory(self, path: str) -> None:
-        """Return when the names in a directory are on disk."""
-
-    def size(self, path: str) -> int:
-        """Give the length of a file in bytes; a directory (EISDIR) or a device (EINVAL) is none."""
-
-    def sync_all(self, files: Sequence[File]) -> None:
-        """Return when all that was written to several files is on disk, as after `File.sync` of each."""
-
-    def rename(self, path: str, target: str) -> None:
-        """Give a file another name; a file that has it already is no more."""
-
-    def remove(self, path: str) -> None:
-        """Remove a file."""
-
-    def open(self, path: str, *, writable: bool) -> File:
-        """Open a file for reading; or for both reading and writing, and then make it if it is missing."""
-
-    def lock(self, path: str) -> File:
-        """Make a lock file and hold its lock until it is closed; refused if another does."""
-
-    def lock_shared(self, path: str) -> File:
-        """Keep out whoever wants the lock of a lock file that is there, and is not changed; others may share it."""
 
 
 class PosixFiles:
@@ -221,12 +144,7 @@ def _locked(fd: int, path: str, lock: Callable[[int], None]) -> "PosixFile":
         lock(fd)
     except BlockingIOError as error:
         os.close(fd)
-        raise PartitionLocked(
-            f"{path} is {error.strerror}; one store at a time may have the directory open",
-            path=path,
-            operation="lock",
-            errno=error.errno,
-        ) from None
+        raise Locked(f"{path} is {error.strerror}", path=path, operation="lock", errno=error.errno) from None
     except BaseException:
         os.close(fd)
         raise
@@ -241,7 +159,7 @@ def syncing(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (*REFUSALS, MemoryError) as error:
+    except (OSError, MemoryError) as error:
         if lacks_descriptors(error):
             raise
         where = getattr(error, "path", "") or getattr(error, "filename", "") or path
@@ -256,5 +174,7 @@ def _reporting(operation: str, path: str) -> Iterator[None]:
     """Let refusals of the operating system come out as a `StorageError`."""
     try:
         yield
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError.refused(operation, path, error) from error
