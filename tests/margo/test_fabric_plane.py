@@ -2,7 +2,6 @@
 
 import gc
 import itertools
-import mmap
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import pytest
 
 from mochi.margo.fabric import library as lib
 from mochi.margo.fabric.library import FabricError, Library, NoFabric, load
-from mochi.margo.fabric.plane import Plane, Region
+from mochi.margo.fabric.plane import Lease, Plane
 from mochi.margo.fabric.provider import choose
 from tests.margo.fabric_fake import FakeFabric
 
@@ -63,10 +62,6 @@ def peer(name: str) -> Iterator[Peer]:
     process.wait()
 
 
-def memory(size: int = SIZE) -> memoryview:
-    return memoryview(mmap.mmap(-1, size))
-
-
 class Outcome:
     def __init__(self) -> None:
         self.told = threading.Event()
@@ -83,50 +78,56 @@ class Outcome:
 
 
 def read(
-    plane: Plane, number: int, into: Region, size: int, base: int, key: int, *, seconds: float = 20.0
+    plane: Plane,
+    number: int,
+    into: Lease,
+    base: int,
+    key: int,
+    *,
+    seconds: float = 20.0,
+    owner: object = None,
 ) -> Outcome:
     outcome = Outcome()
-    plane.read(number, into, 0, size, base, key, time.monotonic() + seconds, outcome)
+    plane.read(owner, number, into, base, key, time.monotonic() + seconds, outcome)
     return outcome
 
 
 def test_bytes_are_read(library: Library, plane: Plane, name: str) -> None:
     other = Plane(library, choose(library, name, "127.0.0.1"))
-    theirs, mine = memory(), memory()
-    theirs[:] = os.urandom(SIZE)
-    their, my = other.register(theirs), plane.register(mine)
-    number = plane.peer(other.name)
-    assert read(plane, number, my, SIZE, their.base, their.key).wait() is None
-    assert mine == theirs
+    theirs, mine = other.lease(SIZE), plane.lease(SIZE)
+    theirs.view[:] = os.urandom(SIZE)
+    number = plane.meet(other.name)
+    assert read(plane, number, mine, theirs.region.base, theirs.region.key).wait() is None
+    assert mine.view == theirs.view
     other.close()
 
 
 def test_a_wrong_key_fails_and_the_peer_can_be_read_again(plane: Plane, peer: Peer) -> None:
-    mine = memory()
-    region, number = plane.register(mine), plane.peer(peer.name)
-    assert read(plane, number, region, SIZE, peer.base, peer.key).wait() is None
-    assert isinstance(read(plane, number, region, SIZE, peer.base, peer.key ^ 1).wait(), FabricError)
+    mine, number = plane.lease(SIZE), plane.meet(peer.name)
+    assert read(plane, number, mine, peer.base, peer.key).wait() is None
+    assert isinstance(read(plane, number, mine, peer.base, peer.key ^ 1).wait(), FabricError)
     ends_at = time.monotonic() + 20
-    while read(plane, number, region, 256, peer.base, peer.key).wait() is not None:
+    while read(plane, number, plane.lease(256), peer.base, peer.key).wait() is not None:
         assert time.monotonic() < ends_at
-    assert mine[:256] == PATTERN
+    assert mine.view[:256] == PATTERN
 
 
 def test_what_is_out_of_bounds_fails(plane: Plane, peer: Peer) -> None:
-    region, number = plane.register(memory()), plane.peer(peer.name)
-    assert read(plane, number, region, SIZE, peer.base + (64 << 20) - 5, peer.key).wait() is not None
-    with pytest.raises(ValueError, match="not in a region"):
-        read(plane, number, region, SIZE + 1, peer.base, peer.key)
+    number = plane.meet(peer.name)
+    assert read(plane, number, plane.lease(SIZE), peer.base + (64 << 20) - 5, peer.key).wait() is not None
 
 
 def test_a_peer_that_is_killed_costs_what_is_under_way(plane: Plane, peer: Peer) -> None:
-    region, number = plane.register(memory(64 << 20)), plane.peer(peer.name)
-    assert read(plane, number, region, 256, peer.base, peer.key).wait() is None
+    number, small = plane.meet(peer.name), plane.lease(256)
+    assert read(plane, number, small, peer.base, peer.key).wait() is None
     peer.process.kill()
-    outcomes = [read(plane, number, region, 64 << 20, peer.base, peer.key, seconds=3) for _ in range(4)]
+    peer.process.wait()
+    leases = [plane.lease(64 << 20) for _ in range(4)]
+    outcomes = [read(plane, number, lease, peer.base, peer.key, seconds=3) for lease in leases]
     assert all(isinstance(outcome.wait(), FabricError) for outcome in outcomes)
-    after = read(plane, number, region, 256, peer.base, peer.key, seconds=60)
-    plane.forget(peer.name, ConnectionError("its socket closed"))
+    owner = object()
+    after = read(plane, number, small, peer.base, peer.key, seconds=60, owner=owner)
+    plane.give_up(owner, ConnectionError("its socket closed"))
     assert after.wait() is not None
 
 
@@ -138,22 +139,19 @@ def test_memory_stays_where_a_stopped_peer_may_still_fill_it(library: Library) -
     try:
         assert process.stdout is not None
         words = process.stdout.readline().split()
-        number = plane.peer(bytes.fromhex(words[0]))
-        mine = memory()
-        region = plane.register(mine)
-        assert read(plane, number, region, 256, int(words[1]), int(words[2])).wait() is None
+        number, base, key = plane.meet(bytes.fromhex(words[0])), int(words[1]), int(words[2])
+        mine = plane.lease(SIZE)
+        assert read(plane, number, mine, base, key).wait() is None
         process.send_signal(signal.SIGSTOP)
-        mine[:256] = bytes(256)
-        assert isinstance(
-            read(plane, number, region, SIZE, int(words[1]), int(words[2]), seconds=0.3).wait(), FabricError
-        )
+        mine.view[:256] = bytes(256)
+        assert isinstance(read(plane, number, mine, base, key, seconds=0.3).wait(), FabricError)
         assert plane.quarantined == SIZE
         process.send_signal(signal.SIGCONT)
         ends_at = time.monotonic() + 20
         while plane.quarantined:
             assert time.monotonic() < ends_at
             time.sleep(0.01)
-        assert mine[:256] == PATTERN  # it came after it was given up
+        assert mine.view[:256] == PATTERN  # it came after it was given up
     finally:
         process.kill()
         process.wait()
@@ -161,32 +159,33 @@ def test_memory_stays_where_a_stopped_peer_may_still_fill_it(library: Library) -
 
 
 def test_a_closed_endpoint_tells_those_who_wait(plane: Plane, peer: Peer) -> None:
-    region, number = plane.register(memory()), plane.peer(peer.name)
+    mine, number = plane.lease(SIZE), plane.meet(peer.name)
     peer.process.send_signal(signal.SIGSTOP)
-    outcome = read(plane, number, region, SIZE, peer.base, peer.key)
+    outcome = read(plane, number, mine, peer.base, peer.key)
     plane.close()
     assert isinstance(outcome.wait(), FabricError)
     with pytest.raises(FabricError, match="closed"):
-        read(plane, number, region, SIZE, peer.base, peer.key)
+        read(plane, number, mine, peer.base, peer.key)
 
 
 def test_a_forked_child_touches_nothing(plane: Plane, peer: Peer) -> None:
-    region, number = plane.register(memory()), plane.peer(peer.name)
-    assert read(plane, number, region, 256, peer.base, peer.key).wait() is None
+    mine, number = plane.lease(256), plane.meet(peer.name)
+    assert read(plane, number, mine, peer.base, peer.key).wait() is None
     child = os.fork()
     if child == 0:
         status = 1
         try:
             with pytest.raises(FabricError, match="parent"):
-                read(plane, number, region, 256, peer.base, peer.key)
-            plane.unregister(region)
+                read(plane, number, mine, peer.base, peer.key)
+            plane.unregister(mine.region)
+            plane.part(peer.name)
             plane.close()
             gc.collect()
             status = 0
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert read(plane, number, region, 256, peer.base, peer.key).wait() is None
+    assert read(plane, number, mine, peer.base, peer.key).wait() is None
 
 
 def test_an_idle_endpoint_sleeps(plane: Plane) -> None:
@@ -218,15 +217,15 @@ def test_what_a_provider_wants_of_memory_is_done(library: Library, modes: int) -
     fake.busy = 3
     plane = Plane(fake, fake.provider())  # type: ignore[arg-type]
     assert plane.name == b"fake"
-    theirs, mine = memory(4096), memory(4096)
-    theirs[:] = PATTERN * 16
-    their, my = plane.register(theirs), plane.register(mine)
+    theirs, mine = plane.lease(4096), plane.lease(4096)
+    theirs.view[:] = PATTERN * 16
+    their = theirs.region
     assert (their.base != 0) == bool(modes & lib.MR_VIRT_ADDR)
     assert (their.key > 1000) == bool(modes & lib.MR_PROV_KEY) or their.key < 1 << 32
-    number = plane.peer(b"fake")
-    assert read(plane, number, my, 4096, their.base, their.key).wait() is None
-    assert mine == theirs
-    assert isinstance(read(plane, number, my, 1, their.base, 5).wait(), FabricError)
+    number = plane.meet(b"fake")
+    assert read(plane, number, mine, their.base, their.key).wait() is None
+    assert mine.view == theirs.view
+    assert isinstance(read(plane, number, mine, their.base, 5).wait(), FabricError)
     assert set(fake.descs) == {0xDE5C if modes & lib.MR_LOCAL else 0}
     assert len(fake.bound) == len(fake.enabled) == (2 if modes & lib.MR_ENDPOINT else 0)
     plane.close()

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mochi.margo.fabric.transfers import TRANSITIONS, Ended, Event, State, Transfer, Transfers
 
 LOST = OSError("lost")
+OWNERS = [object() for _ in range(3)]
 
 
 class TransfersMachine(RuleBasedStateMachine):
@@ -32,7 +33,7 @@ class TransfersMachine(RuleBasedStateMachine):
     @rule(peer=st.integers(0, 2), size=st.integers(0, 100), seconds=st.integers(1, 5))
     def ask(self, peer: int, size: int, seconds: int) -> None:
         tag = len(self.told)
-        transfer = Transfer(peer, size, self.now + seconds, self.asker(tag), None, object())
+        transfer = Transfer(OWNERS[peer], peer, size, self.now + seconds, self.asker(tag), None, object())
         number = self.transfers.add(transfer)
         self.alive[number] = transfer
 
@@ -65,7 +66,7 @@ class TransfersMachine(RuleBasedStateMachine):
     @rule(peer=st.integers(0, 2))
     def give_up(self, peer: int) -> None:
         self.drop_what_the_provider_never_had(lambda transfer: transfer.peer == peer)
-        self.tell(self.transfers.give_up(peer, LOST))
+        self.tell(self.transfers.give_up(OWNERS[peer], LOST))
 
     @rule(seconds=st.integers(0, 3))
     def pass_time(self, seconds: int) -> None:
@@ -100,7 +101,7 @@ def test_each_event_that_a_state_does_not_have_raises_and_names_both() -> None:
     for state in State:
         for event in set(Event) - TRANSITIONS[state].keys():
             transfers = Transfers()
-            transfer = Transfer(0, 1, 1.0, None, None, None, state)
+            transfer = Transfer(None, 0, 1, 1.0, None, None, None, state)
             number = transfers.add(transfer)
             calls: dict[Event, Callable[[], object]] = {
                 Event.TAKEN: lambda n=number, t=transfers: t.taken(n),  # type: ignore[misc]

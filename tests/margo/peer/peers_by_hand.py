@@ -22,6 +22,7 @@ class House:
     def __init__(self, seat: Seat | None, budget: Budget | None = None) -> None:
         self.gate = Gate()
         self.instance = INSTANCE
+        self.fabric = None
         self.budget = Budget() if budget is None else budget
         self.granted: list[Grant] = []
         if seat is not None:

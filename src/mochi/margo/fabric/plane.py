@@ -20,8 +20,14 @@ import select
 import struct
 import threading
 import time
-from typing import Any
+import weakref
+from collections import deque
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from mochi.margo.bulk import BufferPool, BufferPoolConfig
 from mochi.margo.fabric import library as lib
 from mochi.margo.fabric.library import FabricError, Library
 from mochi.margo.fabric.provider import Provider
@@ -51,6 +57,13 @@ _PAUSE = 0.001
 """Seconds between two tries of a provider that was busy."""
 
 
+FETCH_SECONDS = 30.0
+"""How long a peer may take to let its memory be read."""
+
+TIERS = BufferPoolConfig(first_size=64 << 10, num_tiers=6)
+"""Registered buffers: 64 KiB to 64 MiB."""
+
+
 class Region:
     """Registered memory.
 
@@ -69,6 +82,20 @@ class Region:
         self.key = key
         self.desc = desc
         self.mr = mr
+
+
+class Lease(NamedTuple):
+    """Registered memory out of a pool, which goes back once nobody holds a view of it.
+
+    Attributes
+    ----------
+    view : memoryview
+    region : Region
+        What it is the beginning of.
+    """
+
+    view: memoryview
+    region: Region
 
 
 class Plane:
@@ -103,7 +130,9 @@ class Plane:
         self._contexts: dict[int, int] = {}
         self._held: dict[int, Any] = {}
         self._free_contexts: list[Any] = []
-        self._peers: dict[bytes, int] = {}
+        self._peers: dict[bytes, tuple[int, int]] = {}
+        self._pool = BufferPool(TIERS)
+        self._retired: deque[Region] = deque()
         self._regions: set[Region] = set()
         self._closing = False
         self._sleeps_until = float("-inf")
@@ -210,49 +239,86 @@ class Plane:
 
     def unregister(self, region: Region) -> None:
         """Let peers reach memory no more. One that reads it now loses its connection to this endpoint."""
-        if self._is_inherited:
-            return
-        with self._lock:
-            if region in self._regions:
-                self._regions.discard(region)
-                region.mr.fid.ops.close(self._ffi.addressof(region.mr, "fid"))
+        if not self._is_inherited:
+            with self._lock:
+                self._unregister(region)
 
-    def peer(self, name: bytes) -> int:
-        """Return the number of a peer by its endpoint's name."""
+    def _unregister(self, region: Region) -> None:
+        if region in self._regions:
+            self._regions.discard(region)
+            region.mr.fid.ops.close(self._ffi.addressof(region.mr, "fid"))
+
+    def lease(self, size: int) -> Lease:
+        """Return registered memory.
+
+        Raises
+        ------
+        FabricError
+            The provider registers no more.
+        """
+        buffer = self._pool.acquire(size)
+        if buffer.retire is None:
+            region = self.register(buffer.view)
+            buffer.region, buffer.retire = region, partial(self._retired.append, region)
+        owner = np.frombuffer(buffer.view, np.uint8, size)
+        weakref.finalize(owner, self._pool.release, buffer).atexit = False
+        return Lease(owner.data, buffer.region)
+
+    def meet(self, name: bytes) -> int:
+        """Return the number of a peer by its endpoint's name; `part` when it is not needed any more.
+
+        Raises
+        ------
+        FabricError
+            It is no name of this provider.
+        """
         self._check_ours()
         with self._lock:
             self._check_open()
-            if name not in self._peers:
+            number, users = self._peers.get(name, (0, 0))
+            if not users:
                 ffi = self._ffi
-                number = ffi.new("fi_addr_t *")
-                if self._av.ops.insert(self._av, ffi.from_buffer(name), 1, number, 0, ffi.NULL) != 1:
+                out = ffi.new("fi_addr_t *")
+                if self._av.ops.insert(self._av, ffi.from_buffer(name), 1, out, 0, ffi.NULL) != 1:
                     raise FabricError("taking the name of a peer", 22, "it is no name of this provider")
-                self._peers[name] = int(number[0])
-            return self._peers[name]
+                number = int(out[0])
+            self._peers[name] = number, users + 1
+            return number
+
+    def part(self, name: bytes) -> None:
+        """Take note that a peer is not needed any more by one of those who met it."""
+        if self._is_inherited:
+            return
+        with self._lock:
+            number, users = self._peers[name]
+            if users > 1 or self._transfers.has(number):  # a name that is used cannot be removed
+                self._peers[name] = number, max(users - 1, 1)
+            elif not self._closing:
+                del self._peers[name]
+                self._av.ops.remove(self._av, self._ffi.new("fi_addr_t *", number), 1, 0)
 
     @property
     def quarantined(self) -> int:
         """Bytes of transfers that were given up, and that the provider may still carry out."""
         return self._transfers.quarantined
 
-    def forget(self, name: bytes, why: BaseException) -> None:
-        """Give up a peer, of which the provider may not learn that it is gone, and all transfers with it."""
+    def give_up(self, owner: object, why: BaseException) -> None:
+        """Give up what `owner` has asked for: libfabric may not learn that its peer is gone."""
         if self._is_inherited:
             return
         with self._lock:
-            number = self._peers.pop(name, None)
-            if number is None:
-                return
-            told = self._transfers.give_up(number, why)
+            told = self._transfers.give_up(owner, why)
         self._tell(told)
 
     def read(
-        self, peer: int, into: Region, at: int, size: int, base: int, key: int, deadline: float, told: Told
+        self, owner: object, peer: int, into: Lease, base: int, key: int, deadline: float, told: Told
     ) -> None:
-        """Read `size` bytes of a peer's memory into a region, `at` bytes from its start.
+        """Read a peer's memory into all of a lease.
 
         Parameters
         ----------
+        owner : object
+            For `give_up`.
         base, key : int
             Where the bytes begin, and of which region they are, as the peer says.
         deadline : float
@@ -265,11 +331,9 @@ class Plane:
         FabricError
             The endpoint is closed, or has too much in quarantine.
         """
-        if at < 0 or size < 0 or at + size > into.memory.nbytes:
-            raise ValueError(f"{size} bytes at {at} are not in a region of {into.memory.nbytes}")
-        post = into.address + at, into.desc, base, key
-        transfer = Transfer(peer, size, deadline, told, post, into)
         self._check_ours()
+        size = into.view.nbytes
+        transfer = Transfer(owner, peer, size, deadline, told, (into.region, base, key), into.view)
         with self._lock:
             self._check_open()
             if self._transfers.quarantined > MAX_QUARANTINED:
@@ -294,13 +358,15 @@ class Plane:
 
     def _post(self, number: int, transfer: Transfer) -> list[Ended]:
         ffi = self._ffi
-        address, desc, base, key = transfer.post
-        peer, size = transfer.peer, transfer.size
+        region, base, key = transfer.post
         context = self._free_contexts.pop() if self._free_contexts else ffi.new("char[]", _CONTEXT_BYTES)
         at = int(ffi.cast("uintptr_t", context))
         self._contexts[at] = number
         self._held[at] = context
-        code = self._ep.rma.read(self._ep, ffi.cast("void *", address), size, desc, peer, base, key, context)
+        into = ffi.cast("void *", region.address)
+        code = self._ep.rma.read(
+            self._ep, into, transfer.size, region.desc, transfer.peer, base, key, context
+        )
         if code == 0:
             self._transfers.taken(number)
             return []
@@ -309,6 +375,11 @@ class Plane:
         if code == -_EAGAIN:
             return []
         return self._transfers.refused(number, self.library.error("posting a read", -code))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the endpoint is of no more use."""
+        return self._closing
 
     @property
     def _is_inherited(self) -> bool:
@@ -353,6 +424,8 @@ class Plane:
         while not self._closing:
             with self._lock:
                 ended, busy = self._progress(entries, buffer)
+                while self._retired:
+                    self._unregister(self._retired.popleft())
                 now = time.monotonic()
                 ended += self._transfers.expire(now, self._too_late())
                 until = self._transfers.next_deadline()

@@ -4,7 +4,6 @@ Two endpoints of this process read each other's memory: a byte to 64 MiB, what w
 costs, and whether an idle endpoint sleeps.
 """
 
-import mmap
 import os
 import statistics
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 
 from mochi.margo.address import TcpAddress
 from mochi.margo.fabric.library import FabricError, Library, load
-from mochi.margo.fabric.plane import Plane, Region
+from mochi.margo.fabric.plane import Lease, Plane
 from mochi.margo.fabric.provider import choose
 
 SIZES = (1, 4096, 64 << 10, 1 << 20, 16 << 20, 64 << 20)
@@ -48,15 +47,14 @@ def selftest(address: TcpAddress) -> dict[str, Any]:
     reader, owner = _plane(library, address), _plane(library, address)
     try:
         report["endpoint_name_bytes"] = len(owner.name)
-        theirs, mine = (memoryview(mmap.mmap(-1, SIZES[-1])) for _ in range(2))
-        theirs[:] = os.urandom(1 << 20) * (SIZES[-1] >> 20)
-        their, my = owner.register(theirs), reader.register(mine)
-        peer = reader.peer(owner.name)
-        report["reads"] = [_measure(reader, peer, my, their, size, problems) for size in SIZES]
-        wrong = _read(reader, peer, my, their.base, their.key ^ 1, 4096)
+        there = owner.lease(SIZES[-1])
+        there.view[:] = os.urandom(1 << 20) * (SIZES[-1] >> 20)
+        peer, base, key = reader.meet(owner.name), there.region.base, there.region.key
+        report["reads"] = [_measure(reader, peer, there, size, problems) for size in SIZES]
+        wrong = _read(reader, peer, reader.lease(4096), base, key ^ 1)
         if wrong is None:
             problems.append("a read with a wrong key succeeded")
-        again = _until(lambda: _read(reader, peer, my, their.base, their.key, 4096) is None)
+        again = _until(lambda: _read(reader, peer, reader.lease(4096), base, key) is None)
         if not again:
             problems.append("after a wrong key, nothing can be read any more")
         before = time.process_time()
@@ -82,19 +80,18 @@ def _plane(library: Library, address: TcpAddress) -> Plane:
     return Plane(library, choose(library, address.fabric, address.host, address.card))
 
 
-def _measure(
-    plane: Plane, peer: int, into: Region, of: Region, size: int, problems: list[str]
-) -> dict[str, Any]:
-    into.memory[:size] = bytes(size)
+def _measure(plane: Plane, peer: int, there: Lease, size: int, problems: list[str]) -> dict[str, Any]:
+    into = plane.lease(size)
+    into.view[:] = bytes(size)
     seconds = []
     for _ in range(REPETITIONS):
         begin = time.perf_counter()
-        error = _read(plane, peer, into, of.base, of.key, size)
+        error = _read(plane, peer, into, there.region.base, there.region.key)
         seconds.append(time.perf_counter() - begin)
         if error is not None:
             problems.append(f"reading {size} bytes: {error}")
             return {"bytes": size, "error": str(error)}
-    if into.memory[:size] != of.memory[:size]:
+    if into.view != there.view[:size]:
         problems.append(f"what was read of {size} bytes is not what was there")
     median = statistics.median(seconds)
     return {
@@ -105,7 +102,7 @@ def _measure(
     }
 
 
-def _read(plane: Plane, peer: int, into: Region, base: int, key: int, size: int) -> BaseException | None:
+def _read(plane: Plane, peer: int, into: Lease, base: int, key: int) -> BaseException | None:
     done = threading.Event()
     outcome: list[BaseException | None] = []
 
@@ -113,7 +110,7 @@ def _read(plane: Plane, peer: int, into: Region, base: int, key: int, size: int)
         outcome.append(error)
         done.set()
 
-    plane.read(peer, into, 0, size, base, key, time.monotonic() + SECONDS, told)
+    plane.read(done, peer, into, base, key, time.monotonic() + SECONDS, told)
     done.wait()
     return outcome[0]
 

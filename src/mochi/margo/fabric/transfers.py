@@ -6,9 +6,9 @@ state       event                                        next state, action
 WAITING     the provider takes it                        FLYING
 WAITING     the provider is busy (also: connecting)      WAITING, is tried again
 WAITING     the provider refuses it                      DONE, told
-WAITING     its time is over, or its peer is given up    DONE, told; the provider never had it
+WAITING     its time is over, or its owner gives it up    DONE, told; the provider never had it
 FLYING      it completes, or fails                       DONE, told
-FLYING      its time is over, or its peer is given up    QUARANTINED, told
+FLYING      its time is over, or its owner gives it up    QUARANTINED, told
 QUARANTINED it completes, or fails                       DONE
 ==========  ===========================================  ===========================================
 
@@ -61,6 +61,8 @@ class Transfer(msgspec.Struct, eq=False, gc=True):
 
     Attributes
     ----------
+    owner : object
+        Who asked for it, and may give it up.
     peer : int
         Whom it is with.
     size : int
@@ -75,6 +77,7 @@ class Transfer(msgspec.Struct, eq=False, gc=True):
         Kept until the provider can no longer touch it.
     """
 
+    owner: object
     peer: int
     size: int
     deadline: float
@@ -131,9 +134,13 @@ class Transfers:
             self.quarantined -= transfer.size
         return self._end(number, Event.COMPLETED, error)
 
-    def give_up(self, peer: int, error: BaseException) -> list[Ended]:
-        """Give up all transfers with `peer`."""
-        numbers = [number for number, transfer in self._all.items() if transfer.peer == peer]
+    def has(self, peer: int) -> bool:
+        """Tell whether there is any transfer with a peer, in quarantine perhaps."""
+        return any(transfer.peer == peer for transfer in self._all.values())
+
+    def give_up(self, owner: object, error: BaseException) -> list[Ended]:
+        """Give up all transfers that `owner` has asked for."""
+        numbers = [number for number, transfer in self._all.items() if transfer.owner is owner]
         return self._give_up(numbers, error)
 
     def expire(self, now: float, error: BaseException) -> list[Ended]:

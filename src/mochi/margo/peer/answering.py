@@ -24,7 +24,17 @@ from mochi.margo import rpc
 from mochi.margo.errors import AuthenticationError, Fault, LocalProtocolError, MargoError, RemoteProtocolError
 from mochi.margo.peer.budget import Budget, Grant, Reservation, Side
 from mochi.margo.peer.gate import Gate
-from mochi.margo.peer.greeting import Proof, Seat, is_proof, read_hello, welcome
+from mochi.margo.peer.greeting import (
+    FABRIC,
+    Fabric,
+    Proof,
+    Seat,
+    Terms,
+    fabric_in,
+    is_proof,
+    read_hello,
+    welcome,
+)
 from mochi.margo.peer.states import REFUSAL, Conversation, Role, State
 from mochi.margo.wire import (
     DESCRIPTORS,
@@ -51,6 +61,7 @@ class House(Protocol):
     gate: Gate
     instance: bytes
     budget: Budget
+    fabric: Fabric | None
 
     def grant(self, grants: Sequence[Grant]) -> None:
         """Have what was granted by the budget called soon, and see to it that a budget that is used up comes free."""
@@ -107,6 +118,8 @@ class Answering(Conversation, Generic[C]):
         Frames that go with descriptors, when the queue is empty; they have no bulk, and may be overtaken.
     calls : dict
         Those outstanding, by their numbers.
+    peer_fabric : Fabric or None
+        What the peer has of a fabric, if it is used.
     is_reading : bool
         Whether the peer is read from.
     """
@@ -126,6 +139,9 @@ class Answering(Conversation, Generic[C]):
         self.lending: deque[tuple[bytes, list[int]]] = deque()
         self.calls: dict[int, C] = {}
         self.is_reading = True
+        self.peer_fabric: Fabric | None = None
+        self._kept: dict[int, deque[tuple[int, object]]] = {}
+        self._kept_bytes = 0
         self._is_ending = False
         self._house = house
         self._make = make
@@ -160,13 +176,18 @@ class Answering(Conversation, Generic[C]):
             if self.state is not State.OPEN:
                 self._greet(frame)
             elif frame.kind is Kind.REQUEST:
+                if frame.is_remote and self.peer_fabric is None:
+                    raise RemoteProtocolError("a request names memory of a fabric that is not used")
                 if frame.call in self.calls:
                     raise RemoteProtocolError(f"call number {frame.call} is still in use")
                 call = self.calls[frame.call] = self._make(frame, self._admitted)
                 self._admitted = 0
             else:
                 self.hear(frame.kind)
-                self._cancel(frame.call)
+                if frame.kind is Kind.FETCHED:
+                    self._let_go(frame.call)
+                else:
+                    self._cancel(frame.call)
             if self._admitted:
                 self._change(-self._admitted, 0)
                 self._admitted = 0
@@ -233,9 +254,13 @@ class Answering(Conversation, Generic[C]):
         self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = (), reserved: int = 0
     ) -> None:
         """Queue a notice on a stream that the peer has named, for which some bytes were reserved."""
+        self.notify_encoded(frame_of(Kind.NOTICE, stream, message, bulk), bulk, reserved)
+
+    def notify_encoded(self, frame: bytes, bulk: Sequence[Sequence[Buffer]], reserved: int) -> None:
+        """Queue a notice that is encoded up to its bulk."""
         self.say(Kind.NOTICE)
         self._counted += reserved
-        self._put(frame_of(Kind.NOTICE, stream, message, bulk), bulk)
+        self._put(frame, bulk)
 
     def fail_stream(self, stream: int, message: bytes) -> None:
         """Queue a fault on a stream: nothing more will come on it."""
@@ -249,12 +274,8 @@ class Answering(Conversation, Generic[C]):
 
     def sent(self, is_all: bool) -> None:
         """Take note that all that was queued is sent, or what of it the peer took."""
-        before, self._queued = self._queued, 0 if is_all else self.queue.size
-        reading = self.account.reading
-        if not is_all:
-            reading.moved(before - self._queued, self._clock())
-        elif reading.since is not None:
-            reading.over()
+        before, self._queued = self._queued, self._kept_bytes + (0 if is_all else self.queue.size)
+        self._moved(before - self._queued)
         self.count()
 
     def count(self) -> None:
@@ -281,6 +302,7 @@ class Answering(Conversation, Generic[C]):
         for call in self.calls.values():
             call.cancelled = True
         self.calls.clear()
+        self._kept.clear()
         # What has half arrived goes now, and not when the garbage collector next looks at the cycles here.
         self.reader = FrameReader(allocate_private)
         self._make = self._go_on = _gone
@@ -299,6 +321,33 @@ class Answering(Conversation, Generic[C]):
             self._queued += sum(map(len, buffers))
             self.queue.put(buffers)
 
+    def keep(self, number: int, size: int, memory: object) -> None:
+        """Keep memory that the peer fetches for the next frame of a call or stream; it counts as what is queued."""
+        self._kept.setdefault(number, deque()).append((size, memory))
+        self._kept_bytes += size
+        self._queued += size
+        self.account.reading.moved(0, self._clock())
+
+    def _let_go(self, number: int) -> None:
+        kept = self._kept.get(number)
+        if not kept:
+            raise RemoteProtocolError(f"nothing was to be fetched on call {number}")
+        size, _ = kept.popleft()
+        if not kept:
+            del self._kept[number]
+        self._kept_bytes -= size
+        self._queued -= size
+        self._moved(size)
+        self.count()
+
+    def _moved(self, size: int) -> None:
+        """Take note that the peer took `size` bytes of what is there for it."""
+        reading = self.account.reading
+        if self._queued:
+            reading.moved(size, self._clock())
+        elif reading.since is not None:
+            reading.over()
+
     def _cancel(self, number: int) -> None:
         if number in self.calls:
             self.calls[number].cancelled = True
@@ -311,7 +360,9 @@ class Answering(Conversation, Generic[C]):
             seat: Seat | None = self._house.gate.seat_of(greeting)
             self.hear(Kind.HELLO)
             self._token = None if seat is None else seat.token
-            reply = welcome(greeting, frame.message, self._token, self._house.instance)
+            reply = welcome(greeting, frame.message, self._token, self._house.instance, self._house.fabric)
+            if rpc.unpack(reply.terms, Terms).features & FABRIC:
+                self.peer_fabric = fabric_in(greeting.more)
             self._said = frame.message, reply.terms
             self.say(Kind.WELCOME)
             self._put(encode(Kind.WELCOME, message=rpc.pack(reply)))

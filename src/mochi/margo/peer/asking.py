@@ -22,7 +22,17 @@ import msgspec
 
 from mochi.margo import rpc
 from mochi.margo.errors import MargoError, ProtocolError, RemoteProtocolError
-from mochi.margo.peer.greeting import Seat, Terms, Welcome, answer, hello, refusal
+from mochi.margo.peer.greeting import (
+    FABRIC,
+    Fabric,
+    Seat,
+    Terms,
+    Welcome,
+    answer,
+    fabric_in,
+    hello,
+    refusal,
+)
 from mochi.margo.peer.states import REFUSAL, Conversation, Role, State
 from mochi.margo.wire import (
     DESCRIPTORS,
@@ -37,6 +47,7 @@ from mochi.margo.wire import (
     SendQueue,
     allocate_private,
     encode,
+    keys_of,
 )
 
 MAX_DESCRIPTORS = 64
@@ -111,11 +122,15 @@ class Asking(Conversation):
         Who is meant; None if no token is known.
     where : str
         The server's address, for messages.
+    fabric : Fabric or None
+        What this end has of a fabric.
 
     Attributes
     ----------
     instance : bytes
         Tells the server's start; empty before WELCOME.
+    fabric : Fabric or None
+        What the server has of a fabric; it is used if `uses_fabric`.
     reader : FrameReader
         Where the next bytes go.
     queue : SendQueue
@@ -126,9 +141,11 @@ class Asking(Conversation):
         Those that nobody has taken, which are to be closed.
     """
 
-    def __init__(self, seat: Seat | None, where: str) -> None:
+    def __init__(self, seat: Seat | None, where: str, fabric: Fabric | None = None) -> None:
         super().__init__(Role.CLIENT)
         self.instance = b""
+        self.fabric: Fabric | None = None
+        self.uses_fabric = False
         self.reader = FrameReader(self._allocate, GREETING_LIMITS)
         self.queue = SendQueue()
         self.offered: deque[int] = deque()
@@ -137,7 +154,7 @@ class Asking(Conversation):
         self._receivers: dict[int, tuple[Receiver, bool]] = {}
         self._numbers = itertools.count(1)
         self._token = None if seat is None else seat.token
-        self._greeting = hello(seat)
+        self._greeting = hello(seat, fabric)
         self.say(Kind.HELLO)
         self.queue.append(encode(Kind.HELLO, message=rpc.pack(self._greeting)))
 
@@ -174,6 +191,7 @@ class Asking(Conversation):
                 timeout_ms=0 if timeout is None else int(min(max(timeout * 1000, 1), 0xFFFFFFFF)),
                 message=message,
                 segments=segments,
+                extensions=keys_of((lent,)) if lent is not None else (),
             )
         ]
         for segment in bulk:
@@ -197,6 +215,11 @@ class Asking(Conversation):
         """Wait no more for an answer, and queue what says so to the server."""
         if self.forget(call) and Kind.CANCEL in self.ours:
             self.queue.append(encode(Kind.CANCEL, call=call))
+
+    def fetched(self, frame: Frame) -> None:
+        """Queue what says that the remote bulk of a frame was fetched, and may go."""
+        if Kind.FETCHED in self.ours:
+            self.queue.append(encode(Kind.FETCHED, call=frame.call))
 
     def offer(self, descriptors: Sequence[int]) -> None:
         """Take note of descriptors that came with the bytes that come next.
@@ -246,8 +269,14 @@ class Asking(Conversation):
                         f"the server at {self._where} announced a file descriptor that did not come"
                     )
                 descriptor = self.offered[0]
+            if frame.is_remote and not self.uses_fabric:
+                raise RemoteProtocolError(
+                    f"the server at {self._where} names memory of a fabric that is not used"
+                )
             receiver, is_stream = self._receivers.get(frame.call, _NOBODY)
             if receiver is None:
+                if frame.is_remote:
+                    self.fetched(frame)
                 self._discard(descriptor)
                 continue
             if kind is not (Kind.NOTICE if is_stream else Kind.RESPONSE):
@@ -299,7 +328,10 @@ class Asking(Conversation):
         self.hear(frame.kind)
         reply = rpc.unpack(frame.message, Welcome)
         proof = answer(self._greeting, reply, self._token, self._where)
-        self.instance = rpc.unpack(reply.terms, Terms).instance
+        terms = rpc.unpack(reply.terms, Terms)
+        self.instance = terms.instance
+        self.fabric = fabric_in(terms.more)
+        self.uses_fabric = bool(terms.features & FABRIC)
         self.reader.limits = Limits()
         self.say(Kind.PROOF)
         self.queue.append(encode(Kind.PROOF, message=rpc.pack(proof)))
