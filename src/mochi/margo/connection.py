@@ -245,9 +245,9 @@ class Connection:
         if self._is_writing:
             self.engine.loop.remove_writer(self._socket)
         self._socket.close()
-        _close_all(self._peer.close())
         if self.fabric is not None:
-            self.fabric.close()
+            self.fabric.close(self._peer.unfetched())
+        _close_all(self._peer.close())
         self.engine.forget(self)
         callbacks, self.on_close = self.on_close, []
         for callback in callbacks:
@@ -295,7 +295,7 @@ class Connection:
         if placed is None:
             self._peer.notify(stream, message, bulk, reserved)
         else:
-            self._peer.keep(stream, placed.size, placed.leases)
+            self._peer.keep(stream, placed)
             frame = placed.frame(Kind.NOTICE, stream, message)
             self._peer.notify_encoded(frame, placed.inline, reserved)
         self._send()
@@ -321,7 +321,7 @@ class Connection:
         """Answer a request, with a frame if it wants one; does nothing if it is answered already."""
         if self.is_outstanding(request):
             if placed is not None:
-                self._peer.keep(request.frame.call, placed.size, placed.leases)
+                self._peer.keep(request.frame.call, placed)
             self._peer.answer(request, frame, bulk, [os.dup(descriptor) for descriptor in descriptors])
             self._send()
 

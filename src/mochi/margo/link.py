@@ -147,7 +147,7 @@ class Link:
         bulk : sequence of sequence of buffers
             Inline segments; kept by reference, unchanged by the owner, until the response.
         lent : Segment, optional
-            A last segment that lies in a buffer lent by the server, or in memory that it fetches.
+            A last segment that lies in a buffer lent by the server.
         timeout : float, optional
             Seconds after which the server need not answer any more.
 
@@ -161,8 +161,11 @@ class Link:
         if self.is_lost:
             raise self._loss()
         try:
+            placed = None
+            if self.fabric is not None and receiver is not None:
+                placed = self.fabric.place(bulk)
             call = self._peer.request(
-                name, provider_id, message, receiver, bulk=bulk, lent=lent, timeout=timeout
+                name, provider_id, message, receiver, bulk=bulk, lent=lent, timeout=timeout, placed=placed
             )
         except LocalProtocolError:
             if self.is_lost:  # since just now
@@ -429,7 +432,7 @@ class Link:
             self._socket.close()
         self.client.forget(self)
         if self.fabric is not None:
-            self.fabric.close()
+            self.fabric.close(self._peer.unfetched())
         self._peer.close()
         while (receiver := self._peer.take_receiver()) is not None:
             try:

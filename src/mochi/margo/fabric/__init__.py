@@ -5,7 +5,7 @@ transfer, and `plane` carries that out: one endpoint, one thread. `fetcher` is o
 stay on their sockets, for libfabric tells nobody that an idle peer has died.
 """
 
-from mochi.margo.fabric.fetcher import PLACE_FROM, Fetcher, Placed, segment_of
+from mochi.margo.fabric.fetcher import PLACE_FROM, Fetcher, Placed
 from mochi.margo.fabric.library import FabricError, NoFabric
 from mochi.margo.fabric.plane import Lease, Plane
 from mochi.margo.fabric.starting import offer, plane_to, start
@@ -20,6 +20,5 @@ __all__ = [
     "Plane",
     "offer",
     "plane_to",
-    "segment_of",
     "start",
 ]

@@ -26,7 +26,7 @@ class Placed(msgspec.Struct):
     ----------
     inline : list
         The bulk that follows the frame.
-    leases : list of memoryview
+    leases : list of Lease
         What is to be kept until the peer has fetched it.
     size : int
         Bytes of that.
@@ -34,7 +34,7 @@ class Placed(msgspec.Struct):
 
     segments: list[Segment]
     inline: list[Sequence[Buffer]]
-    leases: list[memoryview]
+    leases: list[Lease]
     size: int
 
     def frame(self, kind: Kind, call: int, message: bytes) -> bytes:
@@ -83,7 +83,7 @@ class Fetcher:
     @property
     def has_come(self) -> bool:
         """Whether `take` has something to do."""
-        return bool(self._come)
+        return bool(self._come) or (bool(self._waiting) and not self._waiting[0].missing)
 
     def place(self, bulk: Sequence[Sequence[Buffer]]) -> Placed | None:
         """Copy large segments into registered memory; None if there are none, or no memory is to be had. Any thread."""
@@ -92,18 +92,17 @@ class Fetcher:
             return None
         placed = Placed([], [], [], 0)
         for buffers, size in zip(bulk, sizes, strict=True):
-            lease = self.place_one(buffers, size) if size >= PLACE_FROM else None
+            lease = self._copy(buffers, size) if size >= PLACE_FROM else None
             if lease is None:
                 placed.segments.append(Segment(size))
                 placed.inline.append(buffers)
             else:
-                placed.segments.append(segment_of(lease))
-                placed.leases.append(lease.view)
+                placed.segments.append(Segment(size, REMOTE, lease.region.base, lease.region.key))
+                placed.leases.append(lease)
                 placed.size += size
         return placed if placed.leases else None
 
-    def place_one(self, buffers: Sequence[Buffer], size: int) -> Lease | None:
-        """Copy a segment into registered memory; None if none is to be had."""
+    def _copy(self, buffers: Sequence[Buffer], size: int) -> Lease | None:
         try:
             lease = self.plane.lease(size)
         except (FabricError, OSError):
@@ -164,15 +163,18 @@ class Fetcher:
         while self._waiting and not self._waiting[0].missing:
             self._waiting.popleft().hand_on()
 
-    def close(self) -> None:
-        """Give up what is under way; what it would have filled is kept until that cannot be."""
+    def close(self, unfetched: Sequence[Placed]) -> None:
+        """Give up what is under way; what it would have filled is kept until that cannot be.
+
+        Parameters
+        ----------
+        unfetched : sequence of Placed
+            What the peer may still be about to fetch.
+        """
+        for placed in unfetched:
+            self.plane.spoil(placed.leases)
         self._waiting.clear()
         self._come.clear()
         self.plane.give_up(self, FabricError("fetching bulk", 125, "the connection was closed"))
         self._come.clear()
         self.plane.part(self._name)
-
-
-def segment_of(lease: Lease) -> Segment:
-    """Return the segment that names a lease to a peer."""
-    return Segment(lease.view.nbytes, REMOTE, lease.region.base, lease.region.key)

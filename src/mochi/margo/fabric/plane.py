@@ -22,12 +22,13 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mochi.margo.bulk import BufferPool, BufferPoolConfig
+from mochi.margo.bulk import BufferPool, BufferPoolConfig, BulkBuffer
 from mochi.margo.fabric import library as lib
 from mochi.margo.fabric.library import FabricError, Library
 from mochi.margo.fabric.provider import Provider
@@ -73,6 +74,8 @@ class Region:
         The address of its first byte, as peers name it.
     key : int
         What peers show to reach it.
+    is_closed : bool
+        Whether it can be reached no more.
     """
 
     def __init__(self, memory: memoryview, address: int, base: int, key: int, desc: Any, mr: Any) -> None:
@@ -82,6 +85,7 @@ class Region:
         self.key = key
         self.desc = desc
         self.mr = mr
+        self.is_closed = False
 
 
 class Lease(NamedTuple):
@@ -246,6 +250,7 @@ class Plane:
     def _unregister(self, region: Region) -> None:
         if region in self._regions:
             self._regions.discard(region)
+            region.is_closed = True
             region.mr.fid.ops.close(self._ffi.addressof(region.mr, "fid"))
 
     def lease(self, size: int) -> Lease:
@@ -261,8 +266,20 @@ class Plane:
             region = self.register(buffer.view)
             buffer.region, buffer.retire = region, partial(self._retired.append, region)
         owner = np.frombuffer(buffer.view, np.uint8, size)
-        weakref.finalize(owner, self._pool.release, buffer).atexit = False
+        weakref.finalize(owner, self._take_back, buffer).atexit = False
         return Lease(owner.data, buffer.region)
+
+    def _take_back(self, buffer: BulkBuffer) -> None:
+        if not buffer.region.is_closed:
+            self._pool.release(buffer)
+
+    def spoil(self, leases: Iterable[Lease]) -> None:
+        """Let peers reach memory no more that they may still be about to fetch: it is never used for anything else.
+
+        Else they could take what comes next for what they were promised.
+        """
+        for lease in leases:
+            self.unregister(lease.region)
 
     def meet(self, name: bytes) -> int:
         """Return the number of a peer by its endpoint's name; `part` when it is not needed any more.

@@ -67,6 +67,14 @@ class House(Protocol):
         """Have what was granted by the budget called soon, and see to it that a budget that is used up comes free."""
 
 
+class Kept(Protocol):
+    """Memory that the peer fetches."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
 class Call:
     """A request that waits for its answer.
 
@@ -140,7 +148,7 @@ class Answering(Conversation, Generic[C]):
         self.calls: dict[int, C] = {}
         self.is_reading = True
         self.peer_fabric: Fabric | None = None
-        self._kept: dict[int, deque[tuple[int, object]]] = {}
+        self._kept: dict[int, deque[Kept]] = {}
         self._kept_bytes = 0
         self._is_ending = False
         self._house = house
@@ -321,18 +329,22 @@ class Answering(Conversation, Generic[C]):
             self._queued += sum(map(len, buffers))
             self.queue.put(buffers)
 
-    def keep(self, number: int, size: int, memory: object) -> None:
+    def keep(self, number: int, memory: Kept) -> None:
         """Keep memory that the peer fetches for the next frame of a call or stream; it counts as what is queued."""
-        self._kept.setdefault(number, deque()).append((size, memory))
-        self._kept_bytes += size
-        self._queued += size
+        self._kept.setdefault(number, deque()).append(memory)
+        self._kept_bytes += memory.size
+        self._queued += memory.size
         self.account.reading.moved(0, self._clock())
+
+    def unfetched(self) -> list[Any]:
+        """Return the memory that the peer has not said to have fetched."""
+        return [memory for kept in self._kept.values() for memory in kept]
 
     def _let_go(self, number: int) -> None:
         kept = self._kept.get(number)
         if not kept:
             raise RemoteProtocolError(f"nothing was to be fetched on call {number}")
-        size, _ = kept.popleft()
+        size = kept.popleft().size
         if not kept:
             del self._kept[number]
         self._kept_bytes -= size

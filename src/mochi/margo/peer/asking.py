@@ -16,7 +16,7 @@ cancellations may come from any thread, and from calls that strike in the middle
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -93,6 +93,13 @@ class PendingCall:
         return self.frame is not None or self.error is not None
 
 
+class Placed(Protocol):
+    """Bulk of a request, some of it in memory that the server fetches."""
+
+    segments: list[Segment]
+    inline: list[Sequence[Buffer]]
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """Who is to be given a frame.
 
@@ -152,6 +159,7 @@ class Asking(Conversation):
         self.discarded: deque[int] = deque()
         self._where = where
         self._receivers: dict[int, tuple[Receiver, bool]] = {}
+        self._placed: dict[int, Placed] = {}
         self._numbers = itertools.count(1)
         self._token = None if seat is None else seat.token
         self._greeting = hello(seat, fabric)
@@ -173,14 +181,19 @@ class Asking(Conversation):
         bulk: Sequence[Sequence[Buffer]] = (),
         lent: Segment | None = None,
         timeout: float | None = None,
+        placed: Placed | None = None,
     ) -> int:
         """Queue a request; return its call number. See `mochi.margo.link.Link.request`."""
         if Kind.REQUEST not in self.ours:
             self.say(Kind.REQUEST)
-        segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
+        call = next(self._numbers)
+        if placed is None:
+            segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
+        else:
+            segments, bulk = [*placed.segments], placed.inline
+            self._placed[call] = placed
         if lent is not None:
             segments.append(lent)
-        call = next(self._numbers)
         buffers: list[Buffer] = [
             encode(
                 Kind.REQUEST,
@@ -191,7 +204,7 @@ class Asking(Conversation):
                 timeout_ms=0 if timeout is None else int(min(max(timeout * 1000, 1), 0xFFFFFFFF)),
                 message=message,
                 segments=segments,
-                extensions=keys_of((lent,)) if lent is not None else (),
+                extensions=() if placed is None else keys_of(segments),
             )
         ]
         for segment in bulk:
@@ -220,6 +233,10 @@ class Asking(Conversation):
         """Queue what says that the remote bulk of a frame was fetched, and may go."""
         if Kind.FETCHED in self.ours:
             self.queue.append(encode(Kind.FETCHED, call=frame.call))
+
+    def unfetched(self) -> list[Any]:
+        """Return the bulk of requests that the server may still fetch: of all that it has not answered."""
+        return [*self._placed.values()]
 
     def offer(self, descriptors: Sequence[int]) -> None:
         """Take note of descriptors that came with the bytes that come next.
@@ -274,6 +291,8 @@ class Asking(Conversation):
                     f"the server at {self._where} names memory of a fabric that is not used"
                 )
             receiver, is_stream = self._receivers.get(frame.call, _NOBODY)
+            if self._placed and kind is not Kind.NOTICE:
+                self._placed.pop(frame.call, None)
             if receiver is None:
                 if frame.is_remote:
                     self.fetched(frame)
