@@ -39,7 +39,7 @@ def make(directory: Path, chunks: int, events_per_chunk: int) -> None:
     files = PosixFiles()
     directory.mkdir(parents=True, exist_ok=True)
     owner = layout.owner_of(str(directory))
-    made = []
+    made: list[Chunk] = []
     for number in range(chunks):
         start = made[-1].next() if made else Chunk(0, 0)
         packed = b"".join(

@@ -7,6 +7,7 @@ does for a disk.
 import os
 import sys
 import time
+from typing import Any
 
 from mochi.bedrock.cli import bedrock
 
@@ -15,7 +16,7 @@ def slow_down(seconds: float) -> None:
     """Make each fdatasync of this process take so much longer."""
     fdatasync = os.fdatasync
 
-    def slowed(fd: int) -> None:
+    def slowed(fd: Any) -> None:
         time.sleep(seconds)
         fdatasync(fd)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from mochi.abt_io.errors import ConfigError
 from mochi.abt_io.module import AbtIoModule
 from mochi.margo.engine import Engine
-from mochi.mofka.chunks import Batch, FileLayer, PartitionDirectory
+from mochi.mofka.chunks import Batch, PartitionDirectory
 
 SECONDS = 10
 
@@ -33,7 +34,7 @@ def test_a_wrong_configuration_is_refused(engine: Engine) -> None:
 
 def test_a_partition_stores_through_an_instance(engine: Engine, tmp_path: Path) -> None:
     instance = AbtIoModule().create(engine, "io_controller", 3, {}, [], {"pool": engine.default_pool})
-    layer: FileLayer = instance.files
+    layer: Any = instance.files
     sizes = np.array([2, 3], dtype=np.uint32)
     batch = Batch(sizes, [b"{}", b"[1]"], sizes, [b"he", b"llo"])
 

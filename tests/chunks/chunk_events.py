@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def numbered(first: int, count: int, size: int = 10) -> list[Event]:
 
 
 def events_of(
-    store: PartitionDirectory, max_events: int = 1000, max_bytes: int = 1 << 30, damaged: Event | None = None
+    store: Any, max_events: int = 1000, max_bytes: int = 1 << 30, damaged: Event | None = None
 ) -> list[Event]:
     """Read all events that there are in a store, range by range; `damaged`, if given, for each that is refused."""
     events: list[Event] = []

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +145,7 @@ def test_moving_what_the_original_appended_may_be_interrupted_at_any_call(tmp_pa
             with contextlib.suppress(StorageError):
                 PartitionDirectory.open(copy, files=files).close()
             files.end_process()
-            files.power_cut(copy, tmp_path / f"cut-{failing}-{kept}", [bool, partial(bool, 1)][kept], int)
+            files.power_cut(copy, tmp_path / f"cut-{failing}-{kept}", (lambda kept=kept: bool(kept)), int)
             with PartitionDirectory.open(tmp_path / f"cut-{failing}-{kept}") as store:
                 assert events_of(store) == [*numbered(50, 6), *OTHERS]
                 assert store.append([batch_of(numbered(80, 1))]) == [15]

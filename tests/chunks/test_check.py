@@ -137,7 +137,7 @@ def test_directories_of_the_original_are_sound_and_unverified(name: str) -> None
     assert report.unverified == report.count > 0
 
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 TABLE: dict[str, tuple[Damage, list[tuple[str, str, list[int]]], str]] = {
     "a bit of metadata": (

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def made(directory: Path, first: int = 0) -> Path:
 
 
 @pytest.fixture(params=["posix", "abt_io"])
-def files(request: pytest.FixtureRequest) -> FileLayer:
+def files(request: pytest.FixtureRequest) -> Any:
     """Each of the real layers: what tells of damage must not depend on how a layer refuses."""
     return PosixFiles() if request.param == "posix" else Files("io", AbtIoConfig())
 

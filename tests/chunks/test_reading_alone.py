@@ -82,14 +82,11 @@ def test_all_that_was_stored_is_read_and_nothing_is_changed(
         assert events_of(store) == numbered(0, 50)
         assert store.cursors == {"reader": 40}
         assert store.expires_in() is None
-        for refused in (
-            lambda: store.append([batch_of(numbered(50, 1))]),
-            lambda: store.append([], {"x": 1}),
-        ):
+        for batches, cursors in (([batch_of(numbered(50, 1))], {}), ([], {"x": 1})):
             with pytest.raises(
                 PartitionPoisoned, match=r"takes no more events: the file system of .* is read-only"
             ):
-                refused()
+                store.append(batches, cursors)
         assert events_of(store) == numbered(0, 50)
     assert content(directory) == before
     with PartitionDirectory.open(directory, ChunkConfig(sync=sync)) as store:

@@ -221,7 +221,7 @@ class SlowFiles(PosixFiles):
 
     def open(self, path: str, *, writable: bool) -> File:
         file = super().open(path, writable=writable)
-        return GatedFile(self, file) if path.endswith(self.name) and not writable else file
+        return GatedFile(self, file) if path.endswith(self.name) and not writable else file  # type: ignore[return-value]
 
 
 class GatedFile:

@@ -12,7 +12,7 @@ from uuid import uuid4
 from diaspora_stream.api import Driver, TopicHandle
 
 LIBRARIES = [f"lib{name}-bedrock-module.so" for name in ("flock", "yokan", "abt-io", "mofka")]
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "libraries": LIBRARIES,
     "providers": [
         {
@@ -65,7 +65,8 @@ class Server:
         driver = self.driver(**options)
         name = f"topic_{uuid4().hex}"
         driver.create_topic(name, options={"num_partitions": partitions} if partitions else {})
-        return driver.open_topic(name)
+        topic: TopicHandle = driver.open_topic(name)
+        return topic
 
     def address(self) -> str:
         address: str = json.loads(self.group_file.read_text())["members"][0]["address"]

@@ -50,7 +50,9 @@ def main(group_file: str, name: str, seed: str, seconds: str) -> None:
             producer.flush().wait(10000)
             gc.collect()
         while len(events) < count - 1000:
-            events.append(consumer.pull().wait(10000))
+            event = consumer.pull().wait(10000)
+            assert event is not None
+            events.append(event)
     done = True
     signal.setitimer(signal.ITIMER_REAL, 0)
     producer.close()

@@ -201,8 +201,8 @@ def test_a_relative_group_file_stays_where_it_was_when_the_driver_was_made(
     with Driver(backend="mofka", options={"group_file": "mofka.json"}) as driver:
         monkeypatch.chdir(tmp_path)
         os.utime(server.group_file)  # as if it had changed: it is read again
-        driver._group.refresh()
-        assert driver._group.path == str(server.group_file)
+        driver._group.refresh()  # type: ignore[attr-defined]
+        assert driver._group.path == str(server.group_file)  # type: ignore[attr-defined]
         driver.list_topics()
 
 
@@ -250,12 +250,12 @@ def test_numbers_of_partitions_out_of_range_are_refused(server: Server, count: A
 
 def test_none_is_no_options_and_what_is_no_object_is_named(server: Server) -> None:
     topic = server.topic()
-    with topic.producer(options=None) as producer, topic.consumer("c", options=None) as consumer:
+    with topic.producer(options=None) as producer, topic.consumer("c", options=None) as consumer:  # type: ignore[arg-type]
         producer.push({}).wait(10000)
         assert consumer.pull().wait(10000) is not None
     for make in (topic.producer, topic.consumer):
         with pytest.raises(ConfigError, match="options: must be an object"):
-            make("c", options=[1])
+            make("c", options=[1])  # type: ignore[arg-type]
     with server.driver() as driver:
         driver.create_topic("without", options=None)
         driver.create_topic("of_numpy", options={"num_partitions": np.int64(2)})
@@ -378,7 +378,7 @@ def test_arguments_of_another_type_are_type_errors(
     for pool in (0, False, 2, "pool"):
         for made in (topic.producer, topic.consumer):
             with pytest.raises(TypeError, match="thread_pool must be a ThreadPool"):
-                made("c", thread_pool=pool)
+                made("c", thread_pool=pool)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rank", [Number(0), np.int64(0), np.uint8(0)])

@@ -180,7 +180,7 @@ def test_one_connection_serves_all_partitions_of_a_server(start: Start) -> None:
         producer.push(index, partition=index)
     producer.flush().wait(20000)
     assert sorted(pulled(consumer, 40)) == list(range(40))
-    assert len(topic._service.client._by_descriptor) == 2
+    assert len(topic._service.client._by_descriptor) == 2  # type: ignore[attr-defined]
 
 
 def test_threads_share_a_producer_and_a_consumer_over_restarts(start: Start) -> None:
@@ -188,7 +188,7 @@ def test_threads_share_a_producer_and_a_consumer_over_restarts(start: Start) -> 
     topic = cluster.topic()
     producer, consumer = topic.producer(batch_size=20), topic.consumer("c")
     each, pushers = 300, 8
-    found: list[tuple[int, Any]] = []
+    found: list[tuple[int | None, Any]] = []
     futures: list[Any] = []
 
     def push(by: int) -> None:

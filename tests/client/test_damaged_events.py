@@ -120,7 +120,7 @@ def test_each_range_is_told_from_the_first_event_that_was_wanted(start: Callable
         assert events[-1] is not None
         events[-1].acknowledge()
     with topic.consumer("c") as consumer:
-        told = []
+        told: list[Any] = []
         while (event := _next(consumer, told)) is None:
             pass
         assert event == 20

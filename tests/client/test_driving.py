@@ -134,11 +134,11 @@ def test_servers_that_have_ended_get_no_partitions_and_are_not_counted(
     copy = tmp_path / "copy.json"
     copy.write_text(json.dumps({**group, "members": [ended[0], {**member, "rank": 0}, ended[1]]}))
     with Driver(backend="mofka", options={"group_file": str(copy)}) as driver:
-        assert driver.num_servers == 1
+        assert driver.num_servers == 1  # type: ignore[attr-defined]
         driver.create_topic("spread", options={"num_partitions": 3})
-        driver.add_memory_partition("spread", 0)
+        driver.add_memory_partition("spread", 0)  # type: ignore[attr-defined]
         with pytest.raises(Exception, match="servers 0 to 0"):
-            driver.add_memory_partition("spread", 1)
+            driver.add_memory_partition("spread", 1)  # type: ignore[attr-defined]
         places = {partition["address"] for partition in driver.open_topic("spread").partitions}
         assert places == {member["address"]}
 

@@ -81,12 +81,12 @@ def test_a_consumer_that_was_overtaken_is_told_once_and_goes_on(
         wait_for_trim(server, topic, 80)
         late = topic.consumer("c")
         found: list[int] = []
-        errors = []
+        errors: list[EventsExpired] = []
         while len(found) + sum(error.next - error.first for error in errors) < 99:
             try:
                 found += pulled(consumer, 1)
-            except EventsExpired as error:
-                errors.append(error)
+            except EventsExpired as told:
+                errors.append(told)
         (error,) = errors
         gone = range(error.first, error.next)
         first = error.next
@@ -119,16 +119,16 @@ def test_events_that_expire_before_the_pull_that_tells_are_told_with_the_others(
         push(topic, range(10, 100))
         wait_for_trim(server, topic, 80)
         count = 1
-        while not any(isinstance(each, FailedFeed) for each in list(consumer.arrived)):
+        while not any(isinstance(each, FailedFeed) for each in list(consumer.arrived)):  # type: ignore[attr-defined]
             assert pulled(consumer, 1) == [count]
             count += 1
             deadline = time.monotonic() + 30
-            while not consumer.arrived:
+            while not consumer.arrived:  # type: ignore[attr-defined]
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         push(topic, range(100, 200))
         gone = wait_for_trim(server, topic, 180)
-        while consumer.arrived and not isinstance(consumer.arrived[0], FailedFeed):
+        while consumer.arrived and not isinstance(consumer.arrived[0], FailedFeed):  # type: ignore[attr-defined]
             count += len(pulled(consumer, 1))
         with pytest.raises(EventsExpired) as raised:
             consumer.pull().wait(20000)
@@ -139,7 +139,7 @@ def test_events_that_expire_before_the_pull_that_tells_are_told_with_the_others(
 def test_data_that_has_expired_fails_its_events_and_no_other(server: Server, tmp_path: Path) -> None:
     topic = trimmed_topic(server, "default", tmp_path)
     push(topic, range(20))
-    selected = []
+    selected: list[int] = []
 
     def select(metadata: Any, whole: DataDescriptor) -> DataDescriptor:
         if not selected:

@@ -80,7 +80,7 @@ def test_a_consumer_starts_from_its_cursor_in_a_child_and_futures_wait_on(topic:
         assert rest[1].wait(5000).metadata == 3
 
         def child() -> bool:
-            return rest[2].wait(5000).metadata == 1 and consumer.pull().wait(5000).metadata == 2
+            return (rest[2].wait(5000).metadata, consumer.pull().wait(5000).metadata) == (1, 2)
 
         assert in_child(child) == 0
         assert rest[0].wait(5000).metadata == 2

@@ -57,9 +57,9 @@ def test_a_pool_of_processes_pushes_and_pulls_through_what_it_is_given(server: S
     consumer = topic.consumer("c", batch_size=1)
     with ProcessPoolExecutor(2, mp_context=SPAWN) as pool:
         ids = list(pool.map(push, [producer] * 6, range(6)))
-        assert sorted(ids) == list(range(6))
+        assert sorted(ids) == list(range(6))  # type: ignore[type-var]
         events = [pool.submit(pull, consumer).result() for _ in range(6)]
-        assert topic.name in pool.submit(names, topic.driver).result()
+        assert topic.name in pool.submit(names, topic.driver).result()  # type: ignore[arg-type]
     assert [event.event_id for event in events] == list(range(6))
     assert sorted(event.metadata["n"] for event in events) == list(range(6))
     for event in events:

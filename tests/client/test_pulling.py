@@ -33,7 +33,7 @@ def fill(topic: TopicHandle, count: int, data: bytes = DATA) -> None:
             producer.push(number, data)
 
 
-def numbers(topic: TopicHandle, name: str) -> list[int]:
+def numbers(topic: TopicHandle, name: str) -> list[int | None]:
     with topic.consumer(name) as consumer:
         found = []
         while (event := consumer.pull().wait(100)) is not None:
@@ -89,7 +89,7 @@ def test_eight_threads_share_the_events_and_each_gets_ascending_ids(topic: Topic
     shares: list[list[int]] = [[] for _ in range(8)]
     with topic.consumer("c", batch_size=16) as consumer:
 
-        def pull(share: list[int]) -> None:
+        def pull(share: list[int | None]) -> None:
             while (event := consumer.pull().wait(5000)) is not None and event.metadata is not None:
                 share.append(event.event_id)
 
@@ -372,7 +372,7 @@ def test_what_is_not_pulled_stays_with_the_server(
     with topic.consumer("c", batch_size=4, max_num_batches=100) as consumer:
         fill(topic, 400, bytes(64 << 10))
         assert consumer.pull().wait(10000).event_id == 0
-        held = sum(batch.size for batch in consumer.arrived)
+        held = sum(batch.size for batch in consumer.arrived)  # type: ignore[attr-defined]
         assert held <= (1 << 20) + (4 << 20)
         assert [consumer.pull().wait(10000).event_id for _ in range(399)] == list(range(1, 400))
 

@@ -245,25 +245,23 @@ def test_eight_threads_keep_their_order_and_share_the_ids(
 ) -> None:
     topic = server.topic()
     made = [topic.producer(batch_size=batch_size) for _ in range(producers)]
-    ids: list[list[int]] = [[] for _ in range(8)]
+    ids: list[list[Any]] = [[] for _ in range(8)]
 
     def push(thread: int) -> None:
         producer = made[thread % producers]
         futures = [producer.push({"thread": thread, "n": n}, bytes(n % 50)) for n in range(1500)]
         ids[thread] = [future.wait(20000) for future in futures]
 
-    threads = [threading.Thread(target=push, args=(thread,)) for thread in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    threads = [threading.Thread(target=push, args=(number,)) for number in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
     assert all(own == sorted(own) for own in ids)
     assert sorted(number for own in ids for number in own) == list(range(12000))
     found = received(topic, 12000)
-    for thread in range(8):
-        assert [found[number][0] for number in ids[thread]] == [
-            {"thread": thread, "n": n} for n in range(1500)
-        ]
+    for thread, own in enumerate(ids):
+        assert [found[number][0] for number in own] == [{"thread": thread, "n": n} for n in range(1500)]
 
 
 def test_an_event_goes_out_when_it_is_waited_for_or_flushed_and_not_before(topic: TopicHandle) -> None:
@@ -297,14 +295,14 @@ def test_a_closed_producer_takes_no_event(server: Server) -> None:
 def test_a_failure_that_a_future_told_is_not_told_again_at_the_end(topic: TopicHandle) -> None:
     with topic.producer(batch_size=10) as producer:
         told, untold = producer.push(1), producer.push(2)
-        producer._lanes[0].fail(Exception("refused"))
+        producer._lanes[0].fail(Exception("refused"))  # type: ignore[attr-defined]
         for future in (told, untold, told):
             with pytest.raises(Exception, match="refused"):
                 future.wait()
         assert producer.push(3).wait(10000) == 0
     producer = topic.producer(batch_size=10)
     producer.push(4)
-    producer._lanes[0].fail(Exception("refused, and nobody asked"))
+    producer._lanes[0].fail(Exception("refused, and nobody asked"))  # type: ignore[attr-defined]
     assert producer.push(5).wait(10000) == 1
     with pytest.raises(Exception, match="nobody asked"):
         producer.close()

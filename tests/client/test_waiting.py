@@ -17,7 +17,7 @@ from mochi.margo import rpc
 from mochi.margo.errors import Fault, MargoError
 from mochi.margo.link import PendingCall
 from mochi.mofka.chunks import MAX_PRODUCERS
-from mochi.mofka.client import service as service_module
+from mochi.mofka.client import search as search_module
 from mochi.mofka.client.batch import Batch
 from mochi.mofka.client.lane import is_forgotten
 from mochi.mofka.protocol import SEND_BATCH, SendBatch, Where
@@ -93,7 +93,7 @@ def test_a_wait_for_a_server_is_told_once_and_once_when_it_is_over(
 def test_a_search_for_a_partition_is_told_once_and_once_when_it_is_over(
     start_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(service_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(search_module, "PATIENCE", 0.1)
     server = start_server()
     topic = server.topic(timeout_ms=1000)
     consumer = topic.consumer("c")

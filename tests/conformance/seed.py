@@ -38,7 +38,7 @@ def table() -> dict[str, Any]:
 
 
 def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in section.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return leaves

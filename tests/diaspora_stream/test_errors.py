@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 
+from diaspora_stream.console.hints import hint
 from diaspora_stream.errors import (
     ConfigError,
     ConnectionFailed,
@@ -18,7 +19,6 @@ from diaspora_stream.errors import (
     TopicNotFound,
     UnknownName,
     Violation,
-    hint,
 )
 
 EXAMPLES = [

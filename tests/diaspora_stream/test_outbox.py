@@ -53,7 +53,7 @@ def test_every_event_comes_out_once_in_order_and_is_stored_unless_refused(
 ) -> None:
     producer = Scripted(script)
     outbox: Outbox[int] = Outbox(producer, Stop())  # type: ignore[arg-type]
-    module.PAUSE = 0  # type: ignore[misc]
+    module.PAUSE = 0
     found: list[int] = []
     for number in numbers:
         outbox.push(number, b"", 1, number)

@@ -174,7 +174,7 @@ def test_a_missing_file_is_waited_for_but_not_without_its_directory(
     assert [str(path) in record.message for record in caplog.records] == [True]
     with pytest.raises(GroupFileError, match=r"there is no directory .*nowhere"):
         group_file.read_within(tmp_path / "nowhere" / "mofka.json", 3600)
-    monkeypatch.setattr(group_file.time, "sleep", lambda _: group_file.write(path, VIEW))
+    monkeypatch.setattr("mochi.flock.group_file.time.sleep", lambda _: group_file.write(path, VIEW))
     assert group_file.read_within(path, 3600) == VIEW
 
 

@@ -129,7 +129,7 @@ def test_kinds_and_flags_are_those_of_the_code() -> None:
 
 
 def test_limits_are_those_of_the_code() -> None:
-    rows = [[int(re.match(r"\d+", cell)[0]) for cell in row[1:]] for row in table("Limits")]
+    rows = [[int(re.findall(r"^\d+", cell)[0]) for cell in row[1:]] for row in table("Limits")]
     early = wire.GREETING_LIMITS
     assert rows == [
         [Limits().message, early.message],

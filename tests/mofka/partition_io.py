@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from mochi.abt_io import config as abt_io_config
 from mochi.abt_io.files import Files
 from mochi.abt_io.threads import IoThreads
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import Batch, FileLayer, Origin
+from mochi.mofka.chunks import Batch, Origin
 from mochi.mofka.partition.contract import EventPieces, LargeEvent, Partition, Slice
 
 T = TypeVar("T")
@@ -46,28 +46,25 @@ def events_in(found: Slice, with_data: bool) -> list[Event]:
     return events
 
 
-def _told(call: Callable[[Callable[[T], None]], None]) -> T:
-    """Wait for what a partition tells; being told twice is an error."""
-    told: Future[T] = Future()
-    call(told.set_result)
+def append(partition: Partition, batch: Batch) -> int | BaseException:
+    told: Future[int | BaseException] = Future()
+    partition.append(batch, told.set_result)
     return told.result(20)
 
 
-def append(partition: Partition, batch: Batch) -> int | BaseException:
-    return _told(lambda done: partition.append(batch, done))
-
-
 def acknowledge(partition: Partition, consumer: str, next_id: int) -> BaseException | None:
-    return _told(lambda done: partition.acknowledge(consumer, next_id, done))
+    told: Future[BaseException | None] = Future()
+    partition.acknowledge(consumer, next_id, told.set_result)
+    return told.result(20)
 
 
 def read(
     partition: Partition, first: int, max_events: int, max_bytes: int, with_data: bool
 ) -> Slice | BaseException:
     """Read; where the first event is larger than `max_bytes`, again with as many bytes as it says."""
-    outcome: Slice | BaseException = _told(
-        lambda done: partition.read(first, max_events, max_bytes, with_data, done)
-    )
+    told: Future[Slice | BaseException] = Future()
+    partition.read(first, max_events, max_bytes, with_data, told.set_result)
+    outcome = told.result(20)
     if not isinstance(outcome, LargeEvent):
         return outcome
     assert outcome.size > max_bytes
@@ -75,13 +72,15 @@ def read(
 
 
 def read_data(partition: Partition, events: Sequence[EventPieces]) -> Sequence[Buffer] | BaseException:
-    return _told(lambda done: partition.read_data(events, done))
+    told: Future[Sequence[Buffer] | BaseException] = Future()
+    partition.read_data(events, told.set_result)
+    return told.result(20)
 
 
 class GatedIo:
     """Runs operations on threads of its own, while the gate is open."""
 
-    def __init__(self, files: FileLayer) -> None:
+    def __init__(self, files: Any) -> None:
         self.files = files
         self.gate = threading.Event()
         self.gate.set()

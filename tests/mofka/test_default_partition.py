@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mochi.margo.errors import ConfigError, Fault
-from mochi.mofka.chunks import ChunkFiles, Commit, FileLayer, Origin, PartitionDirectory, Remembered
+from mochi.mofka.chunks import ChunkFiles, Commit, Origin, PartitionDirectory, Remembered
 from mochi.mofka.partition import commits, tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Slice
@@ -49,7 +49,7 @@ class Opener:
         self.directory = path / f"topic-{UUID}"
         self._opened: list[tuple[DefaultPartition, GatedIo]] = []
 
-    def open(self, files: FileLayer | None = None, **fields: Any) -> tuple[DefaultPartition, GatedIo]:
+    def open(self, files: Any = None, **fields: Any) -> tuple[DefaultPartition, GatedIo]:
         io = GatedIo(files or BreakableFiles())
         partition = DefaultPartition(
             "topic", UUID, DefaultFields.parse({"path": str(self.path), **fields}), io

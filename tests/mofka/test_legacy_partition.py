@@ -61,7 +61,7 @@ class Opener:
 
 @pytest.fixture
 def opener() -> Iterator[Opener]:
-    opener = Opener(FailingDatabase(in_map()), FailingTarget())
+    opener = Opener(FailingDatabase(in_map()), FailingTarget())  # type: ignore[arg-type]
     yield opener
     opener.close()
 

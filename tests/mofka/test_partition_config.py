@@ -66,7 +66,7 @@ def nested(name: str, value: Any) -> dict[str, Any]:
 
 def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the leaves of a section by dotted name."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in section.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return leaves

@@ -144,7 +144,7 @@ class TwoServers:
 
 
 def _unopened_of(ranked: Ranked) -> Any:
-    return ranked.server._modules["mofka"]._unopened
+    return ranked.server._modules["mofka"]._unopened  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -423,7 +423,7 @@ def test_a_server_that_dies_while_it_is_given_a_partition_has_what_the_others_kn
     service: TwoServers, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Topics._start
-    deaths = []
+    deaths: list[Any] = []
 
     def dying(topics: Topics, topic: str, partition: PartitionRecord, providers: Any) -> PartitionRecord:
         started = start(topics, topic, partition, providers)

@@ -80,9 +80,9 @@ class SequencerMachine(RuleBasedStateMachine):
     def store(self, count: int, events: int) -> None:
         for _ in range(min(count, len(self.storage))):
             _, oracle, sequence, settle = self.storage.pop(0)
-            oracle.ids[sequence] = self.next_id
+            oracle.ids[sequence] = first = self.next_id
             self.next_id += events
-            settle(oracle.ids[sequence])
+            settle(first)
 
     @precondition(lambda self: self.storage)
     @rule()

@@ -60,7 +60,7 @@ for worker in workers:
     worker.start()
 for task in range(1, TASKS):
     tasks.put(task, task % WORKERS)
-found = {}
+found: dict[int, int] = {}
 while len(found) < TASKS:
     try:
         task, result = results.get()

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from typing import Any
 
 import mochi.mofka.client as mofka
 from pymargo.core import Engine
@@ -10,11 +11,11 @@ from pymargo.core import Engine
 GROUP_FILE, EVENTS, SIZE = sys.argv[1], 500, 1024
 
 
-def data_selector(metadata: dict, descriptor: mofka.DataDescriptor) -> mofka.DataDescriptor:
+def data_selector(metadata: dict[str, Any], descriptor: mofka.DataDescriptor) -> mofka.DataDescriptor:
     return descriptor.make_sub_view(0, descriptor.size // 2)
 
 
-def data_broker(metadata: dict, descriptor: mofka.DataDescriptor) -> list:
+def data_broker(metadata: dict[str, Any], descriptor: mofka.DataDescriptor) -> list[Any]:
     return [bytearray(descriptor.size)]
 
 

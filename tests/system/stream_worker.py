@@ -6,6 +6,7 @@ Events carry who made them, a number that counts per producer and partition, and
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from diaspora_stream.api import Driver, TopicHandle
@@ -72,7 +73,8 @@ def hold(topic: TopicHandle, name: str, acknowledged: int, pulled: int) -> None:
 def main(group_file: str, what: str, topic_name: str, name: str, *numbers: str) -> None:
     with Driver(backend="mofka", options={"group_file": group_file}) as driver:
         topic = driver.open_topic(topic_name)
-        {"produce": produce, "consume": consume, "hold": hold}[what](topic, name, *map(int, numbers))
+        work: dict[str, Callable[..., None]] = {"produce": produce, "consume": consume, "hold": hold}
+        work[what](topic, name, *map(int, numbers))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from mochi.bedrock.commands import FAILURE
 from tests.system.real_service import BIN, Machine, Service, config, spread
 
 
 def run(
-    service: Service, arguments: str, code: int = 0, **environment: str
+    service: Service, arguments: str, code: int = 0, environment: Mapping[str, str] = MappingProxyType({})
 ) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(
         [BIN / "bedrockctl", *arguments.split()],
@@ -37,27 +39,27 @@ def test_servers_are_changed_side_by_side(machine: Machine) -> None:
         return [f"{member['address']} {text}" for member in service.members()]
 
     def lines(arguments: str) -> list[str]:
-        return sorted(run(service, arguments, **active).stdout.splitlines())
+        return sorted(run(service, arguments, environment=active).stdout.splitlines())
 
     assert lines("status") == sorted(each("is running"))
-    assert run(service, "pool create work --kind prio_wait", **active).stdout == ""
+    assert run(service, "pool create work --kind prio_wait", environment=active).stdout == ""
     assert lines("pool list") == sorted([*each("__primary__ fifo_wait mpmc"), *each("work prio_wait mpmc")])
-    run(service, "xstream create worker --pool work", **active)
+    run(service, "xstream create worker --pool work", environment=active)
     assert set(each("worker basic_wait work")) <= set(lines("xstream list"))
-    run(service, "module load libwarabi-bedrock-module.so", **active)
+    run(service, "module load libwarabi-bedrock-module.so", environment=active)
     assert set(each("libwarabi-bedrock-module.so")) <= set(lines("module list"))
-    run(service, "provider create blobs warabi -i 9 -d pool=work -t mofka:data -C {}", **active)
+    run(service, "provider create blobs warabi -i 9 -d pool=work -t mofka:data -C {}", environment=active)
     assert set(each("blobs warabi:9")) <= set(lines("provider list"))
-    done = run(service, "pool remove work", FAILURE, **active)
+    done = run(service, "pool remove work", FAILURE, active)
     assert "needed by" in done.stderr or "provider blobs" in done.stderr
-    shown = json.loads(run(service, "-r 1 show", **active).stdout)
+    shown = json.loads(run(service, "-r 1 show", environment=active).stdout)
     assert list(shown) == [service.members()[1]["address"]]
     assert shown[service.members()[1]["address"]]["providers"][-1]["tags"] == ["mofka:data"]
-    run(service, "-r 0 provider remove blobs", **active)
+    run(service, "-r 0 provider remove blobs", environment=active)
     assert len([line for line in lines("provider list") if "blobs" in line]) == 1
-    run(service, "provider remove blobs", FAILURE, **active)
-    run(service, "xstream remove worker", **active)
-    run(service, "pool remove work", **active)
+    run(service, "provider remove blobs", FAILURE, active)
+    run(service, "xstream remove worker", environment=active)
+    run(service, "pool remove work", environment=active)
     assert lines("pool list") == sorted(each("__primary__ fifo_wait mpmc"))
 
 

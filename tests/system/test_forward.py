@@ -102,7 +102,16 @@ def test_events_go_over_with_their_data_and_the_next_start_goes_on(pair: Pair) -
 
 
 def test_values_of_every_kind_stay_what_they_are(pair: Pair) -> None:
-    values = ["text", '{"a": 1}', 'with "quotes" and \\\\', None, 7, 2.0, [1, "x"], {"deep": {"er": []}}]
+    values: list[Any] = [
+        "text",
+        '{"a": 1}',
+        'with "quotes" and \\\\',
+        None,
+        7,
+        2.0,
+        [1, "x"],
+        {"deep": {"er": []}},
+    ]
     with pair.source.open_topic("from").producer() as producer:
         for value in values:
             producer.push(json.dumps(value))

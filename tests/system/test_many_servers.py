@@ -32,7 +32,7 @@ needs_mpirun = pytest.mark.skipif(not MPIRUN.exists(), reason="there is no mpiru
 def check_streams(machine: Machine, service: Service | Server, size: int, name: str = "topic") -> None:
     """Check that a topic over all servers takes events and gives them back."""
     driver = machine.driver(service)
-    assert driver.num_servers == size
+    assert driver.num_servers == size  # type: ignore[attr-defined]
     driver.create_topic(name, options={"num_partitions": size})
     topic = driver.open_topic(name)
     assert len({partition["address"] for partition in topic.partitions}) == size
@@ -143,7 +143,7 @@ def test_one_command_makes_one_service_without_mpi(machine: Machine) -> None:
 def test_one_line_tells_a_script_that_all_servers_are_ready(machine: Machine) -> None:
     reading, writing = os.pipe()
     (machine.directory / "config.json").write_text(json.dumps(spread()))
-    command = [BIN / "bedrock", "-n", "3", "na+sm", "-c", "config.json", "--ready-fd", str(writing)]
+    command = [str(BIN / "bedrock"), "-n", "3", "na+sm", "-c", "config.json", "--ready-fd", str(writing)]
     with (
         subprocess.Popen(
             command, cwd=machine.directory, stdout=subprocess.DEVNULL, pass_fds=[writing]
@@ -578,7 +578,7 @@ def test_servers_whose_addresses_are_written_in_short_come_back_at_them(
     machine: Machine, form: str, host: str
 ) -> None:
     names = [f"{host}:{free_port()}" if host else f"{uuid4()}" for _ in range(2)]
-    members = [{"address": f"{form}://{name}", "provider_id": 1} for name in names]
+    members: list[dict[str, Any]] = [{"address": f"{form}://{name}", "provider_id": 1} for name in names]
     path = machine.directory / "mofka.json"
     path.write_text(json.dumps({"members": members}))
     settings = [spread(bootstrap="file", file=str(path)) for _ in names]

@@ -68,7 +68,7 @@ def check_full(machine: Machine, server: Server, path: Path, problem: str) -> No
         for event_id in ids:
             event = consumer.pull().wait(10000)
             assert event is not None
-            assert (event.event_id, b"".join(event.data)) == (event_id, b"%d" % event_id * 3000)
+            assert (event.event_id, b"".join(event.data)) == (event_id, b"%d" % (event_id or 0) * 3000)
     lives_on(driver)
     assert "Traceback" not in server.output
 

@@ -136,7 +136,7 @@ class Cluster:
         assert done.returncode == 0, done.stderr
 
     def worker(self, *arguments: object) -> Process:
-        command = (sys.executable, WORKER, self.group_file, *map(str, arguments))
+        command = (sys.executable, str(WORKER), str(self.group_file), *map(str, arguments))
         return self._machine.start(*self._hosts.command(2, *command))
 
 
@@ -197,7 +197,7 @@ def test_two_sides_of_a_network_do_not_write_both_and_agree_when_it_is_whole_aga
     servers[2].expect("the view of the group is frozen: ")
     eventually(lambda: written(machine), {2: "dead"})
     for number in range(2):
-        eventually(lambda n=number: states(machine, hosts, n)["members"]["2"], "dead")  # type: ignore[misc]
+        eventually(lambda n=number: states(machine, hosts, n)["members"]["2"], "dead")
     alone = {"0": "dead", "1": "dead"} if kind == "swim" else {"0": "alive", "1": "alive"}
     eventually(lambda: states(machine, hosts, 2)["members"], alone)
     assert written(machine) == {2: "dead"}
@@ -206,7 +206,7 @@ def test_two_sides_of_a_network_do_not_write_both_and_agree_when_it_is_whole_aga
     eventually(lambda: written(machine), {})
     for number in range(3):
         others = {str(other): "alive" for other in range(3) if other != number}
-        eventually(lambda n=number: states(machine, hosts, n), {"members": others})  # type: ignore[misc]
+        eventually(lambda n=number: states(machine, hosts, n), {"members": others})
 
 
 def summary(consumer: Process) -> Any:

@@ -58,7 +58,7 @@ def all_hold(service: Service, ranks: list[int], expected: dict[int, str]) -> No
     """Wait until the file and the views of some members say the same."""
     eventually(lambda: written(service) == expected, lambda: (written(service), service.output))
     for rank in ranks:
-        eventually(lambda rank=rank: states(told(service, rank)) == expected, lambda: service.output)  # type: ignore[misc]
+        eventually(lambda rank=rank: states(told(service, rank)) == expected, lambda: service.output)
 
 
 def shown(machine: Machine, service: Service, rank: int) -> dict[str, Any]:

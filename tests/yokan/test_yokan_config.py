@@ -9,7 +9,7 @@ import pytest
 from mochi.margo.errors import ConfigError, MargoError
 from mochi.yokan.config import open_database
 
-EXPANDED_MAP = {
+EXPANDED_MAP: dict[str, Any] = {
     "buffer_cache": {"type": "lru"},
     "database": {
         "config": {

@@ -190,9 +190,9 @@ def test_threads_take_turns() -> None:
     finally:
         sys.setswitchinterval(interval)
     taken = recorder.now.taken
-    for thread in range(1, 5):
-        own = [number for number in taken if number // 1000 == thread]
-        assert own == [1000 * thread + number for number in range(1, 300)]
+    for number_of_thread in range(1, 5):
+        own = [number for number in taken if number // 1000 == number_of_thread]
+        assert own == [1000 * number_of_thread + number for number in range(1, 300)]
     assert recorder.done == actions_of(taken)
 
 

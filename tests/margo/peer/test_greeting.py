@@ -1,6 +1,7 @@
 """The greeting: who is let in, and whom a client believes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -71,7 +72,8 @@ def test_a_client_with_a_token_does_not_believe_a_server_that_proves_nothing() -
 
 def test_a_server_does_not_believe_a_wrong_or_an_empty_proof() -> None:
     _, begin = client(SEAT)
-    for wrong in (b"", b"x" * 32, "server's own", "of another token"):
+    cases: list[Any] = [b"", b"x" * 32, "server's own", "of another token"]
+    for wrong in cases:
         peer = server(SEAT)
         reply = rpc.unpack(welcome_of(peer, begin), Welcome)
         if wrong == "server's own":

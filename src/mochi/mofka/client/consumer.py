@@ -255,7 +255,7 @@ class MofkaConsumer(Consumer):
             self._stale = False
             for feed in self._feeds:
                 feed.subscribe()
-        self.service.dispatch()
+        self.service.jobs.begin()
         while True:
             if self._loader == threading.get_ident():
                 raise DiasporaError(f"a data selector or allocator of {self!r} cannot wait for its events")
@@ -424,7 +424,7 @@ class MofkaConsumer(Consumer):
         self._ready.appendleft(event)
         if self._waiting:
             self.service.client.notify()
-            self.service.in_background(self._feeds[0].ask)
+            self.service.jobs.put(self._feeds[0].ask)
 
     def unsubscribe(self) -> None:
         """Have the servers send no more; what is here may still be pulled."""
@@ -468,4 +468,4 @@ class MofkaConsumer(Consumer):
 
     def __del__(self) -> None:
         for feed in getattr(self, "_feeds", ()):
-            self.service.in_background(feed.drop)
+            self.service.jobs.put(feed.drop)

@@ -32,7 +32,8 @@ from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Frame, Kind
 from mochi.mofka.client.event import FailedFeed, ReceivedBatch
 from mochi.mofka.client.refusals import EpochChanged, PartitionInfo, is_away, refusal
-from mochi.mofka.client.service import Search, deadline_after
+from mochi.mofka.client.search import Search
+from mochi.mofka.client.service import deadline_after
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
@@ -180,7 +181,7 @@ class Feed:
             if not self._is_searching and not self._is_subscribed:
                 self._is_searching = True
                 self._service.jobs.put(self._subscribe)
-        self._service.dispatch()
+        self._service.jobs.begin()
 
     def _subscribe(self) -> None:
         """Look for the partition until it sends events; or tell the consumer why it does not."""

@@ -24,9 +24,10 @@ from mochi.margo.asking import answers
 from mochi.margo.client import PATIENCE
 from mochi.margo.errors import AuthenticationError, ConnectionLost, MargoError
 from mochi.margo.owned_lock import OwnedLock
+from mochi.mofka.client.core.search_state import CONNECT_TIMEOUT, FIRST_PAUSE, LONGEST_PAUSE
 from mochi.mofka.client.members import Choice, Members
 from mochi.mofka.client.refusals import PartitionInfo, is_away
-from mochi.mofka.client.service import CONNECT_TIMEOUT, FIRST_PAUSE, LONGEST_PAUSE, Service
+from mochi.mofka.client.service import Service
 from mochi.mofka.hosting import MASTER_TAG, master_among, partitions_among
 from mochi.mofka.registry import PartitionRecord, Registry, TopicRecord
 from mochi.yokan.handle import DatabaseHandle

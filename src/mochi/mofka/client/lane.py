@@ -44,7 +44,8 @@ from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
 from mochi.mofka.client.batch import FIELDS, Batch
 from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, is_away, refusal
-from mochi.mofka.client.service import EXIT_FLUSH, Search, Service, deadline_after
+from mochi.mofka.client.search import Search
+from mochi.mofka.client.service import EXIT_FLUSH, Service, deadline_after
 from mochi.mofka.protocol import (
     LEND,
     MAX_EVENT_BYTES,
@@ -180,7 +181,7 @@ class Lane:
         adaptive = options.batch_size == ADAPTIVE_BATCH_SIZE
         self._adaptive = adaptive
         self._full = FIELDS * (MAX_BATCH_EVENTS if adaptive else min(options.batch_size, MAX_FIXED_EVENTS))
-        self._small = -1 if service.is_exiting else MAX_BATCH_BYTES // 2 // (self._full // FIELDS)
+        self._small = -1 if service.jobs.is_exiting else MAX_BATCH_BYTES // 2 // (self._full // FIELDS)
         self._window = min(max(options.max_num_batches, 1) + 1, REMEMBERED_BATCHES)
         self._begin()
 
@@ -274,7 +275,7 @@ class Lane:
                         held.release()
         except BaseException:
             self._service.jobs.put(self._serve)
-            self._service.dispatch()
+            self._service.jobs.begin()
             raise
 
     def _serve_held(self, held: OwnedLock) -> None:
@@ -301,7 +302,7 @@ class Lane:
         self._attempt += 1
         self._recovering = True
         self._service.jobs.put(self._recover)
-        self._service.dispatch()
+        self._service.jobs.begin()
 
     def _look_after(self, held: OwnedLock, metadata: bytes, data: Any, future: FutureUint) -> None:
         """See to it that an event that was appended is in the open batch or was taken along; send that if it is due."""
@@ -336,7 +337,7 @@ class Lane:
                 raise TimeoutExpired(self._no_room(f"within {self._service.timeout:g} s"))
             if self._failure is not None and self._failure is not failure:
                 raise self._failure.with_traceback(None)
-        if self._service.is_exiting:
+        if self._service.jobs.is_exiting:
             self._store(future.pending)
         self._drain()
 
@@ -422,7 +423,7 @@ class Lane:
             if not self._recovering:
                 self._recovering = True
                 self._service.jobs.put(self._recover)
-            self._service.dispatch()
+            self._service.jobs.begin()
             raise
 
     def _send(self, held: OwnedLock, batch: Batch) -> None:
@@ -613,7 +614,7 @@ class Lane:
         self._cause = error
         self._recovering = True
         self._service.jobs.put(self._recover)
-        self._service.dispatch()
+        self._service.jobs.begin()
         if error is not None:
             log.info("topic %r, %s: %s; looking for it", self.options.topic, self.partition, error)
 
@@ -714,9 +715,9 @@ class Lane:
         if link is not None and link.is_held_up:
             self._renew()
         service = self._service
-        service.work()
+        service.jobs.work()
         done = service.client.wait_for_server(
-            (lambda: is_done() or service.has_work) if service.is_exiting else is_done,
+            (lambda: is_done() or service.jobs.are_left) if service.jobs.is_exiting else is_done,
             self.links,
             deadline,
             lambda: (
@@ -725,7 +726,7 @@ class Lane:
                 else f"topic {self.options.topic!r}, {self.partition}, which is connected and does not answer"
             ),
         )
-        return done if not service.has_work or is_done() else self._wait(is_done, deadline)
+        return done if not service.jobs.are_left or is_done() else self._wait(is_done, deadline)
 
     def settles(self, batch: Batch, deadline: float) -> bool:
         """Wait until `batch` is settled, which goes as soon as it may; False when the time is over."""
