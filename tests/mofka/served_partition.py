@@ -206,7 +206,8 @@ class Peer:
             message=rpc.pack(message),
             segments=segments,
         )
-        self.link._send([head], call)
+        self.link.queue.append(head)
+        self.link.flush()
         return pending
 
     def borrow(self) -> tuple[Lent, memoryview]:

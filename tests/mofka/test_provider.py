@@ -511,13 +511,12 @@ def test_what_the_loop_sends_does_not_overtake_what_another_thread_has_ready(
     call_soon = served.engine.call_soon
     monkeypatch.setattr(served.engine, "call_soon", late.append)
     peer.send_batch(numbered(0, 20))
-    while len(late) < 2:  # the acknowledgement and the first ten events, from the thread of the commit
-        assert peer.ask_engine()
+    eventually(lambda: bool(late))  # from the thread of the commit, with the acknowledgement
     peer.link.request(GRANT, PROVIDER_ID, rpc.pack(Grant(number, 1, 1000)), None)
-    peer.wait(lambda: len(stream.events) == 20)
     monkeypatch.undo()
     for each in late:
         call_soon(each)
+    peer.wait(lambda: len(stream.events) == 20)
     assert peer.ask_engine()
     assert stream.first == [0, 10]
     assert stream.events == numbered(0, 20)

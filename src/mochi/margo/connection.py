@@ -274,7 +274,7 @@ class Connection:
 
     def cancel(self, reservation: Reservation) -> None:
         """Take back a reservation that waits. Any thread."""
-        self.engine.on_loop(lambda: self.engine.grant(self.engine.budget.cancel(reservation)))
+        self.engine.on_loop(partial(self._peer.cancel, reservation))
 
     def release(self, size: int) -> None:
         """Give back what was reserved, and is not needed. Any thread."""

@@ -84,6 +84,8 @@ class Link:
     address : str
     instance : bytes
         Tells the server's start: another value at the same address is a server that was started again.
+    queue : SendQueue
+        What is to be sent.
     lends : bool
         Whether the server can lend buffers over this link.
     fabric : Fetcher or None
@@ -114,7 +116,7 @@ class Link:
         self._reason: MargoError | None = None
         self.fabric = fabric
         self._peer = peer
-        self._queue = peer.queue
+        self.queue = peer.queue
         self._socket = connected
         self.descriptor = connected.fileno()
         self.lends = connected.family == socket.AF_UNIX
@@ -197,11 +199,11 @@ class Link:
     @property
     def has_queued(self) -> bool:
         """Whether something waits for the socket."""
-        return bool(self._queue)
+        return bool(self.queue)
 
     def flush(self) -> None:
         """Send on what is queued; never blocks."""
-        queue, sending = self._queue, self._sending
+        queue, sending = self.queue, self._sending
         while queue and not sending.is_mine():  # invariant 4: else the suspended frame does it
             with sending:
                 if self.is_lost:
@@ -234,7 +236,7 @@ class Link:
 
     def _update_interest(self) -> None:
         while self.error is None:
-            interest = (0 if self._is_driven else select.EPOLLIN) | (select.EPOLLOUT if self._queue else 0)
+            interest = (0 if self._is_driven else select.EPOLLIN) | (select.EPOLLOUT if self.queue else 0)
             if interest == self._interest:
                 return
             self._interest = interest
@@ -289,7 +291,7 @@ class Link:
         with self._sending:
             self._is_driven = driven
             self._update_interest()
-        if self._queue:
+        if self.queue:
             self.flush()
 
     def read(self) -> None:
@@ -426,7 +428,7 @@ class Link:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             if not held_up:  # else the suspended frame finds that nothing can be sent any more
-                self._queue.clear()
+                self.queue.clear()
         # Whoever has claimed the link may be about to poll its descriptor, which must not be another's by then.
         if not self._claims:
             self._socket.close()

@@ -419,6 +419,8 @@ class FrameReader:
             self._start += here
             for target in targets:
                 size = len(target)
+                if not size:
+                    continue
                 if size <= here:
                     target[:] = held[at : at + size]
                     at += size

@@ -141,7 +141,8 @@ class Answering(Conversation, Generic[C]):
         clock: Callable[[], float],
     ) -> None:
         super().__init__(Role.SERVER)
-        self.account = house.budget.open()
+        self._budget = house.budget
+        self.account = self._budget.open()
         self.reader = FrameReader(allocate, GREETING_LIMITS, self._admit)
         self.queue = SendQueue()
         self.lending: deque[tuple[bytes, list[int]]] = deque()
@@ -212,7 +213,7 @@ class Answering(Conversation, Generic[C]):
         """Whether nothing more is to be taken from the peer for now."""
         return (
             len(self.calls) >= MAX_OUTSTANDING
-            or (self.account.held >= self._house.budget.connection and not self._admitted)
+            or (self.account.held >= self._budget.connection and not self._admitted)
             or self.reader.held_up
             or self._is_ending
         )
@@ -297,6 +298,10 @@ class Answering(Conversation, Generic[C]):
         """Reserve bytes for what is to be sent; None if they are there, else what waits for `grant`. Any thread."""
         return self._reserve(self.account.answers, size, grant)
 
+    def cancel(self, reservation: Reservation) -> None:
+        """Take back a reservation that waits."""
+        self._house.grant(self._budget.cancel(reservation))
+
     def release(self, size: int) -> None:
         """Give back what was reserved, and is not needed."""
         self._change(0, -size)
@@ -314,7 +319,7 @@ class Answering(Conversation, Generic[C]):
         # What has half arrived goes now, and not when the garbage collector next looks at the cycles here.
         self.reader = FrameReader(allocate_private)
         self._make = self._go_on = _gone
-        self._house.grant(self._house.budget.close(self.account))
+        self._house.grant(self._budget.close(self.account))
         return left
 
     def _put(
@@ -399,12 +404,12 @@ class Answering(Conversation, Generic[C]):
             self._go_on()
 
     def _reserve(self, side: Side, size: int, grant: Grant) -> Reservation | None:
-        reservation = self._house.budget.reserve(side, size, grant)
+        reservation = self._budget.reserve(side, size, grant)
         self._house.grant(())
         return reservation
 
     def _change(self, requests: int, answers: int) -> None:
-        self._house.grant(self._house.budget.change(self.account, requests, answers))
+        self._house.grant(self._budget.change(self.account, requests, answers))
 
 
 def _gone(*_: object) -> Any:
