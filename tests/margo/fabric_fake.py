@@ -54,10 +54,12 @@ class FakeFabric:
 
     def fid(self, thing: Any, name: str, control: Any = None) -> Any:
         ops = self.keep(self.ffi.new("struct fi_ops *"))
-        ops.close = self.function(
-            "int(struct fid *)",
-            lambda fid: self.closed.append(name) or 0,  # type: ignore[func-returns-value]
-        )
+
+        def close(fid: Any) -> int:
+            self.closed.append(name)
+            return 0
+
+        ops.close = self.function("int(struct fid *)", close)
         ops.bind = self.function("int(struct fid *, struct fid *, uint64_t)", lambda fid, other, flags: 0)
         ops.control = self.function(
             "int(struct fid *, int, void *)", control or (lambda fid, command, out: 0)

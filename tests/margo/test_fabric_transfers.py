@@ -104,9 +104,9 @@ def test_each_event_that_a_state_does_not_have_raises_and_names_both() -> None:
             transfer = Transfer(None, 0, 1, 1.0, None, None, None, state)
             number = transfers.add(transfer)
             calls: dict[Event, Callable[[], object]] = {
-                Event.TAKEN: lambda n=number, t=transfers: t.taken(n),  # type: ignore[misc]
-                Event.REFUSED: lambda n=number, t=transfers: t.refused(n, LOST),  # type: ignore[misc]
-                Event.COMPLETED: lambda n=number, t=transfers: t.completed(n, None),  # type: ignore[misc]
+                Event.TAKEN: lambda n=number, t=transfers: t.taken(n),
+                Event.REFUSED: lambda n=number, t=transfers: t.refused(n, LOST),
+                Event.COMPLETED: lambda n=number, t=transfers: t.completed(n, None),
             }
             with pytest.raises(RuntimeError, match=f"{state.name}: {event.name}"):
                 calls[event]()

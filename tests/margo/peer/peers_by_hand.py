@@ -5,6 +5,7 @@ from typing import Any
 
 from mochi.margo.errors import Fault
 from mochi.margo.peer import Answering, Asking, Budget, Call, Gate, Grant, Seat
+from mochi.margo.peer.greeting import Fabric
 from mochi.margo.wire import Frame, FrameReader, Kind, Limits, allocate_private, encode
 
 INSTANCE = b"i" * 16
@@ -22,7 +23,7 @@ class House:
     def __init__(self, seat: Seat | None, budget: Budget | None = None) -> None:
         self.gate = Gate()
         self.instance = INSTANCE
-        self.fabric = None
+        self.fabric: Fabric | None = None
         self.budget = Budget() if budget is None else budget
         self.granted: list[Grant] = []
         if seat is not None:

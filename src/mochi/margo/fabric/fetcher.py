@@ -32,10 +32,16 @@ class Placed(msgspec.Struct):
         Bytes of that.
     """
 
+    plane: Plane
+
     segments: list[Segment]
     inline: list[Sequence[Buffer]]
     leases: list[Lease]
     size: int
+
+    def let_go(self) -> None:
+        """Take note that the peer has fetched it, or never will."""
+        self.plane.give_room(self.size)
 
     def frame(self, kind: Kind, call: int, message: bytes) -> bytes:
         """Return the bytes of a frame of a server up to its inline bulk."""
@@ -86,11 +92,16 @@ class Fetcher:
         return bool(self._come) or (bool(self._waiting) and not self._waiting[0].missing)
 
     def place(self, bulk: Sequence[Sequence[Buffer]]) -> Placed | None:
-        """Copy large segments into registered memory; None if there are none, or no memory is to be had. Any thread."""
+        """Copy large segments into registered memory. Any thread.
+
+        None if there are none, or no memory is to be had, or peers have not fetched much of what was placed before:
+        then the socket takes all.
+        """
         sizes = [sum(map(len, buffers)) for buffers in bulk]
-        if max(sizes, default=0) < PLACE_FROM:
+        large = sum(size for size in sizes if size >= PLACE_FROM)
+        if not large or not self.plane.take_room(large):
             return None
-        placed = Placed([], [], [], 0)
+        placed = Placed(self.plane, [], [], [], large)
         for buffers, size in zip(bulk, sizes, strict=True):
             lease = self._copy(buffers, size) if size >= PLACE_FROM else None
             if lease is None:
@@ -99,8 +110,10 @@ class Fetcher:
             else:
                 placed.segments.append(Segment(size, REMOTE, lease.region.base, lease.region.key))
                 placed.leases.append(lease)
-                placed.size += size
-        return placed if placed.leases else None
+        if not placed.leases:
+            placed.let_go()
+            return None
+        return placed
 
     def _copy(self, buffers: Sequence[Buffer], size: int) -> Lease | None:
         try:
@@ -173,6 +186,7 @@ class Fetcher:
         """
         for placed in unfetched:
             self.plane.spoil(placed.leases)
+            placed.let_go()
         self._waiting.clear()
         self._come.clear()
         self.plane.give_up(self, FabricError("fetching bulk", 125, "the connection was closed"))

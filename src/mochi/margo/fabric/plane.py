@@ -58,6 +58,9 @@ _PAUSE = 0.001
 """Seconds between two tries of a provider that was busy."""
 
 
+MAX_PLACED = 256 << 20
+"""Bytes that are placed for all peers of an endpoint, and that these have not fetched."""
+
 FETCH_SECONDS = 30.0
 """How long a peer may take to let its memory be read."""
 
@@ -137,6 +140,7 @@ class Plane:
         self._peers: dict[bytes, tuple[int, int]] = {}
         self._pool = BufferPool(TIERS)
         self._retired: deque[Region] = deque()
+        self._placed = 0
         self._regions: set[Region] = set()
         self._closing = False
         self._sleeps_until = float("-inf")
@@ -272,6 +276,19 @@ class Plane:
     def _take_back(self, buffer: BulkBuffer) -> None:
         if not buffer.region.is_closed:
             self._pool.release(buffer)
+
+    def take_room(self, size: int) -> bool:
+        """Tell whether `size` bytes more may be placed for peers; they count until `give_room`."""
+        with self._lock:
+            if self._placed and self._placed + size > MAX_PLACED:
+                return False
+            self._placed += size
+            return True
+
+    def give_room(self, size: int) -> None:
+        """Take note that what was placed is not needed any more."""
+        with self._lock:
+            self._placed -= size
 
     def spoil(self, leases: Iterable[Lease]) -> None:
         """Let peers reach memory no more that they may still be about to fetch: it is never used for anything else.

@@ -70,9 +70,8 @@ class House(Protocol):
 class Kept(Protocol):
     """Memory that the peer fetches."""
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
+    def let_go(self) -> None:
+        """Take note that it was fetched."""
 
 
 class Call:
@@ -150,7 +149,6 @@ class Answering(Conversation, Generic[C]):
         self.is_reading = True
         self.peer_fabric: Fabric | None = None
         self._kept: dict[int, deque[Kept]] = {}
-        self._kept_bytes = 0
         self._is_ending = False
         self._house = house
         self._make = make
@@ -283,8 +281,12 @@ class Answering(Conversation, Generic[C]):
 
     def sent(self, is_all: bool) -> None:
         """Take note that all that was queued is sent, or what of it the peer took."""
-        before, self._queued = self._queued, self._kept_bytes + (0 if is_all else self.queue.size)
-        self._moved(before - self._queued)
+        before, self._queued = self._queued, 0 if is_all else self.queue.size
+        reading = self.account.reading
+        if not is_all:
+            reading.moved(before - self._queued, self._clock())
+        elif reading.since is not None:
+            reading.over()
         self.count()
 
     def count(self) -> None:
@@ -335,11 +337,11 @@ class Answering(Conversation, Generic[C]):
             self.queue.put(buffers)
 
     def keep(self, number: int, memory: Kept) -> None:
-        """Keep memory that the peer fetches for the next frame of a call or stream; it counts as what is queued."""
+        """Keep memory that the peer fetches for the next frame of a call or stream.
+
+        It is bounded where it is made, and nothing waits for it: what says that it was fetched may come late.
+        """
         self._kept.setdefault(number, deque()).append(memory)
-        self._kept_bytes += memory.size
-        self._queued += memory.size
-        self.account.reading.moved(0, self._clock())
 
     def unfetched(self) -> list[Any]:
         """Return the memory that the peer has not said to have fetched."""
@@ -349,21 +351,9 @@ class Answering(Conversation, Generic[C]):
         kept = self._kept.get(number)
         if not kept:
             raise RemoteProtocolError(f"nothing was to be fetched on call {number}")
-        size = kept.popleft().size
+        kept.popleft().let_go()
         if not kept:
             del self._kept[number]
-        self._kept_bytes -= size
-        self._queued -= size
-        self._moved(size)
-        self.count()
-
-    def _moved(self, size: int) -> None:
-        """Take note that the peer took `size` bytes of what is there for it."""
-        reading = self.account.reading
-        if self._queued:
-            reading.moved(size, self._clock())
-        elif reading.since is not None:
-            reading.over()
 
     def _cancel(self, number: int) -> None:
         if number in self.calls:

@@ -99,6 +99,9 @@ class Placed(Protocol):
     segments: list[Segment]
     inline: list[Sequence[Buffer]]
 
+    def let_go(self) -> None:
+        """Take note that the server has what it wants of it."""
+
 
 class Delivery(msgspec.Struct, frozen=True):
     """Who is to be given a frame.
@@ -291,8 +294,8 @@ class Asking(Conversation):
                     f"the server at {self._where} names memory of a fabric that is not used"
                 )
             receiver, is_stream = self._receivers.get(frame.call, _NOBODY)
-            if self._placed and kind is not Kind.NOTICE:
-                self._placed.pop(frame.call, None)
+            if frame.call in self._placed and kind is not Kind.NOTICE:
+                self._placed.pop(frame.call).let_go()
             if receiver is None:
                 if frame.is_remote:
                     self.fetched(frame)
