@@ -73,7 +73,7 @@ def test_one_address_is_tried_alone_and_a_failure_is_the_exit_code() -> None:
 def test_wrong_flags_and_files_are_one_complaint_and_exit_code_1() -> None:
     done = run("--list")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "No such option" in done.stderr
+    assert "unknown argument '--list'" in done.stderr
     done = run("na+sm", "-o", "/nowhere/results.json")
     assert done.returncode == 1
     assert done.stderr == "error: /nowhere/results.json: No such file or directory\n"

@@ -13,8 +13,8 @@ from mochi.abt_io import config as abt_io_config
 from mochi.abt_io.files import Files
 from mochi.abt_io.threads import IoThreads
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import Batch, Origin
-from mochi.mofka.partition.contract import EventPieces, LargeEvent, Partition, Slice
+from mochi.mofka.chunks import Batch, DataRequest, Origin, Pieces, rearranged
+from mochi.mofka.partition.contract import LargeEvent, Partition, Slice
 
 T = TypeVar("T")
 
@@ -71,10 +71,16 @@ def read(
     return read(partition, first, max_events, outcome.size, with_data)
 
 
-def read_data(partition: Partition, events: Sequence[EventPieces]) -> Sequence[Buffer] | BaseException:
+def read_data(partition: Partition, events: Sequence[DataRequest]) -> Sequence[Buffer] | BaseException:
+    """Read pieces, in any order, as a provider does for clients that do not sort them."""
+    pieces = Pieces.of(events)
+    order = pieces.order()
     told: Future[Sequence[Buffer] | BaseException] = Future()
-    partition.read_data(events, told.set_result)
-    return told.result(20)
+    partition.read_data(pieces if order is None else pieces.at(order), told.set_result)
+    outcome = told.result(20)
+    if order is None or isinstance(outcome, BaseException):
+        return outcome
+    return [rearranged(memoryview(b"".join(outcome)), pieces, order)]
 
 
 class GatedIo:

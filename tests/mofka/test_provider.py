@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from mochi.margo import rpc
 from mochi.margo.errors import ConnectionLost, Fault
+from mochi.margo.link import PendingCall
 from mochi.margo.peer.budget import Budget
 from mochi.margo.wire import Frame, Segment
 from mochi.mofka import provider
@@ -372,6 +374,128 @@ def test_data_out_of_range_is_refused(
     refused(peer, code, REQUEST_DATA, RequestData(ANYWHEN, events))
 
 
+def pieces(*each: tuple[int, int, int]) -> bytes:
+    """Pack pieces, each an event's id, an offset and a length, as they travel in bulk."""
+    return np.array(each, "<u8").T.tobytes()
+
+
+def in_bulk(peer: Peer, packed: bytes, count: int) -> PendingCall:
+    return peer.send(REQUEST_DATA, RequestData(ANYWHEN, [], count), [[packed]])
+
+
+@pytest.mark.parametrize("fields", [None, {}])
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_pieces_in_bulk_bring_what_those_in_a_message_bring(
+    serve: Callable[..., Served],
+    connect: Callable[[Served], Peer],
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any] | None,
+    kept: int,
+) -> None:
+    monkeypatch.setattr(tail, "KEPT", kept)
+    peer = connect(serve(fields=fields))
+    events = numbered(0, 40, size=50)
+    peer.store(events[:30])
+    peer.store(events[30:], 1)
+    for wanted in (
+        [(0, 0, 350), (1, 0, 350), (2, 0, 0)],
+        [(number, 10, 7) for number in range(40)],
+        [(number, offset, 3) for number in range(0, 40, 3) for offset in (0, 3, 100, 300)],
+        [(7, 0, len(events[7][1]))],
+    ):
+        expected = b"".join(events[number][1][offset : offset + length] for number, offset, length in wanted)
+        message = [(number, [(offset, length)]) for number, offset, length in wanted]
+        for answer in (
+            in_bulk(peer, pieces(*wanted), len(wanted)),
+            peer.send(REQUEST_DATA, RequestData(ANYWHEN, message)),
+        ):
+            assert peer.answer(answer, Done) == Done()
+            assert answer.frame is not None
+            assert b"".join(view for view in answer.frame.bulk if view is not None) == expected
+
+
+@pytest.mark.parametrize("fields", [None, {}])
+def test_pieces_in_a_message_may_overlap_and_come_in_any_order(
+    serve: Callable[..., Served], connect: Callable[[Served], Peer], fields: dict[str, Any] | None
+) -> None:
+    peer = connect(serve(fields=fields))
+    events = numbered(0, 10)
+    peer.store(events)
+    asked = [(9, [(0, 3), (0, 7), (2, 2)]), (1, []), (4, [(5, 2), (0, 2)]), (9, [(1, 1)])]
+    answer = peer.send(REQUEST_DATA, RequestData(ANYWHEN, asked))
+    peer.answer(answer, Done)
+    assert answer.frame is not None
+    (found,) = answer.frame.bulk
+    assert bytes(found or b"") == b"".join(
+        events[n][1][at : at + size] for n, each in asked for at, size in each
+    )
+
+
+MANY = 1 << 20
+
+
+@pytest.mark.parametrize("fields", [None, {}])
+@pytest.mark.parametrize(
+    ("code", "packed", "count"),
+    [
+        ("out_of_range", pieces((0, 0, 8)), 1),
+        ("out_of_range", pieces((0, 8, 0)), 1),
+        ("out_of_range", pieces((0, 0, 1), (3, 0, 1)), 2),
+        ("out_of_range", pieces((2**62, 0, 0)), 1),
+        ("bad_request", pieces((0, 2**63 - 1, 1)), 1),
+        ("bad_request", pieces((0, 2**62, 2**62)), 1),
+        ("bad_request", pieces((2**63, 0, 0)), 1),
+        ("bad_request", pieces((0, 0, 2**64 - 1)), 1),
+        ("bad_request", pieces((0, 0, 2**33)), 1),
+        ("bad_request", pieces((0, 0, 2), (0, 1, 1)), 2),
+        ("bad_request", pieces((0, 2, 1), (0, 0, 1)), 2),
+        ("bad_request", pieces((1, 0, 1), (0, 0, 1)), 2),
+        ("bad_request", pieces((0, 0, 1)), 0),
+        ("bad_request", pieces((0, 0, 1)), 2),
+        ("bad_request", pieces((0, 0, 1), (1, 0, 1)), 1),
+        ("bad_request", pieces((0, 0, 1))[:-1], 1),
+        ("bad_request", b"", 1),
+        ("bad_request", bytes(24 * (MANY + 1)), MANY + 1),
+    ],
+)
+def test_pieces_that_have_no_meaning_are_refused(
+    serve: Callable[..., Served],
+    connect: Callable[[Served], Peer],
+    fields: dict[str, Any] | None,
+    code: str,
+    packed: bytes,
+    count: int,
+) -> None:
+    peer = connect(serve(fields=fields))
+    peer.store(numbered(0, 3), 0, b"q" * 16)
+    refused(peer, code, REQUEST_DATA, RequestData(ANYWHEN, [], count), bulk=[[packed]])
+
+
+def test_pieces_come_in_one_inline_segment_or_in_the_message(peer: Peer) -> None:
+    peer.store(numbered(0, 3), 0, b"q" * 16)
+    one = pieces((0, 0, 1))
+    refused(peer, "bad_request", REQUEST_DATA, RequestData(ANYWHEN, [(0, [])], 1), bulk=[[one]])
+    refused(peer, "bad_request", REQUEST_DATA, RequestData(ANYWHEN, [], 1), bulk=[[one], [one]])
+    refused(peer, "bad_request", REQUEST_DATA, RequestData(ANYWHEN, [], 1))
+    lent, _ = peer.borrow()
+    with pytest.raises(Fault, match="one segment"):
+        peer.answer(peer.send(REQUEST_DATA, RequestData(ANYWHEN, [], 1), lent=Segment(24, lent.lease)), Done)
+
+
+def test_a_million_pieces_of_one_event_are_read_or_refused_at_once(peer: Peer) -> None:
+    data = np.arange(2 * MANY, dtype=np.uint64).astype(np.uint8).tobytes()
+    peer.store([(b"{}", data)], 0, b"q" * 16)
+    asked = np.zeros((3, MANY), "<u8")
+    asked[1] = np.arange(0, 2 * MANY, 2)
+    asked[2] = 1
+    answer = in_bulk(peer, asked.tobytes(), MANY)
+    peer.answer(answer, Done)
+    assert answer.frame is not None
+    assert bytes(answer.frame.bulk[0] or b"") == data[::2]
+    asked[1, -1] = 0
+    refused(peer, "bad_request", REQUEST_DATA, RequestData(ANYWHEN, [], MANY), bulk=[[asked.tobytes()]])
+
+
 def test_one_request_does_not_ask_for_more_data_than_the_largest_event_has(peer: Peer) -> None:
     peer.store([(b"{}", bytes(1 << 20))], 0, b"q" * 16)
     message = RequestData(ANYWHEN, [(0, [(0, 1 << 20)] * 4097)])
@@ -393,7 +517,7 @@ def test_a_producer_that_sends_again_after_a_restart_gets_the_ids_it_had(
         BatchStored(9, stored[0].epoch),
     ]
     stream, _, subscribed = peer.subscribe()
-    assert subscribed == Subscribed(5, stored[0].epoch)
+    assert subscribed == Subscribed(5, stored[0].epoch, takes_arrays=True)
     peer.wait(lambda: len(stream.events) == 7)
     assert stream.events == [event for batch in batches for event in batch][5:]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mochi.bedrock.commands import FAILURE
+from mochi.bedrock.cli import FAILURE
 from tests.system.real_service import BIN, Machine, Service, config, spread
 
 

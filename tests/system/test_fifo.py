@@ -124,7 +124,7 @@ def test_a_repeated_registration_is_a_success_and_a_removed_fifo_is_made_again(f
     fifos.tell("in -> t")
     fifos.daemon.expect(r"\[info\] in is registered already")
     fifos.tell("in -> t (format=json)")
-    fifos.daemon.expect(r"\[warn\] .* registered already, as")
+    fifos.daemon.expect(r"\[warning\] .* registered already, as")
     (fifos.directory / "in").unlink()
     fifos.tell("in -> t")
     fifos.daemon.expect("registered in -> t", nth=1)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import InvalidJson
-from mochi.bedrock.commands import FAILURE
+from mochi.bedrock.cli import FAILURE
 from mochi.mofka import mofkactl
 from mochi.mofka.spec import MofkaServiceSpec
 from tests.system.real_service import BIN, Machine, Server, Service, config

@@ -1,7 +1,6 @@
 """The program `diaspora-consumer-benchmark`: pulls events as fast as it can, and tells how fast that was."""
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,25 +11,20 @@ from diaspora_stream.benchmarks.program import (
     Line,
     common_lines,
     fraction,
-    main,
-    number,
     percentiles,
     rates,
-    syntax,
     totals,
 )
 from diaspora_stream.benchmarks.ranks import Ranks
 from diaspora_stream.consumer import Consumer, byte_array_allocator
-from diaspora_stream.ctl.options import Arguments, Flag
+from diaspora_stream.ctl.options import Arguments
 from diaspora_stream.data_descriptor import DataDescriptor
 from diaspora_stream.driver import Driver
 from diaspora_stream.topic import WHOLE
 
-_SYNTAX: Final = syntax(
-    Flag(
-        "data-selectivity", "part of an event's data that is loaded, from 0 to 1 (the default)", "PART", "s"
-    ),
-    Flag("data-interest", "part of the events whose data is loaded, from 0 to 1 (the default)", "PART", "i"),
+_FLAGS: Final = (
+    fraction("data-selectivity", "s", "part of an event's data that is loaded, from 0 to 1"),
+    fraction("data-interest", "i", "part of the events whose data is loaded, from 0 to 1"),
 )
 
 PATIENCE_MS: Final = 5000
@@ -67,9 +61,9 @@ def callables(interest: float, selectivity: float) -> tuple[Any, Any]:
 def _options(arguments: Arguments) -> Sequence[Line]:
     return [
         *common_lines(arguments),
-        ("Number of threads", number(arguments, "num-threads", 1)),
-        ("Data interest", f"{fraction(arguments, 'data-interest'):g}"),
-        ("Data selectivity", f"{fraction(arguments, 'data-selectivity'):g}"),
+        ("Number of threads", arguments.flags["num-threads"]),
+        ("Data interest", f"{arguments.flags['data-interest']:g}"),
+        ("Data selectivity", f"{arguments.flags['data-selectivity']:g}"),
     ]
 
 
@@ -96,9 +90,9 @@ def _pull(consumer: Consumer, count: int) -> tuple[int, int, list[float]]:
 
 
 def _run(arguments: Arguments, driver: Driver, ranks: Ranks) -> Sequence[Line]:
-    count = number(arguments, "num-events", 1000)
-    pool = driver.make_thread_pool(number(arguments, "num-threads", 1))
-    interest, selectivity = fraction(arguments, "data-interest"), fraction(arguments, "data-selectivity")
+    count = arguments.flags["num-events"]
+    pool = driver.make_thread_pool(arguments.flags["num-threads"])
+    interest, selectivity = arguments.flags["data-interest"], arguments.flags["data-selectivity"]
     selector, allocator = callables(interest, selectivity)
     topic = driver.open_topic(arguments.flags["topic"])
     targets = range(ranks.rank, len(topic.partitions), ranks.size)
@@ -129,9 +123,10 @@ def _run(arguments: Arguments, driver: Driver, ranks: Ranks) -> Sequence[Line]:
     ]
 
 
-BENCHMARK: Final = Benchmark("diaspora-consumer-benchmark", _SYNTAX, _options, _run)
-
-
-def run() -> None:
-    """Run the program."""
-    sys.exit(main(BENCHMARK))
+run: Final = Benchmark(
+    "diaspora-consumer-benchmark",
+    "Pull events as fast as possible, and tell how fast that was.",
+    _FLAGS,
+    _options,
+    _run,
+)

@@ -3,7 +3,6 @@
 import os
 import random
 import string
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,28 +13,27 @@ from diaspora_stream.benchmarks.program import (
     Benchmark,
     Line,
     common_lines,
-    main,
     number,
     percentiles,
     rates,
-    syntax,
     totals,
 )
 from diaspora_stream.benchmarks.ranks import Ranks
-from diaspora_stream.ctl.options import Arguments, Flag
+from diaspora_stream.ctl.options import Arguments
 from diaspora_stream.driver import Driver
 from diaspora_stream.future import FutureUint
 
-_SYNTAX: Final = syntax(
-    Flag(
+_FLAGS: Final = (
+    number(
         "metadata-size",
+        "m",
         "bytes of the JSON text of an event's metadata, its two quotes included",
         "BYTES",
-        "m",
+        0,
     ),
-    Flag("data-size", "bytes of data of an event; 0 by default", "BYTES", "s"),
-    Flag("batch-size", "events a batch, 0 for adaptive; 1 by default", "N", "b"),
-    Flag("flush-interval", "events between two flushes, 0 for one at the end; 1000 by default", "N", "f"),
+    number("data-size", "s", "bytes of data of an event", "BYTES", 0),
+    number("batch-size", "b", "events a batch, 0 for adaptive", "N", 1),
+    number("flush-interval", "f", "events between two flushes, 0 for one at the end", "N", 1000),
 )
 
 ADAPTIVE_SAMPLE: Final = 128
@@ -84,21 +82,21 @@ def _metadata(size: int) -> str:
 def _options(arguments: Arguments) -> Sequence[Line]:
     return [
         *common_lines(arguments),
-        ("Data size", number(arguments, "data-size", 0)),
-        ("Metadata size", number(arguments, "metadata-size", 0)),
-        ("Batch size", number(arguments, "batch-size", 1)),
-        ("Number of threads", number(arguments, "num-threads", 1)),
-        ("Flush interval", number(arguments, "flush-interval", 1000)),
+        ("Data size", arguments.flags["data-size"]),
+        ("Metadata size", arguments.flags["metadata-size"]),
+        ("Batch size", arguments.flags["batch-size"]),
+        ("Number of threads", arguments.flags["num-threads"]),
+        ("Flush interval", arguments.flags["flush-interval"]),
     ]
 
 
 def _run(arguments: Arguments, driver: Driver, ranks: Ranks) -> Sequence[Line]:
-    count = number(arguments, "num-events", 1000)
-    batch_size = number(arguments, "batch-size", 1)
-    interval = number(arguments, "flush-interval", 1000)
-    metadata = _metadata(number(arguments, "metadata-size", 0))
-    data = os.urandom(number(arguments, "data-size", 0))
-    pool = driver.make_thread_pool(number(arguments, "num-threads", 1))
+    count = arguments.flags["num-events"]
+    batch_size = arguments.flags["batch-size"]
+    interval = arguments.flags["flush-interval"]
+    metadata = _metadata(arguments.flags["metadata-size"])
+    data = os.urandom(arguments.flags["data-size"])
+    pool = driver.make_thread_pool(arguments.flags["num-threads"])
     sample = batch_size or ADAPTIVE_SAMPLE
     latencies = Latencies()
     with driver.open_topic(arguments.flags["topic"]).producer(
@@ -137,9 +135,10 @@ def _run(arguments: Arguments, driver: Driver, ranks: Ranks) -> Sequence[Line]:
     ]
 
 
-BENCHMARK: Final = Benchmark("diaspora-producer-benchmark", _SYNTAX, _options, _run)
-
-
-def run() -> None:
-    """Run the program."""
-    sys.exit(main(BENCHMARK))
+run: Final = Benchmark(
+    "diaspora-producer-benchmark",
+    "Push events as fast as possible, and tell how fast that was.",
+    _FLAGS,
+    _options,
+    _run,
+)

@@ -3,26 +3,16 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import numpy as np
+import click
 
 from diaspora_stream.benchmarks.ranks import Ranks, meet
-from diaspora_stream.ctl.drivers import COMMON_FLAGS, open_driver
-from diaspora_stream.ctl.main import start_logging
-from diaspora_stream.ctl.options import Arguments, Flag, Syntax, UsageError, check_required, parse, usage
+from diaspora_stream.console.commands import INTERRUPTED, version
+from diaspora_stream.ctl.drivers import LOGGING, flag, open_driver, start_logging
+from diaspora_stream.ctl.options import Arguments, FlagsCommand
 from diaspora_stream.driver import Driver
 from diaspora_stream.errors import DiasporaError
-
-FLAGS: Final = (
-    Flag("driver", "driver to use, such as mofka", "NAME", "d", required=True),
-    Flag("driver-config", "JSON file with options of the driver", "FILE", "c"),
-    Flag("topic", "name of the topic, which must exist", "NAME", "t", required=True),
-    Flag("num-events", "events of each process; 1000 by default", "N", "n"),
-    Flag("num-threads", "threads of the pool; 1 by default", "N", "p"),
-)
-"""Flags of both benchmarks."""
 
 SYSTEM_ERROR: Final = 255
 """Exit code of errors beside those of the command line."""
@@ -33,40 +23,76 @@ Line = tuple[str, object]
 """A line of output: its label, and the value."""
 
 
-class Benchmark(NamedTuple):
-    """A benchmark: its command line, and what it does with that."""
-
-    name: str
-    syntax: Syntax
-    options: Callable[[Arguments], Sequence[Line]]
-    """Makes the lines that show the options; raises `UsageError` for bad ones."""
-    run: Callable[[Arguments, Driver, Ranks], Sequence[Line]]
-    """Returns the lines of the results at rank 0, and nothing at the others."""
+def number(name: str, short: str, text: str, metavar: str, default: int) -> click.Option:
+    """Return a flag that takes a whole number from 0."""
+    return flag(name, text, metavar, short, type=click.IntRange(0), default=default, show_default=True)
 
 
-def syntax(*flags: Flag) -> Syntax:
-    """Return the command line of a benchmark which has these flags of its own."""
-    return Syntax((*FLAGS, *flags, *COMMON_FLAGS), ("driver",))
+def fraction(name: str, short: str, text: str) -> click.Option:
+    """Return a flag that takes a number from 0 to 1; the default is 1."""
+    return flag(name, text, "PART", short, type=click.FloatRange(0, 1), default=1.0, show_default="1")
 
 
-def number(arguments: Arguments, name: str, default: int) -> int:
-    """Return the whole number that a flag gives."""
-    text = arguments.flags.get(name, str(default))
-    if not (text.isascii() and text.isdecimal()):
-        raise UsageError(f"--{name} must be a number from 0, found {text!r}")
-    return int(text)
+class Benchmark(FlagsCommand):
+    """A benchmark: its command line, and what it does with that.
 
+    Parameters
+    ----------
+    name : str
+        Name of the program.
+    flags : sequence of click.Option
+        Those that it has beside the flags of both benchmarks.
+    options : callable
+        Returns the lines that show the options.
+    run : callable
+        Returns the lines of the results at rank 0, and nothing at the others.
+    """
 
-def fraction(arguments: Arguments, name: str) -> float:
-    """Return the number from 0 to 1 that a flag gives; 1 by default."""
-    text = arguments.flags.get(name, "1")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(f"--{name} must be a number from 0 to 1, found {text!r}")
-    return value
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        flags: Sequence[click.Option],
+        options: Callable[[Arguments], Sequence[Line]],
+        run: Callable[[Arguments, Driver, Ranks], Sequence[Line]],
+    ) -> None:
+        common = [
+            flag("driver", "driver to use, such as mofka", "NAME", "d", required=True),
+            flag("driver-config", "JSON file with options of the driver", "FILE", "c"),
+            flag("topic", "name of the topic, which must exist", "NAME", "t", required=True),
+            number("num-events", "n", "events of each process", "N", 1000),
+            number("num-threads", "p", "threads of the pool", "N", 1),
+        ]
+        super().__init__(
+            name, params=[*common, *flags, LOGGING], help=text, prefixes=("driver",), usage_status=1
+        )
+        version(self)
+        self._options = options
+        self._run = run
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Measure as one of the ranks; an error of one ends all."""
+        start_logging(ctx.params["logging"])
+        arguments = self.arguments(ctx)
+        ranks = Ranks()
+        try:
+            ranks = meet()
+            if ranks.rank == 0:
+                _show("Benchmark Options", self._options(arguments))
+                print(flush=True)
+            with open_driver(arguments) as driver:
+                results = self._run(arguments, driver, ranks)
+            if ranks.rank == 0:
+                _show("Benchmark Results", results)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            kind = "diaspora error" if isinstance(error, DiasporaError) else "error"
+            print(f"{kind}: {error}", file=sys.stderr, flush=True)
+            logging.getLogger(__name__).debug("the benchmark failed", exc_info=True)
+            ranks.abort(SYSTEM_ERROR)
+            ctx.exit(SYSTEM_ERROR)
 
 
 def common_lines(arguments: Arguments) -> list[Line]:
@@ -76,7 +102,7 @@ def common_lines(arguments: Arguments) -> list[Line]:
         ("Driver", flags["driver"]),
         ("Driver config file", flags.get("driver-config", "")),
         ("Topic", flags["topic"]),
-        ("Number of events", number(arguments, "num-events", 1000)),
+        ("Number of events", flags["num-events"]),
     ]
 
 
@@ -93,6 +119,8 @@ def percentiles(what: str, seconds: Sequence[float]) -> list[Line]:
     """Return lines with percentiles of times, in milliseconds; none if there are no times."""
     if not seconds:
         return []
+    import numpy as np
+
     points: Mapping[str, float] = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
     values = np.percentile(np.asarray(seconds) * 1000, list(points.values()))
     return [(f"{what} {name}", f"{value:g} ms") for name, value in zip(points, values, strict=True)]
@@ -102,44 +130,6 @@ def _show(title: str, lines: Sequence[Line]) -> None:
     print(f"--- {title} ---")
     for label, value in lines:
         print(f"{label}: {value}")
-
-
-def main(benchmark: Benchmark, given: Sequence[str] | None = None) -> int:
-    """Run a benchmark; return the exit code."""
-    try:
-        arguments = parse(benchmark.syntax, sys.argv[1:] if given is None else given)
-        if "help" in arguments.flags:
-            print(usage(benchmark.name, benchmark.syntax))
-            return 0
-        if "version" in arguments.flags:
-            print(version("mofka"))
-            return 0
-        check_required(benchmark.syntax, arguments)
-        options = benchmark.options(arguments)
-        start_logging(arguments.flags.get("logging", "info"))
-    except UsageError as error:
-        print(f"{benchmark.name}: {error}\nFor all flags: {benchmark.name} --help", file=sys.stderr)
-        return 1
-    ranks = Ranks()
-    try:
-        ranks = meet()
-        if ranks.rank == 0:
-            _show("Benchmark Options", options)
-            print(flush=True)
-        with open_driver(arguments) as driver:
-            results = benchmark.run(arguments, driver, ranks)
-        if ranks.rank == 0:
-            _show("Benchmark Results", results)
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        kind = "diaspora error" if isinstance(error, DiasporaError) else "error"
-        print(f"{kind}: {error}", file=sys.stderr, flush=True)
-        logging.getLogger(__name__).debug("the benchmark failed", exc_info=True)
-        ranks.abort(SYSTEM_ERROR)
-        return SYSTEM_ERROR
-    return 0
 
 
 def totals(results: Sequence[Any]) -> list[Any]:

@@ -13,24 +13,15 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Final, Protocol
 
-from diaspora_stream.ctl.drivers import COMMON_FLAGS, DRIVER_FLAGS, open_driver
+from diaspora_stream.ctl.drivers import DRIVER, command, flag, open_driver
 from diaspora_stream.ctl.fifo_ends import FifoError, ReadEnd, WriteEnd
 from diaspora_stream.ctl.fifo_lines import GRAMMAR, MAX_LINE, BadCommand, Command, as_line, as_metadata, parse
-from diaspora_stream.ctl.options import Arguments, Flag, Syntax
+from diaspora_stream.ctl.options import Arguments
 from diaspora_stream.ctl.outbox import PAUSE, Outbox, Receipts, take
 from diaspora_stream.ctl.stopping import GRACE, Stop
 from diaspora_stream.driver import Driver
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.event import Event
-
-FIFO = Syntax(
-    (
-        *DRIVER_FLAGS,
-        Flag("control-file", "named pipe to make, which takes commands", "PATH", required=True),
-        *COMMON_FLAGS,
-    ),
-    ("driver",),
-)
 
 IDLE: Final = 0.1
 """Seconds without a line after which what was read is flushed."""
@@ -234,8 +225,18 @@ class Daemon:
         return self._lost
 
 
+@command(
+    "fifo",
+    *DRIVER,
+    flag("control-file", "named pipe to make, which takes commands", "PATH", required=True),
+    prefixes=("driver",),
+    is_preset=True,
+)
 def fifo(arguments: Arguments) -> None:
-    """Serve FIFOs until SIGINT or SIGTERM; the files that were made are removed then."""
+    """Connect named pipes with topics until it is told to stop.
+
+    SIGINT and SIGTERM end it. The files that were made are removed then.
+    """
     path = arguments.flags["control-file"]
     stop = Stop()
     with open_driver(arguments) as driver, stop.on_signals(), _control(path, stop) as control:

@@ -39,6 +39,10 @@ class Command(NamedTuple):
     format: str
     batch_size: int
 
+    def __str__(self) -> str:
+        arrow = "->" if self.is_producer else "<-"
+        return f"{self.fifo} {arrow} {self.topic} (format={self.format}, batch_size={self.batch_size})"
+
 
 def parse(line: str) -> tuple[Command, list[str]]:
     """Return the command of a line, and warnings about what of it has no effect.

@@ -15,9 +15,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from diaspora_stream.consumer import Consumer
-from diaspora_stream.ctl.drivers import COMMON_FLAGS, read_file
+from diaspora_stream.ctl.drivers import command, flag, read_file
 from diaspora_stream.ctl.forward_config import ForwardConfig, Route, parse
-from diaspora_stream.ctl.options import Arguments, Flag, Syntax
+from diaspora_stream.ctl.options import Arguments
 from diaspora_stream.ctl.outbox import PAUSE, TRANSIENT, Outbox, Receipts, take
 from diaspora_stream.ctl.stopping import GRACE, Stop
 from diaspora_stream.driver import Driver
@@ -25,10 +25,6 @@ from diaspora_stream.errors import ConfigError, EventsLost
 from diaspora_stream.event import Event
 from diaspora_stream.json_value import encode
 from diaspora_stream.topic import WHOLE
-
-FORWARD = Syntax(
-    (Flag("config", "YAML file that says what goes where", "FILE", required=True), *COMMON_FLAGS), ()
-)
 
 BATCH: Final = 1024
 """Events that are taken at a time at most."""
@@ -132,8 +128,12 @@ class Forwarder:
         )
 
 
+@command("forward", flag("config", "YAML file that says what goes where", "FILE", required=True))
 def forward(arguments: Arguments) -> None:
-    """Copy topics until SIGINT or SIGTERM, or until no source will have more events."""
+    """Copy topics into others until it is told to stop.
+
+    SIGINT and SIGTERM end it, and so does the end of all sources.
+    """
     path = arguments.flags["config"]
     config = parse(read_file("--config", path))
     if not config.routes:

@@ -1,43 +1,28 @@
-"""Arguments of diaspora-ctl: plain flags, and dotted options that add up to JSON objects.
+"""Arguments of diaspora-ctl and of the benchmarks: flags given once, and dotted options that add up to JSON objects.
 
-``--topic.config.type memory`` sets ``{"config": {"type": "memory"}}`` under the prefix ``topic``. The next
-argument is always the value, whatever it looks like. Everything here is a function of its arguments.
+``--topic.config.type memory`` sets ``{"config": {"type": "memory"}}`` under the prefix ``topic``. The next argument is
+always the value, whatever it looks like; what follows ``--`` is ignored.
 """
 
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-from diaspora_stream.console.hints import hint
-from diaspora_stream.errors import DiasporaError
+import click
 
+from diaspora_stream.console.commands import DottedCommand, flag_of, unknown_argument
 
-class UsageError(DiasporaError):
-    """Arguments that the command does not understand, or does without one that it needs."""
-
-
-class Flag(NamedTuple):
-    """A flag, without its dashes; it takes a value if it has a name for one."""
-
-    name: str
-    help: str
-    value: str = ""
-    short: str = ""
-    required: bool = False
-
-
-class Syntax(NamedTuple):
-    """What a command takes."""
-
-    flags: tuple[Flag, ...]
-    prefixes: tuple[str, ...]
+DRIVER_OPTIONS: Final = "DIASPORA_CTL_DRIVER_OPTIONS"
+"""Environment variable with arguments to put before those of the command line; quoted as in a shell."""
 
 
 class Arguments(NamedTuple):
     """What a command was given."""
 
-    flags: Mapping[str, str]
-    """By name; a flag that takes no value has the empty one."""
+    flags: Mapping[str, Any]
+    """By name, without dashes; those that were not given, and have no default, are not there."""
     options: Mapping[str, dict[str, Any]]
     """The object made of the dotted options, by prefix."""
 
@@ -50,7 +35,7 @@ def typed(text: str) -> Any:
 
     Raises
     ------
-    UsageError
+    ValueError
         For an int beyond 64 bits, and for a lone point.
     """
     if "," in text:
@@ -60,13 +45,13 @@ def typed(text: str) -> Any:
     if re.fullmatch(r"[+-]?[0-9]+", text):
         number = int(text)
         if not -(2**63) <= number < 2**63:
-            raise UsageError(f"{text} does not fit into 64 bits")
+            raise ValueError(f"{text} does not fit into 64 bits")
         return number
     if re.fullmatch(r"[+-]?[0-9]*\.[0-9]*", text):
         try:
             return float(text)
         except ValueError:
-            raise UsageError(f"{text!r} is not a number") from None
+            raise ValueError(f"{text!r} is not a number") from None
     return text
 
 
@@ -83,57 +68,75 @@ def merge(target: Any, patch: Any) -> Any:
     return result
 
 
-def _set(options: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    """Set a value deep inside an object; what is no object on the way becomes one."""
-    *way, last = keys
-    for key in way:
-        if not isinstance(options.get(key), dict):
-            options[key] = {}
-        options = options[key]
-    options[last] = value
+class FlagsCommand(DottedCommand):
+    """A command that takes flags, each once, and dotted options.
 
-
-def parse(syntax: Syntax, arguments: Sequence[str]) -> Arguments:
-    """Read the arguments of a command; what follows ``--`` is ignored.
-
-    Raises
-    ------
-    UsageError
-        For a flag that is unknown (says which is nearest), given twice, or lacks its value.
+    Parameters
+    ----------
+    prefixes : sequence of str
+        The names before the point.
+    is_preset : bool
+        Whether the variable `DRIVER_OPTIONS` holds arguments, over which those of the command line win.
     """
-    names = {f"--{flag.name}": flag for flag in syntax.flags}
-    names |= {f"-{flag.short}": flag for flag in syntax.flags if flag.short}
-    flags: dict[str, str] = {}
-    options: dict[str, dict[str, Any]] = {prefix: {} for prefix in syntax.prefixes}
-    left = iter(arguments)
-    for argument in left:
-        if argument == "--":
-            break
-        prefix, *keys = argument.removeprefix("--").split(".")
-        if argument in names:
-            flag = names[argument]
-            if flag.name in flags:
-                raise UsageError(f"--{flag.name} is given twice")
-            flags[flag.name] = _value(argument, left) if flag.value else ""
-        elif argument.startswith("--") and keys and prefix in options:
-            if not all(keys) or "=" in argument:
-                raise UsageError(f"{argument}: must be written as '--{prefix}.some.field value'")
-            text = _value(argument, left)
+
+    def __init__(
+        self, *arguments: Any, prefixes: Sequence[str] = (), is_preset: bool = False, **options: Any
+    ) -> None:
+        super().__init__(*arguments, objects={f"{prefix}.": (prefix,) for prefix in prefixes}, **options)
+        self._is_preset = is_preset
+
+    def put(self, parameter: str, target: dict[str, Any], keys: Sequence[str], text: str) -> None:
+        """Set a value deep inside an object; what is no object on the way becomes one."""
+        *way, last = keys
+        value = typed(text)
+        for key in way:
+            if not isinstance(target.get(key), dict):
+                target[key] = {}
+            target = target[key]
+        target[last] = value
+
+    def split(
+        self, ctx: click.Context, args: Sequence[str]
+    ) -> tuple[list[tuple[click.Option | None, list[str]]], dict[str, dict[str, Any]]]:
+        """Return what is given, over what is preset."""
+        flags, objects = self._read(ctx, args)
+        if self._is_preset and not ctx.resilient_parsing:
             try:
-                _set(options[prefix], keys, typed(text))
-            except UsageError as error:
-                raise UsageError(f"{argument}: {error}") from None
-        else:
-            known = [*names, *(f"--{prefix}.<field>" for prefix in options)]
-            raise UsageError(f"unknown argument {argument!r}{hint(argument, known)}")
-    return Arguments(flags, options)
+                preset, base = self._read(ctx, shlex.split(os.environ.get(DRIVER_OPTIONS, "")))
+            except (ValueError, click.UsageError) as error:
+                text = error.format_message() if isinstance(error, click.UsageError) else str(error)
+                raise click.UsageError(f"{DRIVER_OPTIONS}: {text}", ctx) from None
+            flags = preset | flags
+            objects = {prefix: merge(value, objects[prefix]) for prefix, value in base.items()}
+        return list(flags.items()), objects
 
+    def _read(
+        self, ctx: click.Context, args: Sequence[str]
+    ) -> tuple[dict[click.Option | None, list[str]], dict[str, dict[str, Any]]]:
+        """Return each option with its tokens, and the objects."""
+        plain, objects = super().split(ctx, args)
+        flags: dict[click.Option | None, list[str]] = {}
+        for option, tokens in plain:
+            if option is not None:
+                if option in flags:
+                    raise click.UsageError(f"{flag_of(option)} is given twice", ctx)
+                flags[option] = tokens
+            elif tokens[0] == "--":
+                break
+            else:
+                raise unknown_argument(ctx, tokens[0])
+        return flags, objects
 
-def _value(argument: str, left: Iterator[str]) -> str:
-    value = next(left, None)
-    if value is None:
-        raise UsageError(f"{argument} lacks its value")
-    return value
+    def arguments(self, ctx: click.Context) -> Arguments:
+        """Return what a context holds, as the commands take it."""
+        flags = {
+            flag_of(option).removeprefix("--"): value
+            for option in self.params
+            if option.name is not None
+            and (value := ctx.params.get(option.name)) is not None
+            and value is not False
+        }
+        return Arguments(flags, {prefix: ctx.params[key] for key, (prefix,) in self.objects.items()})
 
 
 def with_flags(text: str, prefix: str, arguments: Arguments) -> str:
@@ -148,32 +151,3 @@ def with_flags(text: str, prefix: str, arguments: Arguments) -> str:
         return match[0] if is_of_file else f"--{prefix}.{match[1]}"
 
     return re.sub(r"\boptions\.(\w+(?:\.\w+)*)", flag, text)
-
-
-def overlay(base: Arguments, top: Arguments) -> Arguments:
-    """Return two sets of arguments as one, in which `top` wins."""
-    options = {prefix: merge(value, top.options[prefix]) for prefix, value in base.options.items()}
-    return Arguments({**base.flags, **top.flags}, options)
-
-
-def check_required(syntax: Syntax, arguments: Arguments) -> None:
-    """Raise `UsageError` unless all flags that the command needs are given."""
-    missing = [
-        f"--{flag.name}" for flag in syntax.flags if flag.required and flag.name not in arguments.flags
-    ]
-    if missing:
-        raise UsageError(f"{', '.join(missing)} must be given")
-
-
-def usage(command: str, syntax: Syntax) -> str:
-    """Return the help of a command."""
-    rows = []
-    for flag in syntax.flags:
-        short = f"-{flag.short}, " if flag.short else ""
-        rows.append(
-            (f"{short}--{flag.name} {flag.value}".rstrip(), flag.help + " (required)" * flag.required)
-        )
-    rows += [(f"--{prefix}.<field> VALUE", f"a field of the {prefix} options") for prefix in syntax.prefixes]
-    width = max(len(left) for left, _ in rows)
-    lines = [f"  {left:{width}}  {right}" for left, right in rows]
-    return "\n".join([f"usage: {command} [flags]", "", *lines])

@@ -5,8 +5,9 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from diaspora_stream.ctl.drivers import COMMON_FLAGS, DRIVER_FLAGS, naming_flags, open_driver, options_of
-from diaspora_stream.ctl.options import Arguments, Flag, Syntax, with_flags
+from diaspora_stream.console.commands import Group, version
+from diaspora_stream.ctl.drivers import DRIVER, NAME, command, flag, naming_flags, open_driver, options_of
+from diaspora_stream.ctl.options import Arguments, with_flags
 from diaspora_stream.errors import ConfigError
 from diaspora_stream.json_value import encode
 from diaspora_stream.partition_selector import PartitionSelector
@@ -17,42 +18,8 @@ C = TypeVar("C")
 
 _log = logging.getLogger("diaspora_stream.ctl")
 
-CREATE = Syntax(
-    (
-        *DRIVER_FLAGS,
-        Flag("name", "name of the topic", "NAME", required=True),
-        Flag("topic-config", "JSON file with options of the topic", "FILE"),
-        Flag("validator", "type of the validator", "NAME"),
-        Flag("validator-config", "JSON file with options of the validator", "FILE"),
-        Flag("serializer", "type of the serializer", "NAME"),
-        Flag("serializer-config", "JSON file with options of the serializer", "FILE"),
-        Flag("partition-selector", "type of the partition selector", "NAME"),
-        Flag("partition-selector-config", "JSON file with options of the partition selector", "FILE"),
-        *COMMON_FLAGS,
-    ),
-    ("driver", "topic", "validator", "serializer", "partition-selector"),
-)
-
-DELETE = Syntax(
-    (*DRIVER_FLAGS, Flag("name", "name of the topic", "NAME", required=True), *COMMON_FLAGS),
-    ("driver",),
-)
-
-ATTACH = Syntax(
-    (
-        *DRIVER_FLAGS,
-        Flag("name", "name of the topic", "NAME", required=True),
-        Flag("path", "where the directories <topic>-<uuid> are, or one of them", "DIR", required=True),
-        Flag("server", "index of the server in the group file that is to serve them; 0 by default", "N"),
-        *COMMON_FLAGS,
-    ),
-    ("driver",),
-)
-
-LIST = Syntax(
-    (*DRIVER_FLAGS, Flag("verbose", "show what is known of each topic", short="v"), *COMMON_FLAGS),
-    ("driver",),
-)
+topic = Group("topic", help="Topics.")
+version(topic)
 
 
 def _component(arguments: Arguments, prefix: str, make: Callable[..., C]) -> C | None:
@@ -62,13 +29,27 @@ def _component(arguments: Arguments, prefix: str, make: Callable[..., C]) -> C |
             return make(**{**options, "type": arguments.flags[prefix]})
         except ConfigError as error:
             field = error.where.partition(".")[2]
-            flag = with_flags(f"options.{field}", prefix, arguments)
-            raise ConfigError(f"--{prefix}" if field in ("", "type") else flag, error.problem) from error
+            where = with_flags(f"options.{field}", prefix, arguments)
+            raise ConfigError(f"--{prefix}" if field in ("", "type") else where, error.problem) from error
     if options:
         _log.warning("options of the %s are not used without --%s NAME", prefix, prefix)
     return None
 
 
+@command(
+    "create",
+    *DRIVER,
+    NAME,
+    flag("topic-config", "JSON file with options of the topic", "FILE"),
+    flag("validator", "type of the validator", "NAME"),
+    flag("validator-config", "JSON file with options of the validator", "FILE"),
+    flag("serializer", "type of the serializer", "NAME"),
+    flag("serializer-config", "JSON file with options of the serializer", "FILE"),
+    flag("partition-selector", "type of the partition selector", "NAME"),
+    flag("partition-selector-config", "JSON file with options of the partition selector", "FILE"),
+    prefixes=("driver", "topic", "validator", "serializer", "partition-selector"),
+    is_preset=True,
+)
 def create(arguments: Arguments) -> None:
     """Create a topic."""
     options = options_of(arguments, "topic")
@@ -85,6 +66,7 @@ def create(arguments: Arguments) -> None:
     _log.info("created topic %s", name)
 
 
+@command("delete", *DRIVER, NAME, prefixes=("driver",), is_preset=True)
 def delete(arguments: Arguments) -> None:
     """Delete a topic and all its events."""
     name = arguments.flags["name"]
@@ -93,9 +75,18 @@ def delete(arguments: Arguments) -> None:
     _log.info("deleted topic %s", name)
 
 
+@command(
+    "attach",
+    *DRIVER,
+    NAME,
+    flag("path", "where the directories <topic>-<uuid> are, or one of them", "DIR", required=True),
+    flag("server", "index of the server in the group file that is to serve them", "N", default="0"),
+    prefixes=("driver",),
+    is_preset=True,
+)
 def attach(arguments: Arguments) -> None:
-    """Have partitions that nobody serves served from their directories."""
-    name, server = arguments.flags["name"], arguments.flags.get("server", "0")
+    """Serve what another service has left of a topic, from its directories."""
+    name, server = arguments.flags["name"], arguments.flags["server"]
     path = os.path.abspath(os.path.expanduser(arguments.flags["path"]))
     if not server.isdecimal():
         raise ConfigError("--server", f"must be a number, found {server!r}")
@@ -104,9 +95,20 @@ def attach(arguments: Arguments) -> None:
     _log.info("attached topic %s", name)
 
 
+@command(
+    "list",
+    *DRIVER,
+    flag("verbose", "show what is known of each topic", short="v"),
+    prefixes=("driver",),
+    is_preset=True,
+)
 def list_topics(arguments: Arguments) -> None:
-    """Print the names of all topics, sorted; with what is known of each as JSON when verbose."""
+    """List the topics, sorted by name."""
     with open_driver(arguments) as driver:
         topics = driver.list_topics()
     for name in sorted(topics):
         print(f"{name} {encode(topics[name]).decode()}" if "verbose" in arguments.flags else name)
+
+
+for _each in (create, attach, delete, list_topics):
+    topic.add_command(_each)

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+from diaspora_stream.console.commands import Failure, Group, version
 from mochi.bedrock.client import Client, ServiceHandle, ask_all
-from mochi.bedrock.commands import CONTEXT, Failure, Group
 from mochi.bedrock.errors import BedrockError
 from mochi.margo.address import parse
 from mochi.margo.client import Client as MargoClient
@@ -69,7 +69,7 @@ class _Service:
         self.tell(change, lambda _: ())
 
 
-@click.group(cls=Group, context_settings=CONTEXT)
+@click.group(cls=Group)
 @click.option(
     "-c",
     "--connection",
@@ -86,7 +86,7 @@ class _Service:
     metavar="N",
     help="Only this server; repeatable.",
 )
-@click.version_option(package_name="mofka", message="%(version)s")
+@version
 @click.pass_context
 def main(context: click.Context, connection: str | None, ranks: tuple[int, ...]) -> None:
     """Look at the servers of a service, and change them while they run."""

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 from msgspec.structs import replace
 
+from diaspora_stream.console import logs
+from diaspora_stream.console.commands import Command, Failure, Level, version
 from mochi.bedrock.client import BedrockClient, answers, ask_all
 from mochi.bedrock.config import FileMode, parse
 from mochi.bedrock.errors import BedrockError
@@ -45,121 +47,38 @@ FAILURE = 255
 VIEW_TIMEOUT = 5.0
 """Seconds that a member has to tell where the others are."""
 
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended, as shells have it."""
-
-TRACE = 5
-LEVELS = {
-    "trace": TRACE,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-    "err": logging.ERROR,
-    "critical": logging.CRITICAL,
-    "off": logging.CRITICAL + 1,
-}
-COLORS = {"warning": "yellow", "error": "red", "critical": "red", "info": "green", "debug": "cyan"}
-
 log = logging.getLogger(__name__)
 
 
-class LineFormatter(logging.Formatter):
-    """``[YYYY-MM-DD HH:MM:SS.mmm] [level] text``, the level in colour on a terminal.
-
-    Parameters
-    ----------
-    colored : bool
-        Whether the lines go to a terminal.
-    with_traceback : bool
-        Whether an exception is shown with its traceback, rather than by its type and text alone.
-    """
-
-    default_time_format = "%Y-%m-%d %H:%M:%S"
-    default_msec_format = "%s.%03d"
-
-    def __init__(self, *, colored: bool, with_traceback: bool) -> None:
-        super().__init__()
-        self._colored = colored
-        self._with_traceback = with_traceback
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line for a record."""
-        level = "trace" if record.levelno == TRACE else record.levelname.lower()
-        shown = click.style(level, fg=COLORS.get(level)) if self._colored else level
-        line = f"[{self.formatTime(record)}] [{shown}] {record.getMessage()}"
-        if record.exc_info and (error := record.exc_info[1]) is not None:
-            line += f": {type(error).__name__}: {error}"
-            if self._with_traceback:
-                line += "\n" + self.formatException(record.exc_info)
-        return line
-
-
 def _log_to(stream: TextIO, level: str) -> None:
-    number = LEVELS[level]
-    logging.basicConfig(level=number, handlers=[_handler(stream, number)], force=True)
-    deployment.log.handlers = [_handler(sys.stderr, number)]
+    def is_terminal(stream: TextIO) -> bool:
+        return stream.isatty() and launched() is None  # mpirun gives its processes terminals that are none
+
+    logs.start(stream, level, colored=is_terminal(stream))
+    deployment.log.handlers = [logs.handler(sys.stderr, level, colored=is_terminal(sys.stderr))]
     deployment.log.propagate = False
     logging.raiseExceptions = False
-
-
-def _handler(stream: TextIO, level: int) -> logging.Handler:
-    handler = logging.StreamHandler(stream)
-    is_terminal = stream.isatty() and launched() is None  # mpirun gives its processes terminals that are none
-    handler.setFormatter(LineFormatter(colored=is_terminal, with_traceback=level <= logging.DEBUG))
-    return handler
 
 
 def _complain(problem: object) -> None:
     click.echo(f"error: {' '.join(str(problem).split())}", err=True)
 
 
-def _fail(problem: object) -> NoReturn:
-    _complain(problem)
-    sys.exit(FAILURE)
-
-
 def _level_option(default: str) -> Callable[[F], F]:
     return click.option(
         "-v",
         "--verbose",
-        type=click.Choice(list(LEVELS)),
+        type=Level(),
         default=default,
         help="Log level.",
         show_default=True,
     )
 
 
-class WrongFlags(click.UsageError):
-    """A command line that cannot be used; the command exits with 1, as the original's do."""
-
-    exit_code = 1
+_command = partial(click.command, cls=Command, usage_status=1, failure_status=FAILURE, prefix="error")
 
 
-class Command(click.Command):
-    """A command that reads its line, or raises `WrongFlags`."""
-
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Read the command line."""
-        try:
-            return super().make_context(*args, **extra)
-        except click.UsageError as error:
-            raise WrongFlags(error.format_message(), error.ctx) from None
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; Ctrl-C ends it without a word."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
-
-
-_CONTEXT = {"help_option_names": ["-h", "--help"]}
-_version = click.version_option(package_name="mofka", message="%(version)s")
-
-
-@click.command(cls=Command, context_settings=_CONTEXT)
+@_command()
 @click.argument("address", default="")
 @click.option("-c", "--config", "path", metavar="FILE", help="Configuration file, in JSON.")
 @click.option("--stdin", is_flag=True, help="Read the configuration from standard input.")
@@ -185,7 +104,7 @@ _version = click.version_option(package_name="mofka", message="%(version)s")
     "Wins over bedrock.file_mode of the configuration.",
 )
 @_level_option("info")
-@_version
+@version
 def bedrock(
     address: str,
     path: str | None,
@@ -208,22 +127,24 @@ def bedrock(
     """
     _log_to(sys.stdout, verbose)
     if path is not None and stdin:
-        _fail("-c and --stdin exclude each other")
+        raise Failure("-c and --stdin exclude each other")
     if jx9 and toml:
-        _fail("--jx9 and --toml exclude each other")
+        raise Failure("--jx9 and --toml exclude each other")
     if jx9_context is not None and not jx9:
-        _fail("--jx9-context needs --jx9")
+        raise Failure("--jx9-context needs --jx9")
     if (rank is None) != (size is None):
-        _fail("--rank and --size need each other")
+        raise Failure("--rank and --size need each other")
     if rank is not None and size is not None and rank >= size:
-        _fail(f"--rank {rank} is not one of 0 to {size - 1}, the ranks of --size {size}")
+        raise Failure(f"--rank {rank} is not one of 0 to {size - 1}, the ranks of --size {size}")
     if rank is not None and processes is not None:
-        _fail("-n starts all servers, --rank one of them")
+        raise Failure("-n starts all servers, --rank one of them")
     if ready_fd is not None:
         try:
             os.fstat(ready_fd)
         except OSError as error:
-            _fail(f"--ready-fd {ready_fd}: {error.strerror}; in a shell, {ready_fd}>FILE opens it")
+            raise Failure(
+                f"--ready-fd {ready_fd}: {error.strerror}; in a shell, {ready_fd}>FILE opens it"
+            ) from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _allow_open_files()
     read = cache(partial(_read, path, stdin))
@@ -352,7 +273,7 @@ def _of_rank(path: str, world: World) -> str:
 def _service_options(function: F) -> F:
     """Give a command the options by which it finds the servers of a service."""
     for option in (
-        _version,
+        version,
         _level_option("warning"),
         click.option(
             "-f",
@@ -446,7 +367,7 @@ def _ask_all(addresses: list[str], question: Callable[[str], R]) -> tuple[dict[s
     return answers, len(answers) == len(addresses)
 
 
-@click.command(cls=Command, context_settings=_CONTEXT)
+@_command()
 @_service_options
 @click.option(
     "-i",
@@ -486,13 +407,9 @@ def query(
     bedrocks = BedrockClient(client, provider_id=ENGINE_ID if provider_id is None else provider_id)
     try:
         script = None if jx9_file is None else read_small(jx9_file, pipes=True).decode()
-        members = _members(client, protocol, addresses, ranks, flock_file, wait)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}")
     except UnicodeDecodeError as error:
-        _fail(f"{jx9_file}: not UTF-8, at byte {error.start}")
-    except MargoError as error:
-        _fail(error)
+        raise Failure(f"{jx9_file}: not UTF-8, at byte {error.start}") from None
+    members = _members(client, protocol, addresses, ranks, flock_file, wait)
     question = bedrocks.config if script is None else partial(bedrocks.query, script=script)
     answers, is_complete = _ask_all(members, question)
     layout: dict[str, Any] = {"indent": 4} if pretty else {"separators": (",", ":")}
@@ -500,7 +417,7 @@ def query(
     sys.exit(0 if is_complete else FAILURE)
 
 
-@click.command(cls=Command, context_settings=_CONTEXT)
+@_command()
 @_service_options
 def shutdown(
     protocol: str, addresses: tuple[str, ...], ranks: tuple[int, ...], flock_file: str | None, verbose: str
@@ -511,9 +428,6 @@ def shutdown(
     """
     _log_to(sys.stderr, verbose)
     client = Client()
-    try:
-        members = _members(client, protocol, addresses, ranks, flock_file, 0)
-    except MargoError as error:
-        _fail(error)
+    members = _members(client, protocol, addresses, ranks, flock_file, 0)
     _, is_complete = _ask_all(members, BedrockClient(client).shutdown)
     sys.exit(0 if is_complete else FAILURE)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from diaspora_stream.console.commands import Command, version
 from mochi.margo import transport
 from mochi.margo.errors import AddressError
 from mochi.margo.libfabric import Libfabric
@@ -59,7 +60,7 @@ FORMS = (
 
 
 class Trial(NamedTuple):
-    """What a form gave: an address at which a server would listen, or the reason why there is none."""
+    """What came of a form: an address at which a server would listen, or the reason why there is none."""
 
     form: Form
     address: str | None
@@ -80,7 +81,7 @@ def try_form(form: Form) -> Trial:
 
 
 def _given(address: str) -> Form:
-    """Give the form of an address that was asked for."""
+    """Return the form of an address that was asked for."""
     name, _, rest = address.partition("://")
     for form in FORMS:
         if form.addr == f"{name}://":
@@ -112,12 +113,12 @@ def _show(record: dict[str, Any]) -> None:
         click.echo(f"  {record['reason']}")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, usage_status=1, failure_status=1, prefix="error")
 @click.argument("address", default="")
 @click.option("-l", "--libraries", is_flag=True, help="List what the libfabric of this machine offers.")
 @click.option("-o", "--output", metavar="FILE", help="Write the results there, in JSON.")
-@click.version_option(package_name="mofka", message="%(version)s")
-def info(address: str, libraries: bool, output: str | None) -> None:
+@version
+def main(address: str, libraries: bool, output: str | None) -> None:
     """Try each form of address, or ADDRESS alone, and say which ones a server can be started with here."""
     trials = [try_form(form) for form in ([_given(address)] if address else FORMS)]
     records = [_record(index, trial) for index, trial in enumerate(trials)]
@@ -156,17 +157,3 @@ def _show_libfabric() -> None:
         return
     for provider, domains in offers.items():
         click.echo(f"  {provider}: {', '.join(domains)}")
-
-
-def main() -> None:
-    """Run the command; wrong flags exit with 1, as the original's do."""
-    try:
-        info.main(standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(1)
-    except click.Abort:
-        sys.exit(130)
-    except OSError as error:
-        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
-        sys.exit(1)

@@ -9,15 +9,15 @@ point a float, all else is text; a key that is repeated has a list.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from diaspora_stream.console.commands import DottedCommand, Failure, Group, version
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import Validator
-from mochi.bedrock.commands import CONTEXT, Failure, Group
 from mochi.mofka.client.driver import MofkaDriver
 from mochi.mofka.spec import MofkaServiceSpec, Storage
 
@@ -31,47 +31,12 @@ _DEPENDENCIES = "dependencies"
 """The parameter whose values are names, whatever they look like."""
 
 
-class _Command(click.Command):
-    """A command that takes dotted options as well.
+class _Command(DottedCommand):
+    """A command whose dotted options are typed, but for names; a key that is repeated has a list."""
 
-    Parameters
-    ----------
-    objects : mapping
-        For each parameter that is an object, the names before the point.
-    """
-
-    def __init__(self, *arguments: Any, objects: Mapping[str, Sequence[str]], **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._objects = objects
-        self.epilog = "Also " + ", ".join(
-            " or ".join(f"--{name}.FIELD VALUE" for name in names) for names in objects.values()
-        )
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the dotted options out, and read the others."""
-        parameters = {name: key for key, names in self._objects.items() for name in names}
-        objects: dict[str, dict[str, Any]] = {key: {} for key in self._objects}
-        plain: list[str] = []
-        given = iter(args)
-        for argument in given:
-            if argument == "--":
-                plain += [argument, *given]
-                break
-            dotted = re.fullmatch(r"--([^.=]+)\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
-            if dotted is None or dotted[1] not in parameters:
-                plain.append(argument)
-                continue
-            text = next(given, None) if dotted[3] is None else dotted[3]
-            if text is None:
-                raise click.UsageError(f"{argument} needs a value", ctx)
-            key = parameters[dotted[1]]
-            try:
-                _put(objects[key], dotted[2].split("."), text if key == _DEPENDENCIES else typed(text))
-            except ValueError as error:
-                raise click.UsageError(f"{argument}: {error}", ctx) from None
-        rest = super().parse_args(ctx, plain)
-        ctx.params.update(objects)
-        return rest
+    def put(self, parameter: str, target: dict[str, Any], keys: Sequence[str], text: str) -> None:
+        """Put a value into an object, beside those that are there."""
+        _put(target, keys, text if parameter == _DEPENDENCIES else typed(text))
 
 
 def typed(text: str) -> Any:
@@ -127,8 +92,8 @@ _rank = click.option(
 )
 
 
-@click.group(cls=Group, context_settings=CONTEXT)
-@click.version_option(package_name="mofka", message="%(version)s")
+@click.group(cls=Group)
+@version
 def main() -> None:
     """Manage topics, partitions and storage of a Mofka service."""
 

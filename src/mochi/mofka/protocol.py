@@ -42,16 +42,20 @@ MAX_BATCH_EVENTS = 1 << 20
 MAX_REQUESTED_BYTES = 1 << 32
 """Bytes of data that one `RequestData` may ask for: those of the largest event."""
 
-END_OF_STREAM = 1
-"""Flag of a batch: its producer will send no more."""
+NUMBER = np.dtype("<i8")
+PIECE_SIZE = 3 * NUMBER.itemsize
+MAX_PIECES = 1 << 20
+"""Pieces of data that one `RequestData` may ask for."""
 
 MAX_CONSUMER_NAME = 1024
 """Characters of a consumer's name."""
 
 MAX_NUMBER = 2**63 - 1
 
+Numbers: TypeAlias = NDArray[np.int64]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Identity: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
+DataRequest: TypeAlias = tuple[Number, list[tuple[Number, Number]]]
 ConsumerName: TypeAlias = Annotated[str, Meta(max_length=MAX_CONSUMER_NAME)]
 
 
@@ -127,10 +131,17 @@ class Subscribe(msgspec.Struct, array_like=True):
 
 
 class Subscribed(msgspec.Struct, array_like=True):
-    """The feed starts at event `first`, in this epoch of the partition."""
+    """The feed starts at event `first`, in this epoch of the partition.
+
+    Attributes
+    ----------
+    takes_arrays : bool
+        Whether the server takes a `RequestData` whose pieces come in bulk.
+    """
 
     first: int
     epoch: int
+    takes_arrays: bool = False
 
 
 class Events(msgspec.Struct, array_like=True):
@@ -155,10 +166,19 @@ class Unsubscribe(msgspec.Struct, array_like=True):
 
 
 class RequestData(msgspec.Struct, array_like=True):
-    """Asks for pieces ``(offset, length)`` of the data of events; bulk of the answer: all pieces back to back."""
+    """Asks for pieces of the data of events; bulk of the answer: all pieces back to back.
+
+    Attributes
+    ----------
+    events : list
+        Each an event's id, and the ``(offset, length)`` of its pieces; none where the pieces come in bulk.
+    count : int
+        Number of pieces in bulk, see `pieces_in`.
+    """
 
     where: Where
-    events: list[tuple[Number, list[tuple[Number, Number]]]]
+    events: list[DataRequest]
+    count: Number = 0
 
 
 class Acknowledge(msgspec.Struct, array_like=True):
@@ -309,6 +329,30 @@ def split_sizes(segment: Buffer, count: int) -> tuple[NDArray[np.uint32], NDArra
         )
     sizes: NDArray[Any] = np.frombuffer(segment, SIZE)
     return sizes[:count], sizes[count:]
+
+
+def pieces_in(segment: Buffer, count: int) -> tuple[Numbers, Numbers, Numbers]:
+    """Return the `count` pieces of a segment of three arrays: the ids of their events, offsets, and lengths.
+
+    Raises
+    ------
+    Fault
+        ``bad_request``: they are others, or too many, or out of order, or overlap; or a number has no meaning.
+    """
+    if not 0 < count <= MAX_PIECES or len(segment) != PIECE_SIZE * count:
+        raise Fault(
+            "bad_request",
+            f"a segment of {len(segment)} bytes does not hold {count} pieces of {PIECE_SIZE} bytes each, "
+            f"{MAX_PIECES} at most",
+        )
+    numbers: Numbers = np.frombuffer(segment, NUMBER).reshape(3, count)
+    events, offsets, lengths = numbers
+    if numbers.min() < 0 or lengths.max() > MAX_NUMBER - offsets.max():
+        raise Fault("bad_request", f"the pieces asked for go beyond {MAX_NUMBER}")
+    same = events[1:] == events[:-1]
+    if (np.where(same, offsets[:-1] + lengths[:-1] > offsets[1:], events[1:] < events[:-1])).any():
+        raise Fault("bad_request", "the pieces asked for do not ascend by event and offset, or they overlap")
+    return events, offsets, lengths
 
 
 def raw(array: NDArray[Any]) -> memoryview:

@@ -26,15 +26,18 @@ from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
 from mochi.margo.peer.budget import Reservation
 from mochi.margo.pools import Pool
-from mochi.margo.wire import Buffer, Frame, Segment
-from mochi.mofka.chunks import Batch, InvalidBatch, Origin
+from mochi.margo.wire import Buffer, Frame, Segment, allocate_private
+from mochi.mofka.chunks import Batch, InvalidBatch, Origin, Pieces, rearranged
+from mochi.mofka.partition.blocks import joined
 from mochi.mofka.partition.contract import LargeEvent, Partition, Slice, expired
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
     LEND,
     MAX_BATCH_EVENTS,
+    MAX_PIECES,
     MAX_REQUESTED_BYTES,
+    PIECE_SIZE,
     REQUEST_DATA,
     SEND_BATCH,
     SIZE,
@@ -53,6 +56,7 @@ from mochi.mofka.protocol import (
     Subscribed,
     Unsubscribe,
     Where,
+    pieces_in,
     raw,
     split_sizes,
 )
@@ -203,7 +207,7 @@ class PartitionProvider:
         self._register(SUBSCRIBE, self._subscribe, Subscribe, pool)
         self._register(GRANT, self._grant, Grant, pool)
         self._register(UNSUBSCRIBE, self._unsubscribe, Unsubscribe, pool)
-        self._register(REQUEST_DATA, self._request_data, RequestData, pool)
+        self._register(REQUEST_DATA, self._request_data, RequestData, pool, allocate=_allocate_pieces)
         self._register(ACKNOWLEDGE, self._acknowledge, Acknowledge, pool)
         self._await_expiry()
 
@@ -429,7 +433,7 @@ class PartitionProvider:
         self._watch(request.connection)
         if request.connection in self._known:
             self._known[request.connection] = count + 1
-        request.reply(rpc.pack(Subscribed(first, self._where.epoch)))
+        request.reply(rpc.pack(Subscribed(first, self._where.epoch, takes_arrays=True)))
         self._fill(feed)
 
     def _grant(self, request: Request, granted: Grant) -> None:
@@ -533,8 +537,9 @@ class PartitionProvider:
 
     def _request_data(self, request: Request, asked: RequestData) -> None:
         self._check(asked.where)
-        size = sum(length for _, pieces in asked.events for _, length in pieces)
-        if size > MAX_REQUESTED_BYTES:
+        pieces = _pieces_of(request.frame, asked)
+        order = pieces.order()
+        if (size := int(pieces.lengths.sum(dtype=float))) > MAX_REQUESTED_BYTES:
             raise Fault(
                 "bad_request",
                 f"{size} bytes of data are too many for one request, {MAX_REQUESTED_BYTES} at most",
@@ -543,14 +548,16 @@ class PartitionProvider:
         def done(outcome: Sequence[Buffer] | BaseException) -> None:
             if isinstance(outcome, BaseException):
                 request.fail(outcome)
-            else:
-                request.reply(rpc.pack(Done()), [outcome])
+                return
+            if order is not None:
+                outcome = [rearranged(joined(outcome), pieces, order)]
+            request.reply(rpc.pack(Done()), [outcome])
 
         def read() -> None:
             with self._lock:
                 if self._closed is not None:
                     raise self._closed
-                self._partition.read_data(asked.events, done)
+                self._partition.read_data(pieces if order is None else pieces.at(order), done)
 
         request.reserve(size, read)
 
@@ -603,6 +610,25 @@ def _segments(frame: Frame) -> tuple[Segment, Segment, Segment]:
     if sizes.lease or metadata.lease:
         raise Fault("bad_request", "the sizes and the metadata of a batch come inline, not in a lent buffer")
     return sizes, metadata, data
+
+
+def _allocate_pieces(frame: Frame) -> Sequence[memoryview]:
+    """Return memory for the pieces that a request for data brings, if it brings any."""
+    if len(frame.segments) > 1 or any(
+        segment.lease or segment.length > PIECE_SIZE * MAX_PIECES for segment in frame.segments
+    ):
+        raise Fault("bad_request", f"pieces of data come inline in one segment, and are {MAX_PIECES} at most")
+    return allocate_private(frame)
+
+
+def _pieces_of(frame: Frame, asked: RequestData) -> Pieces:
+    """Return the pieces of a request for data, whose message or bulk has them."""
+    if not frame.bulk and not asked.count:
+        return Pieces.of(asked.events)
+    segment = frame.bulk[0] if frame.bulk else b""
+    if asked.events or segment is None:
+        raise Fault("bad_request", "pieces of data come in the message or in bulk, not in both")
+    return Pieces(*pieces_in(segment, asked.count))
 
 
 class ProviderConfig(msgspec.Struct, forbid_unknown_fields=True):

@@ -29,8 +29,9 @@ from mochi.mofka.chunks.format import layout, ledger, seals
 from mochi.mofka.chunks.format.layout import LOCK_NAME
 from mochi.mofka.chunks.format.ledger import MAX_PRODUCERS, REMEMBERED_BATCHES, Ledger, Origin, Remembered
 from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head
+from mochi.mofka.chunks.pieces import DataRequest, Pieces, gathered, rearranged, touch
 from mochi.mofka.chunks.place import ASIDE, remove_partition
-from mochi.mofka.chunks.reader import DataRequest, EventRange, fresh_memory
+from mochi.mofka.chunks.reader import EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
 from mochi.mofka.chunks.retaining import read_first
 from mochi.mofka.chunks.retention import KEEP_ALL, Retention
@@ -73,6 +74,7 @@ __all__ = [
     "PartitionDirectory",
     "PartitionLocked",
     "PartitionPoisoned",
+    "Pieces",
     "PosixFiles",
     "Recovery",
     "Remembered",
@@ -82,15 +84,18 @@ __all__ = [
     "StorageError",
     "follow",
     "fresh_memory",
+    "gathered",
     "layout",
     "ledger",
     "make_again",
     "read_first",
     "read_head",
+    "rearranged",
     "recover",
     "remove_partition",
     "seals",
     "see_that_files_are_files",
+    "touch",
     "update_roster",
     "view",
 ]

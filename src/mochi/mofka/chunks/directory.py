@@ -24,7 +24,8 @@ from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.events import Batch
 from mochi.mofka.chunks.format.layout import QUARANTINE_PREFIX
 from mochi.mofka.chunks.format.ledger import Remembered
-from mochi.mofka.chunks.reader import Allocate, ChunkReader, DataRequest, EventRange, fresh_memory
+from mochi.mofka.chunks.pieces import DataRequest, Pieces
+from mochi.mofka.chunks.reader import Allocate, ChunkReader, EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, recover, survey
 from mochi.mofka.chunks.retaining import Trimmer
 from mochi.mofka.chunks.retention import KEEP_ALL
@@ -151,11 +152,16 @@ class ChunkView:
             If an event was dropped, perhaps meanwhile.
         CorruptPartition, StorageError
             As in `read_range`.
-
-        Notes ----- One system call for each run of pieces that touch in the file, and one for each run of
-        consecutive ids.
         """
         return self._reader.read_data(requests, allocate_data)
+
+    def read_pieces(self, pieces: Pieces, allocate_data: Allocate = fresh_memory) -> memoryview:
+        """Read pieces of the data of events, in ascending order: all of them, back to back.
+
+        Errors are those of `read_data`. The number of calls depends on how many runs of blocks are read, each of 64 KiB
+        of data, and not on the number of pieces.
+        """
+        return self._reader.read_pieces(pieces, allocate_data)
 
     def close(self) -> None:
         """Let go of the files; a second call does nothing."""

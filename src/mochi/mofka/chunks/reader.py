@@ -8,8 +8,8 @@ those that were written, or `DamagedEvents` tells which are not. What has none, 
 by the index, and served as it is.
 
 Invariants: nothing is read that a seal or an index record does not cover; no record is believed that reaches
-beyond its chunk; touching pieces are read in one call; what is asked for outside the partition is refused, never
-read.
+beyond its chunk; pieces in blocks that touch are read in one call; what is asked for outside the partition is
+refused, never read.
 """
 
 import errno
@@ -28,17 +28,16 @@ from mochi.mofka.chunks.catalog import Catalog, Chunk
 from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.seals import BLOCK
+from mochi.mofka.chunks.pieces import DataRequest, Numbers, Pieces, gathered, rearranged, touch
 from mochi.mofka.chunks.seal_finder import SealFinder
 from mochi.mofka.chunks.seal_runs import RunStream, SealRun
 
 _MAX_EVENTS_PER_RANGE = 16384
 _MOST_DAMAGED = 256
+_MAX_SCRATCH = 4 << 20
 
 Allocate = Callable[[int], memoryview]
 """Gives writable memory of the number of bytes asked for."""
-
-DataRequest = tuple[int, Sequence[tuple[int, int]]]
-"""An event's id, and the (offset, length) of the pieces wanted of its data."""
 
 
 def fresh_memory(size: int) -> memoryview:
@@ -104,17 +103,6 @@ class _Span:
 
     def stream(self, kind: str) -> _Stream:
         return self.metadata if kind == layout.META else self.data
-
-
-class _Run:
-    """Bytes of a file that touch, to be read at once: events, or a piece of one, of a span."""
-
-    __slots__ = ("length", "span", "start")
-
-    def __init__(self, span: _Span, start: int, length: int) -> None:
-        self.span = span
-        self.start = start
-        self.length = length
 
 
 class ChunkReader:
@@ -217,54 +205,99 @@ class ChunkReader:
         self, requests: Sequence[DataRequest], allocate_data: Allocate = fresh_memory
     ) -> list[memoryview]:
         """Read pieces of the data of events; see `PartitionDirectory.read_data`."""
-        runs: list[_Run] = []
-        lengths = []
-        located = self._locate([event_id for event_id, _ in requests])
-        for (event_id, pieces), (span, start, size) in zip(requests, located, strict=True):
-            for offset, length in pieces:
-                if offset < 0 or length < 0 or offset + length > size:
-                    raise self._out_of_range(
-                        f"bytes {offset} to {offset + length} of event {event_id}, which has {size} of data"
-                    )
-                last = runs[-1] if runs else None
-                if last and last.span is span and last.start + last.length == start + offset:
-                    last.length += length
-                else:
-                    runs.append(_Run(span, start + offset, length))
-            lengths.append(sum(length for _, length in pieces))
-        content = allocate_data(sum(lengths)).cast("B")
+        for event_id, _ in requests:
+            self._check_id(event_id)
+        pieces = Pieces.of(requests)
+        order = pieces.order()
+        if order is None:
+            content = self.read_pieces(pieces, allocate_data)
+        else:
+            content = allocate_data(pieces.size).cast("B")
+            content[:] = rearranged(self.read_pieces(pieces.at(order)), pieces, order)
+        ends = np.cumsum([sum(length for _, length in each) for _, each in requests], dtype=np.int64).tolist()
+        return [content[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+    def read_pieces(self, pieces: Pieces, allocate_data: Allocate = fresh_memory) -> memoryview:
+        """Read pieces, in ascending order, back to back; see `PartitionDirectory.read_pieces`."""
+        located = list(self._located(pieces))
+        content = allocate_data(pieces.size).cast("B")
         position = 0
+        for span, starts, lengths in located:
+            size = int(lengths.sum())
+            self._read_parts(span, starts, lengths, content[position : position + size])
+            position += size
+        return content
+
+    def _located(self, pieces: Pieces) -> Iterator[tuple[_Span, Numbers, Numbers]]:
+        """Find pieces in files: for each span in turn, where its pieces begin, and their lengths."""
+        events = pieces.events
+        at = 0
+        while at < len(events):
+            first = int(events[at])
+            chunk, most = self._chunk_of(first)
+            end = first + min(most, _MAX_EVENTS_PER_RANGE)
+            last = int(events[np.searchsorted(events, end) - 1])
+            span = self._span(chunk, first, last - first + 1)
+            until = int(np.searchsorted(events, first + span.count))
+            here = pieces.at(slice(at, until))
+            index = here.events - first
+            sizes = span.data.sizes[index]
+            if (bad := here.beyond(sizes)) is not None:
+                raise self._out_of_range(here.text(bad, int(sizes[bad])))
+            yield span, span.data.offsets[index].astype(np.int64) + here.offsets, here.lengths
+            at = until
+
+    def _read_parts(self, span: _Span, starts: Numbers, lengths: Numbers, target: memoryview) -> None:
+        """Read parts of the data of a span: those whose blocks touch, or that nearly touch, by one read."""
+        wanted = lengths > 0
+        starts, lengths = starts[wanted], lengths[wanted]
+        stops = starts + lengths
+        sealed = span.sealed
         blocks: dict[tuple[int, int], memoryview] = {}
-        for run in runs:
-            target = content[position : position + run.length]
-            if run.span.sealed is not None:
-                self._read_sealed(run.span, run.span.sealed, layout.DATA, run.start, target, blocks)
-            else:
-                self._read_span(run.span, layout.DATA, run.start, target)
-            position += run.length
-        ends = np.cumsum(lengths, dtype=np.int64).tolist()
-        return [content[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        if sealed is None:
+            begins, ends, gap = starts, stops, BLOCK
+        else:
+            (begins, ends), gap = sealed.data.around(starts, stops), 0
+        reach = np.maximum.accumulate(ends)
+        apart = np.flatnonzero((begins[1:] > reach[:-1] + gap) | (starts[1:] < starts[:-1])) + 1
+        at = position = 0
+        for until in [*apart.tolist(), len(starts)]:
+            while at < until:
+                low = int(begins[at])
+                there = at + int(np.searchsorted(reach[at:until], low + _MAX_SCRATCH, "right"))
+                end = max(there, at + 1)
+                part, sizes = starts[at:end], lengths[at:end]
+                size = int(sizes.sum())
+                into = target[position : position + size]
+                if touch(part, sizes):
+                    self._read_run(span, int(part[0]), into, blocks)
+                else:
+                    content = fresh_memory(int(ends[at:end].max()) - low)
+                    self._read_run(span, low, content, blocks)
+                    into[:] = gathered(content, part - low, sizes)
+                position += size
+                at = end
+
+    def _read_run(
+        self, span: _Span, start: int, target: memoryview, blocks: dict[tuple[int, int], memoryview]
+    ) -> None:
+        if span.sealed is None:
+            self._read_span(span, layout.DATA, start, target)
+        else:
+            self._read_sealed(span, span.sealed, layout.DATA, start, target, blocks)
 
     def _chunk_of(self, event_id: int) -> tuple[Chunk, int]:
         """Give the chunk of an event, and how many events there are in it from that one on."""
-        event_count = self._catalog.event_count
-        if not 0 <= event_id < event_count:
-            raise self._out_of_range(f"event {event_id} of a partition of {event_count} events")
+        event_count = self._check_id(event_id)
         chunk = self._catalog.find(event_id)
         return chunk, min(chunk.end_id, event_count) - event_id
 
-    def _locate(self, event_ids: Sequence[int]) -> Iterator[tuple[_Span, int, int]]:
-        """Give span, offset and size of each event's data; one look-up for each run of consecutive ids."""
-        position = 0
-        while position < len(event_ids):
-            first = event_ids[position]
-            chunk, most = self._chunk_of(first)
-            most = min(most, len(event_ids) - position)
-            count = next((n for n in range(1, most) if event_ids[position + n] != first + n), most)
-            span = self._span(chunk, first, count)
-            offsets, sizes = span.data.offsets.tolist(), span.data.sizes.tolist()
-            yield from ((span, offset, size) for offset, size in zip(offsets, sizes, strict=True))
-            position += span.count
+    def _check_id(self, event_id: int) -> int:
+        """Check that there is such an event; return the number of all."""
+        event_count = self._catalog.event_count
+        if not 0 <= event_id < event_count:
+            raise self._out_of_range(f"event {event_id} of a partition of {event_count} events")
+        return event_count
 
     def _span(self, chunk: Chunk, first: int, most: int) -> _Span:
         """Find events of one chunk, from `first` on: at least one, and not always as many as there are."""

@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.seals import BLOCK, CONTENT, SLOT, SLOT_DTYPE, parts_at
+from mochi.mofka.chunks.pieces import Numbers
 
 _MOST_EVENTS = 1 << 13
 _MOST_BYTES = 1 << 20
@@ -37,6 +38,12 @@ class RunStream:
     bounds: NDArray[np.uint64]
     ends: NDArray[np.uint64]
     sums: NDArray[np.uint64]
+
+    def around(self, starts: Numbers, stops: Numbers) -> tuple[Numbers, Numbers]:
+        """Return where the first block of each part begins, and the last one ends; no part is empty."""
+        ends = self.ends.astype(np.int64)
+        edges = np.concatenate((self.bounds[:1].astype(np.int64), ends))
+        return edges[ends.searchsorted(starts, "right")], ends[ends.searchsorted(stops, "left")]
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Give begin, end and checksum of each block that has any of the bytes from `start` to `stop`."""

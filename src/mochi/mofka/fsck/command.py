@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from diaspora_stream.console.commands import INTERRUPTED, Command, version
 from mochi.mofka.chunks import ASIDE, REFUSALS, PosixFiles, StorageError, layout
 from mochi.mofka.fsck.check import check, is_partition, repair, size_of
 from mochi.mofka.fsck.findings import Effect, Finding, Report
@@ -103,14 +104,14 @@ def examine(
     return outcome
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, failure_status=2)
 @click.argument("path", type=click.Path(exists=True, file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print the report in JSON.")
 @click.option(
     "--repair", "mend", is_flag=True, help="Do what the report says a repair does; nothing is deleted."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show chunks, producers, cursors and all findings.")
-@click.version_option(package_name="mofka", message="%(version)s")
+@version
 def main(path: str, as_json: bool, mend: bool, verbose: bool) -> None:
     """Check the partition in the directory PATH, or all partitions named <topic>-<uuid> in it.
 
@@ -138,7 +139,7 @@ def main(path: str, as_json: bool, mend: bool, verbose: bool) -> None:
                 _show(out, outcome, verbose)
     except KeyboardInterrupt:
         err.print("interrupted" + ("; a repair may be run again" if mend else ""))
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except StorageError as error:
         raise click.UsageError(str(error)) from None
     status = max(outcome.status for outcome in outcomes)

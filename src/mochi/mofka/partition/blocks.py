@@ -7,7 +7,8 @@ object each; every byte is merged at most some ten times. Calls must not overlap
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.chunks import Pieces, gathered, touch
+from mochi.mofka.partition.contract import Slice
 
 MERGED_EVENTS = 512
 MERGED_BYTES = 64 << 10
 """Neighbours are merged while what comes out has at most so many events, and so many bytes."""
+
+SMALL_PIECE = 4 << 10
+"""Pieces that have fewer bytes than so many on average are copied into one buffer; larger ones are sent as they lie."""
 
 OVERHEAD = 1024
 """Bytes that a block is taken to cost beside its events."""
@@ -199,31 +204,28 @@ class Blocks:
             [part.data for part in parts] if with_data else (),
         )
 
-    def read_data(self, events: Iterable[EventPieces]) -> list[memoryview]:
-        """Hand out views of pieces of events' data. No copy.
+    def read_data(self, pieces: Pieces) -> list[memoryview]:
+        """Return buffers that hold pieces back to back: views where the pieces of a block touch or are large.
 
         Raises
         ------
         Fault
             ``out_of_range``: there is no such event, or its data has no such bytes.
         """
-        pieces: list[memoryview] = []
-        current = -1
-        for event_id, wanted in events:
-            if not self.first <= event_id < self.end:
-                raise Fault("out_of_range", f"there is no event {event_id}, the partition has {self.end}")
-            at = bisect_right(self._firsts, event_id) - 1
-            if at != current:
-                current, block = at, self._blocks[at]
-                offsets = _offsets(block.data_sizes)
-            index = event_id - block.first
-            start, size = int(offsets[index]), int(block.data_sizes[index])
-            for offset, length in wanted:
-                if offset < 0 or length < 0 or offset + length > size:
-                    what = f"bytes {offset} to {offset + length} of event {event_id}, whose data has {size}"
-                    raise Fault("out_of_range", what)
-                pieces.append(block.data[start + offset : start + offset + length])
-        return pieces
+        events = pieces.events
+        if not len(events):
+            return []
+        low, high = int(events[0]), int(events[-1])
+        if not self.first <= low <= high < self.end:
+            missing = high if low >= self.first else low
+            raise Fault("out_of_range", f"there is no event {missing}, the partition has {self.end}")
+        begin, end = bisect_right(self._firsts, low) - 1, bisect_right(self._firsts, high)
+        numbers = np.searchsorted(np.array(self._firsts[begin:end]), events, side="right") - 1
+        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(events)]
+        found: list[memoryview] = []
+        for at, until in pairwise(bounds):
+            found += _pieces_of(self._blocks[begin + int(numbers[at])], pieces.at(slice(at, until)))
+        return found
 
 
 def joined(buffers: Sequence[Buffer]) -> memoryview:
@@ -235,6 +237,18 @@ def _offsets(sizes: NDArray[np.uint32]) -> NDArray[np.int64]:
     offsets = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=offsets[1:])
     return offsets
+
+
+def _pieces_of(block: Block, pieces: Pieces) -> list[memoryview]:
+    index = pieces.events - block.first
+    sizes = block.data_sizes[index]
+    if (bad := pieces.beyond(sizes)) is not None:
+        raise Fault("out_of_range", f"there are no {pieces.text(bad, int(sizes[bad]))}")
+    starts = _offsets(block.data_sizes)[index] + pieces.offsets
+    if pieces.size < SMALL_PIECE * len(starts) or touch(starts, pieces.lengths):
+        return [gathered(block.data, starts, pieces.lengths)]
+    stops = starts + pieces.lengths
+    return list(map(block.data.__getitem__, map(slice, starts.tolist(), stops.tolist())))
 
 
 def _merge(left: Block, right: Block) -> Block:

@@ -19,10 +19,7 @@ from numpy.typing import NDArray
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import Batch, Remembered
-
-EventPieces = tuple[int, Sequence[tuple[int, int]]]
-"""An event's id, and the (offset, length) of the pieces wanted of its data."""
+from mochi.mofka.chunks import Batch, Pieces, Remembered
 
 
 class Slice(msgspec.Struct):
@@ -137,10 +134,8 @@ class Partition(Protocol):
         would have to be made for more than `max_bytes`.
         """
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
-        """Read pieces of events' data; `done` is told buffers that hold all pieces back to back."""
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
+        """Read pieces of events' data, in ascending order; `done` is told buffers that hold them back to back."""
 
     def expires_in(self) -> float | None:
         """Tell in how many seconds there is something to `expire`; None: not before another `append`."""

@@ -23,12 +23,13 @@ from mochi.mofka.chunks import (
     ExpiredEvents,
     FileLayer,
     PartitionDirectory,
+    Pieces,
     Remembered,
 )
 from mochi.mofka.partition.blocks import fresh_memory
 from mochi.mofka.partition.commits import Acknowledged, Appended, Commits, IoInstance, fault_of
 from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
-from mochi.mofka.partition.contract import EventPieces, LargeEvent, Slice
+from mochi.mofka.partition.contract import LargeEvent, Slice
 from mochi.mofka.partition.tail import Tail
 from mochi.mofka.protocol import SIZE
 
@@ -264,18 +265,16 @@ class DefaultPartition:
 
         self._read(read, done)
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
         """Give pieces of events' data, at once where all events are in memory, else from an I/O thread."""
         outcome: Sequence[Buffer] | BaseException | None = None
         try:
-            if all(event_id >= self.first for event_id, _ in events):
-                outcome = self._tail.read_data(events)
+            if not len(pieces.events) or pieces.events[0] >= self.first:
+                outcome = self._tail.read_data(pieces)
         except Fault as fault:
             outcome = fault
         if outcome is None:
-            self._read(lambda: self._store.read_data(events), done)
+            self._read(lambda: [self._store.read_pieces(pieces)], done)
         else:
             done(outcome)
 

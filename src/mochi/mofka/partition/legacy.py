@@ -25,10 +25,10 @@ from mochi.margo.errors import (
     MargoError,
 )
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import Batch, Remembered
-from mochi.mofka.partition.contract import EventPieces, LargeEvent, Slice
+from mochi.mofka.chunks import Batch, Pieces, Remembered
+from mochi.mofka.partition.contract import LargeEvent, Slice
 from mochi.mofka.partition.cursors import Cursors
-from mochi.mofka.partition.legacy_store import PAGE, LegacyStore, Wanted, as_fault, damaged
+from mochi.mofka.partition.legacy_store import PAGE, LegacyStore, Placed, Wanted, as_fault, damaged
 from mochi.mofka.partition.tail import Tail
 from mochi.mofka.protocol import SIZE
 from mochi.mofka.workers import Workers
@@ -283,37 +283,35 @@ class LegacyPartition:
             data,
         )
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
         """Read pieces of events' data, at once where all events are in memory."""
         outcome: Sequence[Buffer] | BaseException | None
         try:
-            outcome = self._tail.read_data(events)
+            outcome = self._tail.read_data(pieces)
         except Fault as fault:
             outcome = fault
         if outcome is None:
-            self._read(lambda: self._pieces(events), done)
+            self._read(lambda: self._pieces(pieces), done)
         else:
             done(outcome)
 
-    def _pieces(self, events: Sequence[EventPieces]) -> Sequence[Buffer]:
-        for event_id, _ in events:
+    def _pieces(self, pieces: Pieces) -> Sequence[Buffer]:
+        events, place_of = np.unique(pieces.events, return_inverse=True)
+        for event_id in events[:1].tolist() + events[-1:].tolist():
             if not 0 <= event_id < self.count:
                 raise Fault("out_of_range", f"event {event_id} is not one of the {self.count} there are")
-        places = self._store.places([event_id for event_id, _ in events])
-        wanted: list[Wanted] = []
-        for (event_id, pieces), place in zip(events, places, strict=True):
+        places: list[Placed] = []
+        for event_id, place in zip(events.tolist(), self._store.places(events.tolist()), strict=True):
             if place is None:
                 raise damaged(event_id, event_id, "where its data is, is lost")
-            for offset, length in pieces:
-                if offset < 0 or length < 0 or offset + length > place.size:
-                    raise Fault(
-                        "out_of_range",
-                        f"event {event_id} has {place.size} bytes of data, asked were {offset} to {offset + length}",
-                    )
-            wanted.append(Wanted(event_id, place, pieces))
-        return self._store.read(wanted)
+            places.append(place)
+        sizes = np.array([place.size for place in places], np.int64)[place_of]
+        if (bad := pieces.beyond(sizes)) is not None:
+            raise Fault("out_of_range", f"there are no {pieces.text(bad, int(sizes[bad]))}")
+        each = zip(*(numbers.tolist() for numbers in (pieces.events, place_of, *pieces[1:])), strict=True)
+        return self._store.read(
+            [Wanted(event_id, places[place], [(offset, length)]) for event_id, place, offset, length in each]
+        )
 
     def remove(self) -> list[str]:
         """Remove all that is stored, once the partition is closed, and return paths of what stays: none. Blocks."""

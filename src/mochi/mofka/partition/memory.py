@@ -10,9 +10,9 @@ from typing import Any
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import KEEP_ALL, Batch, Remembered, Retention
+from mochi.mofka.chunks import KEEP_ALL, Batch, Pieces, Remembered, Retention
 from mochi.mofka.partition.blocks import Arena, Blocks, joined
-from mochi.mofka.partition.contract import EventPieces, Slice, expired
+from mochi.mofka.partition.contract import Slice, expired
 from mochi.mofka.partition.cursors import Cursors
 
 ARENA_SIZE = 16 << 20
@@ -98,14 +98,13 @@ class MemoryPartition:
         else:
             done(self._blocks.read(first, max_events, max_bytes, with_data))
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
-        """Hand out views of the pieces. No copy."""
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
+        """Hand out the pieces; small ones are copied."""
         outcome: Sequence[Buffer] | BaseException
-        gone = [event_id for event_id, _ in events if 0 <= event_id < self.first]
         try:
-            outcome = expired(gone[0], self.first) if gone else self._blocks.read_data(events)
+            if len(pieces.events) and 0 <= (least := int(pieces.events[0])) < self.first:
+                raise expired(least, self.first)
+            outcome = self._blocks.read_data(pieces)
         except Fault as fault:
             outcome = fault
         done(outcome)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mochi.margo.bulk import BufferPoolConfig, shared_pool
-from mochi.mofka.chunks import Batch, Buffer
+from mochi.mofka.chunks import Batch, Buffer, Pieces
 from mochi.mofka.partition.blocks import Arena, Blocks
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.partition.contract import Slice
 
 KEPT = 16 << 20
 """Bytes kept of a partition, with what they cost beside: some batches of a feed."""
@@ -75,8 +75,8 @@ class Tail:
                 return None
             return self._blocks.read(first, max_events, max_bytes, with_data)
 
-    def read_data(self, events: Sequence[EventPieces]) -> list[memoryview] | None:
-        """Give a copy of pieces of events' data, so that a small one holds no large memory; None if not all are kept.
+    def read_data(self, pieces: Pieces) -> list[memoryview] | None:
+        """Return a copy of pieces of events' data, so that a small one holds no large memory; None if not all are kept.
 
         Raises
         ------
@@ -85,10 +85,11 @@ class Tail:
         """
         with self._lock:
             self._unread = 0
-            if not all(self._blocks.first <= event_id < self._blocks.end for event_id, _ in events):
+            events = pieces.events
+            if len(events) and not self._blocks.first <= events[0] <= events[-1] < self._blocks.end:
                 return None
-            pieces = self._blocks.read_data(events)
-        return [memoryview(b"".join(pieces))]
+            found = self._blocks.read_data(pieces)
+        return [memoryview(b"".join(found))]
 
 
 def _copied(buffers: Sequence[Buffer], size: int, arena: Arena) -> memoryview:

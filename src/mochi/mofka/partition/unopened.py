@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import Batch, Remembered
-from mochi.mofka.partition.contract import EventPieces, Slice
+from mochi.mofka.chunks import Batch, Pieces, Remembered
+from mochi.mofka.partition.contract import Slice
 
 
 class UnopenedPartition:
@@ -62,9 +62,7 @@ class UnopenedPartition:
         """Say why."""
         done(self.error)
 
-    def read_data(
-        self, events: Sequence[EventPieces], done: Callable[[Sequence[Buffer] | BaseException], None]
-    ) -> None:
+    def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
         """Say why."""
         done(self.error)
 
