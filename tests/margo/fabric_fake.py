@@ -43,7 +43,7 @@ class FakeFabric:
             ffi.new("struct fi_domain_attr *", {"mr_mode": self.modes, "mr_key_size": 4})
         )
         info.fabric_attr = self.keep(ffi.new("struct fi_fabric_attr *"))
-        return Provider(self, Kind("fake"), info)  # type: ignore[arg-type]
+        return Provider(self, Kind("fake", "nothing"), info)  # type: ignore[arg-type]
 
     def keep(self, thing: Any) -> Any:
         self._kept.append(thing)

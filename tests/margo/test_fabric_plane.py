@@ -143,6 +143,7 @@ def test_memory_stays_where_a_stopped_peer_may_still_fill_it(library: Library) -
         mine = plane.lease(SIZE)
         assert read(plane, number, mine, base, key).wait() is None
         process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         mine.view[:256] = bytes(256)
         assert isinstance(read(plane, number, mine, base, key, seconds=0.3).wait(), FabricError)
         assert plane.quarantined == SIZE
@@ -161,6 +162,7 @@ def test_memory_stays_where_a_stopped_peer_may_still_fill_it(library: Library) -
 def test_a_closed_endpoint_tells_those_who_wait(plane: Plane, peer: Peer) -> None:
     mine, number = plane.lease(SIZE), plane.meet(peer.name)
     peer.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, peer.process.pid, os.WSTOPPED | os.WNOWAIT)
     outcome = read(plane, number, mine, peer.base, peer.key)
     plane.close()
     assert isinstance(outcome.wait(), FabricError)

@@ -6,7 +6,7 @@ stay on their sockets, for libfabric tells nobody that an idle peer has died.
 """
 
 from mochi.margo.fabric.fetcher import PLACE_FROM, Fetcher, Placed
-from mochi.margo.fabric.library import FabricError, NoFabric
+from mochi.margo.fabric.library import FabricError, NoFabric, load
 from mochi.margo.fabric.plane import Lease, Plane
 from mochi.margo.fabric.starting import offer, plane_to, start
 
@@ -18,6 +18,7 @@ __all__ = [
     "NoFabric",
     "Placed",
     "Plane",
+    "load",
     "offer",
     "plane_to",
     "start",

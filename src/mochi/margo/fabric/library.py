@@ -120,6 +120,23 @@ class Library:
         call.fi_freeinfo(first[0])
         return found
 
+    def providers(self) -> dict[str, list[str]]:
+        """Return the names of all providers, each with those of its domains (interfaces, cards)."""
+        first = self.ffi.new("struct fi_info **")
+        if self.call.fi_getinfo(API, self.ffi.NULL, self.ffi.NULL, 0, self.ffi.NULL, first):
+            return {}
+        found: dict[str, list[str]] = {}
+        entry = first[0]
+        while entry:
+            name, domain = entry.fabric_attr.prov_name, entry.domain_attr.name
+            domains = found.setdefault(self.ffi.string(name).decode() if name else "", [])
+            text = self.ffi.string(domain).decode() if domain else ""
+            if text not in domains:
+                domains.append(text)
+            entry = entry.next
+        self.call.fi_freeinfo(first[0])
+        return found
+
     def copy(self, info: Any) -> Any:
         """Return a copy of an info, which is freed when nobody holds it."""
         return self.ffi.gc(self.call.fi_dupinfo(info), self.call.fi_freeinfo)

@@ -15,6 +15,8 @@ class Kind(NamedTuple):
     ----------
     provider : str
         Its name in libfabric.
+    needs : str
+        What it needs, for people who have it not.
     by_host : bool
         Whether an endpoint is at an address of the host, else at a network card.
     wants_counter : bool
@@ -24,16 +26,28 @@ class Kind(NamedTuple):
     """
 
     provider: str
+    needs: str
     by_host: bool = True
     wants_counter: bool = False
     longest_sleep: float | None = None
 
 
+_TCP_NEEDS = "an interface with an IP address"
+
 KINDS = {
-    "verbs": (Kind("verbs;ofi_rxm"),),
-    "cxi": (Kind("cxi", by_host=False, longest_sleep=0.01),),
-    "efa": (Kind("efa", by_host=False),),
-    "tcp;ofi_rxm": (Kind("tcp", wants_counter=True), Kind("tcp;ofi_rxm")),
+    "verbs": (
+        Kind("verbs;ofi_rxm", "an InfiniBand or RoCE card with an IP address, and libibverbs and librdmacm"),
+    ),
+    "cxi": (
+        Kind(
+            "cxi",
+            "a Slingshot card, and the system's libfabric (MOFKA_LIBFABRIC names it)",
+            by_host=False,
+            longest_sleep=0.01,
+        ),
+    ),
+    "efa": (Kind("efa", "an EFA card, and libefa", by_host=False),),
+    "tcp;ofi_rxm": (Kind("tcp", _TCP_NEEDS, wants_counter=True), Kind("tcp;ofi_rxm", _TCP_NEEDS)),
 }
 """What serves the fabric of an address, the first that there is. From libfabric 2.0 on, ``tcp`` needs no ``ofi_rxm``.
 
@@ -107,5 +121,6 @@ def choose(library: Library, fabric: str, host: str = "", card: str = "", pid: i
     raise NoFabric(
         f"using ofi+{fabric}",
         _ENODATA,
-        f"libfabric {major}.{minor} at {library.path} offers no {names} here{where}",
+        f"libfabric {major}.{minor} at {library.path} offers no {names} here{where}; it needs "
+        f"{KINDS[fabric][0].needs}, else use ofi+tcp",
     )
