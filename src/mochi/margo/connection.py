@@ -435,13 +435,13 @@ class Connection:
             request = peer.next_event(count)
             if peer.queue and not self._is_writing:  # the greeting
                 self._send()
-            if request is not None:
-                self._handle_in_order(request)
             if self._greeting_timer is not None and peer.state is State.OPEN:
                 self._greeting_timer.cancel()
                 self._greeting_timer = None
                 self._meet()
                 self.engine.has_proven(self)
+            if request is not None:
+                self._handle_in_order(request)
             if peer.is_reading is peer.is_full:
                 self._update_reading()
             if peer.reader.has_more and peer.is_reading:
