@@ -341,6 +341,15 @@ class DataDescriptor:
                 return f"{whole}.make_unstructured_view(segments={list(segments)})"
 
 
+def whole(location: bytes, size: int) -> DataDescriptor:
+    """Return the descriptor of all data of an event, for backends: arguments are not checked."""
+    result = DataDescriptor.__new__(DataDescriptor)
+    result._location = location
+    result._base_size = result._size = size
+    result._selection = ((0, size),)
+    return result
+
+
 class _Reader:
     """A cursor over the bytes of a serialized descriptor; reading past the end is an error."""
 

@@ -10,7 +10,6 @@ can import the same modules (`Component.from_metadata`).
 import importlib
 from abc import ABC
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
@@ -46,6 +45,8 @@ def load(kind: str, name: str, base: type[T]) -> type[T]:
     TypeError
         The name is no str.
     """
+    from importlib.metadata import entry_points  # a command that only shows its help does without
+
     if not isinstance(name, str):
         raise TypeError(f"the name of a {kind} must be a str, not {name!r}")
     short, _, module = name.partition(":")

@@ -13,15 +13,15 @@ from mochi.abt_io.files import Files
 from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import (
     ChunkConfig,
-    ChunkView,
     CorruptPartition,
     DamagedEvents,
     File,
     PartitionDirectory,
     PosixFiles,
     StorageError,
-    view,
+    follow,
 )
+from mochi.mofka.chunks.directory import ChunkView
 from mochi.mofka.chunks.errors import REFUSALS
 from tests.chunks.chunk_events import Event, batch_of, chunk_files, numbered
 
@@ -258,7 +258,7 @@ def test_a_view_reads_beside_a_writer_and_changes_nothing(files: FileLayer, dire
         with (directory / "chunk-000002.desc").open("ab") as file:
             file.write(b"torn")
         before = {path.name: path.read_bytes() for path in directory.iterdir()}
-        with view(directory, files) as seen:
+        with follow(directory, files) as seen:
             assert seen.event_count == 11
             assert served(seen) == {n: numbered(n, 1)[0] for n in range(11) if n not in range(4, 8)}
             assert [chunk.count for chunk in seen.chunks] == [4, 4, 3]
@@ -268,5 +268,5 @@ def test_a_view_reads_beside_a_writer_and_changes_nothing(files: FileLayer, dire
 
 def test_a_view_of_what_is_no_directory_is_a_clear_error(files: FileLayer, tmp_path: Path) -> None:
     with pytest.raises(REFUSALS, match="No such file"):
-        view(tmp_path / "nothing", files)
+        follow(tmp_path / "nothing", files)
     assert not (tmp_path / "nothing").exists()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from msgspec import UNSET
 
 from mochi.disk.descriptors import Descriptors
 from mochi.mofka.chunks import (
@@ -87,7 +88,9 @@ class Storage(RuleBasedStateMachine):
         self.patch.setattr(journal_module, "_LIMIT", limit)
         self.patch.setattr(journal_module, "_LARGE_DATA", large)
         self.patch.setattr(journal_module, "_ZEROS", bytes(1 << 14))
-        self.config = ChunkConfig(max_events_per_chunk=7, sync=sync, retention=Retention(max_bytes))
+        self.config = ChunkConfig(
+            max_events_per_chunk=7, sync=sync, retention=Retention(UNSET if max_bytes is None else max_bytes)
+        )
         self.descriptors = descriptors
         self.directory = self.base / "0"
         self.open()
@@ -208,7 +211,7 @@ class Storage(RuleBasedStateMachine):
     @rule()
     def trim(self) -> None:
         chunks = self.store.chunks
-        kept = chunks[self.config.retention.expired(chunks, 0)].first_id
+        kept = chunks[self.config.kept.expired(chunks, 0)].first_id
         self.dropping = max(self.dropping, kept)
         with contextlib.suppress(StorageError):
             self.store.trim()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mochi.mofka.chunks import ChunkConfig, DamagedEvents, File, PartitionDirectory, PosixFiles
-from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of, unpack
 from mochi.mofka.chunks.reader import ChunkReader
 from tests.chunks.chunk_events import Event, batch_of, chunk_files, events_of, numbered

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.mofka.chunks import ChunkConfig, PartitionDirectory, Retention
-from mochi.mofka.chunks import retaining as trimming
-from mochi.mofka.chunks.clock import SECOND, Clock, shown
+from mochi.mofka.chunks import retention as trimming
+from mochi.mofka.chunks.config import SECOND
+from mochi.mofka.chunks.retention import Clock, shown
 from tests.chunks.chunk_events import batch_of, numbered
 
 HOUR = 3600 * SECOND

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, PosixFiles, StorageError
+from mochi.mofka.chunks.config import Retention
 from mochi.mofka.chunks.errors import PartitionLocked, PartitionPoisoned
-from mochi.mofka.chunks.retention import Retention
 from tests.chunks.chunk_events import batch_of, events_of, numbered
 
 
@@ -75,7 +75,7 @@ def torn(directory: Path, config: ChunkConfig) -> Path:
 def test_all_that_was_stored_is_read_and_nothing_is_changed(
     tmp_path: Path, left: Callable[[Path, ChunkConfig], Path], sync: bool, max_events: int
 ) -> None:
-    config = ChunkConfig(sync=sync, max_events_per_chunk=max_events, retention=Retention(1, None))
+    config = ChunkConfig(sync=sync, max_events_per_chunk=max_events, retention=Retention(1))
     directory = left(tmp_path / "partition", ChunkConfig(sync=sync, max_events_per_chunk=max_events))
     before = content(directory)
     with PartitionDirectory.open_to_read(directory, config, ReadOnlyFiles()) as store:

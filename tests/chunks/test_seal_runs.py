@@ -9,10 +9,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles, seal_runs, view
-from mochi.mofka.chunks.format import layout
-from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of
-from mochi.mofka.chunks.seal_runs import RunStream, SealRun, Slots
+from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles, follow
+from mochi.mofka.chunks.format import layout, seals
+from mochi.mofka.chunks.format.seals import (
+    BLOCK,
+    SLOT,
+    RunStream,
+    Seal,
+    SealRun,
+    Slots,
+    Stream,
+    seals_in,
+    sums_of,
+)
 from mochi.mofka.fsck.check import check
 from tests.chunks.chunk_events import batch_of
 
@@ -119,7 +128,7 @@ def test_a_run_ends_where_a_slot_could_not_be_found_by_halving() -> None:
 def outcomes(directory: Path) -> list[object]:
     """Tell all that reading and checking give."""
     found: list[object] = []
-    with view(directory) as store:
+    with follow(directory, PosixFiles()) as store:
         for most in (3, 1000):
             position = 0
             while position < store.event_count:
@@ -172,5 +181,5 @@ def test_one_damage_anywhere_is_told_as_if_each_seal_were_alone(
     path.write_bytes(content if isinstance(change, int) else content[:place])
     together = outcomes(directory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seal_runs, "_MOST_EVENTS", 0)
+        patch.setattr(seals, "_MOST_EVENTS", 0)
         assert together == outcomes(directory)

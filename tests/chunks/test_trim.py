@@ -19,9 +19,9 @@ from mochi.mofka.chunks import (
     PosixFiles,
     Retention,
     StorageError,
-    view,
+    follow,
 )
-from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.format.layout import Chunk
 from tests.chunks.chunk_events import batch_of, events_of, numbered
 from tests.chunks.recording_files import RecordingFiles
 
@@ -123,7 +123,7 @@ def test_a_trimmed_directory_opens_again_and_goes_on(tmp_path: Path, sync: bool)
             events += new
             assert store.damaged == []
             assert events_of(store) == events[store.first_id :]
-        with view(tmp_path) as seen:
+        with follow(tmp_path, PosixFiles()) as seen:
             assert events_of(seen) == events[store.first_id :]
     assert store.first_id > 20
 

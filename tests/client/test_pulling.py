@@ -266,7 +266,7 @@ def test_threads_that_wait_while_another_loads_keep_their_time_outs(topic: Topic
 
 
 def test_data_is_loaded_a_part_at_a_time(topic: TopicHandle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer_module, "LOAD_BYTES", 1000)
+    monkeypatch.setattr("mochi.mofka.client.loading.LOAD_BYTES", 1000)
     fill(topic, 50)
     allocated: list[int] = []
 

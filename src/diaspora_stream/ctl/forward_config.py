@@ -4,8 +4,6 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from diaspora_stream.console.hints import hint
 from diaspora_stream.consumer import byte_array_allocator, full_data_selector
 from diaspora_stream.errors import ConfigError
@@ -58,6 +56,8 @@ def parse(text: bytes) -> ForwardConfig:
     ConfigError
         Says which field cannot be used, and what would be right.
     """
+    import yaml  # at this place, for the sake of the other commands
+
     try:
         whole = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -160,4 +160,4 @@ def _memory_partition(section: dict[str, Any]) -> MemoryPartition:
     fields = DefaultFields.parse({"path": "unused", **section})
     if unused := sorted(section.keys() - {"retention"}):
         log.warning("config.partition: %s have no effect on a memory partition", ", ".join(unused))
-    return MemoryPartition({key: section[key] for key in sorted(section)}, fields.kept())
+    return MemoryPartition({key: section[key] for key in sorted(section)}, fields.kept)

@@ -8,10 +8,10 @@ from mochi.disk.contract import Buffer, File, FileLayer
 from mochi.disk.descriptors import Descriptors
 from mochi.disk.files import PosixFiles
 from mochi.disk.overlay import Cut, Overlay
-from mochi.mofka.chunks.catalog import Chunk
+from mochi.mofka.chunks.catalog import read_first, update_roster
 from mochi.mofka.chunks.chunk_files import ChunkFiles
-from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.directory import ChunkView, PartitionDirectory, view
+from mochi.mofka.chunks.config import KEEP_ALL, ChunkConfig, Retention
+from mochi.mofka.chunks.directory import PartitionDirectory
 from mochi.mofka.chunks.errors import (
     REFUSALS,
     CorruptPartition,
@@ -26,17 +26,15 @@ from mochi.mofka.chunks.errors import (
 from mochi.mofka.chunks.events import Batch
 from mochi.mofka.chunks.following import ChunkFollower, follow
 from mochi.mofka.chunks.format import layout, ledger, seals
-from mochi.mofka.chunks.format.layout import LOCK_NAME
+from mochi.mofka.chunks.format.journal import Head, Mode
+from mochi.mofka.chunks.format.layout import LOCK_NAME, Chunk
 from mochi.mofka.chunks.format.ledger import MAX_PRODUCERS, REMEMBERED_BATCHES, Ledger, Origin, Remembered
-from mochi.mofka.chunks.journal import Head, Journal, Mode, read_head
+from mochi.mofka.chunks.format.seals import SealRun, Slots
+from mochi.mofka.chunks.journal import Journal, read_head
 from mochi.mofka.chunks.pieces import DataRequest, Pieces, gathered, rearranged, touch
 from mochi.mofka.chunks.place import ASIDE, remove_partition
 from mochi.mofka.chunks.reader import EventRange, fresh_memory
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
-from mochi.mofka.chunks.retaining import read_first
-from mochi.mofka.chunks.retention import KEEP_ALL, Retention
-from mochi.mofka.chunks.roster import update_roster
-from mochi.mofka.chunks.seal_runs import SealRun, Slots
 from mochi.mofka.chunks.writer import Commit
 
 __all__ = [
@@ -52,7 +50,6 @@ __all__ = [
     "ChunkConfig",
     "ChunkFiles",
     "ChunkFollower",
-    "ChunkView",
     "Commit",
     "CorruptPartition",
     "Cut",
@@ -97,5 +94,4 @@ __all__ = [
     "see_that_files_are_files",
     "touch",
     "update_roster",
-    "view",
 ]

@@ -7,9 +7,11 @@ forked child must not use the store, and keeps its lock held as long as it lives
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
+
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from mochi.disk.contract import FileLayer
 from mochi.disk.descriptors import Descriptors
@@ -17,23 +19,22 @@ from mochi.disk.fd_cache import FdCache
 from mochi.disk.files import PosixFiles
 from mochi.disk.kept_files import KeptFiles, RoomyFiles
 from mochi.disk.overlay import Overlay
-from mochi.mofka.chunks.catalog import Catalog, Chunk
+from mochi.mofka.chunks.catalog import Catalog
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.creation import made_and_locked
 from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.events import Batch
-from mochi.mofka.chunks.format.layout import QUARANTINE_PREFIX
+from mochi.mofka.chunks.format.layout import QUARANTINE_PREFIX, Chunk
 from mochi.mofka.chunks.format.ledger import Remembered
 from mochi.mofka.chunks.pieces import DataRequest, Pieces
 from mochi.mofka.chunks.reader import Allocate, ChunkReader, EventRange, fresh_memory
-from mochi.mofka.chunks.recovery import Recovery, recover, survey
-from mochi.mofka.chunks.retaining import Trimmer
-from mochi.mofka.chunks.retention import KEEP_ALL
+from mochi.mofka.chunks.recovery import Recovery, recover
+from mochi.mofka.chunks.retention import Trimmer
 from mochi.mofka.chunks.writer import ChunkWriter, Commit
 
 
 class ChunkView:
-    """A partition's directory, to be read; made by `view`.
+    """A partition's directory, to be read.
 
     Attributes
     ----------
@@ -263,7 +264,7 @@ class PartitionDirectory(ChunkView):
                 closing(ChunkWriter(kept, path, config, catalog, recovery.ledger, recovery.head))
             )
             reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
-            trimmer = Trimmer(files, path, config.retention, catalog, cache, writer.release)
+            trimmer = Trimmer(files, path, config.kept, catalog, cache, writer.release)
             opened = ExitStack()
             opened.enter_context(closing(lock))
             descriptors.keep()
@@ -287,7 +288,7 @@ class PartitionDirectory(ChunkView):
         path = os.fspath(directory)
         with ExitStack() as resources:
             overlay = resources.enter_context(closing(Overlay(files or PosixFiles(), QUARANTINE_PREFIX)))
-            store = cls.open(path, replace(config or ChunkConfig(), retention=KEEP_ALL), overlay, descriptors)
+            store = cls.open(path, replace(config or ChunkConfig(), retention=UNSET), overlay, descriptors)
             store._writer.error = StorageError(f"the file system of {path} is read-only", path=path)
             opened = resources.pop_all()
             opened.push(store._resources)
@@ -368,7 +369,7 @@ class PartitionDirectory(ChunkView):
         return self.finish(commit)
 
     def trim(self) -> int:
-        """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.retaining.Trimmer.run`."""
+        """Drop the chunks that `config.retention` no longer keeps; see `mochi.mofka.chunks.retention.Trimmer.run`."""
         return self._trimmer.run()
 
     def expires_in(self) -> float | None:
@@ -403,26 +404,3 @@ class PartitionDirectory(ChunkView):
             If the last sync fails; everything is let go of nevertheless.
         """
         self._resources.close()
-
-
-def view(directory: str | os.PathLike[str], files: FileLayer | None = None) -> ChunkView:
-    """Open a partition's directory to read the events that its chunk files hold; nothing is changed, ever.
-
-    No lock is taken: a store may have the directory open, and what it appends later is not seen. After a crash the
-    journal is not replayed; see `mochi.mofka.chunks.recovery.survey`.
-
-    Raises
-    ------
-    CorruptPartition, StorageError
-        As `PartitionDirectory.open` does.
-    """
-    path = os.fspath(directory)
-    files = files or PosixFiles()
-    recovery = survey(files, path)
-    catalog = Catalog(recovery.chunks)
-    with ExitStack() as resources:
-        cache = resources.enter_context(
-            closing(FdCache(files, ChunkConfig().fd_cache_capacity, Descriptors()))
-        )
-        reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
-        return ChunkView(recovery, catalog, reader, resources.pop_all())

@@ -20,15 +20,15 @@ import numpy as np
 from mochi.disk.contract import FileLayer
 from mochi.disk.descriptors import Descriptors
 from mochi.disk.fd_cache import FdCache
-from mochi.mofka.chunks.catalog import Catalog, Chunk
+from mochi.mofka.chunks.catalog import Catalog
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.directory import ChunkView
 from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
 from mochi.mofka.chunks.format import layout
-from mochi.mofka.chunks.format.seals import SLOT, key_of
+from mochi.mofka.chunks.format.layout import Chunk
+from mochi.mofka.chunks.format.seals import SLOT, Slots, key_of
 from mochi.mofka.chunks.reader import ChunkReader
 from mochi.mofka.chunks.recovery import Recovery, survey
-from mochi.mofka.chunks.seal_runs import Slots
 
 _AHEAD = 1 << 20
 """Bytes of seals that are read at a time."""

@@ -24,13 +24,13 @@ from xxhash import xxh3_64_intdigest
 
 from mochi.disk.contract import FileLayer
 from mochi.disk.fd_cache import FdCache
-from mochi.mofka.chunks.catalog import Catalog, Chunk
+from mochi.mofka.chunks.catalog import Catalog
 from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.format import layout
-from mochi.mofka.chunks.format.seals import BLOCK
+from mochi.mofka.chunks.format.layout import Chunk
+from mochi.mofka.chunks.format.seals import BLOCK, RunStream, SealRun
 from mochi.mofka.chunks.pieces import DataRequest, Numbers, Pieces, gathered, rearranged, touch
 from mochi.mofka.chunks.seal_finder import SealFinder
-from mochi.mofka.chunks.seal_runs import RunStream, SealRun
 
 _MAX_EVENTS_PER_RANGE = 16384
 _MOST_DAMAGED = 256

@@ -1,73 +1,238 @@
-"""Which of a partition's oldest chunks are to go. No I/O.
+"""Dropping the oldest chunks of a partition, by a clock that only moves forward.
 
-Chunks go whole and from the oldest on, and never the one that is being written. A chunk is as old as its newest event.
+What is to go is told by `Retention`. `mofka.trimmed` tells the first chunk that is left.
 
-Clocks are set back and forth between one run of a server and the next, so a chunk's time is what it says, or what one
-before it said if that is later; one that lies in the future, or is not known, says nothing: such a chunk goes when one
-after it is old enough. What time it is, is told by `mochi.mofka.chunks.clock`.
+A machine's clock is set by people, and by programs that find it wrong; a jump ahead would make all events old at once.
+So it is read when the process starts, and what has passed since is counted by one that nobody sets, which runs on while
+the machine sleeps.
+
+Invariants:
+1. `mofka.trimmed` is on disk before a chunk file is removed, and put in its place by a rename. Wherever a crash
+   strikes, a chunk is there or gone, and all others keep their ids; what is left of one that is gone is removed at the
+   next opening.
+2. The journal needs no chunk that is gone.
+3. Readers are told that events have expired before the files go; a file that one of them has open is closed when that
+   is done.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from mochi.mofka.chunks.catalog import Chunk
-from mochi.mofka.chunks.clock import SECOND
+from msgspec import UNSET
+
+from mochi.disk.contract import FileLayer
+from mochi.disk.fd_cache import FdCache
+from mochi.mofka.chunks.catalog import Catalog, write_first
+from mochi.mofka.chunks.config import SECOND, Retention
+from mochi.mofka.chunks.errors import REFUSALS, StorageError
+from mochi.mofka.chunks.format import layout
+from mochi.mofka.chunks.format.layout import Chunk
+
+NOTABLE: Final = 60 * SECOND
+"""A jump of the machine's clock that is told, in nanoseconds."""
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How much of a partition is kept; all of it where nothing is set.
+def _since_boot() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
-    Attributes
+
+class Clock:
+    """Time that only moves forward. Any thread.
+
+    Parameters
     ----------
-    max_bytes : int, optional
-        Bytes that the files of all chunks may have together; what is being written may go beyond by itself.
-    max_age : float, optional
-        Seconds after which events may go.
+    wall : callable
+        The machine's clock, in nanoseconds since 1970.
+    steady : callable
+        One that nobody sets, in nanoseconds.
     """
 
-    max_bytes: int | None = None
-    max_age: float | None = None
+    def __init__(
+        self,
+        wall: Callable[[], int] = time.time_ns,
+        steady: Callable[[], int] = _since_boot,
+    ) -> None:
+        self._wall = wall
+        self._steady = steady
+        self._offset = wall() - steady()
+        self._jump = 0
 
-    def __bool__(self) -> bool:
-        """Whether anything ever goes."""
-        return self.max_bytes is not None or self.max_age is not None
+    def now(self) -> int:
+        """Return the time, in nanoseconds since 1970; log once if the machine's clock has been set."""
+        now = self._steady() + self._offset
+        jump = self._wall() - now
+        if abs(jump - self._jump) >= NOTABLE:
+            self._jump = jump
+            log.warning(
+                "the clock of this machine was set, and is %s %s of where it would be; until this server starts "
+                "again, events age by what has passed",
+                shown(abs(jump)),
+                "ahead" if jump > 0 else "short",
+            )
+        return now
 
-    def expired(self, chunks: Sequence[Chunk], now: int) -> int:
-        """Tell how many of the first chunks are to go, `now` being in nanoseconds since 1970."""
-        return max(self._too_much(chunks), self.too_old(chunks, now))
 
-    def _too_much(self, chunks: Sequence[Chunk]) -> int:
-        count = 0
-        if self.max_bytes is not None:
-            size = sum(chunk.size for chunk in chunks)
-            while size > self.max_bytes and count < len(chunks) - 1:
-                size -= chunks[count].size
-                count += 1
-        return count
+def shown(nanoseconds: int) -> str:
+    """Say how long something is, in the unit that suits it."""
+    seconds = nanoseconds / SECOND
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
-    def too_old(self, chunks: Sequence[Chunk], now: int) -> int:
-        """Tell how many of the first chunks are to go for their age."""
-        return max((place + 1 for place, expiry in self._expiries(chunks, now) if expiry <= now), default=0)
 
-    def next_expiry(self, chunks: Sequence[Chunk], now: int) -> int | None:
-        """Tell when the next chunk is too old, in nanoseconds since 1970; None without one."""
-        if self.max_age is None:
-            return None
-        return min((expiry for _, expiry in self._expiries(chunks, now)), default=None)
+CLOCK: Final = Clock()
+"""That of this process."""
 
-    def _expiries(self, chunks: Sequence[Chunk], now: int) -> Iterator[tuple[int, int]]:
-        """Give the place of each chunk that is not being written and has a time, and when it will be too old."""
-        if self.max_age is None:
+
+class Trimmer:
+    """Drops the chunks of an open partition that its retention no longer keeps; belongs to the appending thread.
+
+    Parameters
+    ----------
+    release : callable
+        Has the journal begin at the chunk of a number at the earliest; false if it does not, for the moment.
+    clock : Clock
+        By which chunks age.
+    """
+
+    def __init__(
+        self,
+        files: FileLayer,
+        directory: str,
+        retention: Retention,
+        catalog: Catalog,
+        cache: FdCache,
+        release: Callable[[int], bool],
+        clock: Clock = CLOCK,
+    ) -> None:
+        self._files = files
+        self._directory = directory
+        self._retention = retention
+        self._catalog = catalog
+        self._cache = cache
+        self._release = release
+        self._clock = clock
+        self._has_begun = False
+        self._last = -1
+        self._full_bytes = 0
+        self._next_expiry: int | None = None
+
+    def expires_in(self) -> float | None:
+        """Tell in how many seconds the next chunk is too old; None without one. Any thread.
+
+        Cost: 0.3 µs for each chunk.
+        """
+        now = self._clock.now()
+        expiry = self._retention.next_expiry(self._catalog.chunks, now)
+        return None if expiry is None else (expiry - now) / SECOND
+
+    def run(self) -> int:
+        """Drop what is to go, and return how many chunks that are; none yet if commits under way are in the way.
+
+        Raises
+        ------
+        StorageError
+            If the operating system refuses a call. Chunks are dropped or not, and another call goes on from there;
+            a file that cannot be removed stays until the directory is opened next.
+
+        Notes
+        -----
+        About 2 µs where nothing is to go and no chunk was begun. Else two syncs, two more if the journal begins at
+        a chunk that goes, and five files to remove for each chunk.
+        """
+        if not self._retention or not self._is_due():
+            return 0
+        chunks = self._catalog.chunks
+        now = self._clock.now()
+        if not self._has_begun:
+            self._has_begun = True
+            self._tell_of_gap(chunks, now)
+        dropped = chunks[: self._retention.expired(chunks, now)]
+        if dropped:
+            first = chunks[len(dropped)]
+            if not self._release(first.number):  # invariant 2
+                return 0
+            self._tell(dropped, self._retention.too_old(chunks, now), now)
+            write_first(self._files, self._directory, Chunk(first.number, first.first_id))  # invariant 1
+            self._catalog.drop(first.number)  # invariant 3
+        self._look_ahead()
+        self._remove(dropped)
+        return len(dropped)
+
+    def _tell_of_gap(self, chunks: Sequence[Chunk], now: int) -> None:
+        """Name a jump of the machine's clock while nothing ran here, or what may be one, before it counts."""
+        newest = max(chunk.time for chunk in chunks)
+        max_age = self._retention.max_age
+        if max_age is UNSET or not newest:
             return
-        age = int(self.max_age * SECOND)
-        latest = 0
-        for place, chunk in enumerate(chunks[:-1]):
-            if chunk.time > now:
-                yield place, chunk.time + age
-            elif chunk.time:
-                latest = max(latest, chunk.time)
-                yield place, latest + age
+        if newest > now:
+            log.warning(
+                "%s: by the clock of this machine, its newest event will be stored in %s: the clock was ahead then, or "
+                "is behind now; until then no event is too old",
+                self._directory,
+                shown(newest - now),
+            )
+        elif now - newest > max_age * SECOND:
+            log.warning(
+                "%s: by the clock of this machine, its newest event is %s old, and max_age is %s: nothing was stored "
+                "for so long, or the clock was set ahead",
+                self._directory,
+                shown(now - newest),
+                shown(int(max_age * SECOND)),
+            )
 
+    def _tell(self, dropped: Sequence[Chunk], too_old: int, now: int) -> None:
+        """Log what goes, and why."""
+        reason = f"they are more than max_bytes, {self._retention.max_bytes}"
+        if self._retention.max_age is not UNSET and too_old == len(dropped):
+            known = [chunk.time for chunk in dropped if 0 < chunk.time <= now]
+            age = shown(now - max(known)) if known else "older than what follows them"
+            reason = f"the newest of them is {age} old, and max_age is {shown(int(self._retention.max_age * SECOND))}"
+        log.info(
+            "%s: events %d to %d are dropped, which are %d chunks: %s",
+            self._directory,
+            dropped[0].first_id,
+            dropped[-1].end_id - 1,
+            len(dropped),
+            reason,
+        )
 
-KEEP_ALL = Retention()
+    def _is_due(self) -> bool:
+        last = self._catalog.last
+        max_bytes = self._retention.max_bytes
+        return (
+            last.number != self._last
+            or (max_bytes is not UNSET and self._full_bytes + last.size > max_bytes)
+            or (self._next_expiry is not None and self._next_expiry <= self._clock.now())
+        )
+
+    def _look_ahead(self) -> None:
+        chunks = self._catalog.chunks
+        self._last = chunks[-1].number
+        self._full_bytes = sum(chunk.size for chunk in chunks[:-1])
+        self._next_expiry = self._retention.next_expiry(chunks, self._clock.now())
+
+    def _remove(self, chunks: Sequence[Chunk]) -> None:
+        """Remove the files of chunks; the first refusal is raised once all others are gone."""
+        refusal: StorageError | OSError | None = None
+        for chunk in chunks:
+            paths = [
+                os.path.join(self._directory, layout.file_name(chunk.number, kind))
+                for kind in layout.ALL_KINDS
+            ]
+            for path in paths:
+                try:
+                    self._files.remove(path)
+                except REFUSALS as error:
+                    if error.errno != errno.ENOENT:
+                        refusal = refusal or error
+            self._cache.forget(paths)
+        if refusal is not None:
+            raise refusal

@@ -13,10 +13,9 @@ from threading import Lock
 import numpy as np
 
 from mochi.disk.fd_cache import FdCache
-from mochi.mofka.chunks.catalog import Chunk
 from mochi.mofka.chunks.format import layout, seals
-from mochi.mofka.chunks.format.seals import SLOT
-from mochi.mofka.chunks.seal_runs import SealRun, Slots
+from mochi.mofka.chunks.format.layout import Chunk
+from mochi.mofka.chunks.format.seals import SLOT, SealRun, Slots
 
 _AROUND = SLOT * 64
 _AHEAD = 1 << 17

@@ -30,16 +30,17 @@ from numpy.typing import NDArray
 from mochi.disk.contract import Buffer, File, FileLayer
 from mochi.disk.files import syncing
 from mochi.disk.kept_files import KeptFiles
-from mochi.mofka.chunks.catalog import Catalog, Chunk
-from mochi.mofka.chunks.chunk_files import ChunkFiles, Part, joined
-from mochi.mofka.chunks.clock import CLOCK
+from mochi.mofka.chunks.catalog import Catalog, add_to_roster, shorten_roster
+from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.events import Batch
+from mochi.mofka.chunks.format.journal import Head, Mode, Part, joined
+from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.ledger import NO_NOTES, Ledger, Remembered, pack
 from mochi.mofka.chunks.format.seals import Seal, Stream, key_of, sums_of
-from mochi.mofka.chunks.journal import Head, Journal, Mode, is_large
-from mochi.mofka.chunks.roster import add_to_roster, shorten_roster
+from mochi.mofka.chunks.journal import Journal, is_large
+from mochi.mofka.chunks.retention import CLOCK
 from mochi.shortage import is_shortage
 
 

@@ -25,7 +25,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector
@@ -37,7 +37,6 @@ from mochi.margo.errors import HeldUp, MargoError
 from mochi.margo.link import Link
 from mochi.margo.owned_lock import OwnedLock
 from mochi.mofka.client.event import (
-    FailedEvent,
     FailedFeed,
     LoadedEvent,
     MofkaEvent,
@@ -45,7 +44,7 @@ from mochi.mofka.client.event import (
     ReceivedBatch,
 )
 from mochi.mofka.client.feed import Feed
-from mochi.mofka.client.loading import allocate, select
+from mochi.mofka.client.loading import load
 from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
 from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, is_away, refusal
 from mochi.mofka.client.service import Service, deadline_after
@@ -57,9 +56,6 @@ log = logging.getLogger(__name__)
 
 MAX_CREDIT = 64 << 20
 """Bytes that the servers may send ahead of the application, all partitions together."""
-
-LOAD_BYTES = 16 << 20
-"""Bytes of selected data that one request loads; an event more ends it."""
 
 
 class MofkaConsumer(Consumer):
@@ -362,49 +358,13 @@ class MofkaConsumer(Consumer):
         return True
 
     def _load(self, batch: ReceivedBatch) -> list[Event]:
-        """Run selector and allocator for events of a batch, and load what they ask for by one request."""
+        assert self.data_selector is not None
+        assert self.data_allocator is not None
         self._loader = threading.get_ident()
         try:
-            events: list[Event] = []
-            wanted: list[tuple[int, list[tuple[int, int]]]] = []
-            targets: list[list[memoryview]] = []
-            size = 0
-            index = self._opened
-            while index < batch.count and size < LOAD_BYTES:
-                try:
-                    metadata = batch.metadata_of(index)
-                    descriptor = select(self.data_selector, metadata, batch.descriptor_of(index))
-                    if descriptor is None:
-                        events.append(LoadedEvent(batch, index, []))
-                    else:
-                        buffers, views = allocate(self.data_allocator, metadata, descriptor)
-                        events.append(LoadedEvent(batch, index, buffers))
-                        if descriptor.size:
-                            wanted.append((batch.first + index, descriptor.flatten()))
-                            targets.append(views)
-                            size += descriptor.size
-                except Exception as error:
-                    events.append(FailedEvent(batch, index, error))
-                index += 1
-            while wanted:
-                try:
-                    batch.feed.load(wanted, list(chain.from_iterable(targets)), batch.epoch)
-                    break
-                except EventsLost as error:
-                    lost = [
-                        n for n, (event_id, _) in enumerate(wanted) if error.first <= event_id < error.next
-                    ]
-                    if not lost:
-                        raise
-                    for n in reversed(lost):
-                        place = wanted[n][0] - batch.first
-                        events[place - self._opened] = FailedEvent(batch, place, error)
-                        del wanted[n], targets[n]
-        except DiasporaError as error:
-            return [FailedEvent(batch, self._opened + place, error) for place in range(len(events))]
+            return load(batch, self._opened, self.data_selector, self.data_allocator)
         finally:
             self._loader = None
-        return events
 
     def feed_ended(self, feed: Feed) -> None:
         """Take note that a partition will send no more."""

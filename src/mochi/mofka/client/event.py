@@ -9,12 +9,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from diaspora_stream.data_descriptor import DataDescriptor
+from diaspora_stream.data_descriptor import DataDescriptor, whole
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.event import Event
 from diaspora_stream.json_value import decode
-
-_ID = np.dtype("<u8")
 
 
 def _offsets(sizes: NDArray[np.uint32]) -> list[int]:
@@ -89,7 +87,7 @@ class ReceivedBatch:
     def descriptor_of(self, index: int) -> DataDescriptor:
         """Return the descriptor of one event's whole data; its location is the event's id."""
         event_id = self.first + index
-        return DataDescriptor(event_id.to_bytes(_ID.itemsize, "little"), int(self.data_sizes[index]))
+        return whole(event_id.to_bytes(8, "little"), int(self.data_sizes[index]))
 
 
 class MofkaEvent(msgspec.Struct, Event, gc=False, eq=False):

@@ -31,6 +31,7 @@ from mochi.margo.link import Link, PendingCall
 from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Frame, Kind
 from mochi.mofka.client.event import FailedFeed, ReceivedBatch
+from mochi.mofka.client.loading import Selected
 from mochi.mofka.client.refusals import EpochChanged, PartitionInfo, is_away, refusal
 from mochi.mofka.client.search import Search
 from mochi.mofka.client.service import deadline_after
@@ -38,6 +39,7 @@ from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
     MAX_NUMBER,
+    MAX_PIECES,
     REQUEST_DATA,
     SUBSCRIBE,
     UNSUBSCRIBE,
@@ -49,6 +51,7 @@ from mochi.mofka.protocol import (
     Subscribed,
     Unsubscribe,
     Where,
+    raw,
     split_sizes,
 )
 
@@ -99,7 +102,10 @@ class _Answer(PendingCall):
 
     def receive(self, frame: Frame) -> None:
         if frame.kind is Kind.RESPONSE:
-            self._subscription.feed.begun(self._subscription, rpc.unpack(frame.message, Subscribed))
+            subscription, answer = self._subscription, rpc.unpack(frame.message, Subscribed)
+            if answer.takes_arrays:
+                subscription.feed._takes_arrays = subscription.link.instance
+            subscription.feed.begun(subscription, answer)
         super().receive(frame)
 
 
@@ -119,6 +125,7 @@ class Feed:
     ) -> None:
         self._consumer = weakref.ref(consumer)
         self._service = consumer.service
+        self._takes_arrays: bytes | None = None
         self.partition = consumer.service.current(partition)
         self._topic = topic.name
         serializer = topic.serializer
@@ -409,18 +416,42 @@ class Feed:
         """Move the consumer's cursor behind an event of `epoch`; blocks for the answer."""
         message = rpc.pack(Acknowledge(self._where(epoch), self._name, event_id))
         what = f"acknowledging event {event_id} of topic {self._topic!r}"
-        self._request(ACKNOWLEDGE, message, PendingCall, what, epoch)
+        self._request(ACKNOWLEDGE, lambda link: (message, []), PendingCall, what, epoch)
 
-    def load(
-        self, wanted: list[tuple[int, list[tuple[int, int]]]], targets: list[memoryview], epoch: int
-    ) -> None:
+    def load(self, selected: Selected, targets: list[memoryview], epoch: int) -> None:
         """Load pieces of events' data into `targets`, one after another; `DiasporaError` if it cannot be had."""
-        message = rpc.pack(RequestData(self._where(epoch), wanted))
+        count = len(selected.events)
+        if count <= MAX_PIECES:
+            self._load(selected, targets, epoch)
+            return
+        content = memoryview(bytearray(int(selected.lengths.sum())))
+        at = 0
+        for begin in range(0, count, MAX_PIECES):
+            part = selected.part(begin, begin + MAX_PIECES)
+            size = int(part.lengths.sum())
+            self._load(part, [content[at : at + size]], epoch)
+            at += size
+        _scatter(content, targets)
+
+    def _load(self, selected: Selected, targets: list[memoryview], epoch: int) -> None:
+        where = self._where(epoch)
+
+        def asked_at(link: Link) -> tuple[bytes, list[list[memoryview]]]:
+            if link.instance == self._takes_arrays:
+                message = rpc.pack(RequestData(where, [], len(selected.events)))
+                return message, [[raw(numbers) for numbers in selected]]
+            return rpc.pack(RequestData(where, selected.requests())), []
+
         what = f"data of topic {self._topic!r}"
-        self._request(REQUEST_DATA, message, lambda: _DataReceiver(targets), what, epoch)
+        self._request(REQUEST_DATA, asked_at, lambda: _DataReceiver(targets), what, epoch)
 
     def _request(
-        self, name: str, message: bytes, receiver: Callable[[], PendingCall], what: str, epoch: int
+        self,
+        name: str,
+        asked_at: Callable[[Link], tuple[bytes, list[list[memoryview]]]],
+        receiver: Callable[[], PendingCall],
+        what: str,
+        epoch: int,
     ) -> None:
         """Make a request that may be repeated; where the partition is away, looks for it within the time-out."""
         service = self._service
@@ -432,7 +463,8 @@ class Feed:
                 partition, link = search.connect(partition, cause)
                 answer = receiver()
                 timeout = search.seconds_left
-                call = link.request(name, partition.provider_id, message, answer, timeout=timeout)
+                message, bulk = asked_at(link)
+                call = link.request(name, partition.provider_id, message, answer, bulk=bulk, timeout=timeout)
                 self._await(link, call, answer, name, timeout)
                 search.end("found again")
                 return
@@ -461,8 +493,13 @@ class _DataReceiver(PendingCall):
         source = frame.bulk[0] if frame.bulk else None
         if frame.kind is Kind.RESPONSE and not (len(self._targets) == 1 and source is self._targets[0]):
             assert source is not None
-            at = 0
-            for target in self._targets:
-                target[:] = source[at : at + len(target)]
-                at += len(target)
+            _scatter(source, self._targets)
         super().receive(frame)
+
+
+def _scatter(source: memoryview, targets: Sequence[memoryview]) -> None:
+    at = 0
+    for target in targets:
+        end = at + len(target)
+        target[:] = source[at:end]
+        at = end

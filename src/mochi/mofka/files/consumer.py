@@ -26,12 +26,11 @@ from mochi.mofka.chunks import DamagedEvents, ExpiredEvents, StorageError
 from mochi.mofka.client.event import (
     FailedEvent,
     FailedFeed,
-    LoadedEvent,
     MofkaEvent,
     NoMoreEvents,
     ReceivedBatch,
 )
-from mochi.mofka.client.loading import allocate, select
+from mochi.mofka.client.loading import choose
 from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
 from mochi.mofka.files.cursors import CursorKeeper
 from mochi.mofka.files.partition import EmbeddedPartition
@@ -47,9 +46,6 @@ MAX_BYTES = 8 << 20
 
 Watching: TypeAlias = Callable[[Sequence[EmbeddedPartition], Callable[[], None]], Callable[[], None]]
 """Has a function called when partitions may have more events, until what it returns is called."""
-
-LOAD_BYTES = 16 << 20
-"""Bytes of selected data that are loaded at once; an event more ends it."""
 
 
 class Feed:
@@ -312,29 +308,12 @@ class EmbeddedConsumer(Consumer):
 
     def _load(self, batch: ReceivedBatch) -> list[Event]:
         """Run selector and allocator for events of a batch, and load what they ask for."""
-        events: list[Event] = []
-        wanted: list[tuple[int, list[tuple[int, int]]]] = []
-        places: list[int] = []
-        targets: list[list[memoryview]] = []
-        size = 0
-        index = self._opened
-        while index < batch.count and size < LOAD_BYTES:
-            try:
-                metadata = batch.metadata_of(index)
-                descriptor = select(self.data_selector, metadata, batch.descriptor_of(index))
-                if descriptor is None:
-                    events.append(LoadedEvent(batch, index, []))
-                else:
-                    buffers, views = allocate(self.data_allocator, metadata, descriptor)
-                    events.append(LoadedEvent(batch, index, buffers))
-                    if descriptor.size:
-                        wanted.append((batch.first + index, descriptor.flatten()))
-                        places.append(len(events) - 1)
-                        targets.append(views)
-                        size += descriptor.size
-            except Exception as error:
-                events.append(FailedEvent(batch, index, error))
-            index += 1
+        assert self.data_selector is not None
+        assert self.data_allocator is not None
+        start, events, places, targets, selected = choose(
+            batch, self._opened, self.data_selector, self.data_allocator
+        )
+        wanted = selected.requests()
         feed: Feed = batch.feed
         try:
             found = feed.reader.read_data(wanted)
@@ -345,7 +324,7 @@ class EmbeddedConsumer(Consumer):
                 _spread(found[n] if found else feed.reader.read_data([request])[0], targets[n])
             except StorageError as error:
                 failure = _told(feed, request[0], error)
-                events[place] = FailedEvent(batch, self._opened + place, failure)
+                events[place - start] = FailedEvent(batch, place, failure)
         return events
 
     def give_back(self, event: Any) -> None:

@@ -29,7 +29,6 @@ from mochi.mofka.chunks import (
     layout,
     make_again,
     read_first,
-    read_head,
     recover,
     see_that_files_are_files,
 )
@@ -95,8 +94,8 @@ def check(files: PosixFiles, directory: str, progress: Progress = lambda size: N
                     report.locked = str(error)
                     if layout.JOURNAL_NAME in names:
                         overlay.hide(os.path.join(directory, layout.JOURNAL_NAME), _HEADS_SIZE)
-            head = read_head(overlay, directory, names)
             recovery = recover(overlay, directory, adopt=not report.locked)
+            head = recovery.was
         except CorruptPartition as error:
             report.findings.append(Finding(Effect.REFUSED, os.path.basename(error.path), str(error)))
             return report

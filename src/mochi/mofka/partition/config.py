@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from mochi.margo.bulk import BufferPoolConfig
 from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
-from mochi.mofka.chunks import KEEP_ALL, Retention
+from mochi.mofka.chunks import ChunkConfig
 
 Positive = Annotated[int, Meta(ge=1, le=2**48)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**20)]
@@ -68,20 +68,6 @@ class Consumers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     metadata_buffer_pool: MetadataPool = MetadataPool()
 
 
-class RetentionFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """How much is kept; all of it where nothing is given."""
-
-    max_bytes: Annotated[int, Meta(ge=1, le=2**63 - 1)] | UnsetType = UNSET
-    max_age: Annotated[float, Meta(gt=0, le=1e9)] | UnsetType = UNSET
-
-    def retention(self) -> Retention:
-        """Return it as storage knows it."""
-        return Retention(
-            None if self.max_bytes is UNSET else self.max_bytes,
-            None if self.max_age is UNSET else self.max_age,
-        )
-
-
 MAX_DIRECTORY_NAME = 255
 """Bytes that file systems allow for the name of a directory."""
 
@@ -124,17 +110,12 @@ def directory_of(topic: str, uuid: str, path: str) -> str:
     return os.path.join(path, f"{topic}-{uuid}")
 
 
-class DefaultFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """Configuration of a `default` partition."""
+class DefaultFields(ChunkConfig, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Configuration of a `default` partition: what can be set of its directory, and of its buffers."""
 
     path: Annotated[str, Meta(min_length=1)]
-    max_chunk_size: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 67108864
-    max_events_per_chunk: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 1000000
-    sync: bool = True
-    fd_cache_capacity: Annotated[int, Meta(ge=1, le=2**20)] = 64
     producers: Producers = Producers()
     consumers: Consumers = Consumers()
-    retention: RetentionFields | UnsetType = UNSET
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> "DefaultFields":
@@ -146,10 +127,6 @@ class DefaultFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, fr
                 f"{fields.path!r} is not expanded here, where it may be another's home; write it in full",
             )
         return fields
-
-    def kept(self) -> Retention:
-        """Return how much is kept."""
-        return KEEP_ALL if self.retention is UNSET else self.retention.retention()
 
     def expand(self) -> dict[str, Any]:
         """Return the section with all that was filled in, keys sorted; a retention only if it was given."""

@@ -95,13 +95,6 @@ class DefaultPartition:
         self._fields = fields
         self._io = io
         directory = directory_of(topic, uuid, fields.path)
-        chunks = ChunkConfig(
-            max_chunk_size=fields.max_chunk_size,
-            max_events_per_chunk=fields.max_events_per_chunk,
-            sync=fields.sync,
-            fd_cache_capacity=fields.fd_cache_capacity,
-            retention=fields.kept(),
-        )
         producers, consumers = fields.producers, fields.consumers
         self._metadata_in = _pool(producers.metadata_buffer_pool, "producers.metadata_buffer_pool")
         self._data_in = _pool(producers.data_buffer_pool, "producers.data_buffer_pool")
@@ -109,7 +102,7 @@ class DefaultPartition:
         self._sizes_out = _pool(consumers.desc_buffer_pool, "consumers.desc_buffer_pool")
         try:
             is_new = not io.files.is_directory(directory)
-            self._store = _opened(directory, chunks, io.files, descriptors)
+            self._store = _opened(directory, fields, io.files, descriptors)
         except REFUSALS as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import KEEP_ALL, Batch, Pieces, Remembered, Retention
@@ -75,14 +77,14 @@ class MemoryPartition:
     def expires_in(self) -> float | None:
         """Tell in how many seconds the oldest block is too old."""
         oldest = self._blocks.oldest
-        if self._retention.max_age is None or oldest is None:
+        if self._retention.max_age is UNSET or oldest is None:
             return None
         return oldest + self._retention.max_age - time.monotonic()
 
     def expire(self) -> None:
         """Drop the blocks that are too many, or too old."""
-        age = self._retention.max_age
-        self._blocks.expire(self._retention.max_bytes, None if age is None else time.monotonic() - age)
+        most, age = self._retention.max_bytes, self._retention.max_age
+        self._blocks.expire(None if most is UNSET else most, None if age is UNSET else time.monotonic() - age)
 
     def read(
         self,

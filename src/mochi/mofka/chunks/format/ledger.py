@@ -59,7 +59,7 @@ class Ledger:
         return self._cursors
 
     def producers(self) -> list[Remembered]:
-        """Give what is known of each producer, the one quiet for longest first."""
+        """Return what is known of each producer, the one quiet for longest first."""
         return [
             Remembered(identity, known.next, tuple(known.first_ids))
             for identity, known in self._producers.items()
@@ -107,7 +107,7 @@ class Ledger:
         self._producers.clear()
 
     def pack(self) -> bytes:
-        """Give all of it as bytes."""
+        """Return all of it as bytes."""
         return pack(self.producers(), self._cursors)
 
 
@@ -119,7 +119,7 @@ class Notes(NamedTuple):
 
 
 def pack(producers: Iterable[Remembered], cursors: Mapping[str, int]) -> bytes:
-    """Give producers with some of their last batches, and cursors, as bytes."""
+    """Return producers with some of their last batches, and cursors, as bytes."""
     known = list(producers)
     pieces = [_COUNTS.pack(len(known), len(cursors))]
     for identity, following, first_ids in known:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from mochi.disk.contract import Buffer
+from mochi.mofka.chunks.format import layout
 
 BLOCK = 1 << 16
 SLOT = 64
@@ -31,6 +32,8 @@ _PLACE = struct.Struct("<II")
 _HEADER = struct.Struct("<QIBB2xQQQQ")
 _WIDTHS = (0, 1, 2, 4)
 _FEW = 16
+_MOST_EVENTS = 1 << 13
+_MOST_BYTES = 1 << 20
 
 Sizes = NDArray[np.unsignedinteger]
 
@@ -59,7 +62,7 @@ class Stream:
         return int(self.sizes.sum(dtype=np.uint64))
 
     def bounds(self) -> NDArray[np.uint64]:
-        """Give where each event begins, and the last one ends; shape (count + 1,)."""
+        """Return where each event begins, and the last one ends; shape (count + 1,)."""
         bounds = np.empty(len(self.sizes) + 1, np.uint64)
         bounds[0] = 0
         np.cumsum(self.sizes, out=bounds[1:])
@@ -98,8 +101,21 @@ class Seal:
         """Number, in the chunk, after its last event."""
         return self.first + self.count
 
+    def records(self, chunk: int, kind: str) -> tuple[int, NDArray[np.void]]:
+        """Return what the index of a chunk, or its descriptors, should have of its events, and where."""
+        data_offsets = layout.offsets(self.data.sizes, self.data.start)
+        if kind == layout.DESC:
+            return self.descriptor_start, layout.descriptor_records(chunk, data_offsets, self.data.sizes)
+        return self.first * layout.INDEX_SIZE, layout.index_records(
+            layout.offsets(self.metadata.sizes, self.metadata.start),
+            self.metadata.sizes,
+            data_offsets,
+            self.data.sizes,
+            self.descriptor_start,
+        )
+
     def pack(self, key: int) -> bytes:
-        """Give its slots, under the key of its chunk. About 12 µs."""
+        """Return its slots, under the key of its chunk. About 12 µs."""
         metadata_width, metadata_sizes = _pack_sizes(self.metadata.sizes)
         data_width, data_sizes = _pack_sizes(self.data.sizes)
         content = b"".join(
@@ -136,12 +152,12 @@ class Seal:
 
 
 def key_of(owner: bytes, chunk: int) -> int:
-    """Give the key of a chunk's seals, from the uuid of the partition."""
+    """Return the key of a chunk's seals, from the uuid of the partition."""
     return xxh3_64_intdigest(owner + chunk.to_bytes(8, "little"))
 
 
 def sums_of(buffers: Iterable[Buffer], key: int) -> NDArray[np.uint64]:
-    """Give the checksum of each block of the content of buffers. About 6 µs a block."""
+    """Return the checksum of each block of the content of buffers. About 6 µs a block."""
     sums = []
     checksum = xxh3_64(seed=key)
     left = BLOCK
@@ -161,7 +177,7 @@ def sums_of(buffers: Iterable[Buffer], key: int) -> NDArray[np.uint64]:
 
 
 def size_at(slot: memoryview) -> int:
-    """Give how many bytes the seal has whose first slot this is, if it is one; 0 if it is the slot of no beginning."""
+    """Return how many bytes the seal has whose first slot this is, as far as known; 0 if it is no first slot."""
     _, place = _PLACE.unpack_from(slot)
     if place:
         return 0
@@ -242,7 +258,7 @@ def unpack(content: memoryview, key: int) -> tuple[Seal, int] | None:
 
 
 def seals_in(content: memoryview, key: int) -> Iterator[tuple[Seal, int]]:
-    """Give the seals that lie back to back in `content`, up to the first that is not good, and the end of each."""
+    """Return the seals that lie back to back in `content`, up to the first that is not good, and the end of each."""
     position = 0
     while found := unpack(content[position:], key):
         seal, size = found
@@ -251,7 +267,7 @@ def seals_in(content: memoryview, key: int) -> Iterator[tuple[Seal, int]]:
 
 
 def void_slots(first: int, size: int) -> bytes:
-    """Give so many bytes of slots for the events from `first` on, of no good seal, but such that halving works."""
+    """Return so many bytes of slots for the events from `first` on, of no good seal, but such that halving works."""
     slots = np.zeros(size // SLOT, SLOT_DTYPE)
     slots["first"] = first
     slots["place"] = range(len(slots))
@@ -269,7 +285,7 @@ def _slots(content: int) -> int:
 
 
 def _packed(width: int, count: int) -> int:
-    """Give the bytes of packed sizes: one number if they are all the same, or one each of the width they need."""
+    """Return the bytes of packed sizes: one number if they are all the same, or one each of the width they need."""
     return width * count if width else 4
 
 
@@ -297,3 +313,203 @@ def _unpack_sizes(content: bytes, position: int, width: int, count: int) -> NDAr
     if width:
         return np.frombuffer(content, f"<u{width}", count, position).astype(np.uint32)
     return np.full(count, int.from_bytes(content[position : position + 4], "little"), np.uint32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunStream:
+    """The metadata of a run, or its data.
+
+    Attributes
+    ----------
+    bounds : uint64 array, shape (count + 1,)
+        Where each event begins in the file, and the last one ends.
+    ends : uint64 array
+        Where each block ends that has a checksum; it begins where the one before ends.
+    sums : uint64 array
+        Checksum of each block.
+    """
+
+    bounds: NDArray[np.uint64]
+    ends: NDArray[np.uint64]
+    sums: NDArray[np.uint64]
+
+    def blocks(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Return begin, end and checksum of each block that has any of the bytes from `start` to `stop`."""
+        if start == stop:
+            return []
+        low = int(self.ends.searchsorted(np.uint64(start), "right"))
+        high = int(self.ends.searchsorted(np.uint64(stop), "left")) + 1
+        ends = self.ends[low:high].tolist()
+        begin = int(self.ends[low - 1]) if low else int(self.bounds[0])
+        return list(zip([begin, *ends[:-1]], ends, self.sums[low:high].tolist(), strict=True))
+
+    def around(
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the first block of each part begins, and the last one ends; no part is empty."""
+        ends = self.ends.astype(np.int64)
+        edges = np.concatenate((self.bounds[:1].astype(np.int64), ends))
+        return edges[ends.searchsorted(starts, "right")], ends[ends.searchsorted(stops, "left")]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SealRun:
+    """What is known of the events of one seal, or of several that follow each other.
+
+    Attributes
+    ----------
+    firsts : int64 array, shape (seals + 1,)
+        Number, in the chunk, of the first event of each seal, and the one after the last event.
+    descriptor_start : int
+        Where their descriptors begin.
+    time : int
+        When the last of them were stored, as in `Seal`.
+    metadata, data : RunStream
+    """
+
+    firsts: NDArray[np.int64]
+    descriptor_start: int
+    time: int
+    metadata: RunStream
+    data: RunStream
+
+    @property
+    def first(self) -> int:
+        """Number of the first event in the chunk."""
+        return int(self.firsts[0])
+
+    @property
+    def end(self) -> int:
+        """Number, in the chunk, after the last event."""
+        return int(self.firsts[-1])
+
+    @property
+    def count(self) -> int:
+        """Number of events."""
+        return len(self.metadata.bounds) - 1
+
+
+class _RunStreamMaker:
+    """The metadata, or the data, of the seals that a run is made of."""
+
+    def __init__(self, start: int) -> None:
+        self.start = self.stop = start
+        self._sizes: list[int] = []
+        self._packed: list[tuple[int, int, int, int]] = []
+        self._ends: list[int] = []
+        self._sums: list[bytes] = []
+
+    def add(
+        self, content: bytes, at: int, width: int, first: int, count: int, total: int, sums: bytes
+    ) -> None:
+        """Add those of a seal, whose packed sizes are at `at`; `first` is the number of events before."""
+        if width:
+            self._packed.append((at, width, first, count))
+            self._sizes.append(0)
+        else:
+            self._sizes.append(int.from_bytes(content[at : at + 4], "little"))
+        stop = self.stop + total
+        if total > BLOCK:
+            self._ends += range(self.stop + BLOCK, stop, BLOCK)
+        if total:
+            self._ends.append(stop)
+        self._sums.append(sums)
+        self.stop = stop
+
+    def made(self, content: bytes, counts: NDArray[np.int64]) -> RunStream:
+        """Return what has been added."""
+        bounds = np.empty(int(counts.sum()) + 1, np.uint64)
+        bounds[0] = self.start
+        sizes = bounds[1:]
+        sizes[:] = np.array(self._sizes, np.uint64).repeat(counts)
+        for at, width, first, count in self._packed:
+            sizes[first : first + count] = np.frombuffer(content, f"<u{width}", count, at)
+        bounds.cumsum(out=bounds)
+        return RunStream(bounds, np.array(self._ends, np.uint64), np.frombuffer(b"".join(self._sums), "<u8"))
+
+
+class Slots:
+    """Slots that lie back to back, taken apart to find seals in them."""
+
+    def __init__(self, content: memoryview, key: int) -> None:
+        slots = np.frombuffer(content[: len(content) // SLOT * SLOT], SLOT_DTYPE)
+        self._key = key
+        self._firsts = slots["first"].astype(np.uint32).data
+        self._places = slots["place"].astype(np.uint32).data
+        self._content = slots["content"].tobytes()
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def run(self, slot: int, until: int, *, in_place: bool = False) -> tuple[SealRun, int] | None:
+        """Return the run of seals that begins at a slot, and the slot after it; None if there is no good seal.
+
+        About 4 µs for each seal.
+
+        Parameters
+        ----------
+        slot : int
+        until : int
+            Number, in the chunk, that the events of the run do not go beyond, if it is not of one seal.
+        in_place : bool, optional
+            Whether all slots of a good seal must be such that halving finds it.
+        """
+        content, view, key = self._content, memoryview(self._content), self._key
+        firsts: list[int] = []
+        counts: list[int] = []
+        while slot < len(self._firsts) and not self._places[slot]:
+            at = slot * CONTENT
+            if (parts := parts_at(content, at)) is None:
+                break
+            own, count, places, widths, starts, totals, descriptor_start, seal_time = parts
+            data_sums = places[2] + 8 * -(-totals[0] // BLOCK)
+            end = data_sums + 8 * -(-totals[1] // BLOCK)
+            first = self._firsts[slot]
+            if end > len(content):
+                break
+            if not firsts:
+                begin = stop = first
+                descriptor_begin = descriptor_start
+                metadata, data = map(_RunStreamMaker, starts)
+            elif (
+                first != stop
+                or starts != (metadata.stop, data.stop)
+                or descriptor_start != descriptor_begin + (stop - begin) * layout.DESCRIPTOR_SIZE
+                or stop + count > min(until, begin + _MOST_EVENTS)
+                or metadata.stop + totals[0] - metadata.start > _MOST_BYTES
+                or data.stop + totals[1] - data.start > _MOST_BYTES
+            ):
+                break
+            if xxh3_64_intdigest(view[at + 8 : end], key ^ first) != own:
+                break
+            after = slot - (at - end) // CONTENT
+            if in_place and not self._in_place(slot, after, first):
+                break
+            before = stop - begin
+            sums = content[places[2] : data_sums], content[data_sums:end]
+            metadata.add(content, places[0], widths[0], before, count, totals[0], sums[0])
+            data.add(content, places[1], widths[1], before, count, totals[1], sums[1])
+            firsts.append(first)
+            counts.append(count)
+            stop = first + count
+            time = seal_time
+            slot = after
+        if not firsts:
+            return None
+        each = np.array(counts, np.int64)
+        return (
+            SealRun(
+                np.array([*firsts, stop], np.int64),
+                descriptor_begin,
+                time,
+                metadata.made(content, each),
+                data.made(content, each),
+            ),
+            slot,
+        )
+
+    def _in_place(self, slot: int, after: int, first: int) -> bool:
+        return all(
+            self._firsts[number] == first and self._places[number] == number - slot
+            for number in range(slot, after)
+        )
