@@ -12,6 +12,7 @@ import pytest
 
 from diaspora_stream.api import Driver
 from diaspora_stream.testing import DriverSuite
+from tests.addresses import ADDRESSES
 
 LIBRARIES = [f"lib{name}-bedrock-module.so" for name in ("flock", "yokan", "warabi", "abt-io", "mofka")]
 
@@ -34,7 +35,7 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module", params=["na+sm", "tcp"])
+@pytest.fixture(scope="module", params=ADDRESSES)
 def group_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("server")
     (directory / "config.json").write_text(json.dumps(CONFIG))

@@ -61,6 +61,7 @@ from mochi.margo.wire import (
     allocate_private,
     encode,
 )
+from tests.addresses import ADDRESSES
 
 SECONDS = 20.0
 SERVER = str(Path(__file__).with_name("margo_server.py"))
@@ -81,7 +82,7 @@ class Number(msgspec.Struct, array_like=True):
     value: int
 
 
-@pytest.fixture(params=["na+sm", "ofi+tcp://127.0.0.1", "ofi+tcp;ofi_rxm://127.0.0.1"])
+@pytest.fixture(params=ADDRESSES)
 def address(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

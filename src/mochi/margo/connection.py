@@ -149,16 +149,15 @@ class Request(Call):
             The answer is larger than any peer takes; it may still be answered with another.
         """
         connection = self.connection
-        settle = partial(connection.settle, self)
-        if self.frame.flags & ONE_WAY:
-            settle = partial(settle, None)
-        elif connection.fabric is None or (placed := connection.fabric.place(bulk)) is None:
-            frame = frame_of(Kind.RESPONSE, self.frame.call, message, bulk, descriptors)
-            settle = partial(settle, frame, bulk, descriptors)
-        else:
-            frame = placed.frame(Kind.RESPONSE, self.frame.call, message)
-            settle = partial(settle, frame, placed.inline, placed=placed)
-        connection.engine.on_loop(settle)
+        frame = placed = None
+        if not self.frame.flags & ONE_WAY:
+            if connection.fabric is not None:
+                placed = connection.fabric.place(bulk)
+            if placed is None:
+                frame = frame_of(Kind.RESPONSE, self.frame.call, message, bulk, descriptors)
+            else:
+                frame, bulk = placed.frame(Kind.RESPONSE, self.frame.call, message), placed.inline
+        connection.engine.on_loop(partial(connection.settle, self, frame, bulk, descriptors, placed))
 
     def fail(self, error: BaseException) -> None:
         """Answer with `error`, as a fault."""

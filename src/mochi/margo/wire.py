@@ -402,7 +402,7 @@ class FrameReader:
         """Find the places for the bulk of a frame; return the frame if all of it is here already."""
         here = min(inline, self._end - self._start)
         try:
-            targets = [*self._allocate(frame)] if inline or not frame.is_remote else []
+            targets = [] if frame.is_remote and not inline else [*self._allocate(frame)]
             if [*map(len, targets)] != [segment.length for segment in frame.segments if not segment.lease]:
                 raise LocalProtocolError("the memory for the bulk is not of the size of the bulk")
         except Exception as error:

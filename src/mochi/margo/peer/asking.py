@@ -38,6 +38,7 @@ from mochi.margo.wire import (
     DESCRIPTORS,
     GREETING_LIMITS,
     ONE_WAY,
+    REMOTE,
     Buffer,
     Frame,
     FrameReader,
@@ -342,6 +343,9 @@ class Asking(Conversation):
         receiver, _ = self._receivers.get(frame.call, _NOBODY)
         if receiver is None:
             raise ProtocolError("nobody waits for this")
+        if frame.is_remote:  # what is fetched is not the receiver's to allocate
+            inline = [segment for segment in frame.segments if segment.lease != REMOTE]
+            frame = msgspec.structs.replace(frame, segments=inline)
         return receiver.allocate(frame)
 
     def _greet(self, frame: Frame) -> None:
