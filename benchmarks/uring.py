@@ -24,8 +24,9 @@ from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, environment, table
 from mochi.abt_io.calls import SystemCalls, open_calls
 from mochi.abt_io.config import AbtIoConfig
-from mochi.abt_io.files import File, Files
+from mochi.abt_io.files import open_files
 from mochi.abt_io.threads import IoThreads
+from mochi.disk import PosixFile, PosixFiles
 
 FLAGS = {
     "uring": [],
@@ -49,7 +50,7 @@ Operation = Callable[[int], None]
 
 
 @contextmanager
-def journal(files: Files, place: str, size: int) -> Iterator[Operation]:
+def journal(files: PosixFiles, place: str, size: int) -> Iterator[Operation]:
     """Write a record where the file has zeros, and sync, as a commit does."""
     file = files.open(f"{place}/journal", writable=True)
     file.write([bytes(32 * MIB)], 0)
@@ -66,7 +67,7 @@ def journal(files: Files, place: str, size: int) -> Iterator[Operation]:
 
 
 @contextmanager
-def data(files: Files, place: str, size: int) -> Iterator[Operation]:
+def data(files: PosixFiles, place: str, size: int) -> Iterator[Operation]:
     """Append to a file that grows, and sync, as a commit with large data does."""
     file = files.open(f"{place}/data", writable=True)
     record = os.urandom(size)
@@ -80,7 +81,7 @@ def data(files: Files, place: str, size: int) -> Iterator[Operation]:
 
 
 @contextmanager
-def checkpoint(files: Files, place: str, size: int) -> Iterator[Operation]:
+def checkpoint(files: PosixFiles, place: str, size: int) -> Iterator[Operation]:
     """Append to four files that grow, and sync them all, as a checkpoint does."""
     several = [files.open(f"{place}/{name}", writable=True) for name in ("data", "meta", "desc", "idx")]
     record = os.urandom(size // 4)
@@ -96,7 +97,7 @@ def checkpoint(files: Files, place: str, size: int) -> Iterator[Operation]:
 
 
 @contextmanager
-def reads(files: Files, place: str, size: int, *, cold: bool) -> Iterator[Operation]:
+def reads(files: PosixFiles, place: str, size: int, *, cold: bool) -> Iterator[Operation]:
     """Read pieces of a file of 64 MiB from end to end, from the page cache or the disk."""
     content = os.urandom(MIB) * 64
     file = files.open(f"{place}/read", writable=True)
@@ -157,7 +158,7 @@ class Case(msgspec.Struct, frozen=True):
 _turns = count()
 
 
-def check(file: File, record: bytes, offset: int) -> None:
+def check(file: PosixFile, record: bytes, offset: int) -> None:
     """See that a record is where it was written, by a call of its own, and close the file."""
     if os.pread(file.fd, len(record), offset) != record:
         raise BrokenRun(f"{file.path} does not have at byte {offset} what was written there")
@@ -170,7 +171,7 @@ def _measure(pattern: str, config: AbtIoConfig, directory: Path) -> Measures:
     if config.num_urings and type(calls) is SystemCalls:
         raise BrokenRun("io_uring cannot be used here")
     threads = IoThreads("benchmark")
-    files = Files("benchmark", config, calls)
+    files = open_files("benchmark", config, calls)
     started: dict[int, float] = {}
     laps: list[float] = []
 

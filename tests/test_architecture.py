@@ -20,7 +20,7 @@ ALLOWED = {
     "mochi.flock": {CONSOLE, "mochi.margo"},
     "mochi.yokan": {CONSOLE, "mochi.disk", "mochi.margo"},
     "mochi.abt_io": {CONSOLE, "mochi.disk", "mochi.margo", "mochi.shortage"},
-    "mochi.warabi": {CONSOLE, "mochi.abt_io", "mochi.margo"},
+    "mochi.warabi": {CONSOLE, "mochi.abt_io", "mochi.disk", "mochi.margo"},
     "mochi.bedrock": {CONSOLE, "mochi.margo", "mochi.shortage"},
     "mochi.mofka.chunks": {"mochi.disk", "mochi.shortage"},
     "mochi.mofka": {

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
+from diaspora_stream.arguments import check_name
 from diaspora_stream.errors import DiasporaError
-from diaspora_stream.generations import SECOND, TODAY, Generation
+from diaspora_stream.generations import SECOND, TODAY, Generation, as_before
 from diaspora_stream.handle import Handle
 from diaspora_stream.json_value import encode
-from diaspora_stream.partition_selector import PartitionSelector
+from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.plugins import load_driver
-from diaspora_stream.serializer import Serializer
+from diaspora_stream.serializer import DefaultSerializer, Serializer
 from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import TopicHandle
-from diaspora_stream.validator import Validator
+from diaspora_stream.validator import DefaultValidator, SchemaValidator, Validator
 
 
 class Driver(Handle):
@@ -89,6 +90,14 @@ class Driver(Handle):
         """Connect, given the driver's options."""
         raise NotImplementedError
 
+    @as_before(
+        "name",
+        "validator",
+        "partition_selector",
+        "serializer",
+        topic_name="name",
+        selector="partition_selector",
+    )
     def create_topic(
         self,
         name: str,
@@ -97,14 +106,38 @@ class Driver(Handle):
         validator: Validator | None = None,
         partition_selector: PartitionSelector | None = None,
         serializer: Serializer | None = None,
+        schema: Any = None,
     ) -> None:
         """Create a topic.
+
+        Parameters
+        ----------
+        name : str
+            Its name, of 256 characters at most.
+        options : mapping
+            What the backend takes, such as ``num_partitions``.
+        validator, partition_selector, serializer : optional
+            Its components; the default ones if not given.
+        schema : JSON Schema, optional
+            Short for a ``schema`` validator.
 
         Raises
         ------
         Exception
             The topic exists, or its options cannot be used; then nothing was created.
         """
+        if schema is not None:
+            if validator is not None:
+                raise TypeError("give a validator or a schema, not both")
+            validator = SchemaValidator(schema=schema)
+        self._create_topic(
+            check_name(name), options, descriptions_of(validator, partition_selector, serializer)
+        )
+
+    def _create_topic(
+        self, name: str, options: Mapping[str, Any], descriptions: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Create a topic, given the descriptions of its components by the names of their classes."""
         raise NotImplementedError
 
     def delete_topic(self, name: str) -> None:
@@ -157,6 +190,27 @@ class Driver(Handle):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def descriptions_of(
+    validator: Validator | None, partition_selector: PartitionSelector | None, serializer: Serializer | None
+) -> dict[str, dict[str, Any]]:
+    """Return the descriptions of a new topic's components, by the name of the class; None stands for the default.
+
+    Raises
+    ------
+    TypeError
+        One of them is something else.
+    """
+    components: dict[type, Any] = {
+        Validator: DefaultValidator() if validator is None else validator,
+        PartitionSelector: DefaultPartitionSelector() if partition_selector is None else partition_selector,
+        Serializer: DefaultSerializer() if serializer is None else serializer,
+    }
+    for base, component in components.items():
+        if not isinstance(component, base):
+            raise TypeError(f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one")
+    return {base.__name__: component.to_metadata() for base, component in components.items()}
 
 
 def make_driver(kind: type[Driver], generation: Generation, options: Any) -> Driver:

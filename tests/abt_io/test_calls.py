@@ -11,7 +11,7 @@ import pytest
 
 from mochi.abt_io.calls import SystemCalls, open_calls
 from mochi.abt_io.config import AbtIoConfig
-from mochi.abt_io.files import Files
+from mochi.abt_io.files import open_files
 
 
 def test_without_urings_the_calls_are_plain_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -32,7 +32,7 @@ def test_without_the_library_one_warning_names_the_extra_and_plain_calls_do_the_
     assert "abt_io provider 'io': config.num_urings is 1, but there is no io_uring here" in record.message
     assert "pip install 'mofka[uring]'" in record.message
     assert type(calls) is SystemCalls
-    file = Files("io", config, calls).open(str(tmp_path / "a"), writable=True)
+    file = open_files("io", config, calls).open(str(tmp_path / "a"), writable=True)
     file.write([b"x"], 0)
     file.sync()
     file.close()

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from mochi.abt_io.calls import SystemCalls, open_calls
 from mochi.abt_io.config import LIBURING_FLAGS, AbtIoConfig
-from mochi.abt_io.files import File, Files
 from mochi.abt_io.threads import IoThreads
+from mochi.disk import File, PosixFile, PosixFiles
 from tests.abt_io.uring_here import kernel_has, needs_uring
 
 pytestmark = needs_uring
@@ -35,9 +35,19 @@ DEFER = "IORING_SETUP_DEFER_TASKRUN"
 SQPOLL = "IORING_SETUP_SQPOLL"
 
 
+class Files(PosixFiles):
+    """Files on io_urings, and how their bytes move."""
+
+    def __init__(self, config: AbtIoConfig) -> None:
+        self.calls = open_calls("io", config)
+        super().__init__(self.calls)
+
+    def on(self, path: str, fd: int) -> File:
+        return PosixFile(path, fd, self.calls)
+
+
 def files_on(rings: int, *flags: str) -> Files:
-    config = AbtIoConfig(num_urings=rings, liburing_flags=list(flags))
-    return Files("io", config, open_calls("io", config))
+    return Files(AbtIoConfig(num_urings=rings, liburing_flags=list(flags)))
 
 
 def content(file: File, length: int, offset: int = 0) -> bytes:
@@ -253,7 +263,7 @@ def test_requests_carry_the_flag_for_requests(
 
 def test_a_request_that_waits_leaves_others_running(files: Files, threads: IoThreads, tmp_path: Path) -> None:
     source, sink = os.pipe()
-    pipe, file = File(files, "pipe", source), files.open(str(tmp_path / "a"), writable=True)
+    pipe, file = files.on("pipe", source), files.open(str(tmp_path / "a"), writable=True)
     blocked = threads.submit(lambda: content(pipe, 4))
     for number in range(20):
         threads.submit(lambda n=number: file.write([b"x"], n)).result(SECONDS)
@@ -267,7 +277,7 @@ def test_a_request_that_waits_leaves_others_running(files: Files, threads: IoThr
 
 def test_close_waits_for_a_request_under_way(files: Files, threads: IoThreads) -> None:
     source, sink = os.pipe()
-    pipe = File(files, "pipe", source)
+    pipe = files.on("pipe", source)
     blocked = threads.submit(lambda: content(pipe, 4))
     until_in_flight(files, 1)
     closing = threading.Thread(target=files.calls.close)
@@ -302,7 +312,7 @@ def test_a_request_outlives_the_thread_that_submitted_it_for_another(tmp_path: P
     found: dict[str, bytes] = {}
 
     def read(name: str, source: int) -> None:
-        found[name] = content(File(files, name, source), 4)
+        found[name] = content(files.on(name, source), 4)
 
     first = threading.Thread(target=read, args=("first", first_source))
     first.start()
@@ -363,7 +373,7 @@ def test_a_forked_child_lets_go_of_the_rings_and_has_its_own(threads: IoThreads,
     instance = Instance("forked", pools["__primary__"], AbtIoConfig(num_urings=1, liburing_flags=[ASYNC]))
     source, sink = os.pipe()
     file = instance.files.open(str(tmp_path / "a"), writable=True)
-    pipe = File(instance.files, "pipe", source)
+    pipe = instance.files.open(f"/proc/self/fd/{source}", writable=False)
     blocked = instance.run(lambda: content(pipe, 4))
     instance.run(lambda: file.write([b"parent"], 0)).result(SECONDS)
     rings = [os.readlink(f"/proc/self/fd/{fd}") for fd in _open_fds()].count("anon_inode:[io_uring]")

@@ -886,7 +886,7 @@ def test_queries_run_beside_the_event_loop_and_connections_take_turns(
 ) -> None:
     go, order = threading.Semaphore(0), []
 
-    def query(self: Deployment, script: str, warn: object) -> str:
+    def query(self: Deployment, script: str, warn: object, pause: object) -> str:
         assert go.acquire(timeout=20)
         order.append(script)
         return script

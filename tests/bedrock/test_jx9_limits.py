@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mochi.bedrock.jx9 import limits, parser
 from mochi.bedrock.jx9.errors import Jx9Error, Jx9LimitError
 from mochi.bedrock.jx9.interpreter import holds, run
 from mochi.bedrock.jx9.limits import LOCAL, QUERY, Limits
@@ -202,3 +203,29 @@ expressions = st.recursive(
 def test_any_expression_gives_a_value_or_an_error_of_jx9(expression: str) -> None:
     attempt(expression)
     attempt(f"return {expression};")
+
+
+def test_a_script_pauses_while_it_is_read_and_while_it_runs() -> None:
+    pauses: list[None] = []
+
+    def pause() -> None:
+        pauses.append(None)
+
+    run("$a = 1;" * (10 * parser.SLICE), {}, pause=pause)
+    read = len(pauses)
+    assert read >= 40
+    pauses.clear()
+    with pytest.raises(Jx9LimitError):
+        run("while (true) { $a = 1; }", {}, pause=pause)
+    assert QUERY.steps // limits.SLICE - 2 <= len(pauses) <= QUERY.steps // limits.SLICE
+
+
+def test_a_script_that_pauses_means_what_it_means_without() -> None:
+    for script in ("$a = {x: [1, 2]}; return $a;", "return 1 +;", "$s = 'x", ""):
+        outcomes = []
+        for pause in (None, lambda: None):
+            try:
+                outcomes.append(run(script, {}, pause=pause))
+            except Jx9Error as error:
+                outcomes.append(str(error))
+        assert outcomes[0] == outcomes[1]

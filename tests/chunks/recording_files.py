@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mochi.disk.contract import Buffer
+from mochi.disk import Buffer, SyncFailed
 from mochi.mofka.chunks import File, PosixFiles, StorageError
 
 Change = tuple[int, bytes | None]
@@ -64,15 +64,17 @@ class RecordingFiles(PosixFiles):
         file.close = once  # type: ignore[method-assign]
         return file
 
-    def lock(self, path: str) -> File:
+    def lock(self, path: str) -> File:  # type: ignore[override]
         return self._tracked(super().lock(path))
 
     def called(self, operation: str, path: str) -> None:
         self.calls.append((operation, os.path.basename(path)))
         if len(self.calls) - 1 == self.fail_at:
-            raise StorageError.refused(operation, path, OSError(self.error, "made to fail"))
+            # A directory is opened to be synced, which may find no descriptor; no sync itself says so.
+            refusal = SyncFailed if operation == "sync" and self.error != errno.EMFILE else StorageError
+            raise refusal.refused(operation, path, OSError(self.error, "made to fail"))
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> File:  # type: ignore[override]
         if not writable:
             return self._tracked(super().open(path, writable=False))
         self.called("open", path)
@@ -84,6 +86,10 @@ class RecordingFiles(PosixFiles):
             if existed:
                 self.safe_names.add(path)
         return RecordedFile(self, file)
+
+    def sync_all(self, files: Sequence[File]) -> None:
+        for file in files:
+            file.sync()
 
     def sync_directory(self, path: str) -> None:
         self.called("sync", path)

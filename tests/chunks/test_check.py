@@ -541,7 +541,7 @@ class BadSectors(PosixFiles):
         self.name = name
         self.bad = bad
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> File:  # type: ignore[override]
         file = super().open(path, writable=writable)
         return BadFile(file, self.bad) if path.endswith(self.name) else file
 

@@ -9,20 +9,19 @@ from typing import Any
 import pytest
 
 from mochi.abt_io.config import AbtIoConfig
-from mochi.abt_io.files import Files
+from mochi.abt_io.files import open_files
+from mochi.disk import PosixFile
 from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import (
     ChunkConfig,
     CorruptPartition,
     DamagedEvents,
-    File,
     PartitionDirectory,
     PosixFiles,
     StorageError,
     follow,
 )
 from mochi.mofka.chunks.directory import ChunkView
-from mochi.mofka.chunks.errors import REFUSALS
 from tests.chunks.chunk_events import Event, batch_of, chunk_files, numbered
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
@@ -40,7 +39,7 @@ def made(directory: Path, first: int = 0) -> Path:
 @pytest.fixture(params=["posix", "abt_io"])
 def files(request: pytest.FixtureRequest) -> Any:
     """Each of the real layers: what tells of damage must not depend on how a layer refuses."""
-    return PosixFiles() if request.param == "posix" else Files("io", AbtIoConfig())
+    return PosixFiles() if request.param == "posix" else open_files("io", AbtIoConfig())
 
 
 @pytest.fixture
@@ -223,7 +222,7 @@ class ForbiddingFiles(PosixFiles):
         super().__init__()
         self.name = name
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> PosixFile:
         if os.path.basename(path) == self.name:
             raise StorageError.refused("open", path, OSError(errno.EACCES, "Permission denied"))
         return super().open(path, writable=writable)
@@ -267,6 +266,6 @@ def test_a_view_reads_beside_a_writer_and_changes_nothing(files: FileLayer, dire
 
 
 def test_a_view_of_what_is_no_directory_is_a_clear_error(files: FileLayer, tmp_path: Path) -> None:
-    with pytest.raises(REFUSALS, match="No such file"):
+    with pytest.raises(StorageError, match="No such file"):
         follow(tmp_path / "nothing", files)
     assert not (tmp_path / "nothing").exists()

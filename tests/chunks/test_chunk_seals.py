@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mochi.mofka.chunks import ChunkConfig, DamagedEvents, File, PartitionDirectory, PosixFiles
+from mochi.disk import PosixFile
+from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles
 from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of, unpack
 from mochi.mofka.chunks.reader import ChunkReader
@@ -105,7 +106,7 @@ class CountingFiles(PosixFiles):
         super().__init__()
         self.read: dict[str, int] = {}
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> PosixFile:
         file = super().open(path, writable=writable)
         read: Callable[[memoryview, int], None] = file.read
         kind = path.rpartition(".")[2]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mochi.mofka.chunks import File, PartitionDirectory, PartitionLocked, PosixFiles, StorageError
+from mochi.disk import PosixFile
+from mochi.mofka.chunks import PartitionDirectory, PartitionLocked, PosixFiles, StorageError
 from tests.chunks.chunk_events import batch_of, events_of, numbered
 from tests.chunks.recording_files import RecordingFiles
 
@@ -87,7 +88,7 @@ def test_no_file_goes_where_there_was_a_partition(tmp_path: Path) -> None:
 
 def test_a_file_system_without_locks_keeps_no_lock_file(tmp_path: Path) -> None:
     class WithoutLocks(PosixFiles):
-        def lock(self, path: str) -> File:
+        def lock(self, path: str) -> PosixFile:
             Path(path).touch()
             raise StorageError(f"cannot lock {path}", path=path, operation="lock", errno=errno.ENOLCK)
 

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mochi.disk import PosixFile
 from mochi.disk.descriptors import Descriptors, Holder, Holders
 from mochi.disk.errors import SyncFailed
 from mochi.mofka.chunks import ChunkConfig, File, PartitionDirectory, PosixFiles, StorageError
@@ -153,7 +154,7 @@ def test_a_sync_that_fails_where_room_is_made_ends_the_partition_it_is_of_and_no
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: PosixFiles, files: list[File]) -> None:
-        raise StorageError("no such luck", errno=errno.EIO)
+        raise SyncFailed("no such luck", errno=errno.EIO)
 
     descriptors = Descriptors(9)
     first, second = (PartitionDirectory.open(tmp_path / name, descriptors=descriptors) for name in "ab")
@@ -198,16 +199,16 @@ class Scarce(PosixFiles):
         self._directory = directory
         self.limit = limit
 
-    def _check(self) -> None:
+    def _check(self, path: str) -> None:
         if len(open_files(self._directory)) >= self.limit:
-            raise OSError(errno.EMFILE, "Too many open files")
+            raise StorageError.refused("open", path, OSError(errno.EMFILE, "Too many open files"))
 
-    def open(self, path: str, *, writable: bool) -> File:
-        self._check()
+    def open(self, path: str, *, writable: bool) -> PosixFile:
+        self._check(path)
         return super().open(path, writable=writable)
 
     def sync_directory(self, path: str) -> None:
-        self._check()
+        self._check(path)
         super().sync_directory(path)
 
 

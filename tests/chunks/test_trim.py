@@ -219,7 +219,7 @@ class SlowFiles(PosixFiles):
         self.arrived, self.gate = threading.Event(), threading.Event()
         self.open_files = 0
 
-    def open(self, path: str, *, writable: bool) -> File:
+    def open(self, path: str, *, writable: bool) -> File:  # type: ignore[override]
         file = super().open(path, writable=writable)
         return GatedFile(self, file) if path.endswith(self.name) and not writable else file  # type: ignore[return-value]
 

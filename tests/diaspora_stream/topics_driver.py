@@ -37,6 +37,7 @@ class Topics(Driver):
         validator: Validator | None = None,
         partition_selector: PartitionSelector | None = None,
         serializer: Serializer | None = None,
+        schema: Any = None,
     ) -> None:
         topics = self.list_topics()
         if name in topics:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mochi.abt_io import config as abt_io_config
-from mochi.abt_io.files import Files
+from mochi.abt_io.calls import SystemCalls
+from mochi.abt_io.files import Trace, TracedFiles
 from mochi.abt_io.threads import IoThreads
+from mochi.disk import StorageError, SyncFailed
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import Batch, DataRequest, Origin, Pieces, rearranged
 from mochi.mofka.partition.contract import LargeEvent, Partition, Slice
@@ -104,7 +105,7 @@ class GatedIo:
         self._threads.close()
 
 
-class BreakableFiles(Files):
+class BreakableFiles(TracedFiles, Trace):
     """The files of abt_io, whose operations fail when told to.
 
     Attributes
@@ -114,12 +115,17 @@ class BreakableFiles(Files):
     """
 
     def __init__(self) -> None:
-        super().__init__("io", abt_io_config.parse({}))
+        super().__init__(self, SystemCalls(), by_umask=False)
         self.broken: dict[str, int] = {}
 
     @contextmanager
-    def operation(self, kind: str, path: str, offset: int = 0, length: int = 0) -> Iterator[None]:
-        with super().operation(kind, path, offset, length):
-            if kind in self.broken:
-                raise OSError(self.broken[kind], os.strerror(self.broken[kind]))
-            yield
+    def line(self, operation: str, path: str, offset: int = 0, length: int = 0) -> Iterator[None]:
+        self.operation(operation, path)
+        yield
+
+    def operation(self, kind: str, path: str) -> None:
+        """Fail, if operations of this kind are broken."""
+        if kind in self.broken:
+            number = self.broken[kind]
+            refusal = SyncFailed if kind in ("fsync", "fdatasync") else StorageError
+            raise refusal.refused(kind, path, OSError(number, os.strerror(number)))

@@ -215,7 +215,7 @@ def test_what_the_destination_refuses_is_named_and_counted(pair: Pair) -> None:
     pair.target.delete_topic("to")
     pair.target.create_topic(
         "to", options={"num_partitions": 1}, schema={"properties": {"n": {"maximum": 1}}}
-    )  # type: ignore[call-arg]
+    )
     pair.push(0, 4)
     process = pair.start()
     assert len(pair.arrived(2)) == 2

@@ -418,14 +418,14 @@ def test_changes_of_the_topics_survive_a_kill_after_the_disk_of_the_master_datab
     large = {"type": "object", "description": "x" * 50_000}
     for name in ("large", "refused"):
         with pytest.raises(DiasporaError, match="No space left on device"):
-            driver.create_topic(name, options=on_disk(machine), schema=large)  # type: ignore[call-arg]
+            driver.create_topic(name, options=on_disk(machine), schema=large)
     with pytest.raises(DiasporaError, match="No space left on device"):
         driver.delete_topic("deleted")
     assert sorted(driver.list_topics()) == ["deleted", "kept"]
     ballast.unlink()
     driver.list_topics()
     other = machine.driver(server)
-    other.create_topic("large", options=on_disk(machine), schema=large)  # type: ignore[call-arg]
+    other.create_topic("large", options=on_disk(machine), schema=large)
     other.create_topic("later", options=on_disk(machine))
     push(other.open_topic("later"), range(100), 0)
     other.delete_topic("deleted")

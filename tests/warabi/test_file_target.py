@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mochi.abt_io.files import File
+from mochi.disk import PosixFile
 from mochi.margo.errors import ConfigError
 from mochi.warabi import StorageError
 from tests.warabi.blob_server import Serve, in_file
@@ -147,7 +147,7 @@ def test_after_a_failed_sync_nothing_is_promised(
     with serve(in_file(tmp_path / "blobs")) as (_, target):
         region = target.create_write(b"abc")
         with monkeypatch.context() as patched:
-            patched.setattr(File, "sync", lambda file: _refuse(file, errno.EIO))
+            patched.setattr(PosixFile, "sync", lambda file: _refuse(file, errno.EIO))
             with pytest.raises(StorageError, match="Input/output error"):
                 target.persist(region, [(0, 3)])
         for refused in (
@@ -166,12 +166,12 @@ def test_a_full_disk_fails_a_write_and_no_more(
     with serve(in_file(tmp_path / "blobs")) as (_, target):
         region = target.create(3)
         with monkeypatch.context() as patched:
-            patched.setattr(File, "write", lambda file, buffers, offset: _refuse(file, errno.ENOSPC))
+            patched.setattr(PosixFile, "write", lambda file, buffers, offset: _refuse(file, errno.ENOSPC))
             with pytest.raises(StorageError, match="No space left"):
                 target.write(region, [(0, 3)], b"abc")
         target.write(region, [(0, 3)], b"abc")
         assert bytes(target.read(region, [(0, 3)])) == b"abc"
 
 
-def _refuse(file: File, number: int) -> None:
+def _refuse(file: PosixFile, number: int) -> None:
     raise OSError(number, os.strerror(number), file.path)

@@ -1,72 +1,73 @@
-"""The system calls behind reading, writing and syncing: by one thread each, or by an io_uring where there is one.
+"""How the bytes of files move: by system calls of one thread each, or by an io_uring where there is one.
 
-A call may do less than all of what was asked; `files` continues it. What the configuration asks for and this
-machine lacks costs one warning, and the plain system calls take its place.
+What the configuration asks for and this machine lacks costs one warning, and the plain system calls take its place.
 """
 
 import errno
 import logging
-import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.threads import IoThreads
+from mochi.disk import Calls, PlainCalls, sync_one
 
 _log = logging.getLogger(__name__)
 
 
-class Calls(Protocol):
-    """What `files` needs of the system. Calls block, without the interpreter, from any number of threads."""
-
-    def write(self, fd: int, buffers: list[memoryview], offset: int) -> int:
-        """Write the first bytes of at most ``IOV_MAX`` buffers, and return how many."""
-
-    def read(self, fd: int, target: memoryview, offset: int) -> int:
-        """Fill the first bytes of `target`, and return how many; 0 at the end of the file."""
-
-    def sync(self, fds: Sequence[int]) -> list[OSError | None]:
-        """Return when the bytes of all files are on disk, with what went wrong for each."""
-
-    def close(self) -> None:
-        """Give back what the calls hold, once the last one is done; later ones are plain system calls."""
-
-    def restart_in_child(self) -> None:
-        """Leave to the parent what is the parent's, after a fork."""
-
-
-class SystemCalls:
+class SystemCalls(PlainCalls):
     """One blocking system call for each; several files are synced at once, all but one in threads of their own."""
 
     def __init__(self) -> None:
         self._closed = False
         self._threads = IoThreads("abt_io-sync")
 
-    def write(self, fd: int, buffers: list[memoryview], offset: int) -> int:
-        return os.pwritev(fd, buffers, offset)
-
-    def read(self, fd: int, target: memoryview, offset: int) -> int:
-        return os.preadv(fd, [target], offset)
-
     def sync(self, fds: Sequence[int]) -> list[OSError | None]:
-        if self._closed:
-            return [_sync(fd) for fd in fds]
+        if self._closed or len(fds) == 1:
+            return super().sync(fds)
         try:
-            others = [self._threads.submit(partial(_sync, fd)) for fd in fds[1:]]
+            others = [self._threads.submit(partial(sync_one, fd)) for fd in fds[1:]]
         except OSError:  # at the first of them, for want of any thread
-            return [_sync(fd) for fd in fds]
-        return [*map(_sync, fds[:1]), *(other.result() for other in others)]
+            return super().sync(fds)
+        return [*map(sync_one, fds[:1]), *(other.result() for other in others)]
 
     def close(self) -> None:
+        """Give back what the calls hold, once the last one is done; later ones are plain system calls."""
         self._closed = True
         self._threads.close()
 
     def restart_in_child(self) -> None:
+        """Leave to the parent what is the parent's, after a fork."""
         self._threads = IoThreads("abt_io-sync")
 
 
-def open_calls(name: str, config: AbtIoConfig) -> Calls:
+class NullCalls:
+    """Calls of which some return at once, as if they had done all of what was asked.
+
+    Parameters
+    ----------
+    calls : Calls
+        Those that do the rest.
+    read, write : bool
+        Which return at once; with `write` also syncs.
+    """
+
+    def __init__(self, calls: Calls, *, read: bool, write: bool) -> None:
+        self._read = read
+        self._write = write
+        self._calls = calls
+
+    def write(self, fd: int, buffers: list[memoryview], offset: int) -> int:
+        return sum(map(len, buffers)) if self._write else self._calls.write(fd, buffers, offset)
+
+    def read(self, fd: int, target: memoryview, offset: int) -> int:
+        return len(target) if self._read else self._calls.read(fd, target, offset)
+
+    def sync(self, fds: Sequence[int]) -> list[OSError | None]:
+        return [None] * len(fds) if self._write else self._calls.sync(fds)
+
+
+def open_calls(name: str, config: AbtIoConfig) -> SystemCalls:
     """Return the calls that a provider's configuration asks for, or plain ones and a warning that says why."""
     if not config.num_urings:
         return SystemCalls()
@@ -94,11 +95,3 @@ _HINTS = {
     errno.ENOMEM: "; see the limit of locked memory, ulimit -l",
     errno.EMFILE: "; see the limit of open files, ulimit -n",
 }
-
-
-def _sync(fd: int) -> OSError | None:
-    try:
-        os.fdatasync(fd)
-    except OSError as error:
-        return error
-    return None

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from mochi.abt_io.calls import open_calls
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.errors import InstanceClosed
-from mochi.abt_io.files import Files
+from mochi.abt_io.files import open_files
 from mochi.abt_io.threads import IoThreads
 from mochi.margo.pools import Pool
 
@@ -36,7 +36,7 @@ class Instance:
     config : AbtIoConfig
         Checked configuration.
     by_umask : bool
-        See `Files`.
+        See `mochi.disk.PosixFiles`.
 
     Raises
     ------
@@ -45,8 +45,8 @@ class Instance:
 
     Attributes
     ----------
-    files : Files
-        Positional I/O on files; its calls block, and belong into operations given to `run`.
+    files : PosixFiles
+        The calls on files; they block, and belong into operations given to `run`.
     """
 
     def __init__(self, name: str, pool: Pool, config: AbtIoConfig, *, by_umask: bool = False) -> None:
@@ -54,7 +54,8 @@ class Instance:
         self._pool = pool
         self._config = config
         self._closed = False
-        self.files = Files(name, config, open_calls(name, config), by_umask=by_umask)
+        self._calls = open_calls(name, config)
+        self.files = open_files(name, config, self._calls, by_umask=by_umask)
         self._start()
         if isinstance(self._executor, IoThreads):
             self._executor.begin()
@@ -104,7 +105,7 @@ class Instance:
         wait(under_way)
         if isinstance(self._executor, IoThreads):
             self._executor.close()
-        self.files.calls.close()
+        self._calls.close()
 
     def _start(self) -> None:
         self._lock = RLock()
@@ -118,7 +119,7 @@ _instances: WeakSet[Instance] = WeakSet()
 def _restart_in_child() -> None:
     for instance in _instances:
         instance._start()
-        instance.files.calls.restart_in_child()
+        instance._calls.restart_in_child()
 
 
 os.register_at_fork(after_in_child=_restart_in_child)

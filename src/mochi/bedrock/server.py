@@ -43,7 +43,7 @@ from mochi.bedrock.dependencies import Dependencies, Running, find, is_remote, o
 from mochi.bedrock.errors import BedrockError, DeploymentError, ModuleError
 from mochi.bedrock.modules import Forms, Guards, MakesFiles, Meets, Module, Provider, Publishes, Restores
 from mochi.bedrock.peers import Alone, Peers, Returning
-from mochi.bedrock.queries import Queries
+from mochi.bedrock.queries import Queries, pause
 from mochi.bedrock.sources import from_json
 from mochi.bedrock.spec import ProcSpec, ProviderHandle, ProviderSpec, SpecList, World
 from mochi.margo import deployment
@@ -173,10 +173,15 @@ class Deployment:
             expanded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document, order="sorted"))
             return expanded
 
-    def query(self, script: str, warn: Callable[[str], None] | None = None) -> Any:
+    def query(
+        self,
+        script: str,
+        warn: Callable[[str], None] | None = None,
+        pause: Callable[[], None] | None = None,
+    ) -> Any:
         """Run a Jx9 script over the expanded configuration, which it sees as ``$__config__``; return its value.
 
-        An empty script returns the configuration. What `warn` is given, see `mochi.bedrock.jx9.interpreter.run`.
+        An empty script returns the configuration. For `warn` and `pause` see `mochi.bedrock.jx9.interpreter.run`.
 
         Raises
         ------
@@ -187,7 +192,7 @@ class Deployment:
         from mochi.bedrock.jx9.interpreter import run
 
         config = self.config()
-        found = run(script, {"__config__": config, **variables(self.world)}, warn=warn)
+        found = run(script, {"__config__": config, **variables(self.world)}, warn=warn, pause=pause)
         return found if script.strip() else config
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
@@ -469,7 +474,7 @@ class Deployment:
 
                 try:
                     warnings: list[str] = []
-                    result = rpc.QueryResult(self.query(args.script, warnings.append), warnings)
+                    result = rpc.QueryResult(self.query(args.script, warnings.append, pause), warnings)
                 except Jx9Error as error:
                     raise Fault("jx9", str(error), {"line": error.line, "column": error.column}) from error
                 request.reply(pack(result))

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import TypeVar
 
 from mochi.disk.contract import File
-from mochi.disk.errors import lacks_descriptors
+from mochi.disk.errors import StorageError, lacks_descriptors
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ class Descriptors:
         for _ in range(ATTEMPTS):
             try:
                 return call()
-            except OSError as error:
+            except StorageError as error:
                 if not lacks_descriptors(error) or not self._make_room():
                     raise
         return call()
@@ -205,5 +205,5 @@ class Descriptors:
 def close_all(files: Sequence[File]) -> None:
     """Close files by which nothing was written that is not on disk, so that a failure tells nothing."""
     for file in files:
-        with suppress(OSError):
+        with suppress(StorageError):
             file.close()

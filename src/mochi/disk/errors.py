@@ -38,7 +38,8 @@ class StorageError(OSError):
         number = error.errno or error_numbers.EIO
         name = error_numbers.errorcode.get(number, str(number))
         problem = f"cannot {operation} {path}: {error.strerror} ({name})"
-        refusal = _REFUSALS.get(type(error), cls)(problem, path=path, operation=operation, errno=number)
+        kind = _REFUSALS.get(type(error), cls) if cls is StorageError else cls
+        refusal = kind(problem, path=path, operation=operation, errno=number)
         refusal.strerror = error.strerror
         return refusal
 
@@ -46,6 +47,11 @@ class StorageError(OSError):
 def lacks_descriptors(error: BaseException) -> bool:
     """Tell whether a call failed because this process, or the machine, can have no more files open."""
     return getattr(error, "errno", None) in (error_numbers.EMFILE, error_numbers.ENFILE)
+
+
+def lacks_locks(error: OSError) -> bool:
+    """Tell whether a lock was refused by a file system that has none, so that nobody else can hold one."""
+    return error.errno in (error_numbers.ENOLCK, error_numbers.ENOSYS, error_numbers.EOPNOTSUPP)
 
 
 _REFUSALS: dict[type[OSError], type[StorageError]] = {

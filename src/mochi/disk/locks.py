@@ -12,13 +12,15 @@ import socket
 from contextlib import suppress
 
 
-def take(fd: int) -> None:
-    """Lock an open file for this process alone, and write the process's name into it.
+def take(fd: int, *, sign: bool = True) -> None:
+    """Lock an open file for this process alone.
 
     Parameters
     ----------
     fd : int
         Open to read and write.
+    sign : bool
+        Whether the process's name is written into the file, which then has nothing else.
 
     Raises
     ------
@@ -28,9 +30,11 @@ def take(fd: int) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise BlockingIOError(error.errno, f"locked by {_holder(fd)}") from None
+        raise BlockingIOError(error.errno, f"locked by {_holder(fd, signed=sign)}") from None
     if not os.fstat(fd).st_nlink:
         raise BlockingIOError(errno.EAGAIN, "removed meanwhile by who had it locked")
+    if not sign:
+        return
     with suppress(OSError):  # a full disk has no room for the name, and the lock holds without
         name = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
         os.pwrite(fd, name, 0)
@@ -48,10 +52,10 @@ def share(fd: int) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise BlockingIOError(error.errno, f"locked by {_holder(fd)}") from None
+        raise BlockingIOError(error.errno, f"locked by {_holder(fd, signed=True)}") from None
 
 
-def _holder(fd: int) -> str:
+def _holder(fd: int, *, signed: bool) -> str:
     """Name who holds the lock of a file; a process that is known to live, or nobody in particular."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -63,7 +67,7 @@ def _holder(fd: int) -> str:
     for pid in _lockers(os.fstat(fd).st_ino):
         if os.path.exists(f"/proc/{pid}"):
             return f"process {pid} on {host}"
-    written = os.pread(fd, 256, 0).decode(errors="replace").strip()
+    written = os.pread(fd, 256, 0).decode(errors="replace").strip() if signed else ""
     if written and not written.endswith(f" on {host}"):
         return written
     return "a process that is not known"

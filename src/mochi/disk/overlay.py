@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from mochi.disk.contract import Buffer, File, FileLayer
 from mochi.disk.errors import StorageError
-from mochi.disk.files import PosixFile
+from mochi.disk.files import PlainCalls, PosixFile
 
 
 class Cut(NamedTuple):
@@ -88,7 +88,7 @@ class Overlay:
         if path not in self._made:
             try:
                 below = self._open_below(path)
-            except OSError as error:
+            except StorageError as error:
                 if error.errno != errno.ENOENT or not writable:
                     raise
                 self._made.append(path)
@@ -166,9 +166,13 @@ class _Content:
 
     def write(self, content: memoryview, offset: int) -> None:
         if self._store is None:
-            unnamed = tempfile.TemporaryFile()  # noqa: SIM115
+            name = f"a temporary file in {tempfile.gettempdir()}"
+            try:
+                unnamed = tempfile.TemporaryFile()  # noqa: SIM115
+            except OSError as error:
+                raise StorageError.refused("open", name, error) from error
             self._resources.callback(unnamed.close)
-            self._store = PosixFile(unnamed.fileno(), f"a temporary file in {tempfile.gettempdir()}")
+            self._store = PosixFile(name, unnamed.fileno(), PlainCalls())
         self._store.write([content], offset)
         start, stop = offset, offset + len(content)
         apart = [(begin, end) for begin, end in self._written if end < start or stop < begin]

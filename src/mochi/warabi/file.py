@@ -12,7 +12,6 @@ Invariants
 
 import ctypes
 import errno
-import fcntl
 import os
 import struct
 import threading
@@ -22,8 +21,8 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
-from mochi.abt_io.files import File
 from mochi.abt_io.instance import Instance
+from mochi.disk import PosixFile, take
 from mochi.margo.errors import ConfigError
 from mochi.margo.wire import Buffer
 from mochi.warabi.errors import InvalidArguments, InvalidRegion, StorageError
@@ -95,7 +94,7 @@ class FileTarget(Target):
         self._io = io
         self._lock = threading.Lock()
         self._failure: str | None = None
-        self._file: File | None = _opened(settings, io, where)
+        self._file: PosixFile | None = _opened(settings, io, where)
         self._end = _rounded(os.fstat(self._file.fd).st_size, settings.alignment)
 
     def create(self, size: int) -> bytes:
@@ -158,17 +157,17 @@ class FileTarget(Target):
             raise InvalidRegion(f"there is no region {region.hex()} in {self._settings.path}")
         return start, size
 
-    def _sync(self, file: File, start: int, size: int) -> None:
+    def _sync(self, file: PosixFile, start: int, size: int) -> None:
         try:
             file.sync()
         except OSError as error:
-            self._failure = f"{error.filename}: {error.strerror}, nothing is certain any more"  # invariant 2
+            self._failure = f"{error}; nothing is certain any more"  # invariant 2
             raise
         if self._settings.directio:
             os.posix_fadvise(file.fd, start, size, os.POSIX_FADV_DONTNEED)
 
     @contextmanager
-    def _using(self, *, to_read: bool = False) -> Iterator[File]:
+    def _using(self, *, to_read: bool = False) -> Iterator[PosixFile]:
         file = self._file
         if file is None:
             raise StorageError(f"the target in {self._settings.path} is closed")
@@ -177,10 +176,10 @@ class FileTarget(Target):
         try:
             yield file
         except OSError as error:
-            raise StorageError(f"{error.filename or self._settings.path}: {error.strerror}") from error
+            raise StorageError(str(error)) from error
 
 
-def _opened(settings: FileConfig, io: Instance, where: str) -> File:
+def _opened(settings: FileConfig, io: Instance, where: str) -> PosixFile:
     path = settings.path
     exists = os.path.lexists(path)
     if exists and not os.path.isfile(path):
@@ -190,14 +189,15 @@ def _opened(settings: FileConfig, io: Instance, where: str) -> File:
     try:
         file = io.files.open(path, writable=True)
         try:
-            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(file.fd, sign=False)
             if settings.override_if_exists:
                 file.truncate(0)
         except BaseException:
             file.close()
             raise
-    except BlockingIOError:
-        raise ConfigError(f"{where}.path", f"{path} is the target of another provider") from None
+    except BlockingIOError as error:
+        problem = f"{path} is the target of another provider: {error.strerror}"
+        raise ConfigError(f"{where}.path", problem) from None
     except OSError as error:
         raise ConfigError(f"{where}.path", f"{path} cannot be used: {error.strerror}") from error
     return file

@@ -55,6 +55,7 @@ def run(
     variables: Mapping[str, Any],
     limits: Limits = QUERY,
     warn: Callable[[str], None] | None = None,
+    pause: Callable[[], None] | None = None,
 ) -> Any:
     """Run a script and return its value, null if it returns none.
 
@@ -69,6 +70,8 @@ def run(
     warn : callable, optional
         Given each thing once that the script does without effect, such as a call of a function that is not there; the
         log gets it if there is nobody to tell.
+    pause : callable, optional
+        Called about every 0.5 ms while the script is read and run.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def run(
     What it prints goes to the log, each line as ``[jx9] text``. Any thread; any number of scripts at a time.
     """
     _check(script, limits)
-    return _Run(variables, limits, warn).whole(parse_program(script))
+    return _Run(variables, limits, warn, pause).whole(parse_program(script, pause))
 
 
 def holds(condition: str, variables: Mapping[str, Any], limits: Limits = QUERY) -> bool:
@@ -130,9 +133,13 @@ class _Run:
     """One run of one script."""
 
     def __init__(
-        self, variables: Mapping[str, Any], limits: Limits, warn: Callable[[str], None] | None = None
+        self,
+        variables: Mapping[str, Any],
+        limits: Limits,
+        warn: Callable[[str], None] | None = None,
+        pause: Callable[[], None] | None = None,
     ) -> None:
-        self._meter = Meter(limits)
+        self._meter = Meter(limits, pause)
         self._warn_asker = warn
         self._warned: set[str] = set()
         self._most_depth = limits.depth

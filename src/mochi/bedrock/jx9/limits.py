@@ -5,6 +5,8 @@ over; bytes for each string, array and object made, of which none is given back.
 that was paid for so far is paid for before it is made. So time and memory are bounded whatever the script says.
 """
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec import Struct
 
@@ -12,6 +14,9 @@ from mochi.bedrock.jx9.errors import Jx9LimitError
 from mochi.bedrock.jx9.values import Array, Value, text
 
 __all__ = ["LOCAL", "QUERY", "Limits", "Meter"]
+
+SLICE = 500
+"""Steps between two pauses: about 0.5 ms."""
 
 _WALKED_PER_STEP = 4
 _COPIED_PER_STEP = 32
@@ -46,18 +51,30 @@ class Meter:
     Parameters
     ----------
     limits : Limits
+    pause : callable, optional
+        Called after each `SLICE` steps, so that others have their turn.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, pause: Callable[[], None] | None = None) -> None:
         self._limits = limits
         self._steps = limits.steps
         self._memory = limits.memory
+        self._pause = pause
+        self._next_look = limits.steps - SLICE if pause else 0
 
     def step(self, count: int = 1) -> None:
         """Pay for work; raises `Jx9LimitError` where too little is left."""
         self._steps -= count
+        if self._steps < self._next_look:
+            self._look()
+
+    def _look(self) -> None:
+        """Stop a script that has used all its steps, and let others have their turn."""
         if self._steps < 0:
             raise Jx9LimitError(f"the script did not end within {self._limits.steps} steps")
+        if self._pause is not None:
+            self._pause()
+            self._next_look = max(self._steps - SLICE, 0)
 
     def take(self, size: int) -> None:
         """Pay for making or searching `size` bytes; raises `Jx9LimitError` where too little is left."""

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from lark import Lark, Token, Transformer, UnexpectedInput, UnexpectedToken, v_args
@@ -19,6 +20,9 @@ from mochi.bedrock.jx9.values import MAX_INT
 
 __all__ = ["parse_condition", "parse_program"]
 
+SLICE = 25
+"""Words of a script between two pauses: about 0.5 ms."""
+
 SHOWN = 4
 """Most alternatives that a syntax error lists."""
 
@@ -30,15 +34,15 @@ _BASES = {"0x": 16, "0b": 2}
 _DIGITS_OF_INT64 = {2: 63, 8: 21, 10: 19, 16: 16}
 
 
-def parse_program(text: str) -> tuple[Node, ...]:
-    """Parse a script.
+def parse_program(text: str, pause: Callable[[], None] | None = None) -> tuple[Node, ...]:
+    """Parse a script; `pause`, if given, is called after each `SLICE` words of it.
 
     Raises
     ------
     Jx9SyntaxError
         With the line and column of the first thing that cannot be there, and what could.
     """
-    statements: tuple[Node, ...] = _parse(text, "program")
+    statements: tuple[Node, ...] = _parse(text, "program", pause)
     return statements
 
 
@@ -48,10 +52,16 @@ def parse_condition(text: str) -> Node:
     return expression
 
 
-def _parse(text: str, start: str) -> Any:
+def _parse(text: str, start: str, pause: Callable[[], None] | None = None) -> Any:
     grammar = _grammar()
     try:
-        return grammar.parse(text, start=start)
+        if pause is None:
+            return grammar.parse(text, start=start)
+        reading = grammar.parse_interactive(text, start=start)
+        for number, _ in enumerate(reading.iter_parse(), 1):
+            if number % SLICE == 0:
+                pause()
+        return reading.feed_eof()  # type: ignore[no-untyped-call]
     except UnexpectedInput as error:
         raise _syntax_error(grammar, text, error) from None
 

@@ -13,7 +13,6 @@ from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import KEEP_ALL, ChunkConfig, Retention
 from mochi.mofka.chunks.directory import PartitionDirectory
 from mochi.mofka.chunks.errors import (
-    REFUSALS,
     CorruptPartition,
     DamagedEvents,
     ExpiredEvents,
@@ -42,7 +41,6 @@ __all__ = [
     "KEEP_ALL",
     "LOCK_NAME",
     "MAX_PRODUCERS",
-    "REFUSALS",
     "REMEMBERED_BATCHES",
     "Batch",
     "Buffer",

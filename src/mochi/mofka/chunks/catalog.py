@@ -21,7 +21,6 @@ from operator import attrgetter
 import numpy as np
 
 from mochi.disk.contract import FileLayer
-from mochi.disk.files import syncing
 from mochi.mofka.chunks.errors import CorruptPartition, ExpiredEvents
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import ROSTER_SIZE, Chunk
@@ -83,10 +82,8 @@ def add_to_roster(files: FileLayer, directory: str, owner: bytes, chunk: Chunk) 
     """Put the record of a chunk on disk."""
     with closing(files.open(os.path.join(directory, layout.ROSTER_NAME), writable=True)) as file:
         file.write([layout.roster_record(chunk, owner)], chunk.number * ROSTER_SIZE)
-        with syncing(file.path):
-            file.sync()
-    with syncing(directory):
-        files.sync_directory(directory)
+        file.sync()
+    files.sync_directory(directory)
 
 
 def shorten_roster(files: FileLayer, directory: str, end: int) -> None:
@@ -94,8 +91,7 @@ def shorten_roster(files: FileLayer, directory: str, end: int) -> None:
     with closing(files.open(os.path.join(directory, layout.ROSTER_NAME), writable=True)) as file:
         if files.size(file.path) > end * ROSTER_SIZE:
             file.truncate(end * ROSTER_SIZE)
-            with syncing(file.path):
-                file.sync()
+            file.sync()
 
 
 def update_roster(
@@ -146,11 +142,9 @@ def write_first(files: FileLayer, directory: str, first: Chunk) -> None:
     with closing(files.open(aside, writable=True)) as file:
         file.truncate(0)
         file.write([layout.trimmed_text(first)], 0)
-        with syncing(aside):
-            file.sync()
+        file.sync()
     files.rename(aside, path)
-    with syncing(directory):
-        files.sync_directory(directory)
+    files.sync_directory(directory)
 
 
 def read_whole(files: FileLayer, path: str, most: int | None = None) -> memoryview:

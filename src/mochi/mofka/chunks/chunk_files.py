@@ -11,7 +11,6 @@ from contextlib import ExitStack, closing
 import numpy as np
 
 from mochi.disk.contract import File, FileLayer
-from mochi.disk.files import syncing
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.journal import Part
 from mochi.mofka.chunks.format.layout import Chunk
@@ -30,8 +29,7 @@ class ChunkFiles:
             for kind in layout.ALL_KINDS:
                 path = os.path.join(directory, layout.file_name(number, kind))
                 self._files[kind] = opened.enter_context(closing(layer.open(path, writable=True)))
-            with syncing(directory):
-                layer.sync_directory(directory)
+            layer.sync_directory(directory)
             self._opened = opened.pop_all()
 
     @property
@@ -71,8 +69,7 @@ class ChunkFiles:
 
     def sync(self, kinds: Iterable[str] = layout.ALL_KINDS) -> None:
         """Return when what was written to the files of these kinds is on disk."""
-        with syncing(self._directory):
-            self._layer.sync_all([self._files[kind] for kind in kinds])
+        self._layer.sync_all([self._files[kind] for kind in kinds])
 
     def cut(self, chunk: Chunk) -> None:
         """Cut the files to the end of `chunk`."""

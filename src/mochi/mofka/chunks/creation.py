@@ -4,17 +4,13 @@ Invariants: what was there before stays as it is, and so does what somebody else
 files are taken back only under the lock, and only where there was no file of a partition before.
 """
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from mochi.disk.contract import File, FileLayer
-from mochi.mofka.chunks.errors import REFUSALS
+from mochi.disk import File, FileLayer, lacks_locks
+from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.format.layout import LOCK_NAME, belongs
-
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system says that has no locks, so that nobody else can hold one."""
 
 
 @contextmanager
@@ -41,12 +37,12 @@ def made_and_locked(files: FileLayer, path: str) -> Iterator[File]:
             before = [name for name in files.list_directory(path) if had_lock or name != LOCK_NAME]
             yield lock
         except BaseException:
-            with suppress(*REFUSALS):
+            with suppress(StorageError):
                 _remove_new(files, path, before)
             lock.close()
             raise
     except BaseException:
-        with suppress(*REFUSALS):
+        with suppress(StorageError):
             for directory in reversed(made):
                 files.remove_directory(directory)
         raise
@@ -67,9 +63,9 @@ def _make_directories(files: FileLayer, path: str, made: list[str]) -> None:
 def _lock(files: FileLayer, path: str, existed: bool) -> File:
     try:
         return files.lock(path)
-    except REFUSALS as error:
-        if error.errno in _WITHOUT_LOCKS and not existed:
-            with suppress(*REFUSALS):
+    except StorageError as error:
+        if lacks_locks(error) and not existed:
+            with suppress(StorageError):
                 files.remove(path)
         raise
 

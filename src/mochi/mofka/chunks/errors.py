@@ -4,7 +4,6 @@ from mochi.disk.errors import Locked as PartitionLocked
 from mochi.disk.errors import StorageError, SyncFailed
 
 __all__ = [
-    "REFUSALS",
     "CorruptPartition",
     "DamagedEvents",
     "ExpiredEvents",
@@ -15,9 +14,6 @@ __all__ = [
     "StorageError",
     "SyncFailed",
 ]
-
-REFUSALS = (StorageError, OSError)
-"""What calls on files raise where the operating system refuses: some file layers the one, some the other."""
 
 
 class InvalidBatch(StorageError, ValueError):

@@ -23,7 +23,7 @@ from mochi.disk.fd_cache import FdCache
 from mochi.mofka.chunks.catalog import Catalog
 from mochi.mofka.chunks.config import ChunkConfig
 from mochi.mofka.chunks.directory import ChunkView
-from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
+from mochi.mofka.chunks.errors import CorruptPartition, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.seals import SLOT, Slots, key_of
@@ -139,7 +139,7 @@ class ChunkFollower(ChunkView):
     def _size(self, path: str) -> int:
         try:
             return self._files.size(path)
-        except REFUSALS as error:
+        except StorageError as error:
             if error.errno == errno.ENOENT:
                 return 0
             raise

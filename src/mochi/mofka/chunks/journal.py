@@ -21,7 +21,6 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from mochi.disk.contract import FileLayer
-from mochi.disk.files import syncing
 from mochi.mofka.chunks.catalog import read_whole
 from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.format import layout
@@ -70,10 +69,8 @@ class Journal:
             )
             self._size = files.size(self.file.path)
             # The last head, which a killed process may not have synced, before the next replaces the other one.
-            with syncing(self.file.path):
-                self.file.sync()
-            with syncing(directory):
-                files.sync_directory(directory)
+            self.file.sync()
+            files.sync_directory(directory)
             self._opened = opened.pop_all()
 
     @property
@@ -99,12 +96,10 @@ class Journal:
         turn = head.generation % 2
         self._ledgers[turn].write([head.pack_ledger(event_count, ledger)], 0)
         if synced:
-            with syncing(self._ledgers[turn].path):
-                self._ledgers[turn].sync()
+            self._ledgers[turn].sync()
         self.file.write([head.pack().ljust(BLOCK, b"\0")], turn * BLOCK)
         if synced:
-            with syncing(self.file.path):
-                self.file.sync()
+            self.file.sync()
         self._head = head
         self._position = RECORDS_START
         self._beside = 0

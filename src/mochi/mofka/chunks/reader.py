@@ -25,7 +25,7 @@ from xxhash import xxh3_64_intdigest
 from mochi.disk.contract import FileLayer
 from mochi.disk.fd_cache import FdCache
 from mochi.mofka.chunks.catalog import Catalog
-from mochi.mofka.chunks.errors import REFUSALS, DamagedEvents, ExpiredEvents, OutOfRange, StorageError
+from mochi.mofka.chunks.errors import DamagedEvents, ExpiredEvents, OutOfRange, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.seals import BLOCK, RunStream, SealRun
@@ -323,7 +323,7 @@ class ChunkReader:
     def _sealed(self, chunk: Chunk, number: int) -> tuple[SealRun | None, int]:
         try:
             return self._finder.find(chunk, number)
-        except REFUSALS:
+        except StorageError:
             if self._has(chunk, layout.SEALS, chunk.seals_end):
                 raise
             return None, chunk.count
@@ -334,7 +334,7 @@ class ChunkReader:
         start = (first - chunk.first_id) * layout.INDEX_SIZE
         try:
             self._read(chunk, layout.IDX, start, content)
-        except REFUSALS as error:
+        except StorageError as error:
             if self._has(chunk, layout.IDX, start + len(content)):
                 raise
             raise self._damaged(chunk, layout.IDX, first, count, "are not in it") from error
@@ -390,7 +390,7 @@ class ChunkReader:
             return 0
         try:
             self._read(spans[0].chunk, kind, start, target[: end - start])
-        except REFUSALS:
+        except StorageError:
             return 0  # the spans are tried one by one, to tell which are lost
         return end - start
 
@@ -443,7 +443,7 @@ class ChunkReader:
         """Read bytes of a span's events; if the file does not have them, tell which events are lost."""
         try:
             self._read(span.chunk, kind, start, target)
-        except REFUSALS as error:
+        except StorageError as error:
             if self._has(span.chunk, kind, start + len(target)):
                 raise
             first, count = span.first, span.count
@@ -464,7 +464,7 @@ class ChunkReader:
         """Give the size of a file, 0 if it is missing."""
         try:
             return self._files.size(self._path(chunk.number, kind))
-        except REFUSALS as error:
+        except StorageError as error:
             if error.errno == errno.ENOENT:
                 return 0
             raise

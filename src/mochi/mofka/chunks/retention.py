@@ -28,7 +28,7 @@ from mochi.disk.contract import FileLayer
 from mochi.disk.fd_cache import FdCache
 from mochi.mofka.chunks.catalog import Catalog, write_first
 from mochi.mofka.chunks.config import SECOND, Retention
-from mochi.mofka.chunks.errors import REFUSALS, StorageError
+from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
 
@@ -221,7 +221,7 @@ class Trimmer:
 
     def _remove(self, chunks: Sequence[Chunk]) -> None:
         """Remove the files of chunks; the first refusal is raised once all others are gone."""
-        refusal: StorageError | OSError | None = None
+        refusal: StorageError | None = None
         for chunk in chunks:
             paths = [
                 os.path.join(self._directory, layout.file_name(chunk.number, kind))
@@ -230,7 +230,7 @@ class Trimmer:
             for path in paths:
                 try:
                     self._files.remove(path)
-                except REFUSALS as error:
+                except StorageError as error:
                     if error.errno != errno.ENOENT:
                         refusal = refusal or error
             self._cache.forget(paths)

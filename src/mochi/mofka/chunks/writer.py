@@ -28,12 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mochi.disk.contract import Buffer, File, FileLayer
-from mochi.disk.files import syncing
 from mochi.disk.kept_files import KeptFiles
 from mochi.mofka.chunks.catalog import Catalog, add_to_roster, shorten_roster
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.errors import REFUSALS, PartitionPoisoned, StorageError, SyncFailed
+from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError, SyncFailed
 from mochi.mofka.chunks.events import Batch
 from mochi.mofka.chunks.format.journal import Head, Mode, Part, joined
 from mochi.mofka.chunks.format.layout import Chunk
@@ -104,8 +103,7 @@ class Commit:
     def put_on_disk(self) -> None:
         """Sync the files that hold what was written."""
         if self.unsynced:
-            with syncing(self.unsynced[0].path):
-                self._layer.sync_all(self.unsynced)
+            self._layer.sync_all(self.unsynced)
 
 
 class ChunkWriter:
@@ -169,7 +167,7 @@ class ChunkWriter:
                 return None
             try:
                 commit.open_own(self._to_sync(parts))
-            except REFUSALS:
+            except StorageError:
                 return None
         self._under_way.append(commit)
         try:
@@ -270,8 +268,7 @@ class ChunkWriter:
             self._make_sure(partial(self._sync_all, unsynced))
 
     def _sync_all(self, files: Sequence[File]) -> None:
-        with syncing(self._directory):
-            self._layer.sync_all(files)
+        self._layer.sync_all(files)
 
     def _make_sure(self, put_on_disk: Callable[[], None]) -> None:
         with self._layer.in_use():

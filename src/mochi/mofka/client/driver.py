@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from diaspora_stream.arguments import check_object, check_text, options_of
 from diaspora_stream.driver import Driver
 from diaspora_stream.errors import (
     ConfigError,
@@ -22,27 +23,17 @@ from diaspora_stream.errors import (
 )
 from diaspora_stream.generations import OLDEST, as_before
 from diaspora_stream.integers import unsigned
-from diaspora_stream.partition_selector import PartitionSelector, selector_of
+from diaspora_stream.partition_selector import selector_of
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.validator import SchemaValidator, Validator, validator_of
+from diaspora_stream.validator import validator_of
 from mochi.bedrock.client import BedrockClient
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.flock.errors import FlockError
 from mochi.margo.errors import ConnectionLost, Fault, MargoError
 from mochi.mofka.client.group import Group
-from mochi.mofka.client.options import (
-    check_name,
-    check_object,
-    check_sendable,
-    check_text,
-    descriptions_of,
-    options_by_position,
-    options_of,
-    parse_driver,
-    parse_topic,
-)
-from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error
+from mochi.mofka.client.options import check_sendable, options_by_position, parse_driver, parse_topic
+from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, telling
 from mochi.mofka.client.service import Service, deadline_after
 from mochi.mofka.client.topic import MofkaTopic
 from mochi.mofka.hosting import DATA_TAG, METADATA_TAG
@@ -139,42 +130,16 @@ class MofkaDriver(Driver):
     def _registry(self) -> Registry:
         return self._group.registry()
 
-    @as_before(
-        "name",
-        "validator",
-        "partition_selector",
-        "serializer",
-        topic_name="name",
-        selector="partition_selector",
-    )
-    def create_topic(
-        self,
-        name: str,
-        *,
-        options: Mapping[str, Any] = {},
-        validator: Validator | None = None,
-        partition_selector: PartitionSelector | None = None,
-        serializer: Serializer | None = None,
-        schema: Any = None,
+    def _create_topic(
+        self, name: str, options: Mapping[str, Any], descriptions: Mapping[str, dict[str, Any]]
     ) -> None:
-        """Create a topic, see `diaspora_stream.driver.Driver.create_topic`.
+        """Create a topic.
 
-        Parameters
-        ----------
-        options : mapping
-            ``num_partitions``, ``config.type`` (``memory``, ``default`` or ``legacy``), ``config.partition``,
-            ``config.uuid``, ``dependencies``. Partition i is served by server i modulo their number, in the group
-            file's order; servers that have ended in good order are not counted.
-        schema : JSON Schema, optional
-            Short for a ``schema`` validator.
+        Its options are ``num_partitions``, ``config.type`` (``memory``, ``default`` or ``legacy``),
+        ``config.partition``, ``config.uuid`` and ``dependencies``. Partition i is served by server i modulo their
+        number, in the order of the group file. Servers that have ended in good order are not counted.
         """
-        check_name(name)
         wanted = parse_topic(options, self.generation)
-        if schema is not None:
-            if validator is not None:
-                raise TypeError("give a validator or a schema, not both")
-            validator = SchemaValidator(schema=schema)
-        descriptions = descriptions_of(validator, partition_selector, serializer)
         for where, description in descriptions.items():
             check_sendable(description, where)
         self._group.ask_for_view()
@@ -401,10 +366,8 @@ class MofkaDriver(Driver):
         }
         settings = check_object("config", config)
         entry = {"name": name, "type": kind, "tags": [tag], "config": settings, "dependencies": needs}
-        try:
+        with telling(f"starting a {kind} provider at {address}"):
             BedrockClient(self._service.client).start_provider(address, entry)
-        except MargoError as error:
-            raise as_diaspora_error(error, f"starting a {kind} provider at {address}") from error
         return f"{name}@{address}"
 
     def add_custom_partition(
@@ -485,10 +448,8 @@ class MofkaDriver(Driver):
 
     def _load(self, name: str) -> TopicRecord:
         check_text("topic name", name)
-        try:
+        with telling(f"opening topic {name!r}"):
             record = self._group.load(name)
-        except MargoError as error:
-            raise as_diaspora_error(error, f"opening topic {name!r}") from error
         if record is None:
             raise TopicNotFound(name, tuple(self.list_topics()))
         return record
@@ -534,20 +495,16 @@ class MofkaDriver(Driver):
     def topic_exists(self, name: str) -> bool:
         """Tell whether there is a topic of this name."""
         check_text("topic name", name)
-        try:
+        with telling(f"looking for topic {name!r}"):
             return self._group.read(lambda registry: registry.exists(name))
-        except MargoError as error:
-            raise as_diaspora_error(error, f"looking for topic {name!r}") from error
 
     def list_topics(self) -> dict[str, dict[str, Any]]:
         """Return all topics: components, number of partitions, and the partitions.
 
         Of a topic whose record cannot be read there is an ``error`` instead.
         """
-        try:
+        with telling("listing the topics"):
             return self._group.read(_listed)
-        except MargoError as error:
-            raise as_diaspora_error(error, "listing the topics") from error
 
     def close(self) -> None:
         """Flush what is pending within the driver's time-out, and close all connections."""

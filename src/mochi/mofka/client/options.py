@@ -15,13 +15,10 @@ from uuid import UUID, uuid4
 import msgspec
 from msgspec.structs import replace
 
+from diaspora_stream.arguments import object_of, options_of, partition_count
 from diaspora_stream.console.hints import hint
 from diaspora_stream.errors import ConfigError
 from diaspora_stream.generations import TODAY, Generation, tell_once
-from diaspora_stream.integers import unsigned
-from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
-from diaspora_stream.serializer import DefaultSerializer, Serializer
-from diaspora_stream.validator import DefaultValidator, Validator
 from mochi.flock.group_file import START_PATIENCE
 from mochi.margo.config import MargoConfig
 from mochi.margo.errors import ConfigError as MargoConfigError
@@ -29,11 +26,6 @@ from mochi.margo.paths import expand_home
 from mochi.mofka.partition.config import PARTITION_FIELDS
 
 log = logging.getLogger(__name__)
-
-MAX_NAME = 256
-
-MAX_PARTITIONS = 1 << 20
-"""Partitions of a topic at most, more than the servers of any machine can serve."""
 
 MAX_TIMEOUT_MS = 1e15
 """Milliseconds of a time-out at most, a thousand times a lifetime."""
@@ -66,17 +58,6 @@ class TopicOptions(msgspec.Struct, frozen=True):
     partition: dict[str, Any]
     uuids: list[str]
     dependencies: dict[str, list[str]]
-
-
-def options_of(value: Any, where: str = "options") -> dict[str, Any]:
-    """Return options that are an object, or None for none, as a dict; else raise `ConfigError`."""
-    return {} if value is None else _object(value, where)
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(where, f"must be an object, found {value!r}")
-    return dict(value)
 
 
 def _reject_unknown(found: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
@@ -131,7 +112,7 @@ def parse_driver(options: Any, generation: Generation) -> DriverOptions:
         tell_once("use_progress_thread", level, "options.use_progress_thread is obsolete and has no effect")
     _reject_unknown(options, _DRIVER, "options")
     try:
-        MargoConfig.parse(_object(options.get("margo", {}), "options.margo"), "options.margo")
+        MargoConfig.parse(object_of(options.get("margo", {}), "options.margo"), "options.margo")
     except MargoConfigError as error:
         raise ConfigError(error.where, error.problem) from error
     timeout = timeout_of(options)
@@ -193,48 +174,6 @@ def path_of(where: str, path: Any) -> str:
         raise ConfigError(error.where, error.problem) from error
 
 
-def check_text(what: str, text: Any) -> str:
-    """Check that something is a str that can be encoded, which one with half of a surrogate pair cannot be.
-
-    Raises
-    ------
-    TypeError
-        It is no str.
-    ConfigError
-        It cannot be encoded; says `what` it is.
-    """
-    if not isinstance(text, str):
-        raise TypeError(f"{what} must be a str, not {text!r}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(what, f"{text!r} is not Unicode text: {error.reason}") from None
-    return text
-
-
-def check_object(what: str, value: Any) -> dict[str, Any]:
-    """Return an argument that is an object as a dict; TypeError that names it for anything else."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{what} must be a dict, not {value!r}")
-    return dict(value)
-
-
-def check_name(name: Any) -> str:
-    """Check the name of a new topic; `ConfigError` if it cannot be one, TypeError if it is no str."""
-    if not isinstance(name, str):
-        raise TypeError(f"topic name must be a str, not {name!r}")
-    if not name or len(name) > MAX_NAME or name in (".", ".."):
-        raise ConfigError(
-            "topic name", f"must have 1 to {MAX_NAME} characters and be neither . nor .., found {name!r}"
-        )
-    bad = sorted({character for character in name if character in "/:" or not character.isprintable()})
-    if bad:
-        raise ConfigError(
-            "topic name", f"{name!r} contains {bad!r}; '/', ':' and unprintable characters are not allowed"
-        )
-    return name
-
-
 def parse_topic(options: Any, generation: Generation = TODAY) -> TopicOptions:
     """Check a topic's options, see the module.
 
@@ -248,11 +187,11 @@ def parse_topic(options: Any, generation: Generation = TODAY) -> TopicOptions:
         if options.pop(key, None) is not None:
             log.warning("options.%s is for another driver and has no effect", key)
     _reject_unknown(options, (*_TOPIC, *PARTITION_FIELDS), "options")
-    config = _object(options.get("config", {}), "options.config")
+    config = object_of(options.get("config", {}), "options.config")
     _reject_unknown(config, _CONFIG, "options.config")
     partition = {key: options[key] for key in options if key in PARTITION_FIELDS}
-    partition.update(_object(options.get("partition", {}), "options.partition"))
-    partition.update(_object(config.get("partition", {}), "options.config.partition"))
+    partition.update(object_of(options.get("partition", {}), "options.partition"))
+    partition.update(object_of(config.get("partition", {}), "options.config.partition"))
     if "path" in partition:
         partition["path"] = path_of("options.path", partition["path"])
     kind = config.get("type", "memory")
@@ -276,7 +215,7 @@ def parse_topic(options: Any, generation: Generation = TODAY) -> TopicOptions:
         _uuids(config.get("uuid"), count),
         {
             name: _names(name, value)
-            for name, value in _object(options.get("dependencies", {}), "options.dependencies").items()
+            for name, value in object_of(options.get("dependencies", {}), "options.dependencies").items()
         },
     )
     check_sendable(parsed, "options")
@@ -289,47 +228,6 @@ def check_sendable(value: Any, where: str) -> None:
         msgspec.msgpack.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(where, f"cannot be sent to a server: {error}") from None
-
-
-def descriptions_of(
-    validator: Validator | None, partition_selector: PartitionSelector | None, serializer: Serializer | None
-) -> dict[str, dict[str, Any]]:
-    """Return the descriptions of a new topic's components, by the name of the class; None stands for the default.
-
-    Raises
-    ------
-    TypeError
-        One of them is something else.
-    """
-    components: dict[type, Any] = {
-        Validator: DefaultValidator() if validator is None else validator,
-        PartitionSelector: DefaultPartitionSelector() if partition_selector is None else partition_selector,
-        Serializer: DefaultSerializer() if serializer is None else serializer,
-    }
-    for base, component in components.items():
-        if not isinstance(component, base):
-            raise TypeError(f"{component!r} is no {base.__name__}; {base.__name__}.from_metadata makes one")
-    return {base.__name__: component.to_metadata() for base, component in components.items()}
-
-
-def partition_count(options: Mapping[str, Any]) -> int | None:
-    """Return how many partitions a new topic is to have, None if that is not given; `ConfigError` if it is bad."""
-    given = [name for name in ("num_partitions", "partitions") if name in options]
-    if not given:
-        return None
-    name, count = given[0], options[given[0]]
-    try:
-        number = int(count) if isinstance(count, float) else unsigned(name, count)
-    except (TypeError, ValueError, OverflowError):
-        number = 0
-    if not 1 <= number <= MAX_PARTITIONS:
-        raise ConfigError(f"options.{name}", f"must be a number from 1 to {MAX_PARTITIONS}, found {count!r}")
-    if any(options[other] != count for other in given):
-        raise ConfigError(
-            "options.partitions",
-            f"is what num_partitions was called; found {options['partitions']!r} beside {count!r}",
-        )
-    return number
 
 
 def _uuids(given: Any, count: int) -> list[str]:

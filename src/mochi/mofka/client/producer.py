@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from diaspora_stream.arguments import options_of
 from diaspora_stream.console.hints import hint
 from diaspora_stream.errors import ConfigError, DiasporaError, NoPartition, TimeoutExpired
 from diaspora_stream.future import FutureFlushed, FutureUint
@@ -21,7 +22,6 @@ from diaspora_stream.producer import Producer
 from diaspora_stream.thread_pool import ThreadPool
 from mochi.mofka.client.encoding import Encoder, as_data
 from mochi.mofka.client.lane import Flush, Lane, LaneOptions
-from mochi.mofka.client.options import options_of
 from mochi.mofka.client.service import Service
 
 if TYPE_CHECKING:

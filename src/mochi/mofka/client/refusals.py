@@ -1,5 +1,7 @@
 """Partitions as a client knows them, and what an application is told when one of them refuses. No I/O."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -86,6 +88,15 @@ def as_diaspora_error(error: Exception, what: str) -> DiasporaError:
     if isinstance(error, Fault | AuthenticationError | HeldUp):
         return DiasporaError(f"{what}: {error}")
     return ConnectionFailed(f"{what}: {error}")
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Raise what the servers' side raises as errors of the public tree, which say what was being done."""
+    try:
+        yield
+    except MargoError as error:
+        raise as_diaspora_error(error, what) from error
 
 
 def refusal(fault: MargoError, what: str, partition: PartitionInfo, epoch: int) -> DiasporaError:

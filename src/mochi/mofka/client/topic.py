@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, SupportsIndex, TypeVar
 
+from diaspora_stream.arguments import check_text, options_of
 from diaspora_stream.console.hints import hint
 from diaspora_stream.consumer import (
     ITERATION_TIMEOUT_MS,
@@ -25,7 +26,7 @@ from diaspora_stream.thread_pool import ThreadPool
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE, Ordering, TopicHandle
 from diaspora_stream.validator import Validator
 from mochi.mofka.client.consumer import MofkaConsumer
-from mochi.mofka.client.options import check_text, milliseconds, options_of
+from mochi.mofka.client.options import milliseconds
 from mochi.mofka.client.producer import MofkaProducer
 from mochi.mofka.client.refusals import PartitionInfo
 from mochi.mofka.client.service import Service

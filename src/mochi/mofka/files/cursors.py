@@ -5,7 +5,6 @@ is none: its consumer begins at the first event. Cursors only move forward, whoe
 of events which a crash has taken: the writer of the partition moves these back before it writes others.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -19,12 +18,12 @@ from urllib.parse import quote
 from xxhash import xxh3_64_intdigest
 
 from diaspora_stream.errors import DiasporaError, TimeoutExpired
+from mochi.disk import lacks_locks
 
 _RECORD = struct.Struct("<QQ")
 _SUFFIX = ".cursor"
 _LONGEST = 200
 _PAUSE = 0.01
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class CursorKeeper(Protocol):
@@ -127,7 +126,7 @@ def _has_locked(fd: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _WITHOUT_LOCKS:
+        if not lacks_locks(error):
             raise
     return True
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
 from typing import Any
 
+from diaspora_stream.arguments import check_name, check_text
 from diaspora_stream.errors import ConfigError, DiasporaError, TopicExists, TopicNotFound
 from diaspora_stream.json_value import from_text
 from mochi.margo.paths import read_small
 from mochi.mofka.chunks import LOCK_NAME, StorageError
-from mochi.mofka.client.options import check_name, check_text
 from mochi.mofka.files import storage
 
 COMPONENTS = {

@@ -8,22 +8,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from diaspora_stream.arguments import options_of, partition_count
 from diaspora_stream.console.hints import hint
 from diaspora_stream.errors import ConfigError, TopicNotFound
 from diaspora_stream.generations import as_before
 from diaspora_stream.json_value import encode
-from diaspora_stream.partition_selector import PartitionSelector
-from diaspora_stream.serializer import Serializer
-from diaspora_stream.validator import SchemaValidator, Validator
 from mochi.mofka.client.lane import LaneOptions
-from mochi.mofka.client.options import (
-    descriptions_of,
-    is_text,
-    options_of,
-    partition_count,
-    path_of,
-    timeout_of,
-)
+from mochi.mofka.client.options import is_text, path_of, timeout_of
 from mochi.mofka.files import storage
 from mochi.mofka.files.consumer import Watching
 from mochi.mofka.files.cursors import Cursors
@@ -96,43 +87,15 @@ class FilesDriver(EmbeddedDriver):
     def __repr__(self) -> str:
         return f"<FilesDriver {self._root.path!r}>"
 
-    @as_before(
-        "name",
-        "validator",
-        "partition_selector",
-        "serializer",
-        topic_name="name",
-        selector="partition_selector",
-    )
-    def create_topic(
-        self,
-        name: str,
-        *,
-        options: Mapping[str, Any] = {},
-        validator: Validator | None = None,
-        partition_selector: PartitionSelector | None = None,
-        serializer: Serializer | None = None,
-        schema: Any = None,
+    def _create_topic(
+        self, name: str, options: Mapping[str, Any], descriptions: Mapping[str, dict[str, Any]]
     ) -> None:
-        """Create a topic, see `diaspora_stream.driver.Driver.create_topic`.
-
-        Parameters
-        ----------
-        options : mapping
-            ``num_partitions``, 1 by default; all others are accepted, with a warning.
-        schema : JSON Schema, optional
-            Short for a ``schema`` validator.
-        """
+        """Create a topic of ``num_partitions``, 1 by default; other options are accepted, with a warning."""
         self.check_open()
         options = options_of(options)
         for key in options:
             if key not in _TOPIC_OPTIONS:
                 log.warning("options.%s has no effect on a topic of the files driver", key)
-        if schema is not None:
-            if validator is not None:
-                raise TypeError("give a validator or a schema, not both")
-            validator = SchemaValidator(schema=schema)
-        descriptions = descriptions_of(validator, partition_selector, serializer)
         content = {
             component: msgspec.json.format(encode(description), indent=2)
             for component, description in descriptions.items()
@@ -156,16 +119,8 @@ class FilesDriver(EmbeddedDriver):
         self.check_open()
         paths = self._root.partitions(name)
         descriptions = self._root.descriptions(name)
-        return EmbeddedTopic(
-            self,
-            self,
-            name,
-            [EmbeddedPartition(index, path, _reader_of(path)) for index, path in enumerate(paths)],
-            Validator.described(descriptions["Validator"]),
-            PartitionSelector.described(descriptions["PartitionSelector"]),
-            Serializer.described(descriptions["Serializer"]),
-            self._thread_pool,
-        )
+        partitions = [EmbeddedPartition(index, path, _reader_of(path)) for index, path in enumerate(paths)]
+        return EmbeddedTopic(self, self, name, partitions, descriptions, self._thread_pool)
 
     @as_before("name", topic_name="name")
     def topic_exists(self, name: str) -> bool:

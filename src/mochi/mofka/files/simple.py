@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from diaspora_stream.arguments import options_of, partition_count
 from diaspora_stream.errors import TopicExists, TopicNotFound
 from diaspora_stream.generations import as_before
-from diaspora_stream.partition_selector import PartitionSelector
-from diaspora_stream.serializer import Serializer
-from diaspora_stream.validator import SchemaValidator, Validator
 from mochi.mofka.chunks import Batch, DataRequest, EventRange, OutOfRange
 from mochi.mofka.client.lane import LaneOptions
-from mochi.mofka.client.options import check_name, descriptions_of, options_of, partition_count, timeout_of
+from mochi.mofka.client.options import timeout_of
 from mochi.mofka.files.embedded import EmbeddedDriver
 from mochi.mofka.files.lane import Lane
 from mochi.mofka.files.partition import EmbeddedPartition
@@ -150,35 +148,12 @@ class SimpleDriver(EmbeddedDriver):
     def __repr__(self) -> str:
         return f"<SimpleDriver, {len(self._topics)} topics>"
 
-    @as_before(
-        "name",
-        "validator",
-        "partition_selector",
-        "serializer",
-        topic_name="name",
-        selector="partition_selector",
-    )
-    def create_topic(
-        self,
-        name: str,
-        *,
-        options: Mapping[str, Any] = {},
-        validator: Validator | None = None,
-        partition_selector: PartitionSelector | None = None,
-        serializer: Serializer | None = None,
-        schema: Any = None,
+    def _create_topic(
+        self, name: str, options: Mapping[str, Any], descriptions: Mapping[str, dict[str, Any]]
     ) -> None:
         """Create a topic of ``num_partitions``, 1 by default; other options are without effect."""
         self.check_open()
-        check_name(name)
-        if schema is not None:
-            if validator is not None:
-                raise TypeError("give a validator or a schema, not both")
-            validator = SchemaValidator(schema=schema)
-        made = _Topic(
-            partition_count(options_of(options)) or 1,
-            descriptions_of(validator, partition_selector, serializer),
-        )
+        made = _Topic(partition_count(options_of(options)) or 1, descriptions)
         with self._lock:
             if name in self._topics:
                 raise TopicExists(name)
@@ -207,16 +182,8 @@ class SimpleDriver(EmbeddedDriver):
         def partition(index: int) -> EmbeddedPartition:
             return EmbeddedPartition(index, "", lambda: topic.stores[index])
 
-        return EmbeddedTopic(
-            self,
-            self,
-            name,
-            [partition(index) for index in range(len(topic.stores))],
-            Validator.described(topic.descriptions["Validator"]),
-            PartitionSelector.described(topic.descriptions["PartitionSelector"]),
-            Serializer.described(topic.descriptions["Serializer"]),
-            self._thread_pool,
-        )
+        partitions = [partition(index) for index in range(len(topic.stores))]
+        return EmbeddedTopic(self, self, name, partitions, topic.descriptions, self._thread_pool)
 
     @as_before("name", topic_name="name")
     def topic_exists(self, name: str) -> bool:

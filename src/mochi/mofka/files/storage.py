@@ -8,7 +8,6 @@
 What a crash has left in a directory is put right by whoever opens it first and may.
 """
 
-import errno
 import logging
 import os
 import time
@@ -17,16 +16,15 @@ from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
+from mochi.disk import PlainCalls, PosixFile, PosixFiles, lacks_locks
 from mochi.mofka.chunks import (
     Batch,
     ChunkConfig,
     DataRequest,
     EventRange,
-    File,
     Mode,
     PartitionDirectory,
     PartitionLocked,
-    PosixFiles,
     StorageError,
     follow,
     layout,
@@ -40,7 +38,6 @@ _PATIENCE = 1.0
 """Seconds that a lock is waited for which a reader may have, who puts right what a crash has left."""
 
 _PAUSE = 0.02
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class FlushBehavior(Enum):
@@ -119,11 +116,11 @@ class OwnFiles(PosixFiles):
         self._insist = insist
         self._locks: set[_Lock] = set()
 
-    def lock(self, path: str) -> File:
+    def lock(self, path: str) -> PosixFile:
         try:
             lock = super().lock(path)
         except StorageError as error:
-            if self._insist or error.errno not in _WITHOUT_LOCKS:
+            if self._insist or not lacks_locks(error):
                 raise
             log.warning("%s: this file system has no locks, so nobody keeps a second writer out", path)
             return self.open(path, writable=True)
@@ -147,16 +144,11 @@ class OwnFiles(PosixFiles):
                 lock.close()
 
 
-class _Lock:
+class _Lock(PosixFile):
     """A lock, among those that are `held` until it is closed."""
 
-    def __init__(self, lock: File, held: "set[_Lock]") -> None:
-        self.path = lock.path
-        self.write = lock.write
-        self.read = lock.read
-        self.sync = lock.sync
-        self.truncate = lock.truncate
-        self._lock = lock
+    def __init__(self, lock: PosixFile, held: "set[_Lock]") -> None:
+        super().__init__(lock.path, lock.fd, PlainCalls())
         self._held = held
         held.add(self)
 
@@ -164,7 +156,7 @@ class _Lock:
         """Let go of the lock; once is enough."""
         if self in self._held:
             self._held.remove(self)
-            self._lock.close()
+            super().close()
 
 
 class _Chunks:

@@ -55,12 +55,18 @@ class EmbeddedTopic(CheckedTopic[EmbeddedPartition]):
         host: Host,
         name: str,
         partitions: Sequence[EmbeddedPartition],
-        validator: Validator,
-        partition_selector: PartitionSelector,
-        serializer: Serializer,
+        descriptions: Mapping[str, dict[str, Any]],
         thread_pool: ThreadPool,
     ) -> None:
-        super().__init__(driver, name, partitions, validator, partition_selector, serializer, thread_pool)
+        super().__init__(
+            driver,
+            name,
+            partitions,
+            Validator.described(descriptions["Validator"]),
+            PartitionSelector.described(descriptions["PartitionSelector"]),
+            Serializer.described(descriptions["Serializer"]),
+            thread_pool,
+        )
         self._host = host
 
     def check_open(self) -> None:

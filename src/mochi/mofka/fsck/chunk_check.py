@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import REFUSALS, Chunk, FileLayer, SealRun, Slots, StorageError, layout, seals
+from mochi.mofka.chunks import Chunk, FileLayer, SealRun, Slots, StorageError, layout, seals
 from mochi.mofka.fsck.findings import ChunkReport, Effect, Finding
 
 PIECE = 4 << 20
@@ -31,7 +31,7 @@ def size_of_file(files: FileLayer, path: str) -> int:
     """Give the size of a file, 0 if it is missing or no file."""
     try:
         return files.size(path)
-    except REFUSALS as error:
+    except StorageError as error:
         if error.errno in (errno.ENOENT, errno.EISDIR, errno.EINVAL):
             return 0
         raise
@@ -54,7 +54,7 @@ class _Window:
             ahead = max(stop, min(start + PIECE, self.size))
             try:
                 self._load(start, ahead)
-            except REFUSALS:
+            except StorageError:
                 if ahead == stop:
                     raise
                 self._load(start, stop)
@@ -205,7 +205,7 @@ class ChunkCheck:
                 continue
             try:
                 content = self._windows[kind].bytes(start, stop)
-            except REFUSALS:
+            except StorageError:
                 return False
             for begin, end, expected in stream.blocks(start, stop):
                 if xxh3_64_intdigest(content[begin - start : end - start], self._key) != expected:
@@ -216,7 +216,7 @@ class ChunkCheck:
         ):
             try:
                 content = self._windows[kind].bytes(start, start + records.nbytes)
-            except REFUSALS:
+            except StorageError:
                 return False
             if not np.array_equal(np.frombuffer(content, np.uint8), records.view(np.uint8)):
                 return False
@@ -230,7 +230,7 @@ class ChunkCheck:
                 sums = stream.sums[begin // seals.BLOCK : -(-end // seals.BLOCK)]
                 try:
                     content = self._windows[kind].bytes(stream.start + begin, stream.start + end)
-                except REFUSALS:
+                except StorageError:
                     good = False
                 else:
                     good = np.array_equal(seals.sums_of([content], self._key), sums)
@@ -249,7 +249,7 @@ class ChunkCheck:
             wrong_from = begin
             try:
                 content = self._windows[kind].bytes(begin, end)
-            except REFUSALS as error:
+            except StorageError as error:
                 problem = self._why_not(kind, end, error)
                 wrong_from = max(begin, min(self._windows[kind].size, end))
             else:
@@ -297,7 +297,7 @@ class ChunkCheck:
             stop = start + len(records) * size
             try:
                 content = self._windows[kind].bytes(start, stop)
-            except REFUSALS as error:
+            except StorageError as error:
                 problem = self._why_not(kind, stop, error)
                 self._add(Effect.REPAIRABLE, kind, problem, start, stop, seal.first, seal.end)
                 continue
@@ -327,7 +327,7 @@ class ChunkCheck:
             start = begin * layout.INDEX_SIZE
             try:
                 content = self._windows[layout.IDX].bytes(start, end * layout.INDEX_SIZE)
-            except REFUSALS as error:
+            except StorageError as error:
                 place = end * layout.INDEX_SIZE
                 problem = self._why_not(layout.IDX, place, error)
                 self._add(Effect.LOST, layout.IDX, problem, start, place, begin, end)
@@ -380,7 +380,7 @@ class ChunkCheck:
             stop = start + len(run) * layout.DESCRIPTOR_SIZE
             try:
                 content = self._windows[layout.DESC].bytes(start, stop)
-            except REFUSALS as error:
+            except StorageError as error:
                 problem = self._why_not(layout.DESC, stop, error)
                 self._add(Effect.DOUBTFUL, layout.DESC, problem, start, stop, first + begin, first + end)
                 continue
@@ -405,7 +405,7 @@ class ChunkCheck:
             end = min(begin + seals.BLOCK, high)
             try:
                 self._windows[kind].bytes(begin, end)
-            except REFUSALS as error:
+            except StorageError as error:
                 concerned = some & (offsets < end) & (ends > begin)
                 problem = self._why_not(kind, end, error)
                 for start, stop in _runs(concerned):
@@ -419,7 +419,7 @@ class ChunkCheck:
             start, stop = first + start, first + stop
             self._add(effect, kind, problem, start * size, stop * size, start, stop)
 
-    def _why_not(self, kind: str, end: int, error: StorageError | OSError) -> str:
+    def _why_not(self, kind: str, end: int, error: StorageError) -> str:
         """Tell why bytes up to `end` cannot be had."""
         if end > self._windows[kind].size:
             return "are not in it"

@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.table import Table
 
 from diaspora_stream.console.commands import INTERRUPTED, Command, version
-from mochi.mofka.chunks import ASIDE, REFUSALS, PosixFiles, StorageError, layout
+from mochi.mofka.chunks import ASIDE, PosixFiles, StorageError, layout
 from mochi.mofka.fsck.check import check, is_partition, repair, size_of
 from mochi.mofka.fsck.findings import Effect, Finding, Report
 
@@ -99,7 +99,7 @@ def examine(
             outcome.report = check(files, directory, progress)
         elif mend:
             say(f"{directory}: there is nothing that a repair can do")
-    except REFUSALS as error:
+    except StorageError as error:
         outcome.error = str(error)
     return outcome
 

@@ -19,7 +19,6 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from mochi.margo.errors import Fault
 from mochi.mofka.chunks import (
-    REFUSALS,
     Batch,
     Commit,
     DamagedEvents,
@@ -27,6 +26,7 @@ from mochi.mofka.chunks import (
     FileLayer,
     OutOfRange,
     PartitionDirectory,
+    StorageError,
 )
 from mochi.mofka.partition.contract import expired
 from mochi.mofka.partition.cursors import Cursors
@@ -63,7 +63,7 @@ def fault_of(error: Exception) -> Fault:
         return expired(error.first, error.next)
     if isinstance(error, DamagedEvents):
         return Fault("damaged", str(error), {"first": error.first, "count": error.count})
-    if isinstance(error, REFUSALS) or is_shortage(error):
+    if isinstance(error, StorageError) or is_shortage(error):
         code = "out_of_range" if isinstance(error, OutOfRange) else "storage"
         return Fault(code, str(error) or "the server is out of memory")
     log.exception("unexpected error in a partition")

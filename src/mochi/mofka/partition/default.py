@@ -16,7 +16,6 @@ from mochi.margo.bulk import BufferPool, shared_pool
 from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import (
-    REFUSALS,
     Batch,
     ChunkConfig,
     Descriptors,
@@ -25,6 +24,7 @@ from mochi.mofka.chunks import (
     PartitionDirectory,
     Pieces,
     Remembered,
+    StorageError,
 )
 from mochi.mofka.partition.blocks import fresh_memory
 from mochi.mofka.partition.commits import Acknowledged, Appended, Commits, IoInstance, fault_of
@@ -56,7 +56,7 @@ def _opened(
     """Open a partition's directory, to be read alone if it is there and its file system is read-only."""
     try:
         return PartitionDirectory.open(directory, chunks, files, descriptors)
-    except REFUSALS as error:
+    except StorageError as error:
         if error.errno != errno.EROFS or not files.is_directory(directory):
             raise
     store = PartitionDirectory.open_to_read(directory, chunks, files, descriptors)
@@ -103,7 +103,7 @@ class DefaultPartition:
         try:
             is_new = not io.files.is_directory(directory)
             self._store = _opened(directory, fields, io.files, descriptors)
-        except REFUSALS as error:
+        except StorageError as error:
             raise ConfigError("config.partition.path", f"{directory} cannot be used: {error}") from error
         self.count = self._store.event_count
         self.epoch = self._store.epoch

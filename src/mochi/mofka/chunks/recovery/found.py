@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 
 from mochi.disk.contract import File, FileLayer
 from mochi.mofka.chunks.catalog import read_first, read_roster
-from mochi.mofka.chunks.errors import REFUSALS, CorruptPartition
+from mochi.mofka.chunks.errors import CorruptPartition, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.journal import Mode, Part
 from mochi.mofka.chunks.format.layout import DISPLACED_SIZE, Chunk, Displaced
@@ -52,7 +52,7 @@ def _size(files: FileLayer, directory: str, name: str) -> int:
     """Return the size of a file; what is there and no file is no damage of a disk."""
     try:
         return files.size(os.path.join(directory, name))
-    except REFUSALS as error:
+    except StorageError as error:
         if error.errno == errno.EISDIR:
             raise corrupt(directory, name, "is a directory, not a file; put the file back") from error
         if error.errno == errno.EINVAL:
