@@ -24,12 +24,13 @@ import msgspec
 from benchmarks.events import Events
 from benchmarks.goals import Goal, of, ratio, table
 from benchmarks.limits import Measures, append
-from benchmarks.processes import CONFIG, BrokenRun, Server, Workers, server
+from benchmarks.processes import CONFIG, BrokenRun, Workers, server
 from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, environment
 from benchmarks.report import table as rows_table
 from benchmarks.workers import FLOOD_WARM_UP, Flood, flood, together
 from diaspora_stream.api import Driver
+from mochi.mofka.testing import Service
 
 BATCHES = {
     "16KiB": (14, 1 << 10),
@@ -107,10 +108,10 @@ class Case(msgspec.Struct, frozen=True):
         rounds = max(1, min(RAW_ROUNDS, RAW_BYTES // commit))
         return append(directory, os.urandom(commit), 1, rounds, sync=self.sync)["mb_per_s"] * 1e6
 
-    def _flood(self, running: Server, topic: str, seconds: float) -> Flood:
+    def _flood(self, running: Service, topic: str, seconds: float) -> Flood:
         return _flood(running, topic, seconds, self.batch, self.producers)
 
-    def _create_topic(self, running: Server, name: str, directory: Path) -> None:
+    def _create_topic(self, running: Service, name: str, directory: Path) -> None:
         partition = {"path": str(directory), "sync": self.sync}
         options = {
             "num_partitions": 1,
@@ -146,7 +147,7 @@ class InMemory(msgspec.Struct, frozen=True):
         }
 
 
-def _flood(running: Server, topic: str, seconds: float, batch: str, producers: int) -> Flood:
+def _flood(running: Service, topic: str, seconds: float, batch: str, producers: int) -> Flood:
     events, data_size = BATCHES[batch]
     most = MAX_BYTES // (events * data_size * max(1, producers))
     return Flood(str(running.group_file), topic, data_size, events, seconds, most, alone=producers == ALONE)

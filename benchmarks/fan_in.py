@@ -9,8 +9,6 @@ import contextlib
 import json
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import mochi.mofka.client.driver  # noqa: F401, once for all that are forked
-from benchmarks.processes import CONFIG, READY
+from benchmarks.processes import CONFIG
 from diaspora_stream.api import Driver
+from mochi.mofka.testing import Service
 
 DATA = b"x" * 256
 METADATA = {"instrument": "camera", "shot": 1234567}
@@ -35,31 +34,17 @@ def resident(pid: int) -> int:
 @contextlib.contextmanager
 def servers(count: int, address: str, directory: Path) -> Iterator[tuple[Path, list[int]]]:
     """Start servers without a token; yield their group file and process ids."""
-    processes = []
-    members = []
     providers = [each for each in CONFIG["providers"] if each["type"] != "flock"]
-    try:
+    with contextlib.ExitStack() as stack:
+        services = []
         for number in range(count):
-            config = directory / f"server-{number}.json"
             mine = [each for each in providers if not number or each["type"] != "yokan"]
-            config.write_text(json.dumps({**CONFIG, "providers": mine}))
-            process = subprocess.Popen(
-                [Path(sys.executable).with_name("bedrock"), address, "-c", config],
-                cwd=directory,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            processes.append(process)
-            assert process.stdout is not None
-            where = next(line for line in process.stdout if READY in line).split()[-1]
-            members.append({"address": where, "provider_id": 1})
+            config = {**CONFIG, "providers": mine}
+            services.append(stack.enter_context(Service(directory / str(number), config, address=address)))
         group_file = directory / "group.json"
+        members = [{"address": service.address, "provider_id": 1} for service in services]
         group_file.write_text(json.dumps({"members": members, "metadata": {}}))
-        yield group_file, [process.pid for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        yield group_file, [service.pid for service in services]
 
 
 def produce(group_file: Path, events: int, ready: int, go: int) -> None:

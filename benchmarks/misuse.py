@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 
 from benchmarks.limits import Measures, percentiles
-from benchmarks.processes import Checkpoint, Server, Worker, server, usage
+from benchmarks.processes import Checkpoint, Worker, server, usage
 from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, environment, table
 from diaspora_stream.api import Driver
@@ -29,6 +29,7 @@ from mochi.margo import rpc, transport
 from mochi.margo.peer import Asking, Seat, State
 from mochi.margo.wire import Kind, Segment, encode
 from mochi.mofka import protocol
+from mochi.mofka.testing import Service
 
 ADDRESS = "tcp://127.0.0.1"
 STORED = 64 << 20
@@ -226,7 +227,7 @@ class Attack(msgspec.Struct, frozen=True):
         }
 
 
-def watched(client: Worker, running: Server) -> tuple[list[float], int]:
+def watched(client: Worker, running: Service) -> tuple[list[float], int]:
     """Let the client go on; return its durations, and the most memory that the server had meanwhile."""
     over = threading.Event()
     most = usage(running.pid).memory_bytes
@@ -244,7 +245,7 @@ def watched(client: Worker, running: Server) -> tuple[list[float], int]:
     return laps, most
 
 
-def prepare(running: Server, directory: Path) -> Target:
+def prepare(running: Service, directory: Path) -> Target:
     """Make a topic for the honest client and one with events for the attack."""
     config = {"type": "default", "partition": {"path": str(directory / "partitions"), "sync": False}}
     with Driver(backend="mofka", options={"group_file": str(running.group_file)}) as driver:

@@ -5,14 +5,11 @@ of a step contain nothing of the steps around it.
 """
 
 import contextlib
-import json
 import mmap
 import multiprocessing
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -21,37 +18,9 @@ from typing import IO, Any
 
 import msgspec
 
-CONFIG: dict[str, Any] = {
-    "libraries": [
-        "libflock-bedrock-module.so",
-        "libyokan-bedrock-module.so",
-        "libabt-io-bedrock-module.so",
-        "libmofka-bedrock-module.so",
-    ],
-    "providers": [
-        {
-            "name": "group_manager",
-            "type": "flock",
-            "provider_id": 1,
-            "config": {"bootstrap": "self", "file": "mofka.json", "group": {"type": "static"}},
-        },
-        {
-            "name": "master_database",
-            "type": "yokan",
-            "provider_id": 2,
-            "tags": ["mofka:master"],
-            "config": {"database": {"type": "map"}},
-        },
-        {
-            "name": "io_controller",
-            "type": "abt_io",
-            "provider_id": 3,
-            "config": {},
-            "dependencies": {"pool": "__primary__"},
-        },
-    ],
-}
-READY = "Bedrock daemon now running"
+from mochi.mofka.testing import BIN, Service, configuration
+
+CONFIG = configuration()
 STEP_TIMEOUT = 120.0
 SPAWN = multiprocessing.get_context("spawn")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -122,14 +91,7 @@ def _touch(size: int) -> None:
             memory[offset] = 1
 
 
-class Server(msgspec.Struct, frozen=True):
-    """A running `bedrock`: its process id and the group file that clients need."""
-
-    pid: int
-    group_file: Path
-
-
-BEDROCK = (Path(sys.executable).with_name("bedrock"),)
+BEDROCK: tuple[str | Path, ...] = (BIN / "bedrock",)
 
 
 @contextlib.contextmanager
@@ -141,30 +103,17 @@ def server(
     command: Sequence[str | Path] = BEDROCK,
     servers: int = 1,
     stderr: IO[str] | None = None,
-) -> Iterator[Server]:
-    """A `bedrock`, by `command`, in `directory`, ready to serve; terminated afterwards.
-
-    Several `servers` are children of one `bedrock` that supervises them, whose process id is given.
-    """
-    path = directory / "config.json"
-    path.write_text(json.dumps(config, indent=4))
+) -> Iterator[Service]:
+    """A `bedrock`, by `command`, in `directory`, ready to serve; told to stop afterwards."""
     several = ["-n", str(servers)] if servers > 1 else []
-    with subprocess.Popen(
-        [*command, *several, address, "-c", path],
-        cwd=directory,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            ready = (line for line in process.stdout if READY in line)
-            if len(list(islice(ready, servers))) < servers:
-                raise BrokenRun(f"bedrock {address} ended with status {process.wait()} before it was ready")
-            yield Server(process.pid, directory / "mofka.json")
-        finally:
-            process.terminate()
-            process.communicate()
+    whole = [*command, *several, address, "-c", "config.json"]
+    try:
+        service = Service(directory, config, servers=servers, command=whole, stderr=stderr)
+    except AssertionError as error:
+        raise BrokenRun(f"bedrock {address}: {error}") from None
+    with service:
+        yield service
+        service.stop()
 
 
 class Worker:

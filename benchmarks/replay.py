@@ -18,11 +18,12 @@ import msgspec
 
 from benchmarks.events import Events, size_name
 from benchmarks.limits import Measures
-from benchmarks.processes import BrokenRun, Server, Worker, server
+from benchmarks.processes import BrokenRun, Worker, server
 from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, environment, table
 from benchmarks.workers import Load, consume, produce
 from diaspora_stream.api import Driver
+from mochi.mofka.testing import Service
 
 DATA_SIZES = (128, 64 << 10, 1 << 20)
 EVENTS = 1_000_000
@@ -99,7 +100,7 @@ class Case(msgspec.Struct, frozen=True):
                 producer.advance()
 
 
-def _create_topic(running: Server, directory: Path, uuid: str | None = None) -> None:
+def _create_topic(running: Service, directory: Path, uuid: str | None = None) -> None:
     """Make the topic, with the partition that has `uuid` and is there already, or a new one."""
     config = {"type": "default", "partition": {"path": str(directory), "sync": False}}
     driver = Driver(backend="mofka", options={"group_file": str(running.group_file)})

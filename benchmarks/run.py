@@ -19,11 +19,12 @@ import msgspec
 from benchmarks import goals
 from benchmarks.events import Events, size_name
 from benchmarks.limits import Measures, measure, percentiles
-from benchmarks.processes import Server, Usage, Worker, back_memory, server, usage
+from benchmarks.processes import Usage, Worker, back_memory, server, usage
 from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, Spread, environment, spreads, table
 from benchmarks.workers import Load, consume, idle, produce
 from diaspora_stream.api import Driver
+from mochi.mofka.testing import Service
 
 TRANSPORTS = ("na+sm", "tcp")
 PARTITIONS = ("memory", "default", "default-sync")
@@ -184,7 +185,7 @@ class Growth(msgspec.Struct, frozen=True):
 Row = Case | Idle | Growth
 
 
-def create_topic(running: Server, partition: str, directory: Path) -> None:
+def create_topic(running: Service, partition: str, directory: Path) -> None:
     """Make the topic of a run: one partition, of one of `PARTITIONS`."""
     config: dict[str, Any] = {"type": "memory"}
     if partition != "memory":
@@ -194,11 +195,11 @@ def create_topic(running: Server, partition: str, directory: Path) -> None:
     driver.create_topic("benchmark", options={"num_partitions": 1, "config": config})
 
 
-def _load(running: Server, data_size: int, batch_size: int | None, *counts: int) -> Load:
+def _load(running: Service, data_size: int, batch_size: int | None, *counts: int) -> Load:
     return Load(str(running.group_file), "benchmark", data_size, batch_size, *counts)
 
 
-def _step(name: str, running: Server, client: Worker, count: int, event_size: int) -> Measures:
+def _step(name: str, running: Service, client: Worker, count: int, event_size: int) -> Measures:
     """Let a worker take its timed step; what it and the server spent on it."""
     before = usage(running.pid), client.usage()
     elapsed = client.advance()

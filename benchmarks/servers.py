@@ -16,11 +16,12 @@ import msgspec
 
 from benchmarks.events import Events
 from benchmarks.limits import Measures
-from benchmarks.processes import CONFIG, BrokenRun, Server, Workers, server
+from benchmarks.processes import CONFIG, BrokenRun, Workers, server
 from benchmarks.program import Options, command_line, matching, publish, repeat
 from benchmarks.report import Column, Report, environment, table
 from benchmarks.workers import Flood, flood, together
 from diaspora_stream.api import Driver
+from mochi.mofka.testing import Service
 
 TRANSPORTS = ("na+sm", "tcp")
 SERVERS = (1, 2, 4)
@@ -76,7 +77,7 @@ class Case(msgspec.Struct, frozen=True):
                     measures[f"{topic}_mb_per_s"] = rate * Events(data_size).size / 1e6
         return measures
 
-    def _flood(self, running: Server, topic: str) -> Flood:
+    def _flood(self, running: Service, topic: str) -> Flood:
         events, data_size = BATCHES[topic]
         most = MAX_BYTES // (events * data_size * self.producers)
         return Flood(str(running.group_file), topic, data_size, events, SECONDS, most)

@@ -42,7 +42,7 @@ def full_data_selector(metadata: Any, descriptor: DataDescriptor) -> DataDescrip
 
 
 def byte_array_allocator(metadata: Any, descriptor: DataDescriptor) -> list[bytearray]:
-    """Give one bytearray of the size selected; `ByteArrayAllocator` in the public API."""
+    """Return one bytearray of the size selected; `ByteArrayAllocator` in the public API."""
     return [bytearray(descriptor.size)]
 
 

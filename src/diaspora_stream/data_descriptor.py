@@ -295,8 +295,8 @@ class DataDescriptor:
         Raises
         ------
         InvalidDescriptor
-            When the bytes end early or go on after the descriptor, for an unknown kind of selection, for a
-            selection that does not fit into the data, and when the size is not that of the selections.
+            The bytes end early, or go on after the descriptor. A selection is of an unknown kind, or does not fit
+            into the data. The size is not that of the selections.
         """
         reader = _Reader(buffer)
         size, base_size, location_size = reader.read(_HEADER)

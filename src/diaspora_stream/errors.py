@@ -1,7 +1,7 @@
 """Errors of diaspora_stream: one tree, rooted in what applications know as `diaspora_stream.api.Exception`.
 
-Invariants: every error keeps its fields as attributes and as `args`, so that it can be pickled and compared;
-its text says what was wrong, where, what was found and what would be right.
+Invariants: every error keeps its fields as attributes and as `args`, so that it can be pickled and compared. Its
+text says what was wrong, where, what was found and what would be right.
 """
 
 from typing import NamedTuple, Self

@@ -8,8 +8,8 @@ path is:
 - an object: the field is there and matches it as a pattern;
 - a list of rules, objects with one key: one of them holds. Without any, nothing matches.
 
-Invariants: a compiled pattern never raises, and takes time in proportion to what it looks at; a pattern that
-cannot be compiled is a `ConfigError` that names the place in it.
+Invariants: a compiled pattern never raises, and takes time in proportion to what it looks at. A pattern that cannot
+be compiled is a `ConfigError` that names the place in it.
 """
 
 import ipaddress

@@ -1,8 +1,8 @@
 """Python values as JSON: what an application may pass as metadata or options, and how it is written.
 
-Invariants: text is compact UTF-8, keys are in byte order, NaN and the infinities are null, bytes are base64
-text, a tuple is an array, a dict key that is no str is `str(key)`. What `encode` writes, `from_text` reads,
-however deep the stack of the one who reads is already.
+Invariants: text is compact UTF-8, and keys are in byte order. NaN and the infinities are null, bytes are base64
+text, a tuple is an array. A dict key that is no str is `str(key)`. What `encode` writes, `from_text` reads, however
+deep the stack of the one who reads is already.
 
 msgspec does the work. Where it refuses, `write_slowly` and `read_slowly` do it again in Python, without recursion:
 they tell where and why, or succeed where only the stack was too small.

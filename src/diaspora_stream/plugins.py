@@ -1,7 +1,7 @@
 """Plugins: drivers, validators, partition selectors and serializers, found by name.
 
 A name is looked for among the classes of this library, then among the entry points of the group
-``diaspora_stream.<kind>s``; ``name:module`` also imports the module and takes its attribute of that name.
+``diaspora_stream.<kind>s``. ``name:module`` also imports the module and takes its attribute of that name.
 
 Invariant: what a component says of itself (`Component.to_metadata`) makes an equal one in any process that
 can import the same modules (`Component.from_metadata`).

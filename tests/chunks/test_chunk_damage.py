@@ -21,7 +21,7 @@ from mochi.mofka.chunks import (
     StorageError,
     follow,
 )
-from mochi.mofka.chunks.directory import ChunkView
+from mochi.mofka.chunks.reader import ChunkReader
 from tests.chunks.chunk_events import Event, batch_of, chunk_files, numbered
 
 FOUR = ChunkConfig(max_events_per_chunk=4)
@@ -47,7 +47,7 @@ def directory(tmp_path: Path) -> Path:
     return made(tmp_path / f"topic-{UUID}")
 
 
-def served(store: ChunkView) -> dict[int, Event]:
+def served(store: ChunkReader) -> dict[int, Event]:
     """Read all events that can be read, one by one, by id."""
     found = {}
     refused: list[tuple[int, range]] = []

@@ -14,7 +14,7 @@ from mochi.disk import PosixFile
 from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles
 from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of, unpack
-from mochi.mofka.chunks.reader import ChunkReader
+from mochi.mofka.chunks.spans import Spans
 from tests.chunks.chunk_events import Event, batch_of, chunk_files, events_of, numbered
 
 WITHOUT_SYNC = ChunkConfig(sync=False)
@@ -142,13 +142,13 @@ def test_small_commits_are_read_at_once(tmp_path: Path, data: bytes, monkeypatch
         for number in range(100):
             store.append([batch_of([(b"%2d" % number, data)])])
         runs = []
-        read = ChunkReader._read
+        read = Spans.read
 
-        def counted(reader: ChunkReader, chunk: Chunk, kind: str, offset: int, target: memoryview) -> None:
+        def counted(reader: Spans, chunk: Chunk, kind: str, offset: int, target: memoryview) -> None:
             runs.append((kind, len(target)))
             read(reader, chunk, kind, offset, target)
 
-        monkeypatch.setattr(ChunkReader, "_read", counted)
+        monkeypatch.setattr(Spans, "read", counted)
         found = store.read_range(0, 100, 1 << 20, with_data=True)
         assert found.count == 100
         assert runs == [("meta", 200), *([("data", 400)] if data else [])]

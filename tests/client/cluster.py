@@ -4,8 +4,6 @@ They hold no token, and the group file is the test's own.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +14,7 @@ from diaspora_stream.serializer import DefaultSerializer
 from diaspora_stream.validator import DefaultValidator
 from mochi.margo.client import Client
 from mochi.mofka.registry import PartitionRecord, Registry
+from mochi.mofka.testing import BIN, READY, Process
 from mochi.yokan.handle import DatabaseHandle
 from tests.client.client_server import LIBRARIES
 
@@ -45,7 +44,7 @@ class Cluster:
         self._kind = kind
         self._scheme = scheme
         self._uuids = [[str(uuid4()) for _ in range(partitions)] for _ in range(servers)]
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[Process] = []
         self._drivers: list[Driver] = []
         self.addresses = [""] * servers
         self.group_file = directory / "group.json"
@@ -99,19 +98,12 @@ class Cluster:
         ]
         return providers
 
-    def _start(self, server: int) -> "subprocess.Popen[str]":
+    def _start(self, server: int) -> Process:
         config = self._directory / f"server-{server}.json"
         config.write_text(json.dumps({"libraries": LIBRARIES, "providers": self._providers(server)}))
         address = self.addresses[server] or {"tcp": "tcp://127.0.0.1"}.get(self._scheme, self._scheme)
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name("bedrock"), address, "-c", config],
-            cwd=self._directory,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        lines = iter(process.stdout)
-        self.addresses[server] = next(line for line in lines if "now running" in line).split()[-1]
+        process = Process(BIN / "bedrock", address, "-c", config, directory=self._directory)
+        self.addresses[server] = process.expect(READY)[1]
         return process
 
     def driver(self, **options: Any) -> Driver:
@@ -126,14 +118,11 @@ class Cluster:
         return self._processes[server].pid
 
     def kill(self, server: int) -> None:
-        if self._processes[server].poll() is None:
-            self._processes[server].kill()
-            self._processes[server].communicate()
+        self._processes[server].kill()
 
     def end(self, server: int) -> None:
         """Stop a server as an operator does, so that nothing of its partitions is left to replay."""
-        self._processes[server].terminate()
-        self._processes[server].communicate(timeout=60)
+        self._processes[server].stop(60)
 
     def start_again(self, server: int, *, elsewhere: bool = False) -> None:
         """Start a killed server again, perhaps at another address, and note that where a client finds it."""

@@ -304,7 +304,7 @@ def test_a_missing_group_file_is_named_as_such(tmp_path: Path, caplog: pytest.Lo
 
 def test_ctrl_c_at_a_command_is_no_traceback(start_server: Callable[..., Server], tmp_path: Path) -> None:
     server = start_server()
-    server.stop()
+    server.freeze()
     commands = [
         ["diaspora-ctl", "topic", "list", "--driver", "mofka", "--driver.group_file", str(server.group_file)],
         ["bedrock-query", "na+sm", "-f", str(server.group_file)],

@@ -53,7 +53,7 @@ def pulled(consumer: Consumer, count: int) -> list[int]:
 
 def provider_of(server: Server, topic: TopicHandle) -> Any:
     """The configuration of the topic's partition, as a query shows it."""
-    providers = BedrockClient(server.driver()._service.client).config(server.address())["providers"]
+    providers = BedrockClient(server.driver()._service.client).config(server.address)["providers"]
     (found,) = (each["config"] for each in providers if each["config"].get("topic") == topic.name)
     return found
 

@@ -13,7 +13,7 @@ import pytest
 
 from diaspora_stream.api import Driver
 from mochi.margo.client import Client
-from tests.client.client_server import CONFIG
+from mochi.mofka.testing import Service
 from tests.client.cluster import Cluster
 from tests.client.fan_in_worker import data_of
 
@@ -76,20 +76,8 @@ def test_128_producers_on_four_servers_lose_nothing(tmp_path: Path, scheme: str)
 @pytest.fixture
 def limited(tmp_path: Path) -> Iterator[tuple[int, str]]:
     """A server that was started with a soft limit of 128 open files: its process id, and its group file."""
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(CONFIG))
-    bedrock = Path(sys.executable).with_name("bedrock")
-    process = subprocess.Popen(
-        ["sh", "-c", f"ulimit -Sn 128; exec {bedrock} na+sm -c {config}"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert any("now running" in line for line in process.stdout)
-    yield process.pid, str(tmp_path / "mofka.json")
-    process.kill()
-    process.communicate()
+    with Service(tmp_path, within=("sh", "-c", 'ulimit -Sn 128; exec "$@"', "sh")) as service:
+        yield service.pid, str(service.group_file)
 
 
 @pytest.mark.parametrize("connections", [300, pytest.param(1000, marks=pytest.mark.soak)])

@@ -121,14 +121,14 @@ def test_the_second_generation_has_values_and_a_flush_that_blocks(server: Server
 def test_todays_flush_does_not_block(server: Server) -> None:
     topic = server.topic()
     producer = topic.producer(batch_size=1000)
-    server.stop()
+    server.freeze()
     try:
         future = producer.push({})
         flushed = producer.flush()
         assert not future.completed
         assert flushed.wait(20) is False
     finally:
-        server.go_on()
+        server.thaw()
     assert flushed.wait(10000)
 
 

@@ -208,7 +208,7 @@ event.acknowledge()
     assert process.stdin is not None
     assert process.stdout.readline() == "stop\n"
     if "consumer" not in work:
-        server.stop()
+        server.freeze()
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "ready\n"
@@ -217,7 +217,7 @@ event.acknowledge()
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "interrupted\n"
     assert time.monotonic() - start < 1
-    server.go_on()
+    server.thaw()
     process.stdin.write("\n")
     out, errors = process.communicate(timeout=25)
     assert (out, errors) == ("True\nTrue\n", "")
@@ -245,14 +245,14 @@ print(topic.consumer("c").pull().wait().metadata)
     assert process.stdout is not None
     assert process.stdin is not None
     assert process.stdout.readline() == "stop\n"
-    server.stop()
+    server.freeze()
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "ready\n"
     wait_until_asleep(process.pid)
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "interrupted\n"  # the server does not go on before
-    server.go_on()
+    server.thaw()
     process.stdin.write("\n")
     out, errors = process.communicate(timeout=25)
     assert (out, errors) == ("1\n", "")
@@ -360,7 +360,7 @@ def test_a_push_while_the_interpreter_ends_and_the_server_is_dead_is_told(
     start_server: Any, run_program: Run
 ) -> None:
     server = start_server()
-    before = f"os.kill({server.process.pid}, signal.SIGKILL)"
+    before = f"os.kill({server.pid}, signal.SIGKILL)"
     process = run_program(server, server.topic(), LAST_WORDS.format(push="producer.push('1')", before=before))
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -391,7 +391,7 @@ class Interrupting(bytes):
 
 def test_ctrl_c_while_a_frame_is_queued_does_not_garble_the_next_one(server: Server) -> None:
     client = server.driver()._service.client
-    link = client.link(server.address())
+    link = client.link(server.address)
     with pytest.raises(KeyboardInterrupt):
         link.request("nothing", 1, b"", None, bulk=[(Interrupting(b"abc"),)])
     client.wait(lambda: link.error is not None, lambda: (link,), time.monotonic() + 10)

@@ -36,7 +36,7 @@ def test_a_full_producer_raises_at_once_or_after_its_time_out_and_loses_nothing(
     patient = topic.producer(batch_size=2, max_num_batches=1)
     impatient.push(["a"]), patient.push(["a"])
     impatient.flush().wait(), patient.flush().wait()
-    server.stop()
+    server.freeze()
     accepted = 2
     for producer, least in ((impatient, 0.0), (patient, 0.3)):
         for _ in range(6):  # the batch on its way, the one behind it, and the open one
@@ -47,7 +47,7 @@ def test_a_full_producer_raises_at_once_or_after_its_time_out_and_loses_nothing(
             producer.push("7")
         assert least <= time.monotonic() - begin < least + 2
         assert producer.flush().wait(50) is False
-    server.go_on()
+    server.thaw()
     for producer in (impatient, patient):
         assert producer.flush().wait(10000) is True
     assert len(metadata_of(topic, accepted)) == accepted
@@ -59,14 +59,14 @@ def test_bytes_on_their_way_stay_below_the_stated_bounds(start_server: Any, batc
     topic = server.topic(timeout_ms=100)
     producer = topic.producer(batch_size=batch_size, max_num_batches=2, options={"when_full": "raise"})
     producer.push(None).wait()
-    server.stop()
+    server.freeze()
     event = bytes(1 << 20)
     pushed = 0
     with contextlib.suppress(Exception):
         while pushed <= 4 * MAX_BATCH_BYTES:
             producer.push(None, event)
             pushed += len(event)
-    server.go_on()
+    server.thaw()
     assert pushed <= 4 * MAX_BATCH_BYTES
     assert producer.flush().wait(20000) is True
 
@@ -77,7 +77,7 @@ def test_a_killed_server_makes_pending_waits_and_later_calls_raise(start_server:
     producer, consumer = topic.producer(batch_size=10), topic.consumer("c")
     producer.push(["stored"]).wait()
     event = consumer.pull().wait(5000)
-    server.stop()
+    server.freeze()
     futures = [producer.push(number) for number in range(25)]
     pull = consumer.pull()
     server.kill()
@@ -147,7 +147,7 @@ class Proxy:
 def proxied(start_server: Any) -> Iterator[tuple[Server, Proxy]]:
     """A tcp server whose group file leads through a proxy."""
     server = start_server("tcp://127.0.0.1")
-    real = server.address()
+    real = server.address
     target = address.parse(real)
     assert isinstance(target, address.TcpAddress)
     proxy = Proxy(target)
@@ -162,7 +162,7 @@ def test_connections_cut_in_the_middle_cost_nothing_and_double_nothing(
     real = transport.connect
 
     def through_proxy(text: str, timeout: float) -> socket.socket:
-        return real(proxy.address if text == server.address() else text, timeout)
+        return real(proxy.address if text == server.address else text, timeout)
 
     monkeypatch.setattr(transport, "connect", through_proxy)
     topic = server.topic()
@@ -251,7 +251,7 @@ def test_ctrl_c_ends_a_blocking_call_at_once_and_the_program_goes_on(
         topic,
         f"""
         def stop():
-            os.kill({server.process.pid}, signal.SIGSTOP)
+            os.kill({server.pid}, signal.SIGSTOP)
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
         producer = topic.producer()
         topic.consumer('c').pull().wait(5000).acknowledge()
@@ -262,7 +262,7 @@ def test_ctrl_c_ends_a_blocking_call_at_once_and_the_program_goes_on(
             assert time.monotonic() - begin < 3
         else:
             raise SystemExit("no KeyboardInterrupt")
-        os.kill({server.process.pid}, signal.SIGCONT)
+        os.kill({server.pid}, signal.SIGCONT)
         producer.push(["after"]).wait(5000)
         """,
     )
@@ -298,7 +298,7 @@ def test_a_program_whose_server_is_gone_ends_and_says_what_is_lost(
         topic,
         f"""
         producer = topic.producer(batch_size=1000)
-        os.kill({server.process.pid}, signal.SIGKILL)
+        os.kill({server.pid}, signal.SIGKILL)
         for i in range(10): producer.push(i)
         """,
     )

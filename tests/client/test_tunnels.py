@@ -58,7 +58,7 @@ def test_topics_are_made_written_and_read_through_a_tunnel(
     start_server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start_server("tcp://127.0.0.1")
-    real = server.address()
+    real = server.address
     copy = tmp_path / "copy.json"
     with forwarded(real) as here:
         copy.write_text(server.group_file.read_text().replace(real, here))

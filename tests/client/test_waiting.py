@@ -52,7 +52,7 @@ def test_a_server_that_does_not_answer_is_waited_for_as_long_as_was_said(
     producer.push("1").wait()
     event = consumer.pull().wait()
     driver = server.driver(timeout_ms=300)
-    server.stop()
+    server.freeze()
     pushed = producer.push("2")
     for call in (
         pushed.wait,
@@ -66,7 +66,7 @@ def test_a_server_that_does_not_answer_is_waited_for_as_long_as_was_said(
     for call in (lambda: pushed.wait(-1), lambda: pushed.wait(0), lambda: producer.flush().wait(-1)):
         assert outcome_of(call, 1) is STILL_WAITING
     assert outcome_of(consumer.pull().wait, 1) is STILL_WAITING
-    server.go_on()
+    server.thaw()
     assert pushed.wait() == 1
 
 
@@ -78,14 +78,14 @@ def test_a_wait_for_a_server_is_told_once_and_once_when_it_is_over(
     topic = server.topic()
     producer = topic.producer(batch_size=1)
     producer.push("1").wait()
-    server.stop()
+    server.freeze()
     pushed = producer.push("2")
     with caplog.at_level(logging.WARNING):
-        threading.Timer(0.5, server.go_on).start()
+        threading.Timer(0.5, server.thaw).start()
         assert pushed.wait() == 1
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2, told
-    for word in (topic.name, "partition 0", server.address(), "does not answer"):
+    for word in (topic.name, "partition 0", server.address, "does not answer"):
         assert word in told[0]
     assert "is over after" in told[1]
 
@@ -103,7 +103,7 @@ def test_a_search_for_a_partition_is_told_once_and_once_when_it_is_over(
             consumer.pull().wait()
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2, told
-    for word in (topic.name, "partition 0", server.address(), "Connection refused"):
+    for word in (topic.name, "partition 0", server.address, "Connection refused"):
         assert word in told[0]
     assert "given up after" in told[1]
 

@@ -42,7 +42,7 @@ def test_an_engine_is_made_and_passed_on(server: Server) -> None:
         assert isinstance(engine.mid, int)
         with pytest.raises(pymargo.MargoException, match="does not listen"):
             engine.addr()
-        assert engine.lookup(server.address()) == server.address()
+        assert engine.lookup(server.address) == server.address
 
 
 def test_an_engine_of_a_server_has_an_address_and_ends() -> None:

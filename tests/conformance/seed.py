@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from diaspora_stream.api import Driver
-from tests.system.real_service import Machine, Server, Service
+from mochi.mofka.testing import Service
+from tests.system.real_service import Machine
 
 SEED = Path(__file__).parents[1] / "data" / "seed"
 FIRST = (SEED / "first-configuration.json").read_text()
@@ -44,25 +45,25 @@ def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def create(machine: Machine, server: Server | Service, command: str, mofka: Path) -> None:
+def create(machine: Machine, server: Service, command: str, mofka: Path) -> None:
     """Run a command of the document in a shell, after the line that says where the service is."""
     text = snippet("driver-options").replace("/path/to/mofka.json", str(server.group_file))
     text += "\n" + snippet(command).replace("/tmp/mofka", str(mofka))
-    done = machine.run(server, text)
+    done = server.run(text)
     assert done.returncode == 0, done.stderr
     assert "Error" not in done.stderr
 
 
-def query_all(machine: Machine, server: Server | Service, protocol: str = "na+sm") -> dict[str, Any]:
+def query_all(machine: Machine, server: Service, protocol: str = "na+sm") -> dict[str, Any]:
     """Run the document's ``bedrock-query``; return what it shows of each server of a service on na+sm, by address."""
-    done = machine.run(server, snippet("query").replace("tcp", protocol))
+    done = server.run(snippet("query").replace("tcp", protocol))
     assert done.returncode == 0, done.stderr
     assert ("the service speaks na+sm" in done.stderr) == (protocol != "na+sm")
     shown: dict[str, Any] = json.loads(done.stdout)
     return shown
 
 
-def query(machine: Machine, server: Server) -> dict[str, Any]:
+def query(machine: Machine, server: Service) -> dict[str, Any]:
     """Return what ``bedrock-query`` shows of the only server."""
     (address, shown), *others = query_all(machine, server).items()
     assert address == server.address

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.real_service import BIN, Machine, Server, Service
+from mochi.mofka.testing import BIN, Service
+from tests.system.real_service import Machine
 
 DATABASE = ("providers", 1, "config", "database")
 CONFIGURATIONS = Path(__file__).parents[1] / "data" / "configurations"
@@ -16,10 +17,10 @@ WARNING = re.compile(
 )
 
 
-def streams(machine: Machine, server: Server | Service) -> set[str]:
+def streams(machine: Machine, server: Service) -> set[str]:
     """Have events go through a topic of each type of partition that the service can have; return these types."""
     driver = machine.driver(server)
-    done = machine.run(server, "bedrock-query na+sm -f mofka.json")
+    done = server.run("bedrock-query na+sm -f mofka.json")
     assert (done.returncode, done.stderr) == (0, "")
     types = {
         provider["type"] for shown in json.loads(done.stdout).values() for provider in shown["providers"]
@@ -103,8 +104,8 @@ def test_a_configuration_starts_a_service_that_works_and_what_it_shows_starts_it
     server = machine.bedrock((CONFIGURATIONS / name).read_text(), "na+sm", "-c", "config.json", *flags)
     topics = streams(machine, server)
     assert warnings(server.output) == warned
-    (shown,) = json.loads(machine.run(server, "bedrock-query na+sm -f mofka.json").stdout).values()
-    assert machine.run(server, "bedrock-shutdown na+sm -f mofka.json").returncode == 0
+    (shown,) = json.loads(server.run("bedrock-query na+sm -f mofka.json").stdout).values()
+    assert server.run("bedrock-shutdown na+sm -f mofka.json").returncode == 0
     assert server.end() == 0
     shown["providers"] = [provider for provider in shown["providers"] if provider["type"] != "mofka"]
     again = machine.bedrock(json.dumps(shown), "na+sm", "-c", "config.json", name=server.directory.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mochi.mofka.testing import Service
 from tests.conformance.seed import (
     COMMANDS,
     FIRST,
@@ -19,18 +20,18 @@ from tests.conformance.seed import (
     snippet,
     streams,
 )
-from tests.system.real_service import Machine, Server
+from tests.system.real_service import Machine
 
 
 @pytest.fixture
-def start(machine: Machine) -> Callable[[str], Server]:
+def start(machine: Machine) -> Callable[[str], Service]:
     _, *arguments = snippet("start").split()
     return lambda text: machine.bedrock(text, *arguments)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_topic_made_by_a_command_of_the_document_works_and_shows_its_configuration(
-    machine: Machine, start: Callable[[str], Server], mofka: Path, command: str
+    machine: Machine, start: Callable[[str], Service], mofka: Path, command: str
 ) -> None:
     server = start(FIRST)
     (server.directory / "topic-config.json").write_text(TOPIC_CONFIG)
@@ -40,7 +41,7 @@ def test_a_topic_made_by_a_command_of_the_document_works_and_shows_its_configura
 
 
 def test_options_come_in_the_shape_in_which_a_query_shows_them(
-    machine: Machine, start: Callable[[str], Server], mofka: Path
+    machine: Machine, start: Callable[[str], Service], mofka: Path
 ) -> None:
     server = start(FIRST)
     create(machine, server, "default-long", mofka)
@@ -53,7 +54,7 @@ def test_options_come_in_the_shape_in_which_a_query_shows_them(
 
 
 def test_the_master_database_can_be_persistent(
-    machine: Machine, start: Callable[[str], Server], mofka: Path
+    machine: Machine, start: Callable[[str], Service], mofka: Path
 ) -> None:
     database = snippet("rocksdb-database").replace("/tmp/mofka", str(mofka))
     text = re.sub(r'"database" : \{\s*"type": "map"\s*\}', lambda _: database, FIRST)
@@ -62,7 +63,7 @@ def test_the_master_database_can_be_persistent(
     assert (mofka / "master" / "CURRENT").exists()
     create(machine, server, "default-short", mofka)
     streams(machine.driver(server))
-    done = machine.run(server, "bedrock-shutdown na+sm -f mofka.json")
+    done = server.run("bedrock-shutdown na+sm -f mofka.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert server.end() == 0
     again = start(text)
@@ -70,7 +71,7 @@ def test_the_master_database_can_be_persistent(
 
 
 def test_the_server_says_where_it_is_and_stops_when_it_is_told(
-    machine: Machine, start: Callable[[str], Server], mofka: Path
+    machine: Machine, start: Callable[[str], Service], mofka: Path
 ) -> None:
     server = start(FIRST)
     shown = query(machine, server)
@@ -84,28 +85,28 @@ def test_the_server_says_where_it_is_and_stops_when_it_is_told(
     assert by_name["io_controller"]["dependencies"] == {"pool": "__primary__"}
     assert shown["libraries"] == given["libraries"]
     create(machine, server, "memory-short", mofka)
-    done = machine.run(server, "bedrock-shutdown na+sm -f mofka.json")
+    done = server.run("bedrock-shutdown na+sm -f mofka.json")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert server.end() == 0
     assert "Traceback" not in server.output
-    done = machine.run(server, "bedrock-query na+sm -f mofka.json -p")
+    done = server.run("bedrock-query na+sm -f mofka.json -p")
     assert done.returncode == 255
     assert "mofka.json: no such group file" in done.stderr
 
 
 def test_a_server_that_was_killed_leaves_a_group_file_that_a_query_does_not_believe(
-    machine: Machine, start: Callable[[str], Server]
+    machine: Machine, start: Callable[[str], Service]
 ) -> None:
     server = start(FIRST)
     server.kill()
     for command in ("bedrock-query na+sm -f mofka.json -p", "bedrock-shutdown na+sm -f mofka.json"):
-        done = machine.run(server, command)
+        done = server.run(command)
         assert done.returncode == 255
         assert f"nobody answers at {server.address}" in done.stderr
 
 
 def test_a_saved_configuration_deploys_the_same_service_again(
-    machine: Machine, start: Callable[[str], Server], mofka: Path
+    machine: Machine, start: Callable[[str], Service], mofka: Path
 ) -> None:
     server = start(FIRST)
     create(machine, server, "default-short", mofka)
@@ -115,7 +116,7 @@ def test_a_saved_configuration_deploys_the_same_service_again(
     topic = driver.open_topic("my_topic")
     with topic.producer() as producer:
         assert producer.push({"kept": True}).wait(10000) == 0
-    machine.run(server, "bedrock-shutdown na+sm -f mofka.json")
+    server.run("bedrock-shutdown na+sm -f mofka.json")
     assert server.end() == 0
     name = server.address.removeprefix("na+sm://")
     again = machine.bedrock(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.real_service import Machine, Server
+from mochi.mofka.testing import Service
+from tests.system.real_service import Machine
 
 SEED = Path(__file__).parents[1] / "data" / "seed"
 DEFAULTS = {
@@ -24,7 +25,7 @@ def part(name: str) -> Any:
 
 
 @pytest.fixture
-def server(machine: Machine) -> Server:
+def server(machine: Machine) -> Service:
     settings = part("first-configuration.json")
     settings["margo"] = json.loads("{" + (SEED / "io-pools.txt").read_text() + "}")
     controllers = [part("io-controller.txt"), part("io-uring-controller.txt")]
@@ -32,14 +33,14 @@ def server(machine: Machine) -> Server:
     return machine.serve(settings)
 
 
-def works_by_io_uring(server: Server) -> bool:
+def works_by_io_uring(server: Service) -> bool:
     """Tell whether the kernel has workers for requests of the process; uvloop's own ring never needs any."""
     tasks = Path(f"/proc/{server.pid}/task").iterdir()
     return any((task / "comm").read_text().startswith("iou-wrk") for task in tasks)
 
 
 def test_a_topic_on_the_io_uring_controller_keeps_its_events_and_the_other_controller_goes_on(
-    machine: Machine, server: Server, tmp_path: Path
+    machine: Machine, server: Service, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -49,7 +50,7 @@ def test_a_topic_on_the_io_uring_controller_keeps_its_events_and_the_other_contr
         command,
         command.replace("fast_topic", "other").replace("io_uring_controller", "io_controller"),
     ):
-        done = machine.run(server, text, DIASPORA_CTL_DRIVER_OPTIONS=options)
+        done = server.run(text, DIASPORA_CTL_DRIVER_OPTIONS=options)
         assert done.returncode == 0, done.stderr
     driver = machine.driver(server)
     expected = [({"n": n}, b"%d" % n * (n * 300)) for n in range(100)]
@@ -65,7 +66,7 @@ def test_a_topic_on_the_io_uring_controller_keeps_its_events_and_the_other_contr
         stored = (directory / "chunk-000000.data").read_bytes()
         assert stored == b"".join(content for _, content in expected)
 
-    (shown,) = json.loads(machine.run(server, "bedrock-query na+sm -f mofka.json").stdout).values()
+    (shown,) = json.loads(server.run("bedrock-query na+sm -f mofka.json").stdout).values()
     by_name = {provider["name"]: provider for provider in shown["providers"]}
     assert by_name["io_controller"]["config"] == {**DEFAULTS, "num_urings": 0, "liburing_flags": []}
     assert by_name["io_uring_controller"]["config"] == {
@@ -79,18 +80,18 @@ def test_a_topic_on_the_io_uring_controller_keeps_its_events_and_the_other_contr
     ]
     assert works_by_io_uring(server) != ("Threads do the work instead" in server.output)
 
-    done = machine.run(server, "bedrock-shutdown na+sm -f mofka.json")
+    done = server.run("bedrock-shutdown na+sm -f mofka.json")
     assert (done.returncode, server.end()) == (0, 0)
     assert "Traceback" not in server.output
 
 
 def test_a_server_that_is_killed_loses_nothing_that_its_io_uring_controller_acknowledged(
-    machine: Machine, server: Server, tmp_path: Path
+    machine: Machine, server: Service, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
     command = (SEED / "io-uring-topic.txt").read_text().replace("/tmp/mofka", str(tmp_path / "data"))
     options = f"--driver mofka --driver.group_file {server.group_file}"
-    assert machine.run(server, command, DIASPORA_CTL_DRIVER_OPTIONS=options).returncode == 0
+    assert server.run(command, DIASPORA_CTL_DRIVER_OPTIONS=options).returncode == 0
     topic = machine.driver(server).open_topic("fast_topic")
     producer = topic.producer(batch_size=10)
     futures = [producer.push({"n": n}, os.urandom(5000)) for n in range(1000)]
@@ -102,9 +103,7 @@ def test_a_server_that_is_killed_loses_nothing_that_its_io_uring_controller_ackn
     uuid = directory.name.removeprefix("fast_topic-")
     again = machine.serve(json.loads((server.directory / "config.json").read_text()), name="again")
     options = f"--driver mofka --driver.group_file {again.group_file}"
-    done = machine.run(
-        again, f"{command.strip()} --topic.config.uuid {uuid}", DIASPORA_CTL_DRIVER_OPTIONS=options
-    )
+    done = again.run(f"{command.strip()} --topic.config.uuid {uuid}", DIASPORA_CTL_DRIVER_OPTIONS=options)
     assert done.returncode == 0, done.stderr
     with machine.driver(again).open_topic("fast_topic").consumer("mine") as consumer:
         events = [consumer.pull().wait(20000) for _ in acknowledged]

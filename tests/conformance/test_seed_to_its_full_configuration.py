@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mochi.mofka.testing import BIN, Service
 from tests.conformance.seed import (
     COMMANDS,
     FIRST,
@@ -24,7 +25,7 @@ from tests.conformance.seed import (
     snippet,
     streams,
 )
-from tests.system.real_service import BIN, Machine, Service
+from tests.system.real_service import Machine
 
 FULL = (SEED / "full-configuration.json").read_text()
 DOCS = Path(__file__).parents[2] / "docs"
@@ -176,7 +177,7 @@ def test_the_full_configuration_is_deployed_as_it_is(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, mofka: Path, launcher: str, protocol: str
 ) -> None:
     service = launch(machine, monkeypatch, launcher, FULL.replace("/tmp/mofka", str(mofka)), protocol)
-    answer = machine.run(service, snippet("query"))
+    answer = service.run(snippet("query"))
     assert answer.returncode == 0, answer.stderr
     by_address = json.loads(answer.stdout)
     first, second = (by_address[member["address"]] for member in service.members())
@@ -201,6 +202,6 @@ def test_the_full_configuration_is_deployed_as_it_is(
     create(machine, service, "io-uring-topic", mofka)
     streams(machine.driver(service))
     streams(machine.driver(service), "fast_topic")
-    done = machine.run(service, "bedrock-shutdown na+sm -f mofka.json -v off")
+    done = service.run("bedrock-shutdown na+sm -f mofka.json -v off")
     assert (done.returncode, done.stderr) == (0, "")
     assert service.end() == 0

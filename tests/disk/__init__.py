@@ -1,1 +1,1 @@
-"""Tests of `mochi.disk`: locks on directories."""
+"""Tests of `mochi.disk`: locks on directories, and the contract of all file layers."""

@@ -1,8 +1,5 @@
 """The suite that every driver passes, for ours: `mofka` over each transport and type of partition, and the embedded."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -12,46 +9,26 @@ import pytest
 
 from diaspora_stream.api import Driver
 from diaspora_stream.testing import DriverSuite
+from mochi.mofka.testing import Service, configuration
 from tests.addresses import ADDRESSES
-
-LIBRARIES = [f"lib{name}-bedrock-module.so" for name in ("flock", "yokan", "warabi", "abt-io", "mofka")]
 
 
 def provider(name: str, kind: str, number: int, config: dict[str, Any], *tags: str) -> dict[str, Any]:
     return {"name": name, "type": kind, "provider_id": number, "tags": list(tags), "config": config}
 
 
-CONFIG = {
-    "libraries": LIBRARIES,
-    "providers": [
-        provider(
-            "group", "flock", 1, {"bootstrap": "self", "file": "mofka.json", "group": {"type": "static"}}
-        ),
-        provider("master", "yokan", 2, {"database": {"type": "map"}}, "mofka:master"),
-        provider("metadata", "yokan", 3, {"database": {"type": "map"}}, "mofka:metadata"),
-        provider("data", "warabi", 4, {"target": {"type": "memory", "config": {}}}, "mofka:data"),
-        {**provider("io", "abt_io", 5, {}), "dependencies": {"pool": "__primary__"}},
-    ],
-}
+CONFIG = configuration()
+CONFIG["libraries"].append("libwarabi-bedrock-module.so")
+CONFIG["providers"] += [
+    provider("metadata", "yokan", 4, {"database": {"type": "map"}}, "mofka:metadata"),
+    provider("data", "warabi", 5, {"target": {"type": "memory", "config": {}}}, "mofka:data"),
+]
 
 
 @pytest.fixture(scope="module", params=ADDRESSES)
 def group_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("server")
-    (directory / "config.json").write_text(json.dumps(CONFIG))
-    server = subprocess.Popen(
-        [Path(sys.executable).with_name("bedrock"), request.param, "-c", "config.json"],
-        cwd=directory,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None
-        assert any("now running" in line for line in server.stdout)
-        yield str(directory / "mofka.json")
-    finally:
-        server.kill()
-        server.communicate()
+    with Service(tmp_path_factory.mktemp("server"), CONFIG, address=request.param) as service:
+        yield str(service.group_file)
 
 
 class ServedSuite(DriverSuite):

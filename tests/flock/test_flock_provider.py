@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,14 @@ from mochi.flock.provider import FlockProvider
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
 from mochi.margo.errors import AddressError, AuthenticationError
+from mochi.mofka.testing import running
 
 PROVIDER_ID = 7
 
 
-@contextmanager
-def serving() -> Iterator[Engine]:
-    engine = Engine("na+sm")
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    try:
-        yield engine
-    finally:
-        engine.finalize()
-        thread.join()
-
-
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    with serving() as engine:
+    with running(Engine("na+sm")) as engine:
         yield engine
 
 
@@ -98,7 +87,7 @@ def test_the_member_is_let_in_to_under_its_rank_alone(engine: Engine, tmp_path: 
     founder = start(engine, path)
     founder.form({0: founder.offer})
     founder.ready(engine)
-    with serving() as second, closing(Client(timeout=20)) as client:
+    with running(Engine("na+sm")) as second, closing(Client(timeout=20)) as client:
         newcomer = start(second, path, bootstrap="join")
         newcomer.form({0: newcomer.offer})
         token = engine.gate.token
@@ -114,7 +103,7 @@ def test_the_member_is_let_in_to_under_its_rank_alone(engine: Engine, tmp_path: 
 
 
 def test_two_services_have_different_tokens(engine: Engine) -> None:
-    with serving() as other:
+    with running(Engine("na+sm")) as other:
         start(engine, None)
         start(other, None)
         assert engine.gate.token != other.gate.token
@@ -204,7 +193,7 @@ def test_a_server_finds_itself_by_its_address_in_a_file_that_it_adds_a_token_to_
     provider.ready(engine)
     assert group_file.read(path).token == engine.gate.token
     assert set(group_file.read(path).members) == {Member(other, 1, 0), Member(engine.address, 7, 1)}
-    with serving() as second:
+    with running(Engine("na+sm")) as second:
         members_of(path, Member(engine.address, 1, 1), Member(second.address, 1, 0), __token__="abcd")
         late = start(second, path, bootstrap="file")
         assert late.form({0: late.offer}) == (0, {0: second.address, 1: engine.address})
@@ -240,7 +229,7 @@ def test_the_last_member_that_lives_removes_the_group_file(engine: Engine, tmp_p
     founder = start(engine, path)
     founder.form({0: founder.offer})
     founder.ready(engine)
-    with serving() as second:
+    with running(Engine("na+sm")) as second:
         newcomer = start(second, path, bootstrap="join")
         assert second.gate.token == engine.gate.token
         assert newcomer.form({0: newcomer.offer}) == (1, {0: engine.address, 1: second.address})
@@ -284,7 +273,10 @@ def test_a_group_of_some_ranks_has_these_alone(engine: Engine, tmp_path: Path) -
     assert engine.gate.token == b"secret"
     provider.ready(engine)
     assert not path.exists()  # rank 1 writes it
-    with serving() as other, pytest.raises(ConfigError, match=r"rank 0, which is not in \[1, 2\]"):
+    with (
+        running(Engine("na+sm")) as other,
+        pytest.raises(ConfigError, match=r"rank 0, which is not in \[1, 2\]"),
+    ):
         meeting(0, b"secret", other, path, mpi_ranks=[1, 2])
 
 
@@ -316,7 +308,7 @@ def test_old_news_of_another_address_do_not_end_a_member_which_then_tells_where_
 ) -> None:
     path = tmp_path / "mofka.json"
     members_of(path, *(Member(f"na+sm://gone-{rank}", 1, rank) for rank in range(3)), __token__="aa")
-    with serving() as second:
+    with running(Engine("na+sm")) as second:
         other = meeting(2, None, second, path)
         other.form({2: other.offer})
         other.ready(second)
@@ -357,7 +349,7 @@ def test_a_member_that_another_does_not_know_tells_it(engine: Engine, tmp_path: 
             (*view.members, *(Member(f"na+sm://gone-{rank}", 1, rank) for rank in (1, 2))), view.metadata
         ),
     )
-    with serving() as second:
+    with running(Engine("na+sm")) as second:
         newcomer = meeting(1, None, second, copy, group=SWIM)  # on a host that does not share the file
         newcomer.form({1: newcomer.offer})
         newcomer._is_complete = True
@@ -381,7 +373,7 @@ def test_a_group_that_is_watched_wakes_up_and_one_that_is_static_does_not(
     provider.ready(engine)
     assert begun() == {"flock-watch"}
     provider.close()
-    with serving() as second:
+    with running(Engine("na+sm")) as second:
         provider = start(second, tmp_path / "swim.json", group=SWIM)
         provider.form({0: provider.offer})
         provider.ready(second)
@@ -403,7 +395,7 @@ def test_the_configuration_of_the_group_wins_over_that_of_who_joins(engine: Engi
         "primary_address": engine.address,
         "primary_provider_id": PROVIDER_ID,
     }
-    with serving() as second:
+    with running(Engine("na+sm")) as second:
         newcomer = start(second, path, bootstrap="join", group={"type": "centralized"})
         newcomer.form({0: newcomer.offer})
         newcomer.ready(second)
@@ -414,7 +406,7 @@ def test_the_configuration_of_the_group_wins_over_that_of_who_joins(engine: Engi
         }
         assert newcomer.config["state"] == {"members": {"0": "alive"}}
         newcomer.close()
-    with serving() as third:
+    with running(Engine("na+sm")) as third:
         stranger = start(third, path, bootstrap="join")
         with pytest.raises(ConfigError, match="this is a group of type 'centralized', not 'static'"):
             stranger.form({0: stranger.offer})
@@ -450,7 +442,7 @@ def test_a_member_learns_from_another_that_it_was_replaced_where_there_is_no_fil
     provider.form({1: provider.offer})
     provider.ready(engine)
     monkeypatch.setattr(engine, "finalize", ended.append)
-    with serving() as second, serving() as third:
+    with running(Engine("na+sm")) as second, running(Engine("na+sm")) as third:
         other = meeting(2, None, second, path)
         other.form({2: other.offer})
         other.ready(second)

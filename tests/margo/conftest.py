@@ -1,8 +1,7 @@
 """Engines that serve in a thread of the test, and clients; nothing of them may be left behind."""
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -10,22 +9,10 @@ import pytest
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine
+from mochi.mofka.testing import running
 
 SECONDS = 20.0
 """Time-out of what must not take long; reached by a failing test only."""
-
-
-@contextmanager
-def running(engine: Engine) -> Iterator[Engine]:
-    """Run `engine` in a thread, and end it."""
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    try:
-        yield engine
-    finally:
-        engine.finalize()
-        thread.join(SECONDS)
-        assert not thread.is_alive()
 
 
 Serve = Callable[..., Engine]

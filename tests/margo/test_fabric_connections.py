@@ -221,7 +221,6 @@ def own() -> Iterator[Plane]:
 BAD: dict[str, Callable[[], bytes]] = {
     "a key of nothing": lambda: request_with([Segment(1 << 20, REMOTE, 0, 12345)]),
     "no keys": lambda: encode(Kind.REQUEST, call=1, segments=[Segment(1 << 20, REMOTE)]),
-    "keys of nothing": lambda: encode(Kind.REQUEST, segments=[Segment(1)], extensions=[(1, bytes(8))]) + b"x",
     "nothing was to be fetched": lambda: encode(Kind.FETCHED, call=9),
 }
 

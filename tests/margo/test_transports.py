@@ -1447,7 +1447,9 @@ for number in range(50):
     client.call({where!r}, "echo", Number(number), Number, provider_id=1)
     took.append(time.perf_counter() - began)
 one = sorted(took)[25]
-for number in range(600):
+for number in range(6000):
+    if strikes > 60 and answered > 300:
+        break
     client.link({where!r})
     try:
         armed = True

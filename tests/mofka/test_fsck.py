@@ -191,6 +191,20 @@ def test_a_repair_announces_what_it_does_and_gives_the_status_of_what_is_left(di
     assert (status, partition["repaired"], partition["concerned"]) == (1, [], [])
 
 
+@pytest.mark.parametrize(("mode", "expected"), [(0o700, 0o600), (0o770, 0o664)])
+def test_what_a_repair_makes_is_for_whom_the_directory_is_for(
+    directory: Path, mode: int, expected: int
+) -> None:
+    directory.chmod(mode)
+    (directory / "chunk-000000.idx").write_bytes(b"?" * 6 * 48)
+    before = os.umask(0o002)
+    try:
+        assert run("--repair", directory).returncode == 0
+    finally:
+        os.umask(before)
+    assert (directory / "quarantine-000000-idx-0").stat().st_mode & 0o777 == expected
+
+
 def test_a_partition_in_use_is_checked_and_not_repaired(directory: Path) -> None:
     with PartitionDirectory.open(directory):
         (directory / "chunk-000000.desc").write_bytes(b"?" * 336)

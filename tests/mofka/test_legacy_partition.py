@@ -151,27 +151,6 @@ def test_reads_with_any_limits_give_what_a_list_gives(
         opener.close()
 
 
-def test_pieces_of_data_are_those_asked_for(opener: Opener) -> None:
-    partition = opener.open()
-    append(partition, batch_of([(b"m", b"0123456789"), (b"m", b""), (b"m", b"abcdef")]))
-    append(partition, batch_of([(b"m", b"ABCDEF")]))
-    asked = [(0, [(2, 3), (8, 2)]), (3, [(0, 1)]), (2, [(5, 1), (0, 0)]), (1, [])]
-    found = read_data(partition, asked)
-    assert not isinstance(found, BaseException)
-    assert b"".join(found) == b"23489Af"
-
-
-@pytest.mark.parametrize(
-    ("event_id", "offset", "length"), [(3, 0, 0), (-1, 0, 1), (0, -1, 1), (0, 0, -1), (0, 3, 3), (0, 6, 0)]
-)
-def test_what_is_not_there_cannot_be_read(opener: Opener, event_id: int, offset: int, length: int) -> None:
-    partition = opener.open()
-    append(partition, batch_of([(b"m", b"12345")] * 3))
-    found = read_data(partition, [(event_id, [(offset, length)])])
-    assert isinstance(found, Fault)
-    assert found.code == "out_of_range"
-
-
 def test_the_documents_are_the_originals(opener: Opener) -> None:
     partition = opener.open()
     append(partition, batch_of([(b"first", b"hello"), (b"second", b""), (b"third", b"world!")]))

@@ -56,40 +56,6 @@ def test_reads_with_any_limits_give_what_a_list_gives(
         assert found.count == max(1, int(np.searchsorted(np.cumsum(weights), max_bytes, "right")))
 
 
-@settings(max_examples=60, deadline=None)
-@given(shape=batches, data=st.data())
-def test_pieces_of_data_are_those_asked_for_in_any_order(
-    shape: list[list[tuple[int, int]]], data: st.DataObject
-) -> None:
-    partition = MemoryPartition({})
-    events = made(partition, shape)
-    asked = []
-    expected = b""
-    for event_id in data.draw(st.lists(st.integers(0, len(events) - 1), max_size=8)):
-        content = events[event_id][1]
-        pieces = []
-        for _ in range(data.draw(st.integers(0, 3))):
-            offset = data.draw(st.integers(0, len(content)))
-            length = data.draw(st.integers(0, len(content) - offset))
-            pieces.append((offset, length))
-            expected += content[offset : offset + length]
-        asked.append((event_id, pieces))
-    found = read_data(partition, asked)
-    assert not isinstance(found, BaseException)
-    assert b"".join(found) == expected
-
-
-@pytest.mark.parametrize(
-    ("event_id", "offset", "length"), [(3, 0, 0), (-1, 0, 1), (0, -1, 1), (0, 0, -1), (0, 3, 3), (0, 6, 0)]
-)
-def test_what_is_not_there_cannot_be_read(event_id: int, offset: int, length: int) -> None:
-    partition = MemoryPartition({})
-    append(partition, batch_of([(b"m", b"12345")] * 3))
-    found = read_data(partition, [(event_id, [(offset, length)])])
-    assert isinstance(found, Fault)
-    assert found.code == "out_of_range"
-
-
 def test_events_pushed_one_by_one_do_not_cost_a_block_each() -> None:
     partition = MemoryPartition({})
     for number in range(4 * MERGED_EVENTS):

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mochi.bedrock.cli import FAILURE
-from tests.system.real_service import BIN, Machine, Service, config, spread
+from mochi.mofka.testing import BIN, Service, configuration
+from tests.system.real_service import Machine, spread
 
 
 def run(
@@ -77,7 +78,7 @@ def test_what_is_wrong_is_told(machine: Machine) -> None:
 
 
 def test_one_server_without_a_group_is_named_by_its_address(machine: Machine) -> None:
-    settings = config()
+    settings = configuration()
     del settings["providers"][0]
     server = machine.serve(settings)
     done = subprocess.run(

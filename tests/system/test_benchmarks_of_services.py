@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.system.real_service import BIN, Machine, Server
+from mochi.mofka.testing import BIN, Service
+from tests.system.real_service import Machine
 from tests.system.test_many_servers import MPI, MPIRUN, needs_mpirun
 
 NUMBER = r"[0-9.e+-]+"
@@ -18,7 +19,7 @@ class Bench:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.server: Server = machine.serve()
+        self.server: Service = machine.serve()
         self.driver = machine.driver(self.server)
         self.driver.create_topic("t", options={"num_partitions": 2})
         (self.server.directory / "driver.json").write_text('{"group_file": "mofka.json"}')
@@ -26,7 +27,7 @@ class Bench:
     def run(self, program: str, *flags: str, ranks: int = 1) -> "subprocess.CompletedProcess[str]":
         launcher = [str(MPIRUN), "-n", str(ranks)] if ranks > 1 else []
         command = [*launcher, str(BIN / program), "-d", "mofka", "-c", "driver.json", "-t", "t", *flags]
-        return self.machine.run(self.server, command, **MPI)
+        return self.server.run(command, **MPI)
 
     def measure(self, program: str, *flags: str, ranks: int = 1) -> dict[str, str]:
         """Return what a benchmark prints; the lines of options by their labels, those of results joined."""

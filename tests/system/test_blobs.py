@@ -7,12 +7,13 @@ import pytest
 
 from mochi.flock import group_file
 from mochi.margo.errors import MargoError
+from mochi.mofka.testing import configuration
 from mochi.warabi.client import Client
-from tests.system.real_service import Machine, config
+from tests.system.real_service import Machine
 
 
 def test_a_target_is_deployed_shown_and_there_again_after_a_kill(machine: Machine, tmp_path: Path) -> None:
-    settings = config()
+    settings = configuration()
     settings["libraries"].insert(2, "libwarabi-bedrock-module.so")
     target = {"type": "abtio", "config": {"path": str(tmp_path / "blobs"), "create_if_missing": True}}
     settings["providers"] += [
@@ -32,7 +33,7 @@ def test_a_target_is_deployed_shown_and_there_again_after_a_kill(machine: Machin
         region = handle.create_write(b"image" * 1000, persist=True)
         scratch = client.make_target_handle(server.address, 8, token)
         assert bytes(scratch.read(scratch.create_write(b"abc"), [(1, 2)])) == b"bc"
-    (shown,) = json.loads(machine.run(server, "bedrock-query na+sm -f mofka.json").stdout).values()
+    (shown,) = json.loads(server.run("bedrock-query na+sm -f mofka.json").stdout).values()
     (blobs,) = [provider for provider in shown["providers"] if provider["name"] == "blobs"]
     assert blobs["config"]["target"]["config"]["path"] == str(tmp_path / "blobs")
     assert blobs["config"]["transfer_manager"]["type"] == "__default__"

@@ -15,7 +15,8 @@ import pytest
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import ConnectionFailed
-from tests.system.real_service import Machine, Service, spread
+from mochi.mofka.testing import Service
+from tests.system.real_service import Machine, spread
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_all_calls_wait_for_the_server_of_the_master_database(machine: Machine, 
     command = ["diaspora-ctl", "topic", "list", "--driver", "mofka", "--driver.group_file", "mofka.json"]
     with ThreadPoolExecutor() as threads:
         outcomes = [threads.submit(begun, call) for call in calls]
-        listed = threads.submit(machine.run, service, " ".join(command))
+        listed = threads.submit(service.run, " ".join(command))
         for _ in calls:
             waiting.acquire()
         machine.again(service, 0, "tcp://127.0.0.1")
@@ -111,12 +112,12 @@ def test_commands_find_a_server_that_has_moved_by_a_copy_of_the_group_file(
     shutil.copy(service.group_file, service.directory / "copy.json")
     kill(service, 1)
     moved = machine.again(service, 1, "tcp://127.0.0.1")
-    answer = machine.run(service, "bedrock-query tcp -f copy.json")
+    answer = service.run("bedrock-query tcp -f copy.json")
     assert (answer.returncode, answer.stderr) == (0, "")
     assert moved.address in json.loads(answer.stdout)
-    one = machine.run(service, "bedrock-query tcp -f copy.json --rank 1")
+    one = service.run("bedrock-query tcp -f copy.json --rank 1")
     assert list(json.loads(one.stdout)) == [moved.address]
-    done = machine.run(service, "bedrock-shutdown tcp -f copy.json")
+    done = service.run("bedrock-shutdown tcp -f copy.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert moved.end() == 0
 

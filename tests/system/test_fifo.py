@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from diaspora_stream.api import Driver
-from tests.system.real_service import BIN, Machine, Process, Server
+from mochi.mofka.testing import BIN, Process, Service
+from tests.system.real_service import Machine
 from tests.system.test_restart import on_disk, persistent
 
 
@@ -36,7 +37,7 @@ class Fifos:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.directory = machine.directory
-        self.server: Server = machine.serve()
+        self.server: Service = machine.serve()
         self.driver: Driver = machine.driver(self.server)
         self.driver.create_topic("t", options={"num_partitions": 1})
         self.control = self.directory / "deep" / "control"
@@ -255,8 +256,7 @@ def test_a_daemon_at_rest_uses_no_processor_time(fifos: Fifos) -> None:
 
 def test_a_control_path_that_is_taken_is_refused_and_left(fifos: Fifos) -> None:
     def refused(path: Path) -> str:
-        done = fifos.machine.run(
-            fifos.server,
+        done = fifos.server.run(
             [
                 *(str(BIN / "diaspora-ctl"), "fifo", "--driver", "mofka"),
                 *("--driver.group_file", str(fifos.server.group_file), "--control-file", str(path)),

@@ -9,7 +9,8 @@ import pytest
 
 from mochi.bedrock import config as bedrock_config
 from mochi.margo.errors import ConfigError
-from tests.system.real_service import Machine, config
+from mochi.mofka.testing import configuration
+from tests.system.real_service import Machine
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def usual_umask() -> Iterator[None]:
 def stored(machine: Machine, directory: Path, *flags: str, file_mode: str = "") -> dict[str, int]:
     """Have a server store an event, and return the modes of all that it made, by what is made."""
     directory.mkdir(exist_ok=True)
-    settings = config()
+    settings = configuration()
     settings["providers"][1]["config"]["database"] = {
         "type": "rocksdb",
         "config": {"path": str(directory / "master")},
@@ -35,7 +36,7 @@ def stored(machine: Machine, directory: Path, *flags: str, file_mode: str = "") 
     driver.create_topic("topic", options={"num_partitions": 1, "config": options})
     with driver.open_topic("topic").producer() as producer:
         producer.push({"patient": "name"}, b"secret").wait(10000)
-    shown = json.loads(machine.run(server, "bedrock-query na+sm -f mofka.json").stdout)
+    shown = json.loads(server.run("bedrock-query na+sm -f mofka.json").stdout)
     expected = "umask" if flags else file_mode or None
     assert [each["bedrock"].get("file_mode") for each in shown.values()] == [expected]
     server.kill()

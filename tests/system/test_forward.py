@@ -15,7 +15,8 @@ from diaspora_stream.ctl.forward_config import parse
 from diaspora_stream.ctl.main import main
 from diaspora_stream.ctl.stopping import Stop
 from mochi.mofka.client.event import MofkaEvent
-from tests.system.real_service import BIN, Machine, Process
+from mochi.mofka.testing import BIN, Process
+from tests.system.real_service import Machine
 from tests.system.test_restart import on_disk, persistent
 
 

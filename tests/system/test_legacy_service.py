@@ -12,7 +12,8 @@ import pytest
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import ConfigError, DiasporaError
 from mochi.mofka.client.driver import MofkaDriver
-from tests.system.real_service import Machine, config, spread
+from mochi.mofka.testing import configuration
+from tests.system.real_service import Machine, spread
 
 
 def with_stores(settings: dict[str, Any], directory: Path, ranks: int = 1) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def expected(first: int, count: int) -> list[tuple[int, bytes]]:
 
 
 def test_events_cursors_and_topics_survive_a_kill(machine: Machine, tmp_path: Path) -> None:
-    settings = with_stores(config(), tmp_path)
+    settings = with_stores(configuration(), tmp_path)
     server = machine.serve(settings)
     driver = machine.driver(server)
     driver.create_topic("t", options={"num_partitions": 1, "config": {"type": "legacy"}})
@@ -127,7 +128,7 @@ def test_databases_and_targets_are_added_by_a_client_and_used_from_another_serve
 
 
 def test_without_a_store_the_error_says_which_is_missing(machine: Machine) -> None:
-    server = machine.serve(config())
+    server = machine.serve(configuration())
     driver = MofkaDriver(group_file=str(server.group_file))
     with pytest.raises(ConfigError, match=r"dependencies\.metadata.*yokan provider tagged 'mofka:metadata'"):
         driver.create_topic("t", options={"num_partitions": 1, "config": {"type": "legacy"}})

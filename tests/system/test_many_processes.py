@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from mochi.mofka.testing import configuration
 from tests.addresses import ADDRESSES
-from tests.system.real_service import Machine, config
+from tests.system.real_service import Machine
 
 PRODUCERS = ("one", "two", "three")
 COUNT = 1500
@@ -20,7 +21,7 @@ def test_every_byte_of_many_producers_reaches_every_consumer_in_order(
     machine: Machine, address: str, kind: str
 ) -> None:
     threads = {"rpc_thread_count": 2} if address == "na+sm" else {}
-    server = machine.serve(config(margo=threads), address=address)
+    server = machine.serve(configuration(margo=threads), address=address)
     section = {"path": str(machine.directory), "sync": False, "max_events_per_chunk": 1000}
     options = {"num_partitions": 3, "config": {"type": kind, "partition": section}}
     machine.driver(server).create_topic("topic", options=options)
@@ -151,7 +152,7 @@ def test_a_consumer_that_stops_reading_costs_the_server_its_credit_and_no_more(
 def test_producers_that_are_killed_one_after_another_leave_whole_events_in_order(
     machine: Machine, kind: str
 ) -> None:
-    server = machine.serve(config(margo={"rpc_thread_count": 2}))
+    server = machine.serve(configuration(margo={"rpc_thread_count": 2}))
     driver = machine.driver(server)
     section = {"path": str(machine.directory), "sync": False}
     driver.create_topic(

@@ -16,7 +16,8 @@ import pytest
 
 from mochi.flock import group_file
 from mochi.flock.client import talking_to
-from tests.system.real_service import BIN, READY, Machine, Server, Service, spread
+from mochi.mofka.testing import BIN, READY, Service
+from tests.system.real_service import Machine, spread
 
 MPIRUN = BIN / "mpirun"
 MPI = {
@@ -29,7 +30,7 @@ MPI = {
 needs_mpirun = pytest.mark.skipif(not MPIRUN.exists(), reason="there is no mpirun beside this Python")
 
 
-def check_streams(machine: Machine, service: Service | Server, size: int, name: str = "topic") -> None:
+def check_streams(machine: Machine, service: Service, size: int, name: str = "topic") -> None:
     """Check that a topic over all servers takes events and gives them back."""
     driver = machine.driver(service)
     assert driver.num_servers == size  # type: ignore[attr-defined]
@@ -55,9 +56,9 @@ def check_group(service: Service) -> None:
     assert stat.S_IMODE(service.group_file.stat().st_mode) == 0o600
 
 
-def providers(machine: Machine, service: Service | Server) -> dict[str, set[str]]:
+def providers(machine: Machine, service: Service) -> dict[str, set[str]]:
     """Return the names of the providers of each server, as ``bedrock-query`` shows them."""
-    answer = machine.run(service, "bedrock-query tcp -f mofka.json -v off")
+    answer = service.run("bedrock-query tcp -f mofka.json -v off")
     assert answer.returncode == 0, answer.stderr
     return {
         address: {provider["name"] for provider in shown["providers"]}
@@ -93,7 +94,7 @@ def test_mpirun_makes_one_service_of_many_processes(
     assert masters == [first]
     shown = [json.loads((service.directory / f"shown.{rank}.json").read_text()) for rank in range(size)]
     assert shown[0]["margo"]["mercury"]["address"] == first
-    done = machine.run(service, "bedrock-shutdown na+sm -f mofka.json")
+    done = service.run("bedrock-shutdown na+sm -f mofka.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert service.end() == 0
     assert not service.group_file.exists()
@@ -126,7 +127,7 @@ def test_one_command_makes_one_service_without_mpi(machine: Machine) -> None:
     check_group(service)
     check_streams(machine, service, 3)
     (service.directory / "world.jx9").write_text("return $MPI_COMM_WORLD;")
-    answer = machine.run(service, "bedrock-query tcp -f mofka.json -j world.jx9")
+    answer = service.run("bedrock-query tcp -f mofka.json -j world.jx9")
     by_rank = [member["address"] for member in service.members()]
     assert json.loads(answer.stdout) == {
         address: {"rank": rank, "size": 3, "addresses": by_rank} for rank, address in enumerate(by_rank)
@@ -226,7 +227,7 @@ def test_a_server_joins_a_service_and_leaves_its_file_to_those_who_stay(machine:
     home = service.members()[2].pop("home")
     assert service.members()[2] == {"address": newcomer.address, "provider_id": 1, "rank": 2, "home": home}
     check_streams(machine, service, 3)
-    answer = machine.run(service, "bedrock-query tcp -f mofka.json")
+    answer = service.run("bedrock-query tcp -f mofka.json")
     assert newcomer.address in json.loads(answer.stdout)
     newcomer.signal(signal.SIGTERM)
     assert newcomer.end() == 0
@@ -405,7 +406,7 @@ def test_servers_depend_on_each_other_by_their_ranks(machine: Machine) -> None:
             }
         )
     service = machine.servers(2, json.dumps(settings), "na+sm")
-    answer = json.loads(machine.run(service, "bedrock-query na+sm -f mofka.json").stdout)
+    answer = json.loads(service.run("bedrock-query na+sm -f mofka.json").stdout)
     addresses = [member["address"] for member in service.members()]
     for address, other in (addresses, addresses[::-1]):
         by_name = {provider["name"]: provider for provider in answer[address]["providers"]}

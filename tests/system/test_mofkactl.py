@@ -15,16 +15,17 @@ from diaspora_stream.errors import InvalidJson
 from mochi.bedrock.cli import FAILURE
 from mochi.mofka import mofkactl
 from mochi.mofka.spec import MofkaServiceSpec
-from tests.system.real_service import BIN, Machine, Server, Service, config
+from mochi.mofka.testing import BIN, Service, configuration
+from tests.system.real_service import Machine
 
 
 def with_blobs() -> dict[str, Any]:
-    settings = config()
+    settings = configuration()
     settings["libraries"].append("libwarabi-bedrock-module.so")
     return settings
 
 
-def run(server: Server | Service, *arguments: str) -> str:
+def run(server: Service, *arguments: str) -> str:
     """Run mofkactl, which must succeed; return what it prints."""
     done = subprocess.run(
         [BIN / "mofkactl", *arguments],
@@ -38,7 +39,7 @@ def run(server: Server | Service, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def fail(server: Server | Service, *arguments: str) -> tuple[int, str]:
+def fail(server: Service, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "mochi.mofka.mofkactl", *arguments],
         cwd=server.directory,

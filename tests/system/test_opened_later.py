@@ -10,11 +10,12 @@ import pytest
 
 from diaspora_stream.api import Driver
 from diaspora_stream.errors import DiasporaError
-from tests.system.real_service import Machine, config
+from mochi.mofka.testing import configuration
+from tests.system.real_service import Machine
 
 
 def on_disk(directory: Path) -> dict[str, Any]:
-    settings = config()
+    settings = configuration()
     settings["providers"][1]["config"]["database"] = {
         "type": "rocksdb",
         "config": {"path": str(directory / "master")},

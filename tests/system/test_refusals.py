@@ -12,8 +12,9 @@ from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import ConfigError, DiasporaError, TopicExists, TopicNotFound
 from mochi.bedrock.client import Client
 from mochi.mofka.chunks import PartitionDirectory
+from mochi.mofka.testing import Service, configuration
 from tests.chunks.chunk_events import events_of
-from tests.system.real_service import Machine, Server, config
+from tests.system.real_service import Machine
 
 
 def options(path: Path | str, **fields: Any) -> dict[str, Any]:
@@ -32,9 +33,9 @@ def lives_on(driver: Driver) -> None:
         assert event.metadata == {"alive": True}
 
 
-def partitions_of(machine: Machine, server: Server) -> list[dict[str, Any]]:
+def partitions_of(machine: Machine, server: Service) -> list[dict[str, Any]]:
     """Return the providers of partitions, as ``bedrock-query`` shows them."""
-    answer = machine.run(server, "bedrock-query na+sm -f mofka.json")
+    answer = server.run("bedrock-query na+sm -f mofka.json")
     assert answer.returncode == 0, answer.stderr
     (shown,) = json.loads(answer.stdout).values()
     return [provider for provider in shown["providers"] if provider["type"] == "mofka"]
@@ -49,7 +50,7 @@ def fill(topic: TopicHandle) -> tuple[list[int | None], DiasporaError]:
     return ids, raised.value
 
 
-def check_full(machine: Machine, server: Server, path: Path, problem: str) -> None:
+def check_full(machine: Machine, server: Service, path: Path, problem: str) -> None:
     driver = machine.driver(server)
     driver.create_topic("topic", options=options(path))
     topic = driver.open_topic("topic")
@@ -180,7 +181,9 @@ def test_a_topic_is_made_once_and_one_that_is_not_there_is_not_opened(machine: M
 def test_a_server_whose_only_rpc_thread_also_does_the_io_creates_and_serves_partitions(
     machine: Machine, tmp_path: Path
 ) -> None:
-    server = machine.serve(config(margo={"rpc_thread_count": 1}, io_pool="__rpc__"))
+    settings = configuration(margo={"rpc_thread_count": 1})
+    settings["providers"][2]["dependencies"]["pool"] = "__rpc__"
+    server = machine.serve(settings)
     driver = machine.driver(server)
     driver.create_topic("topic", options=options(tmp_path))
     topic = driver.open_topic("topic")
@@ -193,7 +196,7 @@ def test_a_server_whose_only_rpc_thread_also_does_the_io_creates_and_serves_part
 
 
 def test_topics_are_made_by_a_server_that_is_told_of_topics_later_on(machine: Machine) -> None:
-    settings = config()
+    settings = configuration()
     (library,) = (name for name in settings["libraries"] if "mofka" in name)
     settings["libraries"].remove(library)
     server = machine.serve(settings)

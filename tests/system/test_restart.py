@@ -15,13 +15,14 @@ import pytest
 
 from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import DiasporaError, TopicExists, TopicNotFound
+from mochi.mofka.testing import Service, configuration
 from tests.addresses import ADDRESSES
-from tests.system.real_service import Machine, Server, config, spread
+from tests.system.real_service import Machine, spread
 
 
 def persistent(machine: Machine, **database: Any) -> dict[str, Any]:
     """Return a configuration whose master database is on disk."""
-    settings = config()
+    settings = configuration()
     (master,) = (each for each in settings["providers"] if each["type"] == "yokan")
     section = {"path": str(machine.directory / "master"), **database}
     master["config"]["database"] = {"type": "rocksdb", "config": section}
@@ -33,11 +34,11 @@ def on_disk(machine: Machine, partitions: int = 1, **fields: Any) -> dict[str, A
     return {"num_partitions": partitions, "config": {"type": "default", "partition": section}}
 
 
-def serve(machine: Machine, address: str = "na+sm") -> Server:
+def serve(machine: Machine, address: str = "na+sm") -> Service:
     return machine.serve(persistent(machine), address=address)
 
 
-def end(server: Server, how: str) -> None:
+def end(server: Service, how: str) -> None:
     if how == "killed":
         server.kill()
     else:
@@ -182,7 +183,7 @@ def test_what_cannot_be_opened_says_so_and_the_rest_is_served(machine: Machine) 
             topic.producer().push({"n": 0}, b"").wait(10000)
         with pytest.raises(DiasporaError, match=reason), topic.consumer("c") as consumer:
             consumer.pull().wait(10000)
-    shown = json.loads(machine.run(server, "bedrock-query na+sm -f mofka.json").stdout)[server.address]
+    shown = json.loads(server.run("bedrock-query na+sm -f mofka.json").stdout)[server.address]
     failed = {
         each["config"]["topic"]: each["config"].get("failed", "")
         for each in shown["providers"]
@@ -205,7 +206,7 @@ def test_a_master_database_that_cannot_be_had_is_one_line(machine: Machine) -> N
         ({"path": str(machine.directory / "no" / "master")}, "make it with: mkdir -p"),
     ):
         (server.directory / "second.json").write_text(json.dumps(persistent(machine, **database)))
-        second = machine.run(server, "bedrock na+sm -c second.json")
+        second = server.run("bedrock na+sm -c second.json")
         assert second.returncode != 0
         (line,) = second.stderr.splitlines()
         assert problem in line
@@ -261,9 +262,7 @@ def test_a_topic_is_deleted_with_all_its_files_and_its_name_is_free(machine: Mac
     for _ in range(120):
         assert consumer.pull().wait(10000) is not None
     waiting = consumer.pull()
-    done = machine.run(
-        server, "diaspora-ctl topic delete --driver mofka --driver.group_file mofka.json --name topic"
-    )
+    done = server.run("diaspora-ctl topic delete --driver mofka --driver.group_file mofka.json --name topic")
     assert done.returncode == 0, done.stderr
     assert "quarantine-000000-meta-0 is left" in done.stderr
     with pytest.raises(DiasporaError, match="topic 'topic' was deleted"):
@@ -288,15 +287,15 @@ def test_a_topic_is_deleted_with_all_its_files_and_its_name_is_free(machine: Mac
     assert sorted(driver.list_topics()) == ["other", "topic"]
     driver.delete_topic("topic")
     assert directories(machine) == [kept]
-    failed = machine.run(
-        server, "diaspora-ctl topic delete --driver mofka --driver.group_file mofka.json --name topic"
+    failed = server.run(
+        "diaspora-ctl topic delete --driver mofka --driver.group_file mofka.json --name topic"
     )
     assert failed.returncode == 1
     assert "topic 'topic' does not exist" in failed.stderr
 
 
 @contextmanager
-def killed_when(server: Server, machine: Machine, condition: Callable[[list[str]], bool]) -> Iterator[None]:
+def killed_when(server: Service, machine: Machine, condition: Callable[[list[str]], bool]) -> Iterator[None]:
     """Kill the server in the body as soon as the directories of a topic are as `condition` wants them."""
 
     def watch() -> None:
@@ -453,7 +452,7 @@ def test_a_server_starts_for_reading_on_a_full_disk_and_goes_on_once_there_is_sp
         servers.append(server)
         return machine.driver(server)
 
-    servers: list[Server] = []
+    servers: list[Service] = []
     driver = serve_again()
     for name in ("first", "second"):
         driver.create_topic(name, options=partitions)

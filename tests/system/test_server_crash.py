@@ -16,9 +16,10 @@ from diaspora_stream.api import TopicHandle
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
 from mochi.mofka.chunks import PartitionDirectory
+from mochi.mofka.testing import Service
 from tests.addresses import ADDRESSES
 from tests.chunks.chunk_events import events_of
-from tests.system.real_service import Machine, Server
+from tests.system.real_service import Machine
 from tests.system.stream_worker import data_of
 
 Acknowledged = list[tuple[int, int]]
@@ -33,7 +34,7 @@ def options(path: Path, count: int = 1, **fields: Any) -> dict[str, Any]:
 
 
 def push_until_killed(
-    topic: TopicHandle, server: Server, after: float, event_of: Callable[[int, int], tuple[Any, bytes]]
+    topic: TopicHandle, server: Service, after: float, event_of: Callable[[int, int], tuple[Any, bytes]]
 ) -> list[Acknowledged]:
     """Push to all partitions until the server, killed `after` seconds, is gone; return what it acknowledged.
 

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from diaspora_stream.errors import DiasporaError
-from tests.system.real_service import Machine, Service, spread
+from mochi.mofka.testing import Service
+from tests.system.real_service import Machine, spread
 
 EVENTS = 1200
 """Of each producer, to each partition."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.real_service import BIN, READY, WORKER, Machine, Process, config
+from mochi.mofka.testing import BIN, READY, Process, configuration
+from tests.system.real_service import WORKER, Machine
 
 _numbers = itertools.count()
 
@@ -109,7 +110,7 @@ class Cluster:
         self.servers = [self._serve(number) for number in range(2)]
 
     def _serve(self, number: int) -> Process:
-        settings = config()
+        settings = configuration()
         settings["providers"][0]["config"]["bootstrap"] = "file"
         if number:
             del settings["providers"][1]
@@ -149,7 +150,7 @@ def watched_by_three(machine: Machine, hosts: Hosts, kind: str) -> list[Process]
     ]
     path.write_text(json.dumps({"members": members, "metadata": {"__token__": "abcd"}}))
     path.chmod(0o600)
-    settings = config()
+    settings = configuration()
     settings["providers"][0]["config"] |= {
         "bootstrap": "file",
         "group": {"type": kind, "config": WATCHING[kind]},

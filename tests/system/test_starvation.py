@@ -19,8 +19,9 @@ from diaspora_stream.api import Producer, TopicHandle
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
 from mochi.mofka.chunks import PartitionDirectory
+from mochi.mofka.testing import Service
 from tests.chunks.chunk_events import events_of
-from tests.system.real_service import Machine, Server
+from tests.system.real_service import Machine
 
 PARTITIONS = 2
 SIZES = (0, 100, 100, 30_000, 300_000, 100, 100, 100, 6 << 20)
@@ -99,7 +100,7 @@ class Stream:
 
 
 @contextmanager
-def limited(server: Server, limit: int, at: Callable[[Server], int]) -> Iterator[None]:
+def limited(server: Service, limit: int, at: Callable[[Service], int]) -> Iterator[None]:
     before = resource.prlimit(server.pid, limit)
     resource.prlimit(server.pid, limit, (at(server), before[1]))
     try:
@@ -108,27 +109,27 @@ def limited(server: Server, limit: int, at: Callable[[Server], int]) -> Iterator
         resource.prlimit(server.pid, limit, before)
 
 
-def status_of(server: Server, field: str) -> int:
+def status_of(server: Service, field: str) -> int:
     lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 @contextmanager
-def without_descriptors(server: Server) -> Iterator[None]:
+def without_descriptors(server: Service) -> Iterator[None]:
     """Let no more files be open than are open now."""
     with limited(server, resource.RLIMIT_NOFILE, lambda _: len(os.listdir(f"/proc/{server.pid}/fd"))):
         yield
 
 
 @contextmanager
-def without_memory(server: Server) -> Iterator[None]:
+def without_memory(server: Service) -> Iterator[None]:
     """Let the address space be no larger than it is now, but for 2 MiB."""
     with limited(server, resource.RLIMIT_AS, lambda _: (status_of(server, "VmSize") << 10) + (2 << 20)):
         yield
 
 
 @contextmanager
-def without_threads(server: Server) -> Iterator[None]:
+def without_threads(server: Service) -> Iterator[None]:
     """Let there be no more threads than there are; where this machine cannot do that, do nothing."""
     if os.getuid():
         with limited(server, resource.RLIMIT_NPROC, lambda _: 1):
@@ -152,7 +153,7 @@ def without_threads(server: Server) -> Iterator[None]:
             group.rmdir()
 
 
-Harm = Callable[[Server], Any]
+Harm = Callable[[Service], Any]
 HARMS: list[Harm] = [without_descriptors, without_threads, without_memory]
 
 

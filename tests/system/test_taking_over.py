@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mochi.mofka.testing import Service, configuration
 from mochi.yokan.embedded import EmbeddedDatabase
 from mochi.yokan.rocksdb import RocksdbBackend
-from tests.system.real_service import Machine, Server, config
+from tests.system.real_service import Machine
 
 PARTITIONS = Path(__file__).parents[1] / "data" / "partitions"
 ADDRESS = "ofi+tcp://127.0.0.1:1"
@@ -34,7 +35,7 @@ def taken_over(machine: Machine) -> tuple[dict[str, Any], Path]:
         database.doc_store(name, [json.dumps(record).encode() for record in records])
         shutil.copytree(PARTITIONS / f"{topic}-{uuids[0]}", data / f"{topic}-{uuids[0]}")
     database.close()
-    settings = config()
+    settings = configuration()
     settings["providers"][1]["config"]["database"] = {"type": "rocksdb", "config": {"path": str(master)}}
     return settings, data
 
@@ -45,13 +46,13 @@ def sums(directory: Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def ids(machine: Machine, server: Server, topic: str, count: int) -> list[int | None]:
+def ids(machine: Machine, server: Service, topic: str, count: int) -> list[int | None]:
     consumer = machine.driver(server).open_topic(topic).consumer("check", targets=[0])
     events = [consumer.pull().wait(10000) for _ in range(count)]
     return [None if event is None else event.event_id for event in events]
 
 
-def commands(server: Server) -> list[re.Match[str]]:
+def commands(server: Service) -> list[re.Match[str]]:
     """Return topic, uuid and command of the lines that tell of partitions that nobody serves."""
     pattern = re.compile(r"topic '(\w+)', partition (\S+): nobody serves it.*(diaspora-ctl topic attach .*)$")
     return [match for line in server.lines if (match := pattern.search(line))]
@@ -63,18 +64,18 @@ def test_partitions_that_the_original_left_are_told_of_and_attached(machine: Mac
     server = machine.serve(settings)
     told = commands(server)
     assert [match[1] for match in told] == ["plain", "plain", "rotated"]
-    missing = machine.run(server, told[1][3].replace("DIR", f"'{data}'"))
+    missing = server.run(told[1][3].replace("DIR", f"'{data}'"))
     assert missing.returncode == 1
     assert "is missing" in missing.stderr
-    nothing = machine.run(server, told[0][3].replace("DIR", "/nowhere"))
+    nothing = server.run(told[0][3].replace("DIR", "/nowhere"))
     assert nothing.returncode == 1
     assert "the directory /nowhere/plain-" in nothing.stderr
     assert sums(data) == before
     assert not Path("/nowhere").exists()
     for match in (told[0], told[2]):
-        done = machine.run(server, match[3].replace("DIR", f"'{data}'"))
+        done = server.run(match[3].replace("DIR", f"'{data}'"))
         assert done.returncode == 0, done.stderr
-    again = machine.run(server, told[0][3].replace("DIR", f"'{data}'"))
+    again = server.run(told[0][3].replace("DIR", f"'{data}'"))
     assert again.returncode == 1
     assert "has no partition" in again.stderr
     assert sorted(path.name for path in data.iterdir()) == sorted(
@@ -100,7 +101,7 @@ def test_all_partitions_of_a_topic_are_attached_by_one_command(machine: Machine)
     settings, data = taken_over(machine)
     server = machine.serve(settings)
     flags = "--driver mofka --driver.group_file mofka.json"
-    done = machine.run(server, f"diaspora-ctl topic attach {flags} --name plain --path '{data}' --server 0")
+    done = server.run(f"diaspora-ctl topic attach {flags} --name plain --path '{data}' --server 0")
     assert done.returncode == 0, done.stderr
     assert "00000000-1111-4222-8333-444444444444 is not attached: " in done.stderr
     assert "is missing" in done.stderr
@@ -109,6 +110,6 @@ def test_all_partitions_of_a_topic_are_attached_by_one_command(machine: Machine)
         (f"--name plain --path '{data}' --server x", "--server: must be a number"),
         (f"--name plein --path '{data}'", "did you mean 'plain'"),
     ):
-        refused = machine.run(server, f"diaspora-ctl topic attach {flags} {wrong}")
+        refused = server.run(f"diaspora-ctl topic attach {flags} {wrong}")
         assert refused.returncode == 1
         assert problem in refused.stderr

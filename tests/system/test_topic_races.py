@@ -14,7 +14,8 @@ from diaspora_stream.api import Driver
 from diaspora_stream.errors import TopicExists
 from mochi.bedrock.client import BedrockClient
 from mochi.margo.client import Client
-from tests.system.real_service import Machine, Process, Service, spread
+from mochi.mofka.testing import Process, Service
+from tests.system.real_service import Machine, spread
 
 WORKER = Path(__file__).with_name("topic_worker.py")
 

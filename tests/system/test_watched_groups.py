@@ -12,7 +12,8 @@ import pytest
 from mochi.flock import group_file
 from mochi.flock.client import talking_to
 from mochi.flock.group_file import GroupView
-from tests.system.real_service import BIN, Machine, Service, spread
+from mochi.mofka.testing import BIN, Service
+from tests.system.real_service import Machine, spread
 
 CENTRALIZED = {"ping_timeout_ms": 500, "ping_interval_ms": [100, 200.0], "ping_max_num_timeouts": 3}
 SWIM = {
@@ -63,7 +64,7 @@ def all_hold(service: Service, ranks: list[int], expected: dict[int, str]) -> No
 
 def shown(machine: Machine, service: Service, rank: int) -> dict[str, Any]:
     """Return the configuration of a member's flock provider, as a query shows it."""
-    answer = machine.run(service, f"bedrock-query tcp -f mofka.json --rank {rank}")
+    answer = service.run(f"bedrock-query tcp -f mofka.json --rank {rank}")
     (server,) = json.loads(answer.stdout).values()
     return next(dict(each["config"]) for each in server["providers"] if each["type"] == "flock")
 

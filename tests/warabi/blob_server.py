@@ -1,13 +1,13 @@
 """A server of one target, for tests."""
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
+from mochi.mofka.testing import running
 from mochi.warabi.client import TargetHandle
 from mochi.warabi.module import WarabiModule
 from mochi.warabi.provider import WarabiProvider
@@ -24,16 +24,8 @@ def served(config: dict[str, Any], address: str = "na+sm") -> Iterator[tuple[War
         engine.finalize()
         engine.run()
         raise
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    client = Client(timeout=10)
-    try:
+    with closing(provider), running(engine), closing(Client(timeout=10)) as client:
         yield provider, TargetHandle(client, engine.address, 5)
-    finally:
-        client.close()
-        engine.finalize()
-        thread.join()
-        provider.close()
 
 
 def in_file(path: Path, **fields: Any) -> dict[str, Any]:

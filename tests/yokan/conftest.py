@@ -1,8 +1,7 @@
 """Databases to test against: every backend in place, and one behind an RPC."""
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
 from mochi.margo.engine import Engine
+from mochi.mofka.testing import running
 from mochi.yokan.config import open_database
 from mochi.yokan.database import Database
 from mochi.yokan.handle import DatabaseHandle
@@ -29,16 +29,8 @@ def _serve(
     engine = Engine(address, MargoConfig.parse(margo))
     dependencies = {} if pool is None else {"pool": engine.pool(pool)}
     provider = YokanModule().create(engine, "database", 3, config, [], dependencies)
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    client = Client(timeout=10)
-    try:
+    with closing(provider), running(engine), closing(Client(timeout=10)) as client:
         yield DatabaseHandle(client, engine.address, 3)
-    finally:
-        client.close()
-        engine.finalize()
-        thread.join()
-        provider.close()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from mochi.bedrock.server import Server
 from mochi.margo.engine import Engine
+from mochi.mofka.testing import running
 from mochi.yokan import exception, mode
 from mochi.yokan.client import Client, Collection, Database
 from mochi.yokan.exception import Exception as YokanException
@@ -188,11 +189,8 @@ def test_a_verb_takes_no_longer_than_it_may() -> None:
     released = threading.Event()
     engine = Engine("na+sm")
     engine.define("yk_count", 3, Nothing, lambda _: int(released.wait(60)))
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    database = Client("na+sm").make_database_handle(engine.address, 3, check=False)
-    assert code(database.count, timeout_ms=50) == exception.YOKAN_ERR_TIMEOUT
-    released.set()
-    assert database.count(timeout_ms=60000) == 1
-    engine.finalize()
-    thread.join()
+    with running(engine):
+        database = Client("na+sm").make_database_handle(engine.address, 3, check=False)
+        assert code(database.count, timeout_ms=50) == exception.YOKAN_ERR_TIMEOUT
+        released.set()
+        assert database.count(timeout_ms=60000) == 1

@@ -1,6 +1,6 @@
 """The command `diaspora-ctl fifo`: lines of named pipes become events, and events become lines.
 
-The main thread reads the control file; each FIFO has a thread of its own, which waits for its FIFO or its topic, and
+The main thread reads the control file. Each FIFO has a thread of its own, which waits for its FIFO or its topic, and
 for the flag that tells it to stop.
 """
 

@@ -1,8 +1,8 @@
 """The command `diaspora-ctl forward`: copies the events of topics into others, with their data.
 
-An event is acknowledged at its source once the destination has stored it, so that the next start goes on where this one
-stopped: each event is stored at least once. One that was stored, and not acknowledged, when the process was killed is
-stored again.
+An event is acknowledged at its source once the destination has stored it. The next start goes on there, so each
+event is stored at least once. One that was stored, and not acknowledged, when the process was killed is stored
+again.
 """
 
 import logging

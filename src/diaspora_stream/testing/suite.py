@@ -75,7 +75,7 @@ class DriverSuite:
 
     @pytest.fixture
     def driver(self) -> Driver:
-        """Give a driver to be tested; override this."""
+        """Return a driver to be tested; override this."""
         raise NotImplementedError("a subclass of DriverSuite has a fixture named driver")
 
     @pytest.fixture

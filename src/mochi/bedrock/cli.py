@@ -271,7 +271,7 @@ def _of_rank(path: str, world: World) -> str:
 
 
 def _service_options(function: F) -> F:
-    """Give a command the options by which it finds the servers of a service."""
+    """Add the options by which a command finds the servers of a service."""
     for option in (
         version,
         _level_option("warning"),

@@ -23,7 +23,7 @@ def variables(world: World | None) -> dict[str, Any]:
 
 
 def unknown_names(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Give the variables, and fields of them, in the conditions of a decoded configuration that are always null.
+    """Return the variables, and their fields, that are always null in the conditions of a decoded configuration.
 
     Yields
     ------

@@ -162,7 +162,7 @@ def parse_provider(value: Any, where: str) -> ProviderSpec:
 def assign_ids(
     specs: Iterable[ProviderSpec], ids: Mapping[int, str], names: Iterable[str], where: str
 ) -> list[ProviderSpec]:
-    """Give an id, the lowest free one, to each provider that asks for none.
+    """Choose an id, the lowest free one, for each provider that asks for none.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Components by library name: what a module is, and how one is found.
 
-A library is the name of an entry point of the group ``mochi.bedrock.modules``, of this distribution or any
-other; the entry point is a class without arguments that has the shape of `Module`. A component need not
-import this package. The path of a shared library means the entry point of its name, and so do spellings that were in
-use: without ``lib`` or ``.so``, with a version, ``_`` for ``-``, ``bedrock`` for ``bedrock-module``.
+A library is the name of an entry point of the group ``mochi.bedrock.modules``, of this distribution or any other.
+The entry point is a class without arguments that has the shape of `Module`. A component need not import this
+package. The path of a shared library means the entry point of its name. So do spellings that were in use: without
+``lib`` or ``.so``, with a version, ``_`` for ``-``, ``bedrock`` for ``bedrock-module``.
 """
 
 import logging
@@ -194,9 +194,9 @@ class Module(Protocol):
         Parameters
         ----------
         dependencies : dict
-            For each that is given: the `Pool`; the name of the xstream; the `Provider` where it is of this
-            server and given without ``@``; a `ProviderHandle` where it is given with one; or a list of
-            those.
+            For each that is given: the `Pool`, the name of the xstream, or what stands for a provider; or a list of
+            those. A provider of this server, given without ``@``, is the `Provider`. One that is given with it is a
+            `ProviderHandle`.
         """
 
 

@@ -1,7 +1,7 @@
 """The processes that were started together as one service, and how they agree on a start that all of them make.
 
 They agree in rounds. In a round, every process says one thing, and hears what each of the others has said. A process
-that fails says so in its next round, which is the last one for all: so nobody waits for a server that will never be
+that fails says so in its next round, which is the last one for all. So nobody waits for a server that will never be
 there, and each of them can tell why. All make the same rounds whatever their configuration, see
 `mochi.bedrock.server`; after `Peers.close` they no longer know of each other.
 
@@ -110,11 +110,11 @@ class Peers(ABC):
 
     @abstractmethod
     def _exchange(self, word: bytes) -> list[bytes]:
-        """Give a word to all who are present; return theirs, by rank; `PeerError` where they do not come."""
+        """Say a word to all who are present, and return theirs by rank; `PeerError` where they do not come."""
 
     @abstractmethod
     def _leave(self) -> None:
-        """Give back what rounds need. Idempotent."""
+        """Let go of what rounds need. Idempotent."""
 
 
 class Alone(Peers):

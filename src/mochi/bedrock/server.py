@@ -6,16 +6,16 @@ Invariants:
 - a provider that fails to start leaves no trace: no RPC, no name, no id;
 - `Deployment.config` describes what runs now, and deploys the same server again.
 
-Deployment happens in the constructor; what is asked meanwhile waits, unless a provider waits for one of another server.
-`Deployment.run` then completes the server in a thread of its own, while RPCs are answered already, so that the servers
-of a service can ask each other: providers form their groups, modules take back what an earlier run has left, and then
-the providers say to the world that they are there. Later changes come by RPC, one at a time, in the pool that the
-``bedrock`` section names.
+Deployment happens in the constructor; what is asked meanwhile waits, unless a provider waits for one of another
+server. `Deployment.run` then completes the server in a thread of its own. RPCs are answered already, so that the
+servers of a service can ask each other. Providers form their groups, modules take back what an earlier run has left,
+and the providers say to the world that they are there. Later changes come by RPC, one at a time, in the pool that
+the ``bedrock`` section names.
 
 Nobody is let in before it is known who may come, but those that were started together with this server. A configuration
 without a provider that guards the server leaves it open.
 
-The servers of a service keep step by the rounds of `mochi.bedrock.peers`, of which each makes the same four: where it
+The servers of a service keep step by the rounds of `mochi.bedrock.peers`. Each makes the same four: where it
 listens; what its providers offer; that it is complete; that it has told the world.
 
 `Server` is the same in a thread, for programs that have a server in their own process.

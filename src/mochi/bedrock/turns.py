@@ -1,8 +1,8 @@
 """Whose turn it is among those who share one thing, such as the thread that runs queries. No I/O.
 
 Each pays for its turns, and the one that has paid least is next. Who comes anew, or again after a pause, begins with
-what the one whose turn was last had paid: a pause earns nothing, and who comes is soon served, whatever others have
-waiting.
+what the one whose turn was last had paid. So a pause earns nothing, and who comes is soon served, whatever others
+have waiting.
 """
 
 from collections import deque
@@ -15,8 +15,9 @@ W = TypeVar("W")
 class Turns(Generic[K, W]):
     """Work that waits, by who brought it. Calls must not overlap.
 
-    Invariants: of each, work is taken in the order in which it came; of two who always have work waiting, neither pays
-    more than the other by more than what one turn costs; nothing is kept of those that have no work and are behind.
+    Invariants: of each, work is taken in the order in which it came. Of two who always have work waiting, neither
+    pays more than the other by more than what one turn costs. Nothing is kept of those that have no work and are
+    behind.
     """
 
     def __init__(self) -> None:

@@ -61,7 +61,19 @@ _REFUSALS: dict[type[OSError], type[StorageError]] = {
 
 
 class Locked(StorageError, BlockingIOError):
-    """Somebody else has the lock, or the file was removed by who had it; says which, and who."""
+    """Somebody else has the lock, or the file was removed by who had it; says which, and who.
+
+    Parameters
+    ----------
+    path : str
+        Of the lock file.
+    error : OSError
+        As of `locks.take` and `locks.share`.
+    """
+
+    def __init__(self, path: str, error: OSError) -> None:
+        super().__init__(f"{path} is {error.strerror}", path=path, operation="lock", errno=error.errno)
+        self.strerror = error.strerror
 
 
 class SyncFailed(StorageError):

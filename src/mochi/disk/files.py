@@ -161,9 +161,7 @@ class PosixFiles:
         except BaseException as error:
             os.close(fd)
             if isinstance(error, BlockingIOError):
-                raise Locked(
-                    f"{path} is {error.strerror}", path=path, operation="lock", errno=error.errno
-                ) from None
+                raise Locked(path, error) from None
             raise
         return self._file(path, fd)
 

@@ -6,9 +6,9 @@
 | suspect | the `ping_max_num_timeouts`th that is missed in a row | dead |
 | suspect, dead | an answer, or a question of its own | alive |
 
-After each change all that are alive are pinged at once, for pings bring what the primary holds of the others; and the
-file is to be written, until it says the same. Other members believe the primary. If that has not asked for as long as
-it takes to find one dead, their view is frozen; it goes on with the next ping.
+After each change all that are alive are pinged at once, for pings bring what the primary holds of the others. And
+the file is to be written, until it says the same. Other members believe the primary. If that has not asked for as
+long as it takes to find one dead, their view is frozen; it goes on with the next ping.
 """
 
 import random

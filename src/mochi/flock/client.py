@@ -119,7 +119,7 @@ def announce(member: Member, view: GroupView, timeout: float) -> None:
 
 @contextmanager
 def talking_to(view: GroupView, timeout: float) -> Iterator[FlockClient]:
-    """Give a client that may talk to the members of a group, for a moment."""
+    """Lend a client that may talk to the members of a group."""
     with closing(MargoClient(timeout=timeout)) as client:
         if view.token is not None:
             for address, rank in view.ranks.items():

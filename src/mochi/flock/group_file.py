@@ -7,10 +7,10 @@ id, metadata sorted by key. Six rules are ours:
    first byte on: who may read the file may use the service.
 2. It appears whole or not at all, and outlives a crash of the machine once `write` has returned.
 3. A view that travels over the network has no token in it.
-4. A member may have four keys that the original passes over: ``rank``, its ordinal, which it keeps when it is started
-   again at another address; ``ended``, if it has ended in good order; ``home``, the host and directory of one that
-   has joined, by which it is known when it joins again; and ``state``, where a group that watches its members has found
-   one ``suspect`` or ``dead``.
+4. A member may have four keys that the original passes over. ``rank`` is its ordinal, which it keeps when it is started
+   again at another address. ``ended`` says that it has ended in good order. ``home`` is the host and directory of one
+   that has joined, by which it is known when it joins again. ``state`` says that a group which watches its members has
+   found it ``suspect`` or ``dead``.
 5. An address is read in any of its forms, and kept and written in one, see `mochi.margo.address.canonical`.
 6. What is no regular file is neither read nor replaced.
 

@@ -179,6 +179,8 @@ def no_bulk(frame: Frame) -> Sequence[memoryview]:
 
 
 class Definition(msgspec.Struct, frozen=True):
+    """What is done with the calls of one RPC: who answers, where that runs, and who has memory for what comes."""
+
     handler: Handler
     spawn: Callable[[Callable[[], None]], None]
     allocate: Allocate

@@ -366,6 +366,7 @@ class FrameReader:
         at += extension_length
         segments: list[Segment] = []
         inline = remote = 0
+        is_remote = False
         if segment_count:
             fields = iter(_RECORDS[segment_count].unpack_from(held, at))
             for offset, lease, zero, length in zip(fields, fields, fields, fields, strict=True):
@@ -380,6 +381,7 @@ class FrameReader:
                     inline += length
                 elif lease == REMOTE:
                     remote += length
+                    is_remote = True
             at += SEGMENT.size * segment_count
         message = bytes(held[at : at + message_length])
         self._start = at + message_length
@@ -390,7 +392,7 @@ class FrameReader:
         )  # fmt: skip
         if not segments:
             return frame
-        if remote or KEYS in extensions:
+        if is_remote:
             _take_keys(frame)
         if inline + remote > STAGING_SIZE and not self._admit(inline + remote):
             self._announced = frame, inline

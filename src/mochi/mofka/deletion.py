@@ -74,7 +74,7 @@ def remove_here(server: Deployed, asked: Remove) -> list[str]:
         if not asked.path or not is_uuid(asked.uuid):
             return []
         if asked.unused_only and os.path.isdir(directory):
-            with PartitionDirectory.open(directory) as store:
+            with PartitionDirectory.open_to_read(directory) as store:
                 if store.event_count:
                     return [directory]
         return remove_partition(PosixFiles(), directory)

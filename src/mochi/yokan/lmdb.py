@@ -3,9 +3,9 @@
 Every write is one transaction that is on disk before it is answered. What fails leaves the last transaction in force:
 LMDB writes pages that nothing refers to yet, and the reference last.
 
-The database is this process's alone, by a lock of our own. LMDB's, which lets processes share it, is left out: a verb
-here is a step of several transactions; and the file of LMDB's locks is mapped, so that a full disk would kill the
-process.
+The database is this process's alone, by a lock of our own. LMDB's, which lets processes share it, is left out: a
+verb here is a step of several transactions. And the file of LMDB's locks is mapped, so that a full disk would kill
+the process.
 
 The map, the room that LMDB reserves in the address space, is doubled as the data grow.
 """
@@ -21,7 +21,7 @@ import lmdb
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from mochi import disk
+from mochi.disk import File, PosixFiles
 from mochi.margo.config import convert
 from mochi.margo.errors import ConfigError
 from mochi.margo.paths import expand_home
@@ -89,13 +89,13 @@ class LmdbBackend(Backend):
         path = expand_home(parsed.path, f"{where}.path")
         self._config = msgspec.structs.replace(parsed, path=path)
         self._mode = 0o666 if by_umask else 0o600
-        self._lock: int | None = None
+        self._files = PosixFiles(by_umask=by_umask)
+        self._lock: File | None = None
         self._env: lmdb.Environment | None = None
         self._must_reopen = False
         check_place(path, f"{where}.path", DATA, create_if_missing=parsed.create_if_missing)
         try:
-            if not os.path.isdir(path):
-                os.mkdir(path, 0o777 if by_umask else 0o700)
+            self._files.make_directory(path, private=True)
             self._open_at_start()
         except BaseException as error:
             self.close()
@@ -124,14 +124,7 @@ class LmdbBackend(Backend):
     def _open(self) -> None:
         """Lock the database and open it; of one that is open for reading alone, keep it until this one is open."""
         if self._lock is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            lock = os.open(os.path.join(self._config.path, LOCK), flags, self._mode)
-            try:
-                disk.take(lock)
-            except BaseException:
-                os.close(lock)
-                raise
-            self._lock = lock
+            self._lock = self._files.lock(os.path.join(self._config.path, LOCK))
         if self._env is not None:
             self._env.close()
         self._env = self._environment()
@@ -208,5 +201,5 @@ class LmdbBackend(Backend):
             self._env.close()
             self._env = None
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None

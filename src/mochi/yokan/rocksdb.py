@@ -4,10 +4,10 @@ The configuration has the options of the original's backend, with its defaults; 
 setters of rocksdict, and renamed to what users write where the two differ. What rocksdict has no setter for
 is echoed, and warned about where it is not at its default.
 
-What a change that failed may have left in RocksDB's log is where its replay ends: all behind it would be lost with the
-process. So RocksDB is kept from going on (`paranoid_checks`), and the database is opened again, which begins a new log,
-before anything else is changed. As long as that fails, for want of space as a rule, changes are refused and it is open
-for reading; so it is if there is no space, or a file system that is read-only, when it is opened first.
+What a change that failed may have left in RocksDB's log is where its replay ends: all behind it would be lost with
+the process. So RocksDB is kept from going on (`paranoid_checks`), and the database is opened again, which begins a
+new log, before anything else is changed. As long as that fails, for want of space as a rule, changes are refused and
+it is open for reading. So it is if there is no space when it is opened first, or the file system is read-only.
 """
 
 import errno

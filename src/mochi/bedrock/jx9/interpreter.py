@@ -1,7 +1,7 @@
 """Runs scripts, by walking over their nodes.
 
-Invariants: every node that is evaluated costs a step; what a script is given is copied before it can change it;
-whatever the text of a script, all that comes out is a `Jx9Error`.
+Invariants: every node that is evaluated costs a step. What a script is given is copied before it can change it.
+Whatever the text of a script, all that comes out is a `Jx9Error`.
 """
 
 import enum
@@ -68,8 +68,8 @@ def run(
     limits : Limits
         What the script may use.
     warn : callable, optional
-        Given each thing once that the script does without effect, such as a call of a function that is not there; the
-        log gets it if there is nobody to tell.
+        Called once with each thing that the script does without effect, such as a call of a function that is not
+        there. The log is told if there is nobody else.
     pause : callable, optional
         Called about every 0.5 ms while the script is read and run.
 

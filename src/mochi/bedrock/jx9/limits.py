@@ -1,8 +1,9 @@
 """How much a script may do, and the meter at which it pays.
 
-Whatever a script does is paid for: a step for each node, and for each few things that one operator or function walks
-over; bytes for each string, array and object made, of which none is given back. What could be much larger than all
-that was paid for so far is paid for before it is made. So time and memory are bounded whatever the script says.
+Whatever a script does is paid for. It costs a step for each node, and for each few things that one operator or
+function walks over. It costs bytes for each string, array and object made; none is given back. What could be much
+larger than all that was paid for so far is paid for before it is made. So time and memory are bounded whatever the
+script says.
 """
 
 from collections.abc import Callable

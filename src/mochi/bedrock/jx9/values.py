@@ -4,8 +4,8 @@ A value is None, a bool, an int of 64 bits, a finite float, a str, an `Array`, o
 all that it was assigned or passed to, and may contain itself. The rules are those that the original's engine shows when
 it is run; where they differ from PHP's, the docstrings say them in full.
 
-Costs are those of one walk over the values; a walk over values that a script made has to be paid for first, at
-`mochi.bedrock.jx9.limits.Meter.weigh`, since a small script makes large values out of many references to small ones,
+Costs are those of one walk over the values. A walk over values that a script made has to be paid for first, at
+`mochi.bedrock.jx9.limits.Meter.weigh`. For a small script makes large values out of many references to small ones,
 and endless ones.
 """
 
@@ -268,8 +268,8 @@ def plain(value: Value) -> Any:
 def compare(left: Value, right: Value) -> int:
     """Compare loosely: negative if `left` comes first, 0 if both are equal.
 
-    With null or a bool, both are taken as conditions; with a string, both as text; arrays and objects by their
-    length, then entry by entry, and are greater than all else.
+    With null or a bool, both are taken as conditions; with a string, both as text. Arrays and objects are compared
+    by their length, then entry by entry, and are greater than all else.
 
     >>> compare(None, 0), compare("1", 1), compare("1.0", 1) == 0, compare(2, "10") > 0
     (0, 0, False, True)

@@ -4,10 +4,7 @@ Pure storage: no RPC, no asyncio, no threads of its own. `PartitionDirectory` is
 nothing else. Nobody outside imports what is behind this package's names.
 """
 
-from mochi.disk.contract import Buffer, File, FileLayer
-from mochi.disk.descriptors import Descriptors
-from mochi.disk.files import PosixFiles
-from mochi.disk.overlay import Cut, Overlay
+from mochi.disk import Buffer, Cut, Descriptors, File, FileLayer, Overlay, PosixFiles
 from mochi.mofka.chunks.catalog import read_first, update_roster
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import KEEP_ALL, ChunkConfig, Retention
@@ -22,7 +19,7 @@ from mochi.mofka.chunks.errors import (
     PartitionPoisoned,
     StorageError,
 )
-from mochi.mofka.chunks.events import Batch
+from mochi.mofka.chunks.events import Batch, EventRange, fresh_memory
 from mochi.mofka.chunks.following import ChunkFollower, follow
 from mochi.mofka.chunks.format import layout, ledger, seals
 from mochi.mofka.chunks.format.journal import Head, Mode
@@ -32,7 +29,7 @@ from mochi.mofka.chunks.format.seals import SealRun, Slots
 from mochi.mofka.chunks.journal import Journal, read_head
 from mochi.mofka.chunks.pieces import DataRequest, Pieces, gathered, rearranged, touch
 from mochi.mofka.chunks.place import ASIDE, remove_partition
-from mochi.mofka.chunks.reader import EventRange, fresh_memory
+from mochi.mofka.chunks.reader import ChunkReader
 from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
 from mochi.mofka.chunks.writer import Commit
 
@@ -48,6 +45,7 @@ __all__ = [
     "ChunkConfig",
     "ChunkFiles",
     "ChunkFollower",
+    "ChunkReader",
     "Commit",
     "CorruptPartition",
     "Cut",

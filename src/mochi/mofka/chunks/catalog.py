@@ -20,7 +20,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from mochi.disk.contract import FileLayer
+from mochi.disk import FileLayer
 from mochi.mofka.chunks.errors import CorruptPartition, ExpiredEvents
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import ROSTER_SIZE, Chunk

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 
-from mochi.disk.contract import File, FileLayer
+from mochi.disk import File, FileLayer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.journal import Part
 from mochi.mofka.chunks.format.layout import Chunk

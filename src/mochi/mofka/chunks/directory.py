@@ -7,180 +7,26 @@ forked child must not use the store, and keeps its lock held as long as it lives
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from types import TracebackType
 from typing import Self
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from mochi.disk.contract import FileLayer
-from mochi.disk.descriptors import Descriptors
-from mochi.disk.fd_cache import FdCache
-from mochi.disk.files import PosixFiles
-from mochi.disk.kept_files import KeptFiles, RoomyFiles
-from mochi.disk.overlay import Overlay
+from mochi.disk import Descriptors, FdCache, FileLayer, KeptFiles, Overlay, PosixFiles, RoomyFiles
 from mochi.mofka.chunks.catalog import Catalog
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.creation import made_and_locked
 from mochi.mofka.chunks.errors import StorageError
 from mochi.mofka.chunks.events import Batch
-from mochi.mofka.chunks.format.layout import QUARANTINE_PREFIX, Chunk
+from mochi.mofka.chunks.format.layout import QUARANTINE_PREFIX
 from mochi.mofka.chunks.format.ledger import Remembered
-from mochi.mofka.chunks.pieces import DataRequest, Pieces
-from mochi.mofka.chunks.reader import Allocate, ChunkReader, EventRange, fresh_memory
+from mochi.mofka.chunks.place import made_and_locked
+from mochi.mofka.chunks.reader import ChunkReader
 from mochi.mofka.chunks.recovery import Recovery, recover
 from mochi.mofka.chunks.retention import Trimmer
 from mochi.mofka.chunks.writer import ChunkWriter, Commit
 
 
-class ChunkView:
-    """A partition's directory, to be read.
-
-    Attributes
-    ----------
-    damaged : sequence of str
-        What was found to be lost, or had to be made again, when the directory was opened.
-    epoch : int
-        Positive number of 62 bits, drawn when the directory was opened first, and the same for as long as its
-        journal lasts.
-    """
-
-    def __init__(
-        self, recovery: Recovery, catalog: Catalog, reader: ChunkReader, resources: ExitStack
-    ) -> None:
-        self.damaged = recovery.damaged
-        self.epoch = recovery.head.epoch
-        self._ledger = recovery.ledger
-        self._catalog = catalog
-        self._reader = reader
-        self._resources = resources
-
-    @property
-    def event_count(self) -> int:
-        """Number of events stored, and the id of the next one."""
-        return self._catalog.event_count
-
-    @property
-    def first_id(self) -> int:
-        """Id of the first event that there still is; `event_count` if there is none."""
-        return self._catalog.first_id
-
-    @property
-    def chunks(self) -> Sequence[Chunk]:
-        """The chunks as they are now, the last of them perhaps without events."""
-        return self._catalog.chunks
-
-    @property
-    def cursors(self) -> Mapping[str, int]:
-        """The id of the next event by the name of its consumer, as far as stored; a view that changes."""
-        return self._ledger.cursors
-
-    def producers(self) -> list[Remembered]:
-        """Give the producers whose recent batches are remembered; from the appending thread."""
-        return self._ledger.producers()
-
-    def read_range(
-        self,
-        first: int,
-        max_events: int,
-        max_bytes: int,
-        *,
-        with_data: bool,
-        allocate_metadata: Allocate = fresh_memory,
-        allocate_data: Allocate = fresh_memory,
-    ) -> EventRange:
-        """Read consecutive events: at least one, and not always as many as there are.
-
-        Parameters
-        ----------
-        first : int
-            Id of the first event.
-        max_events : int
-            Number of events not to exceed; a range also ends with its chunk, and after 16384 events.
-        max_bytes : int
-            Bytes of metadata, and of data if wanted, not to exceed unless the first event alone does.
-        with_data : bool
-            Whether to read the data as well.
-        allocate_metadata, allocate_data : callable
-            Give the memory to read into: writable, contiguous, of exactly the number of bytes asked for.
-
-        Raises
-        ------
-        OutOfRange
-            If there is no event `first` (yet).
-        ExpiredEvents
-            If event `first` was dropped, perhaps meanwhile.
-        CorruptPartition
-            If the index refers to bytes that the chunk does not have.
-        StorageError
-            If the operating system refuses a call, or the store is closed.
-
-        Notes
-        -----
-        One system call each for index, metadata and data.
-        """
-        return self._reader.read_range(
-            first,
-            max_events,
-            max_bytes,
-            with_data=with_data,
-            allocate_metadata=allocate_metadata,
-            allocate_data=allocate_data,
-        )
-
-    def read_data(
-        self, requests: Sequence[DataRequest], allocate_data: Allocate = fresh_memory
-    ) -> list[memoryview]:
-        """Read pieces of the data of events, and nothing else of it.
-
-        Parameters
-        ----------
-        requests : sequence of (event id, sequence of (offset, length))
-            Pieces wanted of each event, in bytes of its data; in any order, and repeated if you like.
-        allocate_data : callable
-            Gives the memory to read into: writable, contiguous, of exactly the number of bytes asked for.
-
-        Returns
-        -------
-        list of memoryview
-            For each request its pieces back to back; all lie one after the other in the memory allocated.
-
-        Raises
-        ------
-        OutOfRange
-            If an event does not exist, or a piece is not within its data; nothing was allocated then.
-        ExpiredEvents
-            If an event was dropped, perhaps meanwhile.
-        CorruptPartition, StorageError
-            As in `read_range`.
-        """
-        return self._reader.read_data(requests, allocate_data)
-
-    def read_pieces(self, pieces: Pieces, allocate_data: Allocate = fresh_memory) -> memoryview:
-        """Read pieces of the data of events, in ascending order: all of them, back to back.
-
-        Errors are those of `read_data`. The number of calls depends on how many runs of blocks are read, each of 64 KiB
-        of data, and not on the number of pieces.
-        """
-        return self._reader.read_pieces(pieces, allocate_data)
-
-    def close(self) -> None:
-        """Let go of the files; a second call does nothing."""
-        self._resources.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class PartitionDirectory(ChunkView):
+class PartitionDirectory(ChunkReader):
     """A partition's directory, locked and recovered; made by `open`.
 
     It writes what the original's `default` partition reads, and reads what that writes. Its own files (lock,
@@ -192,6 +38,9 @@ class PartitionDirectory(ChunkView):
     ----------
     config : ChunkConfig
         As given to `open`.
+    epoch : int
+        Positive number of 62 bits, drawn when the directory was opened first, and the same for as long as its
+        journal lasts.
     quarantined : sequence of str
         Files that hold what was cut off when the directory was opened; see `mochi.mofka.chunks.recovery`.
     adopted : sequence of Adopted
@@ -200,21 +49,24 @@ class PartitionDirectory(ChunkView):
 
     def __init__(
         self,
+        files: FileLayer,
+        cache: FdCache,
+        directory: str,
         config: ChunkConfig,
         recovery: Recovery,
         catalog: Catalog,
-        reader: ChunkReader,
         writer: ChunkWriter,
-        trimmer: Trimmer,
         kept: KeptFiles,
         resources: ExitStack,
     ) -> None:
-        super().__init__(recovery, catalog, reader, resources)
+        super().__init__(files, cache, directory, recovery, catalog, resources)
         self.config = config
+        self.epoch = recovery.head.epoch
         self.quarantined = recovery.quarantined
         self.adopted = recovery.adopted
+        self._ledger = recovery.ledger
         self._writer = writer
-        self._trimmer = trimmer
+        self._trimmer = Trimmer(files, directory, config.kept, catalog, cache, writer.release)
         self._kept = kept
 
     @classmethod
@@ -263,14 +115,12 @@ class PartitionDirectory(ChunkView):
             writer = resources.enter_context(
                 closing(ChunkWriter(kept, path, config, catalog, recovery.ledger, recovery.head))
             )
-            reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
-            trimmer = Trimmer(files, path, config.kept, catalog, cache, writer.release)
             opened = ExitStack()
             opened.enter_context(closing(lock))
             descriptors.keep()
             opened.callback(descriptors.closed)
             opened.push(resources.pop_all())
-            return cls(config, recovery, catalog, reader, writer, trimmer, kept, opened)
+            return cls(files, cache, path, config, recovery, catalog, writer, kept, opened)
 
     @classmethod
     def open_to_read(
@@ -294,6 +144,15 @@ class PartitionDirectory(ChunkView):
             opened.push(store._resources)
             store._resources = opened
             return store
+
+    @property
+    def cursors(self) -> Mapping[str, int]:
+        """The id of the next event by the name of its consumer, as far as stored; a view that changes."""
+        return self._ledger.cursors
+
+    def producers(self) -> list[Remembered]:
+        """Return the producers whose recent batches are remembered; from the appending thread."""
+        return self._ledger.producers()
 
     @property
     def error(self) -> BaseException | None:

@@ -1,18 +1,26 @@
-"""A batch of events on its way to the files: sizes as arrays, content as buffers that are never copied.
+"""Events on their way to the files, and back: sizes as arrays, content as buffers that are never copied.
 
 Invariant: a `Batch` that exists fits the format, so that nothing about it can fail once writing has begun.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.disk.contract import Buffer
+from mochi.disk import Buffer
 from mochi.mofka.chunks.errors import InvalidBatch
 from mochi.mofka.chunks.format.layout import U32_MAX
 from mochi.mofka.chunks.format.ledger import Origin
+
+Allocate = Callable[[int], memoryview]
+"""Gives writable memory of the number of bytes asked for."""
+
+
+def fresh_memory(size: int) -> memoryview:
+    """Return fresh memory, not set to anything."""
+    return np.empty(size, np.uint8).data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,3 +94,31 @@ def _total(kind: str, sizes: NDArray[np.unsignedinteger], content: Sequence[Buff
             operation="append",
         )
     return announced
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EventRange:
+    """Consecutive events.
+
+    Attributes
+    ----------
+    first : int
+        Id of the first event.
+    metadata_sizes, data_sizes : uint32 array, shape (count,)
+        Bytes of each event's metadata and data.
+    metadata : memoryview
+        The events' metadata, back to back.
+    data : memoryview or None
+        The events' data, back to back; None if it was not asked for.
+    """
+
+    first: int
+    metadata_sizes: NDArray[np.uint32]
+    metadata: memoryview
+    data_sizes: NDArray[np.uint32]
+    data: memoryview | None
+
+    @property
+    def count(self) -> int:
+        """Number of events."""
+        return len(self.metadata_sizes)

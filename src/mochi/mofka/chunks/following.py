@@ -4,9 +4,11 @@ A store tells its own readers of a commit by its catalog; other processes have t
 when the index records of all its events are, for they are written last, and its seal tells how many that are. So a
 follower takes chunks by their seals, as far as the index reaches.
 
-Invariants: no event is seen that recovery would take back, after a crash of the writer; a chunk is left for the next
-one when that has events, which it only gets once the other is full; what has no seals, as events of the original, is
-seen as it was when the directory was opened, or when its chunk is left.
+Invariants:
+1. No event is seen that recovery would take back, after a crash of the writer.
+2. A chunk is left for the next one when that has events, which it only gets once the other is full.
+3. What has no seals, as events of the original, is seen as it was when the directory was opened, or when its chunk is
+   left.
 """
 
 import errno
@@ -17,12 +19,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from mochi.disk.contract import FileLayer
-from mochi.disk.descriptors import Descriptors
-from mochi.disk.fd_cache import FdCache
+from mochi.disk import Descriptors, FdCache, FileLayer
 from mochi.mofka.chunks.catalog import Catalog
 from mochi.mofka.chunks.config import ChunkConfig
-from mochi.mofka.chunks.directory import ChunkView
 from mochi.mofka.chunks.errors import CorruptPartition, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
@@ -38,19 +37,19 @@ _PAUSE = 0.01
 """Seconds between two looks at a directory that seems damaged."""
 
 
-class ChunkFollower(ChunkView):
+class ChunkFollower(ChunkReader):
     """A partition's directory, read while another process may write it; made by `follow`."""
 
     def __init__(
         self,
         files: FileLayer,
+        cache: FdCache,
         directory: str,
         recovery: Recovery,
         catalog: Catalog,
-        reader: ChunkReader,
         resources: ExitStack,
     ) -> None:
-        super().__init__(recovery, catalog, reader, resources)
+        super().__init__(files, cache, directory, recovery, catalog, resources)
         self._files = files
         self._directory = directory
         self._owner = recovery.head.owner
@@ -92,7 +91,7 @@ class ChunkFollower(ChunkView):
             )
 
     def _grown(self, chunk: Chunk) -> Chunk:
-        """Give a chunk with the events of the seals that are new, as far as its index has all of them."""
+        """Return a chunk with the events of the seals that are new, as far as its index has all of them."""
         count = self._events_in(chunk.number)
         if count <= chunk.count:
             return chunk
@@ -112,7 +111,7 @@ class ChunkFollower(ChunkView):
 
     @staticmethod
     def _sealed(chunk: Chunk, slots: Slots, count: int) -> tuple[Chunk, bool]:
-        """Give a chunk with the events of good seals, and tell whether one is of events behind the first `count`."""
+        """Return a chunk with the events of good seals, and tell whether one is of events behind the first `count`."""
         start, slot = chunk.seals_end, 0
         while found := slots.run(slot, count):
             run, slot = found
@@ -174,5 +173,4 @@ def follow(directory: str | os.PathLike[str], files: FileLayer) -> ChunkFollower
         cache = resources.enter_context(
             closing(FdCache(files, ChunkConfig().fd_cache_capacity, Descriptors()))
         )
-        reader = ChunkReader(files, cache, path, catalog, recovery.head.owner)
-        return ChunkFollower(files, path, recovery, catalog, reader, resources.pop_all())
+        return ChunkFollower(files, cache, path, recovery, catalog, resources.pop_all())

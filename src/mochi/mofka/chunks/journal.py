@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
-from mochi.disk.contract import FileLayer
+from mochi.disk import FileLayer
 from mochi.mofka.chunks.catalog import read_whole
 from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.format import layout

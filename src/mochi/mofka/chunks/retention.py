@@ -24,8 +24,7 @@ from typing import Final
 
 from msgspec import UNSET
 
-from mochi.disk.contract import FileLayer
-from mochi.disk.fd_cache import FdCache
+from mochi.disk import FdCache, FileLayer
 from mochi.mofka.chunks.catalog import Catalog, write_first
 from mochi.mofka.chunks.config import SECOND, Retention
 from mochi.mofka.chunks.errors import StorageError

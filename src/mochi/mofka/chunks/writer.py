@@ -27,8 +27,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.disk.contract import Buffer, File, FileLayer
-from mochi.disk.kept_files import KeptFiles
+from mochi.disk import Buffer, File, FileLayer, KeptFiles
 from mochi.mofka.chunks.catalog import Catalog, add_to_roster, shorten_roster
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import ChunkConfig

@@ -238,7 +238,7 @@ class EmbeddedConsumer(Consumer):
                     self._news.wait(min(left, 3600.0))
 
     def fulfil(self) -> None:
-        """Give the events that are there to the futures that wait, in their order; may read and load."""
+        """Hand the events that are there to the futures that wait, in their order; may read and load."""
         if self._lock.is_mine():
             raise DiasporaError(f"a data selector or allocator of {self!r} cannot wait for its events")
         given = 0

@@ -1,8 +1,8 @@
 """Where the consumers of a topic are: a small file for each, which any process may change.
 
-A file has one record for each partition: the id of the consumer's next event, and a checksum. A record that is not good
-is none: its consumer begins at the first event. Cursors only move forward, whoever moves them, but for those that tell
-of events which a crash has taken: the writer of the partition moves these back before it writes others.
+A file has one record for each partition: the id of the consumer's next event, and a checksum. A record that is not
+good is none: its consumer begins at the first event. Cursors only move forward, whoever moves them. Those that tell
+of events which a crash has taken are moved back by the writer of the partition, before it writes others.
 """
 
 import fcntl

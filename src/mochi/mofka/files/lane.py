@@ -4,7 +4,7 @@
 written by the thread of `mochi.mofka.files.writing`. An adaptive batch is sealed when that thread comes to it; another
 one when it is full, at a flush, or when one of its events is waited for.
 
-Invariants: an event is in the open batch, in `_pending`, or settled; only the holder of `_lock` moves it, and no call
+Invariants: an event is in the open batch, in `_pending`, or settled. Only the holder of `_lock` moves it. No call
 comes between leaving the one and being in the other, for Ctrl-C strikes at calls. What is written is the first of
 `_pending`, and is taken away once it is settled.
 """

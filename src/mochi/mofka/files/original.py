@@ -61,7 +61,7 @@ class OriginalReader:
         return self._files.size(path) if os.path.exists(path) else 0
 
     def read_range(self, first: int, max_events: int, max_bytes: int, *, with_data: bool) -> EventRange:
-        """Read consecutive events, see `mochi.mofka.chunks.ChunkView.read_range`."""
+        """Read consecutive events, see `mochi.mofka.chunks.ChunkReader.read_range`."""
         records = self._records(first, min(max_events, _MOST_EVENTS))
         sizes = records["metadata_size"] + (records["data_size"] if with_data else np.uint64(0))
         records = records[: max(1, int(np.searchsorted(sizes.cumsum(), max_bytes, "right")))]
@@ -75,7 +75,7 @@ class OriginalReader:
         )
 
     def read_data(self, requests: Sequence[DataRequest]) -> list[memoryview]:
-        """Read pieces of the data of events, see `mochi.mofka.chunks.ChunkView.read_data`."""
+        """Read pieces of the data of events, see `mochi.mofka.chunks.ChunkReader.read_data`."""
         found = []
         for event_id, pieces in requests:
             record = self._records(event_id, 1)[0]

@@ -85,7 +85,7 @@ class MemoryPartition:
         return found
 
     def _find(self, event_id: int) -> tuple[EventRange, int]:
-        """Give the batch of an event, and its place there."""
+        """Return the batch of an event, and its place there."""
         place = bisect_right(self._firsts, event_id) - 1
         if place < 0 or event_id >= self.event_count:
             raise OutOfRange(

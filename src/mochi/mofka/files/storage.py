@@ -66,10 +66,10 @@ class Reader(Protocol):
         """Look for new events; return the number of all. One thread at a time."""
 
     def read_range(self, first: int, max_events: int, max_bytes: int, *, with_data: bool) -> EventRange:
-        """Read consecutive events, see `mochi.mofka.chunks.ChunkView.read_range`."""
+        """Read consecutive events, see `mochi.mofka.chunks.ChunkReader.read_range`."""
 
     def read_data(self, requests: Sequence[DataRequest]) -> list[memoryview]:
-        """Read pieces of the data of events, see `mochi.mofka.chunks.ChunkView.read_data`."""
+        """Read pieces of the data of events, see `mochi.mofka.chunks.ChunkReader.read_data`."""
 
     def close(self) -> None:
         """Let go of the files."""
@@ -127,7 +127,7 @@ class OwnFiles(PosixFiles):
         return _Lock(lock, self._locks)
 
     def size(self, path: str) -> int:
-        """Give the length of a file, opened for it: a network file system then asks its server."""
+        """Return the length of a file. It is opened for that: a network file system then asks its server."""
         fd = -1
         with suppress(OSError):
             fd = os.open(path, os.O_RDONLY)

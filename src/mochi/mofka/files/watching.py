@@ -1,8 +1,8 @@
 """Learning of new events: one thread of a process watches directories for all its consumers.
 
-It asks inotify where that tells all, and looks itself where it does not: a change that another machine makes on a
-network file system is not told there, nor is one beyond the number of directories that the system watches for a user.
-Everywhere it looks now and then.
+It asks inotify where that tells all, and looks itself where it does not. A change that another machine makes on a
+network file system is not told there. Nor is one beyond the number of directories that the system watches for a
+user. Everywhere it looks now and then.
 
 inotify is called through ctypes: the packages for it bring a thread for each directory, or are not kept.
 """

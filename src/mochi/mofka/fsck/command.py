@@ -130,9 +130,15 @@ def main(path: str, as_json: bool, mend: bool, verbose: bool) -> None:
             )
         outcomes = []
         for directory in directories:
+            # What a repair makes is for whom the directory is for.
+            its_files = PosixFiles(by_umask=bool(os.stat(directory).st_mode & 0o077))
             with _progress(err, files, directory) as progress:
                 outcome = examine(
-                    files, directory, mend=mend, progress=progress, say=err.print if as_json else out.print
+                    its_files,
+                    directory,
+                    mend=mend,
+                    progress=progress,
+                    say=err.print if as_json else out.print,
                 )
             outcomes.append(outcome)
             if not as_json:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
-from mochi.disk.contract import Buffer
+from mochi.disk import Buffer
 from mochi.mofka.chunks.format import layout
 
 BLOCK = 1 << 16

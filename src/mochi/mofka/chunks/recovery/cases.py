@@ -34,7 +34,7 @@ from enum import Enum, auto
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi.disk.contract import Buffer
+from mochi.disk import Buffer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.journal import BLOCK, RECORDS_START, Head, Part, Record, record_at
 from mochi.mofka.chunks.format.layout import Chunk, Displaced

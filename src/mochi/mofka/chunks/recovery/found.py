@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mochi.disk.contract import File, FileLayer
+from mochi.disk import File, FileLayer
 from mochi.mofka.chunks.catalog import read_first, read_roster
 from mochi.mofka.chunks.errors import CorruptPartition, StorageError
 from mochi.mofka.chunks.format import layout

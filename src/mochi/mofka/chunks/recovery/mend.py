@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 
-from mochi.disk.contract import File, FileLayer
+from mochi.disk import File, FileLayer
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import DISPLACED_SIZE, Chunk, Displaced

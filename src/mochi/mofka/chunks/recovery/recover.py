@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from mochi.disk.contract import FileLayer
+from mochi.disk import FileLayer
 from mochi.mofka.chunks.catalog import update_roster
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.errors import CorruptPartition
