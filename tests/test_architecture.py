@@ -1,42 +1,27 @@
 """Who may import whom, as docs/architecture.md says."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CONSOLE = "diaspora_stream.console"
+DOCUMENT = (ROOT / "docs" / "architecture.md").read_text()
 
-ALLOWED = {
-    CONSOLE: set(),
-    "diaspora_stream": {CONSOLE},
-    "mochi.disk": set(),
-    "mochi.shortage": set(),
-    "mochi.margo": {CONSOLE, "mochi.shortage"},
-    "mochi.flock": {CONSOLE, "mochi.margo"},
-    "mochi.yokan": {CONSOLE, "mochi.disk", "mochi.margo"},
-    "mochi.abt_io": {CONSOLE, "mochi.disk", "mochi.margo", "mochi.shortage"},
-    "mochi.warabi": {CONSOLE, "mochi.abt_io", "mochi.disk", "mochi.margo"},
-    "mochi.bedrock": {CONSOLE, "mochi.margo", "mochi.shortage"},
-    "mochi.mofka.chunks": {"mochi.disk", "mochi.shortage"},
-    "mochi.mofka": {
-        CONSOLE,
-        "diaspora_stream",
-        "mochi.disk",
-        "mochi.shortage",
-        "mochi.margo",
-        "mochi.flock",
-        "mochi.yokan",
-        "mochi.warabi",
-        "mochi.bedrock",
-        "mochi.mofka.chunks",
-    },
-}
-"""Our packages, and which of our packages each may import beside itself."""
+
+def table() -> dict[str, set[str]]:
+    """Our packages, and which of our packages each may import beside itself, as the document says."""
+    section = DOCUMENT.partition("| package | may import |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*) \|$", section, re.MULTILINE)
+    return {package: set(re.findall(r"`([\w.]+)`", others)) for package, others in rows}
+
+
+ALLOWED = table()
 
 
 def module_of(path: Path) -> str:
@@ -109,3 +94,68 @@ def test_mochi_is_a_namespace_and_every_package_is_typed() -> None:
     assert not (SOURCE / "mochi" / "__init__.py").exists()
     packages = [SOURCE / "diaspora_stream", *(p for p in (SOURCE / "mochi").iterdir() if p.is_dir())]
     assert [p.name for p in packages if p.name != "__pycache__" and not (p / "py.typed").exists()] == []
+
+
+DOES_IO = {
+    *(
+        "asyncio",
+        "fcntl",
+        "mmap",
+        "select",
+        "selectors",
+        "shutil",
+        "signal",
+        "socket",
+        "subprocess",
+        "tempfile",
+    ),
+    "uvloop",
+}
+
+
+def says_no_io(path: Path) -> bool:
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
+    return re.search(r"\b(No|no|without) I/O\b", text) is not None
+
+
+def test_who_says_that_it_does_no_io_cannot_do_any() -> None:
+    said = {path for path in FILES if says_no_io(path)}
+    packages = {path.parent for path in said if path.name == "__init__.py"}
+    pure = said | {path for path in FILES if packages & set(path.parents)}
+    assert len(pure) > 20
+    found = {module_of(path): all_imports(ast.parse(path.read_text())) & DOES_IO for path in pure}
+    assert {module for module, names in found.items() if names} == set()
+
+
+def test_the_house_is_as_the_document_draws_it() -> None:
+    drawing = DOCUMENT.partition("```\nsrc/\n")[2].partition("```")[0]
+    way: list[str] = []
+    missing = []
+    for line in drawing.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2 - 1
+        names = re.findall(r"[\w.]+(?:/|\.py)(?= |$)", re.split(r" {2,}", line.strip())[0])
+        way[depth:] = [names[0].rstrip("/")]
+        missing += [name for name in names if not SOURCE.joinpath(*way[:depth], name).exists()]
+    assert missing == []
+
+
+def is_there(name: str) -> bool:
+    """Tell whether a dotted name means a package, a module, or what a module defines."""
+    for root in (SOURCE, SOURCE / "mochi", SOURCE / "mochi" / "mofka", SOURCE / "diaspora_stream"):
+        path = root.joinpath(*name.split("."))
+        if path.is_dir() or path.with_name(f"{path.name}.py").exists():
+            return True
+        module = path.parent.with_name(f"{path.parent.name}.py")
+        if module.exists() and re.search(rf"\b{path.name}\b", module.read_text()):
+            return True
+    return False
+
+
+DOCUMENTS = [ROOT / "docs" / name for name in ("architecture.md", "glossary.md")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_modules_that_a_document_names_are_there(document: Path) -> None:
+    names = set(re.findall(r"`((?:mochi|diaspora_stream|[a-z_]+)(?:\.[a-z_]\w*)+)`", document.read_text()))
+    ours = {name for name in names if is_there(name.split(".")[0])}
+    assert {name for name in ours if not is_there(name)} == set()

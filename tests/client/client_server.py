@@ -23,8 +23,8 @@ class Server(Service):
 
     def topic(self, partitions: int = 1, **options: Any) -> TopicHandle:
         """A new topic, opened through a driver of its own with these options."""
-        driver = self.driver(**options)
         name = f"topic_{uuid4().hex}"
-        driver.create_topic(name, options={"num_partitions": partitions} if partitions else {})
-        topic: TopicHandle = driver.open_topic(name)
+        with self.driver() as driver:
+            driver.create_topic(name, options={"num_partitions": partitions} if partitions else {})
+        topic: TopicHandle = self.driver(**options).open_topic(name)
         return topic

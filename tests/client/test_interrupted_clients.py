@@ -216,7 +216,7 @@ event.acknowledge()
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "interrupted\n"
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 10
     server.thaw()
     process.stdin.write("\n")
     out, errors = process.communicate(timeout=25)

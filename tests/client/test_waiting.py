@@ -19,7 +19,7 @@ from mochi.margo.link import PendingCall
 from mochi.mofka.chunks import MAX_PRODUCERS
 from mochi.mofka.client import search as search_module
 from mochi.mofka.client.batch import Batch
-from mochi.mofka.client.lane import is_forgotten
+from mochi.mofka.client.core.lane_state import is_forgotten
 from mochi.mofka.protocol import SEND_BATCH, SendBatch, Where
 from tests.client.client_server import Server
 
@@ -201,7 +201,7 @@ def test_a_quiet_producer_that_was_forgotten_begins_anew_unasked(server: Server)
 def test_an_identity_is_renewed_if_nothing_was_in_doubt(
     sent: Sequence[int], refused: int, code: str, renews: bool
 ) -> None:
-    batches = [Batch(None, 3) for _ in sent]
+    batches = [Batch(None, 3).seal(0, False, 0) for _ in sent]
     for batch, times in zip(batches, sent, strict=True):
         batch.times_sent = times
     assert is_forgotten(Fault(code, ""), batches[refused], batches) is renews

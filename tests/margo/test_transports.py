@@ -1573,11 +1573,10 @@ def test_a_connection_that_hangs_does_not_hold_up_another(serve: Serve, client: 
     engine = serve(address, echo)
     listener, mute = transport.listen(address)
     with listener, ThreadPoolExecutor(1) as threads:
-        hanging = threads.submit(client.link, mute, 0.5)
+        hanging = threads.submit(client.link, mute, 1.0)
         assert until(lambda: listener.fileno() >= 0 and hanging.running())
-        begin = time.monotonic()
         assert call(client, engine, "echo", 1) == 1
-        assert time.monotonic() - begin < 0.4
+        assert not hanging.done()
         with pytest.raises(AddressError, match="does not greet"):
             hanging.result(SECONDS)
 

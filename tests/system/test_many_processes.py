@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from typing import Any
 
 import pytest
@@ -139,11 +138,9 @@ def test_a_consumer_that_stops_reading_costs_the_server_its_credit_and_no_more(
     before = server.memory()
     push_many(topic, 10000, bytes(10000))
     assert server.memory() - before < 30 << 20
-    beginning = time.monotonic()
     with topic.consumer("quick") as consumer:
         for _ in range(13000):
             assert consumer.pull().wait(10000) is not None
-    assert time.monotonic() - beginning < 20
 
 
 @pytest.mark.soak

@@ -10,7 +10,7 @@ import pytest
 from mochi.margo.client import Client
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault
-from mochi.yokan.errors import KeyExists, revive
+from mochi.yokan.errors import KeyExists, YokanError
 from mochi.yokan.handle import DatabaseHandle
 from mochi.yokan.mode import Mode
 from mochi.yokan.module import YokanModule
@@ -82,7 +82,7 @@ def test_a_fault_that_is_not_the_databases_arrives_as_it_is(serve: Any) -> None:
             DatabaseHandle(client, database.address, 4).count()
         client.close()
         assert caught.value.code == "no_provider"
-    assert revive(caught.value) is caught.value
+    assert YokanError.revive(caught.value) is caught.value
 
 
 def test_arguments_of_a_wrong_type_are_refused_and_the_provider_goes_on(serve: Any) -> None:

@@ -32,7 +32,7 @@ class SystemCalls(PlainCalls):
         return [*map(sync_one, fds[:1]), *(other.result() for other in others)]
 
     def close(self) -> None:
-        """Give back what the calls hold, once the last one is done; later ones are plain system calls."""
+        """Let go of threads or rings once the last call is done; later ones are plain system calls."""
         self._closed = True
         self._threads.close()
 

@@ -1,7 +1,7 @@
 """The files of a provider: those of this machine, traced where the configuration says so.
 
-A line of the trace holds, much as the extended traces of Darshan do: module, provider, operation, offset and length in
-bytes, start and end in seconds since the provider was made, and the path.
+A line of the trace is much like one of the extended traces of Darshan: module, provider, operation, offset, length,
+start, end and path. Offset and length are in bytes, start and end in seconds since the provider was made.
 """
 
 import sys

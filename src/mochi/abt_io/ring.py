@@ -6,9 +6,12 @@ with the driver and sleeps; when the driver has all it waits for, it wakes one o
 thread alone has no hand-over at all, and no event loop waits for a disk. A ring with
 ``IORING_SETUP_SINGLE_ISSUER`` is made and always driven by a thread of its own, as the kernel demands.
 
-Invariants: one thread at a time touches the ring, the driver; it never waits in a call of the library, which
-would keep the interpreter from everybody; no more requests are in flight than the completion queue holds; a
-group ends when the kernel is done with all of its memory.
+Invariants
+----------
+1. One thread at a time touches the ring: its driver.
+2. The driver never waits in a call of the library, which would keep the interpreter from everybody.
+3. No more requests are in flight than the completion queue holds.
+4. A group ends when the kernel is done with all of its memory.
 """
 
 import errno
@@ -91,7 +94,7 @@ class Ring:
                 reason = self._broken or (errno.EBADF, "the io_uring is closed")
                 return [OSError(*reason) for _ in requests]
             self._arrived.extend((group, index) for index in range(len(requests)))
-            drives, self._driven = not self._driven, True
+            drives, self._driven = not self._driven, True  # invariant 1
             if not drives:
                 self._waiting.append(group)
                 os.eventfd_write(self._event, 1)
@@ -164,7 +167,7 @@ class Ring:
         try:
             self._submit()
             if not self._reap():
-                os.read(self._event, 8)
+                os.read(self._event, 8)  # invariant 2
         except OSError as error:
             self._break(error.errno or errno.EIO, error.strerror or str(error))
         except Exception as error:
@@ -172,7 +175,7 @@ class Ring:
 
     def _submit(self) -> None:
         before = self._number
-        while self._arrived and len(self._in_flight) < _ENTRIES:
+        while self._arrived and len(self._in_flight) < _ENTRIES:  # invariant 3
             group, index = self._arrived.popleft()
             self._number += 1
             self._in_flight[self._number] = group, index
@@ -220,7 +223,7 @@ class Ring:
         """Fail what is under way, and whatever comes, with an error of the ring itself."""
         with self._changed:
             self._broken = number, problem
-        self._kept = dict(self._in_flight)  # the kernel may still use their memory
+        self._kept = dict(self._in_flight)  # invariant 4
         for group, index in (*self._in_flight.values(), *self._arrived):
             self._tell(group, index, OSError(number, problem))
         self._in_flight.clear()

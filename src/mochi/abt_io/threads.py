@@ -1,8 +1,12 @@
 """Threads for operations that wait for a disk, the first of them started in advance, and others as they are needed.
 
-Invariants: an operation that waits never keeps another one waiting while there are fewer than `limit`
-threads, and the system gives more; one that no thread will take is not submitted; operations are taken in the order
-of submission; a thread that hangs in the kernel does not keep the interpreter from exiting (the threads are daemons).
+Invariants
+----------
+1. An operation that waits keeps no other one waiting while there are fewer than `limit` threads, and the system gives
+   more.
+2. An operation that no thread will take is not submitted.
+3. Operations are taken in the order of submission.
+4. A thread that hangs in the kernel does not keep the interpreter from exiting: threads are daemons.
 """
 
 from collections import deque
@@ -60,12 +64,12 @@ class IoThreads:
         with self._changed:
             if self._idle > len(self._waiting):
                 self._changed.notify()
-            elif len(self._threads) < self._limit:
+            elif len(self._threads) < self._limit:  # invariant 1
                 try:
                     self._start()
                 except (OSError, MemoryError):
                     if not self._threads:
-                        raise
+                        raise  # invariant 2
             self._waiting.append((future, function))
         return future
 
@@ -91,7 +95,7 @@ class IoThreads:
                         return
                     self._changed.wait()
                 self._idle -= 1
-                future, function = self._waiting.popleft()
+                future, function = self._waiting.popleft()  # invariant 3
             if future.set_running_or_notify_cancel():
                 try:
                     result = function()

@@ -5,7 +5,6 @@ several files go in with one submission. Invariant: an instance has its own ring
 ones.
 """
 
-import ctypes
 import errno
 import itertools
 import logging
@@ -19,6 +18,7 @@ import liburing
 
 from mochi.abt_io.calls import SystemCalls
 from mochi.abt_io.config import AbtIoConfig
+from mochi.abt_io.kept_buffers import give_back
 from mochi.abt_io.ring import Outcome, Prepare, Ring
 
 _AGAIN = (errno.EINTR, errno.EAGAIN, errno.ECANCELED)
@@ -155,7 +155,7 @@ def _transfer(ring: Ring, prepare: Callable[..., None], fd: int, views: list[mem
     try:
         return _one(ring, request)
     finally:
-        _give_back(views)
+        give_back(views)
 
 
 def _prepare_sync(fd: int) -> Prepare:
@@ -181,54 +181,3 @@ def _all(ring: Ring, requests: Sequence[Prepare]) -> list[Outcome]:
 
 def _is_again(outcome: Outcome) -> bool:
     return isinstance(outcome, OSError) and outcome.errno in _AGAIN
-
-
-class _PyBuffer(ctypes.Structure):
-    """``Py_buffer`` of CPython's C interface."""
-
-    _fields_ = [
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.c_void_p),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        ("format", ctypes.c_void_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    ]
-
-
-_get = ctypes.pythonapi.PyObject_GetBuffer
-_get.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
-_release = ctypes.pythonapi.PyBuffer_Release
-_release.argtypes = (ctypes.POINTER(_PyBuffer),)
-_release.restype = None
-
-
-def _keeps_buffers() -> bool:
-    """Tell whether this version of the library holds on to the views that an `Iovec` was made of, for ever."""
-    view = memoryview(bytearray(1))
-    liburing.Iovec([view])
-    try:
-        view.release()
-    except BufferError:
-        return True
-    return False
-
-
-_KEEPS_BUFFERS = _keeps_buffers()
-
-
-def _give_back(views: Sequence[memoryview]) -> None:
-    """Release what the library acquired of each view and does not release itself, lest its memory leak."""
-    if not _KEEPS_BUFFERS:
-        return
-    for view in views:
-        buffer = _PyBuffer()
-        _get(view, ctypes.byref(buffer), 0)
-        acquired_by_the_library = _PyBuffer.from_buffer_copy(buffer)
-        _release(ctypes.byref(buffer))
-        _release(ctypes.byref(acquired_by_the_library))

@@ -68,7 +68,7 @@ class FileLayer(Protocol):
         """Return when all that was written to several files of this layer is on disk, as after `File.sync` of each."""
 
     def rename(self, path: str, target: str) -> None:
-        """Give a file another name; a file that has it already is no more."""
+        """Rename a file; another that has the name already is no more."""
 
     def remove(self, path: str) -> None:
         """Remove a file."""

@@ -8,9 +8,12 @@ They belong to holders. One is a file that is open to be read; another is what a
 | idle | not in use, and all that was written by it is on disk | it is closed, the one idle for longest first |
 | unsynced | not in use; the kernel may yet say that it could not write | where none is idle: settled, so that it is |
 
-Invariants: a file is closed while nobody uses it and nothing unsynced was written by it, but for the end of its
-partition; locks are counted, and stay. The capacity is what is kept open at most, and may be exceeded for as long as
-all is busy.
+Invariants
+----------
+1. A file is closed only while nobody uses it, and nothing unsynced was written by it; but for the end of its
+   partition.
+2. Locks are counted, and stay.
+3. What is open exceeds the capacity only for as long as all of it is busy.
 """
 
 import sys
@@ -128,7 +131,7 @@ class Descriptors:
 
     def open(self, open: Callable[[], T]) -> T:
         """Open something that stays open, counted until it is `closed`, with room made first."""
-        while self.holders.is_full and self._make_room():
+        while self.holders.is_full and self._make_room():  # invariant 3
             pass
         opened = self.call(open)
         self.keep()
@@ -194,7 +197,7 @@ class Descriptors:
 
     def _given_up(self, holder: Holder) -> Sequence[File]:
         """Take a holder's files if that may be; the caller has the lock, and closes them without it."""
-        if holder.users or holder.is_unsynced():
+        if holder.users or holder.is_unsynced():  # invariant 1
             return ()
         self.holders.forget(holder)
         files = holder.give_up()

@@ -1,8 +1,10 @@
 """Files of a partition that are kept open for reading, so that a read seldom has to open one.
 
-Invariants: a file that someone is reading is never closed; at most `capacity` files stay open, but for the
-ones in use beyond that; of the others the one not used for longest is closed first, and any where the process has no
-room (`descriptors`).
+Invariants
+----------
+1. A file that someone is reading is never closed.
+2. At most `capacity` files stay open, but for those in use. The one not used for longest is closed first, and any
+   where the process has no room (`descriptors`).
 """
 
 from collections import OrderedDict
@@ -97,7 +99,7 @@ class FdCache:
         with self._descriptors.lock:
             entry = self._entries.setdefault(path, _Entry(self, path, file))
             self._descriptors.holders.use(entry)
-            unwanted = self._surplus()
+            unwanted = self._surplus()  # invariant 2
             if entry.file is not file:
                 self._descriptors.holders.open -= 1
                 unwanted.append(file)
@@ -115,9 +117,9 @@ class FdCache:
         return self._unused(surplus)
 
     def _unused(self, entries: Iterable[_Entry]) -> list[File]:
-        """Give the files of those that are not in use, and count them no more; the caller has the lock."""
+        """Return the files of those that are not in use, counted no more; the caller has the lock."""
         holders = self._descriptors.holders
-        unused = [entry for entry in entries if not entry.users]
+        unused = [entry for entry in entries if not entry.users]  # invariant 1
         for entry in unused:
             holders.forget(entry)
         holders.open -= len(unused)

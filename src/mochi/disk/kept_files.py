@@ -1,7 +1,9 @@
 """The files that a partition has open to be written, which may be closed and opened again in between.
 
-Invariants: a descriptor is closed when nobody uses the files and what was written by it is on disk; a file that is
-opened again is there, so that none is made anew in the place of one that was taken away.
+Invariants
+----------
+1. A descriptor is closed only when nobody uses the files, and what was written by it is on disk.
+2. A file that is opened again is there: none is made anew in the place of one that was taken away.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -96,12 +98,12 @@ class KeptFiles(RoomyFiles, Holder):
             self.rest()
 
     def unsynced(self) -> list["KeptFile"]:
-        """Give the files by which something was written that may not be on disk."""
+        """Return the files by which something was written that may not be on disk."""
         return [kept for kept in self._open if kept.written != kept.synced]
 
     def is_unsynced(self) -> bool:
         """Tell whether there is any such file."""
-        return any(kept.written != kept.synced for kept in self._open)
+        return any(kept.written != kept.synced for kept in self._open)  # invariant 1
 
     def settle(self) -> None:
         """Have the files put on disk."""
@@ -143,7 +145,7 @@ class KeptFile:
         self.synced = 0
 
     def _opened(self) -> File:
-        self._files.size(self.path)
+        self._files.size(self.path)  # invariant 2
         self.file = self._files.opened(self.path, writable=True)
         return self.file
 

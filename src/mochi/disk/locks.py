@@ -1,8 +1,7 @@
 """The lock of a directory: one process at a time has it, and who comes too late is told who that is.
 
-A lock lasts until its descriptor is closed, and forked children share it. Who holds one is asked of the kernel, where
-it tells; the name that the holder wrote into the file is believed only of another machine, since a dead process leaves
-its name behind.
+A lock lasts until its descriptor is closed, and forked children share it. The kernel is asked who holds one, where it
+tells. A dead process leaves its name in the file, so a name there is believed of another machine only.
 """
 
 import errno

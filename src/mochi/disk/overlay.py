@@ -1,11 +1,13 @@
 """A file layer that keeps to itself whatever is changed: files below it are only ever read.
 
-What recovery would do to a directory is found by letting it: over an overlay it does all of it, on a disk that stays as
-it is. Bytes written are kept in unnamed temporary files, so memory does not grow with them.
+What a recovery would do to a directory is found by letting it: over an overlay it does all of it, and the disk stays as
+it is. Bytes written are kept in unnamed temporary files, so memory does not grow with them. One thread at a time
+changes an overlay; any may read what is not changed just now.
 
-Invariants: nothing below is made, written or cut, and locks there are shared; reading gives what it would give if the
-changes had been made below, or is refused. Change it from one thread at a time; any may read what is not changed just
-now.
+Invariants
+----------
+1. Nothing below is made, written or cut, and locks there are shared.
+2. What is read is what would be read if the changes had been made below, or reading is refused.
 """
 
 import errno
@@ -103,7 +105,7 @@ class Overlay:
     def lock(self, path: str) -> File:
         """Keep out who would change the files below: nobody, where there is no lock file."""
         if os.path.basename(path) in self._below.list_directory(os.path.dirname(path)):
-            return self._below.lock_shared(path)
+            return self._below.lock_shared(path)  # invariant 1
         return self.open(path, writable=True)
 
     def lock_shared(self, path: str) -> File:
@@ -141,7 +143,7 @@ class Overlay:
 
     def _open_below(self, path: str) -> File:
         self._see_that_it_is_there(path)
-        return self._below.open(path, writable=False)
+        return self._below.open(path, writable=False)  # invariant 1
 
     def _see_that_it_is_there(self, path: str) -> None:
         if path in self.removed:
@@ -233,7 +235,7 @@ class _OverlayFile:
         if (missing := offset + len(target) - self._content.size) > 0:
             problem = f"the file ends at byte {self._content.size}, {missing} bytes too early"
             raise StorageError.refused("read", self.path, OSError(errno.EIO, problem))
-        if not self._content.kept:
+        if not self._content.kept:  # invariant 2
             raise StorageError(f"what {self.path} has was not kept", path=self.path, operation="read")
         self._content.read(self._below, target, offset)
 

@@ -5,7 +5,7 @@ with the same code, message and details. All others are raised where they are fo
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 
 class MargoError(Exception):
@@ -122,3 +122,24 @@ class Fault(MargoError):
         self.code = code
         self.message = message
         self.details = dict(details or {})
+
+
+class ServiceFault(Fault):
+    """Root of what one service answers when it cannot do what it was asked; `code` is the kind of its class.
+
+    Attributes
+    ----------
+    kind : str
+        The code under which an error of this class travels.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(self.kind, message, details)
+
+    @classmethod
+    def revive(cls, fault: Fault) -> Fault:
+        """Return the error of this service that a `fault` was, before it arrived; one of another kind as it is."""
+        kinds = {error.kind: error for error in cls.__subclasses__()}
+        return kinds[fault.code](fault.message, fault.details) if fault.code in kinds else fault

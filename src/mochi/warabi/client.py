@@ -9,7 +9,7 @@ from mochi.margo.client import Client as MargoClient
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.warabi import messages
-from mochi.warabi.errors import InvalidArguments, StorageError, revive
+from mochi.warabi.errors import InvalidArguments, StorageError, WarabiError
 from mochi.warabi.messages import Create, CreateWrite, Done, Pieces, Region, Write
 from mochi.warabi.target import Parts, Target
 
@@ -58,7 +58,7 @@ class TargetHandle(Target):
                 self.address, messages.READ, Pieces(region, list(parts)), Done, provider_id=self.provider_id
             )
         except Fault as fault:
-            raise revive(fault) from None
+            raise WarabiError.revive(fault) from None
         if found is None:
             raise StorageError(f"the server at {self.address} lent what it was to send")
         return found
@@ -73,7 +73,7 @@ class TargetHandle(Target):
                 self.address, name, args, result, provider_id=self.provider_id, bulk=bulk
             )
         except Fault as fault:
-            raise revive(fault) from None
+            raise WarabiError.revive(fault) from None
         return answer
 
 

@@ -4,18 +4,13 @@ Each class has one `kind`, the code under which it travels from a provider to it
 class of it again. A configuration that cannot be used is a `mochi.margo.errors.ConfigError`.
 """
 
-from typing import ClassVar
-
-from mochi.margo.errors import Fault
+from mochi.margo.errors import ServiceFault
 
 
-class WarabiError(Fault):
+class WarabiError(ServiceFault):
     """Root of the errors of a target; `code` is one of the kinds below."""
 
-    kind: ClassVar[str] = "warabi"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(self.kind, message)
+    kind = "warabi"
 
 
 class InvalidRegion(WarabiError):
@@ -34,12 +29,3 @@ class StorageError(WarabiError):
     """The storage below the target failed: disk full, file damaged, target closed."""
 
     kind = "io"
-
-
-_KINDS = {error.kind: error for error in WarabiError.__subclasses__()}
-
-
-def revive(fault: Fault) -> Fault:
-    """Return the error that a provider raised, from the `fault` that arrived; a fault of another kind as it is."""
-    error = _KINDS.get(fault.code)
-    return fault if error is None else error(fault.message)

@@ -208,7 +208,7 @@ def _rounded(size: int, alignment: int) -> int:
 
 
 def _punch(fd: int, start: int, size: int) -> None:
-    """Give the room of a region back to a file system that takes it; `os` has no call for this."""
+    """Return the room of a region to a file system that takes it; `os` has no call for this."""
     if _libc.fallocate64(fd, _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(size)):
         number = ctypes.get_errno()
         if number not in (errno.EOPNOTSUPP, errno.ENOSYS):

@@ -17,7 +17,7 @@ class WarabiModule:
     by_umask = False
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
-        """What a provider may depend on: the pool that its handlers run in."""
+        """Return what a provider may depend on: the pool that its handlers run in."""
         return {"pool": ("pool", False)}
 
     def create(

@@ -65,7 +65,7 @@ class Target(ABC):
 
     @abstractmethod
     def erase(self, region: bytes) -> None:
-        """Give up a region, and the room it takes; `InvalidRegion` if there is none of this name."""
+        """Erase a region, and free the room it takes; `InvalidRegion` if there is none of this name."""
 
     def create_write(self, data: Buffer, *, persist: bool = False) -> bytes:
         """Make a region of these bytes, and return its name; raises as `create` and `write` do."""

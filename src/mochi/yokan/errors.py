@@ -4,10 +4,7 @@ Each class has one `kind`, the code under which it travels from a provider to it
 the same class of it again. A configuration that cannot be used is a `mochi.margo.errors.ConfigError`.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-from mochi.margo.errors import Fault
+from mochi.margo.errors import ServiceFault
 
 __all__ = [
     "InvalidArguments",
@@ -16,17 +13,13 @@ __all__ = [
     "KeyNotFound",
     "StorageError",
     "YokanError",
-    "revive",
 ]
 
 
-class YokanError(Fault):
+class YokanError(ServiceFault):
     """Root of the errors of a database; `code` is one of the kinds below."""
 
-    kind: ClassVar[str] = "yokan"
-
-    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(self.kind, message, details)
+    kind = "yokan"
 
 
 class KeyExists(YokanError):
@@ -57,12 +50,3 @@ class StorageError(YokanError):
     """The storage below the database failed: disk full, file damaged, database closed."""
 
     kind = "io"
-
-
-_KINDS = {error.kind: error for error in YokanError.__subclasses__()}
-
-
-def revive(fault: Fault) -> Fault:
-    """The error that a provider raised, from the `fault` that arrived; a fault of another kind as it is."""
-    error = _KINDS.get(fault.code)
-    return fault if error is None else error(fault.message, fault.details)

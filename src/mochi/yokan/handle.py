@@ -9,7 +9,7 @@ from msgspec import Struct
 from mochi.margo.client import Client
 from mochi.margo.errors import Fault
 from mochi.yokan.database import Database
-from mochi.yokan.errors import revive
+from mochi.yokan.errors import YokanError
 from mochi.yokan.messages import (
     Documents,
     Ids,
@@ -61,7 +61,7 @@ class DatabaseHandle(Database):
                 self.address, rpc, args, result, provider_id=self.provider_id, timeout=self._timeout
             )
         except Fault as fault:
-            raise revive(fault) from None
+            raise YokanError.revive(fault) from None
 
     def count(self) -> int:
         return self._call("yk_count", Nothing(), int)

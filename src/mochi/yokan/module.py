@@ -16,7 +16,7 @@ class YokanModule:
     by_umask = False
 
     def dependencies(self, config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
-        """What a provider may depend on: the pool that its verbs run in."""
+        """Return what a provider may depend on: the pool that its verbs run in."""
         return {"pool": ("pool", False)}
 
     def create(

@@ -4,7 +4,6 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from mochi.mofka.client.core import machine
 from mochi.mofka.client.core.machine import Machine, State
+from tests.client.core import striking
 
 WAYS = ("tell", "ask", "post")
 
@@ -63,23 +63,7 @@ class Recorder(Machine[Numbers]):
 
 def struck(work: Callable[[], object], places: Iterable[int], strike: Callable[[], object]) -> None:
     """Do `work`, and `strike` at these of the points in the mechanism where CPython runs handlers."""
-    wanted = set(places)
-    count = 0
-
-    def look(frame: FrameType, event: str, _: Any) -> None:
-        nonlocal count
-        code = frame.f_code
-        inside = code.co_filename == machine.__file__ or code.co_name in ("take", "overtaken", "perform")
-        if event in ("call", "c_return") and inside:
-            count += 1
-            if count in wanted:
-                strike()
-
-    sys.setprofile(look)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
+    striking.struck(work, places, strike, [machine.__file__], ("take", "overtaken", "perform"))
 
 
 def first_occurrences(items: Iterable[Any]) -> list[Any]:

@@ -5,22 +5,33 @@ interpreter's lock, so that threads need no other. Sealing lays it out, and tell
 """
 
 import struct
-import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from diaspora_stream.errors import DiasporaError
 from diaspora_stream.future import FutureUint
 from mochi.margo.wire import Buffer
-from mochi.mofka.protocol import SIZE, raw
 
 FIELDS = 3
 """Slots of `Batch.entries` for each event: metadata, data, future."""
 
 JOINED_BYTES = 4096
 """Data is joined into one buffer where its mean size is below this, and gathered by the kernel above."""
+
+MAX_BATCH_BYTES = 8 << 20
+"""Bytes of metadata and data at which a batch goes, whatever its number of events."""
+
+MAX_BATCH_EVENTS = 4096
+"""Events of an adaptive batch at most."""
+
+MAX_FIXED_EVENTS = 65536
+"""Events of any batch at most."""
+
+PREFIX_BYTES = 8
+"""Bytes of the length that the default serializer writes before each JSON text."""
 
 _PREFIXES = [struct.pack("<Q", length) for length in range(4096)]
 
@@ -52,89 +63,53 @@ def _prefix(length: int) -> bytes:
     return _PREFIXES[length] if length < len(_PREFIXES) else struct.pack("<Q", length)
 
 
-def _prefixed(texts: Sequence[bytes], lengths: Sequence[int]) -> list[bytes]:
+def _prefixed(texts: Sequence[bytes], lengths: Sequence[int], count: int) -> list[bytes]:
     """Return the texts, each after its length as the default serializer writes it."""
     try:
         prefixes = list(map(_PREFIXES.__getitem__, lengths))
     except IndexError:
         prefixes = list(map(_prefix, lengths))
-    mixed: list[bytes] = [b""] * (2 * len(texts))
+    mixed: list[bytes] = [b""] * (2 * count)
     mixed[0::2] = prefixes
     mixed[1::2] = texts
     return mixed
 
 
-class Layout(NamedTuple):
-    """A batch as it goes over the wire, its number of events first."""
-
-    events: int
-    sizes: memoryview
-    metadata: bytes
-    data: list[Buffer]
-    data_bytes: int
-    created: int
-
-
-class Batch:
+class Batch(msgspec.Struct, eq=False):
     """Events of one producer for one partition: open, then sealed, then stored or failed.
 
     Attributes
     ----------
+    lane : Any
+        Who waits for the outcome, see `Batch.wait_for`.
+    limit : int
+        Length of `entries` at which the one who appends has to look after the batch; 0 once it is sealed. It is
+        never raised.
     entries : list
         Flat triples, see the module.
-    limit : int
-        Length of `entries` at which the one who appends has to look after the batch; 0 once it is sealed.
     large : int
         Bytes of the events that were counted one by one.
-    times_sent : int
-        How often the batch was sent, or tried to be.
     due : bool
         Whether the batch goes as soon as it may, full or not.
+    count : int
+        Number of events, once it is sealed and its entries are gone.
     first : int or None
         Id of the first event, once stored.
     error : DiasporaError or None
         Why the batch is not stored, or why nobody knows.
     """
 
-    __slots__ = (
-        "count",
-        "created",
-        "data",
-        "data_bytes",
-        "due",
-        "entries",
-        "error",
-        "first",
-        "lane",
-        "large",
-        "lent",
-        "limit",
-        "metadata",
-        "sequence",
-        "sizes",
-        "times_sent",
-    )
+    lane: Any
+    limit: int
+    entries: list[Any] = []
+    large: int = 0
+    due: bool = False
+    count: int = 0
+    first: int | None = None
+    error: DiasporaError | None = None
 
-    def __init__(self, lane: Any, limit: int) -> None:
-        self.lane = lane
-        self.entries: list[Any] = []
-        self.limit = limit
-        self.large = 0
-        self.due = False
-        self.count = 0
-        self.created = 0
-        self.sequence = -1
-        self.times_sent = 0
-        self.first: int | None = None
-        self.error: DiasporaError | None = None
-        self.sizes: memoryview = memoryview(b"")
-        self.metadata: bytes = b""
-        self.data: list[Buffer] = []
-        self.data_bytes = 0
-        self.lent: tuple[object, int] | None = None
-
-    def lay_out(self, prefixed: bool) -> Layout:
-        """Close the batch and lay it out; the caller holds the lane's lock. Costs about 0.2 µs an event.
+    def seal(self, sequence: int, prefixed: bool, created: int) -> "Sealed":
+        """Close the batch, and return it laid out; costs about 0.1 µs an event.
 
         The entries stay: what is interrupted may be done again, with the events that came meanwhile.
 
@@ -150,15 +125,11 @@ class Batch:
         texts, data = flat[0:end:FIELDS], flat[1:end:FIELDS]
         for index, future in enumerate(flat[2:end:FIELDS]):
             future.index = index
-        lengths = list(map(len, texts))
-        sizes = np.empty(2 * count, SIZE)
-        sizes[:count] = lengths
-        data_sizes = np.fromiter(map(len, data), SIZE, count)
-        sizes[count:] = data_sizes
+        lengths, data_lengths = list(map(len, texts)), list(map(len, data))
         if prefixed:
-            sizes[:count] += 8
-            texts = _prefixed(texts, lengths)
-        data_bytes = int(np.add.reduce(data_sizes, dtype=np.int64))  # `sum` imports, which fails at exit
+            texts = _prefixed(texts, lengths, count)
+            lengths = list(map(PREFIX_BYTES.__add__, lengths))
+        data_bytes = sum(data_lengths)
         buffers: list[Buffer]
         if data_bytes < JOINED_BYTES * count:
             buffers = [b"".join([b"".join(d.buffers) if type(d) is Gather else d for d in data])]
@@ -166,16 +137,16 @@ class Batch:
             buffers = [
                 buffer for d in data for buffer in (d.buffers if type(d) is Gather else (d,)) if len(buffer)
             ]
-        return Layout(count, raw(sizes), b"".join(texts), buffers, data_bytes, time.time_ns())
+        sizes = struct.pack(f"<{2 * count}I", *lengths, *data_lengths)
+        return Sealed(self, sequence, count, sizes, b"".join(texts), buffers, data_bytes, created)
 
-    def settle(self, first: int | None, error: DiasporaError | None) -> None:
-        """Take note of the outcome, and let go of the content."""
-        self.first = first
-        self.error = error
-        self.entries = []
-        self.metadata = b""
-        self.data = []
-        self.sizes = memoryview(b"")
+    def settle(self, count: int, first: int | None, error: DiasporaError | None) -> None:
+        """Take note of the outcome, and let go of the content; nothing but the first time."""
+        if self.first is None and self.error is None:
+            self.count = count
+            self.first = first
+            self.error = error
+            self.entries = []
 
     def is_done(self) -> bool:
         """Tell whether the outcome is known."""
@@ -190,3 +161,25 @@ class Batch:
             raise self.error.with_traceback(None)
         assert self.first is not None
         return self.first + future.index
+
+
+class Sealed(msgspec.Struct, eq=False):
+    """A batch as it goes over the wire.
+
+    Attributes
+    ----------
+    sequence : int
+        Its place among the batches of its lane.
+    times_sent : int
+        How often it was sent, or tried to be.
+    """
+
+    batch: Batch
+    sequence: int
+    events: int
+    sizes: bytes
+    metadata: bytes
+    data: list[Buffer]
+    data_bytes: int
+    created: int
+    times_sent: int = 0

@@ -1,61 +1,44 @@
 """The consumer of the ``mofka`` driver: feeds of partitions, events handed out in the order of the pulls.
 
 How an event comes: the server sends batches ahead, as far as credit reaches. Whoever reads the connection (a thread
-that waits for an event, else the background thread) puts them into `arrived`. The thread that finds no event ready
-opens the next batch; an event is then two slots, and handing one out is one operation on a deque.
+that waits for an event, else the background thread) puts them in line, see `mochi.mofka.client.feed`. The thread that
+finds no event ready opens the next batch, see `mochi.mofka.client.pulling`.
 
-Invariants
-----------
-1. An event is in a batch that arrived, in `_ready`, in a future, or with the application. A future that is dropped
-   gives its event back, to the front.
-2. Futures get events in the order of the pulls: while `_waiting` has a living future, no pull takes an event past it.
-   Nor does a failure of a partition overtake the events before it, and it is handed out once.
-3. A batch's credit goes back when its last event is handed out. Not more than `MAX_CREDIT` bytes, and one batch for
-   each partition, are here ahead of the application, also when a feed was subscribed again; beside these, the data
-   that a selector asked for, `LOAD_BYTES` at a time or that of one event.
-4. Ctrl-C strikes at calls and at jumps. An event passes from one place to the next by statements without a call
-   between them (``+=`` and ``del`` on a deque, a ``for`` over `_taking`), so that it is never in none, nor in two.
-   A traceback that somebody keeps must not keep the future of a wait that was interrupted, which would get the next
-   event: the frames below hold its weak reference alone.
+Not more than `MAX_CREDIT` bytes, and one batch for each partition, are here ahead of the application, also when a feed
+was subscribed again. Beside these, the data that a selector asked for: `LOAD_BYTES` at a time, or that of one event.
 """
 
 import logging
 import math
 import threading
 import weakref
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from diaspora_stream.consumer import Consumer, DataAllocator, DataSelector
 from diaspora_stream.errors import DiasporaError, EventsLost, TimeoutExpired
 from diaspora_stream.event import Event
+from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
-from diaspora_stream.topic import WHOLE
+from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE, WHOLE, TopicHandle
 from mochi.margo.errors import HeldUp, MargoError
 from mochi.margo.link import Link
-from mochi.margo.owned_lock import OwnedLock
-from mochi.mofka.client.event import (
-    FailedFeed,
-    LoadedEvent,
-    MofkaEvent,
-    NoMoreEvents,
-    ReceivedBatch,
-)
-from mochi.mofka.client.feed import Feed
-from mochi.mofka.client.loading import load
-from mochi.mofka.client.pulling import PulledEvent, event_at, is_vacant
+from mochi.mofka.client.core.hand_out import HandOutState
+from mochi.mofka.client.event import FailedFeed, LoadedEvent, MofkaEvent
+from mochi.mofka.client.feed import Feed, Wish
+from mochi.mofka.client.pulling import HandOut, PulledEvent, event_at
 from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, is_away, refusal
 from mochi.mofka.client.service import Service, deadline_after
-
-if TYPE_CHECKING:
-    from mochi.mofka.client.topic import MofkaTopic
+from mochi.mofka.protocol import MAX_NUMBER
 
 log = logging.getLogger(__name__)
 
 MAX_CREDIT = 64 << 20
 """Bytes that the servers may send ahead of the application, all partitions together."""
+
+MIN_BATCHES = 2
+"""Batches that each server may send ahead at least: one to work on, one on its way."""
 
 
 class MofkaConsumer(Consumer):
@@ -64,7 +47,8 @@ class MofkaConsumer(Consumer):
     def __init__(
         self,
         service: Service,
-        topic: "MofkaTopic",
+        topic: TopicHandle,
+        serializer: Serializer,
         name: str,
         batch_size: int,
         max_num_batches: int,
@@ -80,45 +64,45 @@ class MofkaConsumer(Consumer):
         self.batch_size = batch_size
         self.max_num_batches = max_num_batches
         self.thread_pool = thread_pool
-        self.loads_all = data_selector is WHOLE
         self.data_selector = None if data_selector is WHOLE else data_selector
         self.data_allocator = None if data_allocator is WHOLE else data_allocator
         self._iteration_timeout_ms = iteration_timeout_ms
-        credit = MAX_CREDIT // max(len(targets), 1)
-        self._feeds = [Feed(self, topic, partition, credit) for partition in targets]
-        self._waiting: deque[weakref.ref[PulledEvent]] = deque()
-        self._begin()
+        shows_text = topic.generation.metadata_text
+        self._hand_out = HandOut(
+            len(targets), self.data_selector, self.data_allocator, shows_text, service.client.rouse
+        )
+        self._waiting = self._hand_out.waiting
+        self._ready = self._hand_out.ready
+        self._taking = self._hand_out.taking
+        wish = Wish(
+            topic.name,
+            name,
+            serializer,
+            shows_text,
+            0 if batch_size == ADAPTIVE_BATCH_SIZE else min(batch_size, MAX_NUMBER),
+            min(max(max_num_batches, MIN_BATCHES), MAX_NUMBER),
+            MAX_CREDIT // max(len(targets), 1),
+            data_selector is WHOLE,
+        )
+        self._feeds = [Feed(service, wish, partition, self._hand_out.line) for partition in targets]
+        self._is_stale = False
         service.watch(self)
         service.watch_fork(self)
         try:
             self._subscribe_all()
         except BaseException:
-            self._abandon()
+            self.stop()
             raise
 
     def __repr__(self) -> str:
         return f"<Consumer {self.name!r} of topic {self.topic.name!r}>"
 
-    def _begin(self) -> None:
-        self._lock = OwnedLock()
-        self.arrived: deque[ReceivedBatch | FailedFeed] = deque()
-        self._ready: deque[Any] = deque()
-        self._taking = iter(self._ready.popleft, None)
-        self._current: ReceivedBatch | None = None
-        self._opened = 0
-        self._loader: int | None = None
-        self._active = {id(feed) for feed in self._feeds}
-        self._closed = False
-        self._stale = False
-
     def reset(self) -> None:
         """Begin anew in a forked child: subscribe again at the next wait; futures that have no event wait on."""
-        closed = self._closed
-        self._begin()
-        self._closed = closed
-        self._stale = True
+        self._hand_out.reset()
         for feed in self._feeds:
             feed.reset()
+        self._is_stale = not self._hand_out.is_closed
 
     def _subscribe_all(self) -> None:
         """Subscribe to all partitions; goes on without those that are not found, if any is.
@@ -152,7 +136,7 @@ class MofkaConsumer(Consumer):
         )
 
     def _failed(self) -> list[FailedFeed]:
-        return [failed for failed in list(self.arrived) if isinstance(failed, FailedFeed)]
+        return [failed for failed in list(self._hand_out.line) if isinstance(failed, FailedFeed)]
 
     def pull(self) -> PulledEvent:
         """Return a future of the next event. Costs about half a microsecond when one is ready."""
@@ -164,7 +148,16 @@ class MofkaConsumer(Consumer):
                     return future
             except IndexError:
                 pass
-        if self._closed:
+            hand_out = self._hand_out
+            if self.data_selector is None:  # else it may block
+                hand_out.tell(HandOutState.wanted, self._ready, hand_out.line)
+                try:
+                    for event in self._taking:
+                        future.event = event
+                        return future
+                except IndexError:
+                    pass
+        if self._hand_out.is_closed:
             raise self._is_closed()
         self._waiting.append(weakref.ref(future))
         return future
@@ -215,16 +208,16 @@ class MofkaConsumer(Consumer):
             One does not answer within the driver's time-out.
         """
         client = self.service.client
-        feeds = [feed for feed in self._feeds if id(feed) in self._active]
+        feeds = [feed for feed in self._feeds if not feed.has_ended]
         if any(feed.link is None for feed in feeds):
             client.wait(
-                lambda: self._has_arrived() or all(feed.link for feed in feeds), self._links, math.inf
+                lambda: self._hand_out.has_news() or all(feed.link for feed in feeds), self._links, math.inf
             )
             return False
-        answers = [(feed, answer) for feed in feeds if (answer := feed.ask()) is not None]
+        answers = [(feed, answer) for feed in feeds if (answer := feed.sign_of_life()) is not None]
 
         def is_done() -> bool:
-            return self._has_arrived() or all(answer.is_done() for _, answer in answers)
+            return self._hand_out.has_news() or all(answer.is_done() for _, answer in answers)
 
         def silent() -> str:
             missing = [str(feed.partition) for feed, answer in answers if not answer.is_done()]
@@ -237,195 +230,94 @@ class MofkaConsumer(Consumer):
                 raise refusal(answer.error, f"topic {self.topic.name!r}", feed.partition, 0)
         return (
             len(answers) == len(feeds)
-            and not self._has_arrived()
+            and not self._hand_out.has_news()
             and all(answer.frame for _, answer in answers)
         )
-
-    def _has_arrived(self) -> bool:
-        return bool(self._closed or self._ready or self.arrived or self._loader is not None)
 
     def wait_for(self, place: "weakref.ref[PulledEvent]", timeout: float | None) -> Any:
         """Wait until the future at `place` has its event; None when the time is over."""
         deadline = deadline_after(timeout)
-        if self._stale:
-            self._stale = False
+        if self._is_stale:
+            self._is_stale = False
             for feed in self._feeds:
                 feed.subscribe()
         self.service.jobs.begin()
+        hand_out = self._hand_out
         while True:
-            if self._loader == threading.get_ident():
-                raise DiasporaError(f"a data selector or allocator of {self!r} cannot wait for its events")
-            if self._lock.is_mine():
+            if hand_out.is_suspended:
+                if hand_out.loader == threading.get_ident():
+                    raise DiasporaError(
+                        f"a data selector or allocator of {self!r} cannot wait for its events"
+                    )
                 raise DiasporaError(
                     f"a call cannot wait for events of {self!r} where it has struck: among them"
                 )
             self.fulfil()
             if (event := event_at(place)) is not None:
                 return event
-            if self._closed:
+            if hand_out.is_closed:
                 raise self._is_closed()
             try:
-                if not self.service.client.wait(lambda: self._has_news(place), self._links, deadline):
+                if not self.service.client.wait(
+                    lambda: event_at(place) is not None or hand_out.has_news(), self._links, deadline
+                ):
                     return None
             except HeldUp as error:
                 raise DiasporaError(f"{self!r}: {error}") from error
 
-    def _has_news(self, place: "weakref.ref[PulledEvent]") -> bool:
-        if event_at(place) is not None or self._closed:
-            return True
-        if self._loader is not None:
-            return False
-        if self._ready or not self._active:
-            return True
-        batch = self._current
-        if batch is not None and self._opened < batch.count:
-            return True
-        try:
-            following = self.arrived[0]
-        except IndexError:
-            return False
-        return not isinstance(following, FailedFeed) or not following.feed.holds_back(following)
-
     def _links(self) -> Collection[Link]:
         """Return the links to drive while waiting; none while the news may come from another thread."""
-        links = {feed.link for feed in self._feeds}
-        if self._loader is not None or None in links:
+        links = {feed.link for feed in self._feeds if not feed.has_ended}
+        if self._hand_out.loader is not None or None in links:
             return ()
         return {link for link in links if link is not None}
 
     def fulfil(self) -> None:
-        """Give the events that are here to the futures that wait, in their order; may load data.
-
-        Does nothing while another thread loads, which then goes on with it.
-        """
-        if self._loader is not None or self._closed or self._lock.is_mine():
-            return
+        """Give the events that are here to the futures that wait, in their order; may load data."""
         try:
-            with self._lock:
-                while self._waiting:
-                    place = self._waiting[0]
-                    if not is_vacant(place):
-                        del self._waiting[0]
-                    elif self._ready or self._open_next():
-                        self._fill(place)
-                    else:
-                        break
+            self._hand_out.fulfil()
         finally:
             self.service.client.notify()
-
-    def _fill(self, place: "weakref.ref[PulledEvent]") -> None:
-        future = place()
-        if future is not None:
-            try:
-                for event in self._taking:
-                    future.event = event
-                    break
-            except IndexError:
-                pass
-
-    def _open_next(self) -> bool:
-        """Make the next events ready, of a batch or of a part of one; the caller holds the lock. False without any."""
-        batch = self._current
-        if batch is None or self._opened == batch.count:
-            if batch is not None:
-                batch.feed.give_back(batch)
-                self._current = None
-            if not self.arrived:
-                if not self._active:
-                    self._ready.append(NoMoreEvents(self.topic.generation.metadata_text))
-                return not self._active
-            following = self.arrived[0]
-            if isinstance(following, FailedFeed):
-                if not following.feed.go_on(following):
-                    return False
-                ready = self._ready
-                ready += (following,)
-                del self.arrived[0]
-                return True
-            self._opened = 0
-            batch = self._current = following
-            del self.arrived[0]
-        events: Iterable[Event]
-        if batch.data is not None or self.data_selector is None:
-            end = batch.count
-            events = map(MofkaEvent, repeat(batch), range(end))
-        else:
-            events = self._load(batch)
-            end = self._opened + len(events)
-        ready = self._ready
-        ready += events
-        self._opened = end
-        return True
-
-    def _load(self, batch: ReceivedBatch) -> list[Event]:
-        assert self.data_selector is not None
-        assert self.data_allocator is not None
-        self._loader = threading.get_ident()
-        try:
-            return load(batch, self._opened, self.data_selector, self.data_allocator)
-        finally:
-            self._loader = None
-
-    def feed_ended(self, feed: Feed) -> None:
-        """Take note that a partition will send no more."""
-        self._active.discard(id(feed))
-
-    def wants(self, feed: Feed) -> bool:
-        """Tell whether more events of `feed` are of use."""
-        return not self._closed and id(feed) in self._active
-
-    def feed_failed(self, failed: FailedFeed) -> None:
-        """Have a failure handed out after the events that have arrived."""
-        arrived = self.arrived
-        arrived += (failed,)
 
     def give_back(self, event: Any) -> None:
         """Take the event of a future that was dropped; it is the next one handed out."""
         self._ready.appendleft(event)
         if self._waiting:
-            self.service.client.notify()
-            self.service.jobs.put(self._feeds[0].ask)
+            self.service.client.rouse()
 
     def unsubscribe(self) -> None:
         """Have the servers send no more; what is here may still be pulled."""
-        if self._closed:
+        if self._hand_out.is_closed:
             raise self._is_closed()
-        self._active.clear()
+        for feed in self._feeds:
+            feed.stop()
         for feed in self._feeds:
             try:
-                feed.unsubscribe()
+                feed.await_farewell()
             except MargoError as error:
                 raise as_diaspora_error(error, f"topic {self.topic.name!r}, {feed.partition}") from error
 
-    def _unsubscribe(self, feed: Feed) -> None:
-        try:
-            feed.unsubscribe()
-        except MargoError as error:
-            log.info("closing %r: %s", self, error)
-
-    def _abandon(self) -> None:
-        """Give up a consumer that could not be made, without waiting for anybody."""
-        self.stop()
-        for feed in self._feeds:
-            feed.drop()
-
     def close(self) -> None:
         """Unsubscribe, and drop what is here; idempotent. A server that is gone is no error."""
-        if self._closed:
+        if self._hand_out.is_closed:
             return
         self.stop()
         for feed in self._feeds:
-            self._unsubscribe(feed)
-        if not self._lock.is_mine():
-            with self._lock:
-                self.arrived.clear()
-                self._ready.clear()
+            try:
+                feed.await_farewell()
+            except MargoError as error:
+                log.info("closing %r: %s", self, error)
 
     def stop(self) -> None:
-        """Give no more events."""
-        self._closed = True
-        self.service.client.rouse()
+        """Give no more events, and have the servers send no more; never waits."""
+        _stop(self._feeds, self._hand_out)
 
     def __del__(self) -> None:
-        for feed in getattr(self, "_feeds", ()):
-            self.service.jobs.put(feed.drop)
+        if hasattr(self, "_feeds"):  # else Ctrl-C struck while it was made
+            self.service.jobs.put(partial(_stop, self._feeds, self._hand_out))
+
+
+def _stop(feeds: Sequence[Feed], hand_out: HandOut) -> None:
+    for feed in feeds:
+        feed.stop()
+    hand_out.close()

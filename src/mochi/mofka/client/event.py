@@ -35,6 +35,13 @@ class ReceivedBatch:
     data : memoryview or None
         All data, where it came with the batch.
 
+    Attributes
+    ----------
+    number : int
+        Its place among what the feed has put in line.
+    reader : int
+        The thread that received it.
+
     Notes
     -----
     Offsets cost about 0.06 µs an event; nothing else is done per event.
@@ -48,9 +55,10 @@ class ReceivedBatch:
         "epoch",
         "feed",
         "first",
-        "is_held",
         "metadata",
         "metadata_offsets",
+        "number",
+        "reader",
         "size",
     )
 
@@ -67,7 +75,8 @@ class ReceivedBatch:
         self.feed = feed
         self.epoch = epoch
         self.first = first
-        self.is_held = True
+        self.number = 0
+        self.reader = 0
         self.count = len(metadata_sizes)
         self.metadata_offsets = _offsets(metadata_sizes)
         self.metadata = metadata
@@ -160,7 +169,11 @@ class FailedFeed(msgspec.Struct, eq=False):
 
     feed: Any
     error: Exception
-    is_due: bool = False
+    number: int = 0
+
+
+class EndedFeed(msgspec.Struct, eq=False):
+    """Stands behind the last batch of a partition that sends no more."""
 
 
 class NoMoreEvents(Event):

@@ -1,51 +1,56 @@
 """Feeds: what one partition sends to one consumer.
 
-The server sends batches ahead, as far as credit reaches. A feed receives them into pooled memory and puts them into
-the consumer's `arrived`; what receives frames never takes the consumer's lock, which is held while data is loaded.
+The server sends batches ahead, as far as credit reaches. A feed receives them into pooled memory, and puts them in the
+consumer's line. What it does about its partition is decided by `mochi.mofka.client.core.feed_state`.
 
-Invariants
-----------
-1. Events arrive in order, each once: `next` is the first that has not, and what another subscription than the last
-   one brings is passed over.
-2. Subscribing is done by one thread at a time, of its own, where Ctrl-C does not strike. A partition that does not
-   answer is looked for until the service's time-out; then a failure takes its place in `arrived`, and the search
-   goes on when that is handed out.
-3. After a change of epoch the feed goes on from the consumer's cursor; events of before stay good, and are
-   acknowledged in their own epoch. Events that are lost, expired or damaged, are told as a failure. The feed asks for
-   those behind them before that is handed out, and what is then found to be lost as well is told by the same failure.
+Searching is done by threads of their own, where Ctrl-C does not strike. What receives frames never waits for whoever
+changes the feed: it leaves to them what it has to say.
 """
 
 import logging
-import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from threading import get_ident
+from typing import Any
 
-from diaspora_stream.errors import DiasporaError, EventsLost
-from diaspora_stream.serializer import DefaultSerializer
-from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
+import msgspec
+
+from diaspora_stream.errors import DiasporaError
+from diaspora_stream.serializer import DefaultSerializer, Serializer
 from mochi.margo import rpc
 from mochi.margo.bulk import BufferPool, BufferPoolConfig
 from mochi.margo.errors import ConnectionLost, DeadlineExceeded, MargoError
 from mochi.margo.link import Link, PendingCall
-from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.wire import Frame, Kind
-from mochi.mofka.client.event import FailedFeed, ReceivedBatch
+from mochi.mofka.client.core.feed_state import (
+    Action,
+    Deliver,
+    FeedState,
+    Grant,
+    Leave,
+    Look,
+    State,
+    Tell,
+    Wake,
+    Widen,
+)
+from mochi.mofka.client.core.machine import Machine
+from mochi.mofka.client.event import EndedFeed, FailedFeed, ReceivedBatch
 from mochi.mofka.client.loading import Selected
-from mochi.mofka.client.refusals import EpochChanged, PartitionInfo, is_away, refusal
+from mochi.mofka.client.refusals import PartitionInfo, is_away, refusal
 from mochi.mofka.client.search import Search
-from mochi.mofka.client.service import deadline_after
+from mochi.mofka.client.service import Service, deadline_after
 from mochi.mofka.protocol import (
     ACKNOWLEDGE,
     GRANT,
-    MAX_NUMBER,
     MAX_PIECES,
     REQUEST_DATA,
     SUBSCRIBE,
     UNSUBSCRIBE,
     Acknowledge,
     Events,
-    Grant,
     RequestData,
     Subscribe,
     Subscribed,
@@ -54,28 +59,60 @@ from mochi.mofka.protocol import (
     raw,
     split_sizes,
 )
-
-if TYPE_CHECKING:
-    from mochi.mofka.client.consumer import MofkaConsumer
-    from mochi.mofka.client.topic import MofkaTopic
+from mochi.mofka.protocol import Grant as GrantMessage
 
 log = logging.getLogger(__name__)
-
-MIN_BATCHES = 2
-"""Batches that each server may send ahead at least: one to work on, one on its way."""
 
 _POOL = BufferPool(BufferPoolConfig(first_size=256 << 10, num_tiers=5))
 """Memory of received batches: 256 KiB to 64 MiB a buffer, reused once no event of the batch is held any more."""
 
 
+class Wish(msgspec.Struct, frozen=True):
+    """What a consumer asks of each of its partitions.
+
+    Attributes
+    ----------
+    topic, consumer : str
+    serializer : Serializer
+    shows_text : bool
+        Whether ``event.metadata`` is JSON text.
+    batch_size : int
+        Events a batch at most; 0 leaves it to the server.
+    max_batches, max_bytes : int
+        What a partition may send ahead.
+    with_data : bool
+        Whether data comes with the events.
+    """
+
+    topic: str
+    consumer: str
+    serializer: Serializer
+    shows_text: bool
+    batch_size: int
+    max_batches: int
+    max_bytes: int
+    with_data: bool
+
+
 class _Subscription:
-    """Receives the notices of one subscription, over one link."""
+    """Receives the notices of one subscription, over one link.
 
-    __slots__ = ("feed", "link", "stream")
+    Attributes
+    ----------
+    epoch : int
+        Of the partition, once it has answered.
+    error : MargoError or None
+        Why nothing comes any more.
+    """
 
-    def __init__(self, feed: "Feed", link: Link) -> None:
+    __slots__ = ("epoch", "error", "feed", "link", "provider_id", "stream")
+
+    def __init__(self, feed: "Feed", link: Link, provider_id: int) -> None:
         self.feed = feed
         self.link = link
+        self.provider_id = provider_id
+        self.epoch = 0
+        self.error: MargoError | None = None
         self.stream = link.open_stream(self)
 
     def allocate(self, frame: Frame) -> Sequence[memoryview]:
@@ -103,14 +140,20 @@ class _Answer(PendingCall):
     def receive(self, frame: Frame) -> None:
         if frame.kind is Kind.RESPONSE:
             subscription, answer = self._subscription, rpc.unpack(frame.message, Subscribed)
+            subscription.epoch = answer.epoch
             if answer.takes_arrays:
-                subscription.feed._takes_arrays = subscription.link.instance
-            subscription.feed.begun(subscription, answer)
+                subscription.feed.takes_arrays = subscription.link.instance
+            subscription.feed.post(FeedState.begun, subscription, answer.epoch, answer.first)
         super().receive(frame)
 
 
-class Feed:
+class Feed(Machine[FeedState]):
     """What one partition sends to one consumer.
+
+    Parameters
+    ----------
+    line : deque
+        Where it puts what came.
 
     Attributes
     ----------
@@ -118,223 +161,222 @@ class Feed:
         Turns metadata into a value; None stands for the default serializer.
     show : callable or None
         Turns metadata into what ``event.metadata`` is, if that is not what `deserialize` gives.
+    takes_arrays : bytes or None
+        The server's start that takes requests for data as arrays.
     """
 
-    def __init__(
-        self, consumer: "MofkaConsumer", topic: "MofkaTopic", partition: PartitionInfo, credit: int
-    ) -> None:
-        self._consumer = weakref.ref(consumer)
-        self._service = consumer.service
-        self._takes_arrays: bytes | None = None
-        self.partition = consumer.service.current(partition)
-        self._topic = topic.name
-        serializer = topic.serializer
+    def __init__(self, service: Service, wish: Wish, partition: PartitionInfo, line: deque[Any]) -> None:
+        self._service = service
+        self._wish = wish
+        self.takes_arrays: bytes | None = None
+        self.partition = service.current(partition)
+        serializer = wish.serializer
         self.deserialize = None if isinstance(serializer, DefaultSerializer) else serializer.deserialize
-        self.show = serializer.deserialize_text if topic.generation.metadata_text else self.deserialize
-        self._name = consumer.name
-        adaptive = consumer.batch_size == ADAPTIVE_BATCH_SIZE
-        self._batch_size = 0 if adaptive else min(consumer.batch_size, MAX_NUMBER)
-        self._batches = min(max(consumer.max_num_batches, MIN_BATCHES), MAX_NUMBER)
-        self._credit = credit
-        self._with_data = consumer.loads_all
-        self.reset()
+        self.show = serializer.deserialize_text if wish.shows_text else self.deserialize
+        self._line = line
+        self._put = 0
+        self._farewell: tuple[Link, PendingCall] | None = None
+        self.begin(FeedState(max_batches=wish.max_batches, max_bytes=wish.max_bytes))
+
+    def __repr__(self) -> str:
+        return f"<Feed of topic {self._wish.topic!r}, {self.partition}>"
 
     def reset(self) -> None:
         """Begin anew in a forked child, from the acknowledged events on."""
-        self.next: int | None = None
-        self._epoch = 0
-        self._subscription: _Subscription | None = None
-        self._is_subscribed = False
-        self._is_searching = False
-        self._search: Search | None = None
-        self._cause: MargoError | None = None
-        self._untold: FailedFeed | None = None
-        self._lock = OwnedLock()
-        self._held_batches = 0
-        self._held_bytes = 0
+        self.begin(self.now.in_child())
 
     @property
     def link(self) -> Link | None:
-        """The link that events come over; None while the partition is looked for."""
-        subscription = self._subscription
-        return subscription.link if subscription is not None and self._is_subscribed else None
+        """The link that events come over; None where none come."""
+        now = self.now
+        if now.at is not State.SUBSCRIBED:
+            return None
+        link: Link = now.subscription.link
+        return link
 
     @property
     def is_missing(self) -> bool:
         """Whether the partition is looked for, and was not found at once."""
-        search = self._search
-        return search is not None and search.failures > 0
+        return self.now.at is State.MISSING
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self.now.at is State.ENDED
 
     def holds_back(self, failed: FailedFeed) -> bool:
         """Tell whether `failed` waits for the answer of a partition that is asked for what comes behind lost events."""
-        asks = self._is_searching and not self.is_missing
-        return asks and failed.is_due and isinstance(failed.error, EventsLost)
+        return self.now.holds_back(failed.number)
 
-    def go_on(self, failed: FailedFeed) -> bool:
+    def may_tell(self, failed: FailedFeed) -> bool:
         """Ask for what comes behind `failed`, the next to be handed out; tell whether it can be."""
-        if not failed.is_due:
-            failed.is_due = True
-            self.subscribe()
-        with self._lock:
-            if self.holds_back(failed):
-                return False
-            if self._untold is failed:
-                self._untold = None
-            return True
+        self.tell(FeedState.due, failed.number)
+        return not self.now.is_untold(failed.number)
 
     def subscribe(self) -> None:
-        """Ask for events, in a thread of its own, unless that is under way or done."""
-        with self._lock:
-            if not self._is_searching and not self._is_subscribed:
-                self._is_searching = True
-                self._service.jobs.put(self._subscribe)
-        self._service.jobs.begin()
+        """Ask for events, unless that is under way or done."""
+        self.tell(FeedState.wanted)
 
-    def _subscribe(self) -> None:
+    def give_back(self, batch: ReceivedBatch) -> None:
+        """Return a batch's credit to the server."""
+        self.tell(FeedState.gives_back, batch.number, batch.size)
+
+    def stop(self) -> None:
+        """Have the partition send no more; never waits."""
+        self.post(FeedState.stopped)
+
+    def await_farewell(self) -> None:
+        """Wait for the partition to say that it sends no more; `MargoError` if it does not."""
+        farewell, self._farewell = self._farewell, None
+        if farewell is not None:
+            self._await(*farewell, UNSUBSCRIBE, self._service.timeout)
+
+    def in_background(self, work: Callable[[], object]) -> None:
+        self._service.jobs.put(work)
+
+    def perform(self, action: Action) -> None:
+        """Do what the state asks for; may be repeated."""
+        match action:
+            case Grant(subscription, batches, size):
+                message = rpc.pack(GrantMessage(subscription.stream, batches, size))
+                try:
+                    subscription.link.request(GRANT, subscription.provider_id, message, None)
+                except ConnectionLost:
+                    log.debug("no credit to give back to %s", self.partition)
+            case Deliver(number, None):
+                self._put_in_line(number, EndedFeed())
+                self._service.client.rouse()
+            case Deliver(number, batch):
+                batch.number = number
+                self._put_in_line(number, batch)
+                if batch.reader != get_ident():  # who looks by itself whether it is done
+                    self._service.client.rouse()
+            case Tell(number, error):
+                self._put_in_line(number, FailedFeed(self, error, number))
+                self._service.client.rouse()
+            case Widen(number, error):
+                for item in list(self._line):
+                    if isinstance(item, FailedFeed) and item.feed is self and item.number == number:
+                        item.error = error
+            case Look(search, cause):
+                if cause is not None:
+                    log.info("topic %r, %s: %s; looking for it", self._wish.topic, self.partition, cause)
+                self._service.jobs.put(partial(self._search, search, cause))
+            case Leave(subscription):
+                self._leave(subscription)
+            case Wake():
+                self._service.client.rouse()
+
+    def _leave(self, subscription: _Subscription) -> None:
+        link, answer = subscription.link, PendingCall()
+        link.close_stream(subscription.stream)
+        with suppress(ConnectionLost):
+            message = rpc.pack(Unsubscribe(subscription.stream))
+            link.request(UNSUBSCRIBE, subscription.provider_id, message, answer)
+            self._farewell = link, answer
+
+    def _put_in_line(self, number: int, item: Any) -> None:
+        line = self._line
+        if number > self._put:
+            self._put = number  # no call from here on
+            line += (item,)
+
+    def _search(self, number: int, cause: MargoError | None) -> None:
         """Look for the partition until it sends events; or tell the consumer why it does not."""
-        search = self._search = Search(self._service, self._topic)
-        cause, self._cause = self._cause, None
+        search = Search(self._service, self._wish.topic, lambda: self.tell(FeedState.missed, number))
         failure: DiasporaError | None = None
-        while failure is None and self._is_wanted() and not self._has_begun():
-            self._cause = None
+        while failure is None and self.now.is_searching(number):
             try:
-                self._ask(*search.connect(self.partition, cause))
-                cause = self._cause
+                self._ask(number, *search.connect(self.partition, cause))
             except MargoError as error:
                 cause = error.with_traceback(None)
+                if search.is_over or not is_away(cause):
+                    failure = self._refusal(cause, self.now.epoch)
             except DiasporaError as error:
                 failure = error
-            if cause is not None and (search.is_over or not is_away(cause)):
-                failure = self._failure(cause)
-                if self._joins(failure):
-                    failure = cause = None
-                    search = self._search = Search(self._service, self._topic)
-        search.end("found again" if failure is None and self.link is not None else "given up")
-        self._search = None
+        search.end("given up" if failure or self.link is None else "found again")
         if failure is not None:
-            self._is_searching = False
-            self._tell(failure)
-        elif not self._is_wanted():
-            self._is_searching = False
-            with suppress(MargoError):
-                self.unsubscribe()
-        self._service.client.notify()
+            self.tell(FeedState.given_up, number, failure)
 
-    def _has_begun(self) -> bool:
-        with self._lock:
-            if self._subscription is None:
-                return False
-            self._is_subscribed = True
-            self._is_searching = False
-            return True
-
-    def _failure(self, error: MargoError) -> DiasporaError:
-        """Return what to tell of a partition that has failed, and note where to go on.
-
-        That is the cursor if it is in another epoch, and the first event behind those that are lost.
-        """
-        failure = refusal(error, f"topic {self._topic!r}", self.partition, self._epoch)
-        if isinstance(failure, EpochChanged):
-            self.next, self._epoch = None, 0
-        elif isinstance(failure, EventsLost):
-            first = failure.first if self.next is None else max(failure.first, self.next)
-            failure = failure.over(first, max(failure.next, first + 1))
-            self.next = failure.next
-            self._cause = None
-        return failure
-
-    def _joins(self, failure: DiasporaError) -> bool:
-        """Tell of lost events by the failure that tells of those right before them, if it is not handed out yet."""
-        with self._lock:
-            untold = self._untold
-            if untold is None or not isinstance(failure, EventsLost):
-                return False
-            before = untold.error
-            if type(before) is not type(failure) or before.next != failure.first:
-                return False
-            untold.error = before.over(before.first, failure.next)
-            return True
-
-    def _tell(self, failure: DiasporaError) -> None:
-        consumer = self._consumer()
-        if consumer is not None:
-            failed = FailedFeed(self, failure)
-            with self._lock:
-                self._untold = failed if isinstance(failure, EventsLost) else None
-            consumer.feed_failed(failed)
-
-    def _is_wanted(self) -> bool:
-        consumer = self._consumer()
-        return consumer is not None and consumer.wants(self)
-
-    def _ask(self, partition: PartitionInfo, link: Link) -> None:
+    def _ask(self, number: int, partition: PartitionInfo, link: Link) -> None:
         """Subscribe over `link`; `MargoError` if the partition refuses."""
-        subscription = _Subscription(self, link)
-        answer = _Answer(subscription)
-        with self._lock:
-            asked = Subscribe(
-                self._where(self._epoch),
-                self._name,
-                subscription.stream,
-                self._batch_size,
-                max(self._batches - self._held_batches, 0),
-                max(self._credit - self._held_bytes, 0),
-                self._with_data,
-                self.next,
-            )
-            self.partition = partition
-            self._subscription = subscription
-        try:
-            timeout = self._service.timeout
-            call = link.request(SUBSCRIBE, partition.provider_id, rpc.pack(asked), answer, timeout=timeout)
-            self._await(link, call, answer, SUBSCRIBE, timeout)
-        except MargoError:
-            self._subscription = None
+        subscription = _Subscription(self, link, partition.provider_id)
+        wish, timeout = self._wish, self._service.timeout
+        self.tell(FeedState.asks, number, subscription)
+        now = self.now
+        terms = now.terms
+        if now.subscription is not subscription or terms is None:
             link.close_stream(subscription.stream)
+            return
+        self.partition = partition
+        asked = Subscribe(
+            Where(partition.key, terms.epoch),
+            wish.consumer,
+            subscription.stream,
+            wish.batch_size,
+            terms.batches,
+            terms.size,
+            wish.with_data,
+            terms.start,
+        )
+        answer = _Answer(subscription)
+        try:
+            call = link.request(SUBSCRIBE, partition.provider_id, rpc.pack(asked), answer, timeout=timeout)
+            self._await(link, answer, SUBSCRIBE, timeout, call)
+        except MargoError as error:
+            link.close_stream(subscription.stream)
+            self.tell(FeedState.cut, subscription, error)
             raise
+        self.tell(FeedState.wanted)  # changes nothing, but comes after what the receiver has left to others
+        if self.now.is_searching(number):
+            raise subscription.error or ConnectionLost(f"{link.address} sends nothing")
 
-    def begun(self, subscription: _Subscription, answer: Subscribed) -> None:
-        """Take note of where a subscription begins."""
-        with self._lock:
-            if subscription is self._subscription:
-                self._epoch = answer.epoch
-                self.next = answer.first
+    def _refusal(self, error: MargoError, epoch: int) -> DiasporaError:
+        return refusal(error, f"topic {self._wish.topic!r}", self.partition, epoch)
 
-    def _await(self, link: Link, call: int, answer: PendingCall, name: str, timeout: float) -> None:
-        whom = f"topic {self._topic!r}, {self.partition}, to answer {name}"
+    def _await(
+        self, link: Link, answer: PendingCall, name: str, timeout: float, call: int | None = None
+    ) -> None:
+        whom = f"topic {self._wish.topic!r}, {self.partition}, to answer {name}"
         if not self._service.client.wait_for_server(
             answer.is_done, lambda: (link,), deadline_after(timeout), lambda: whom
         ):
-            link.cancel(call)
+            if call is not None:
+                link.cancel(call)
             raise DeadlineExceeded(f"{name} at {link.address} has not answered within {timeout:g} s")
         if answer.error is not None:
             raise answer.error
 
-    def unsubscribe(self) -> None:
-        """Ask the partition to send no more."""
-        subscription, self._subscription = self._subscription, None
-        self._is_subscribed = False
-        if subscription is None or subscription.link.is_lost:
+    def received(self, subscription: _Subscription, frame: Frame) -> None:
+        """Take a batch."""
+        events = rpc.unpack(frame.message, Events)
+        if not events.count:
+            self.post(FeedState.finished, subscription)
             return
-        link = subscription.link
-        link.close_stream(subscription.stream)
-        answer = PendingCall()
-        message = rpc.pack(Unsubscribe(subscription.stream))
-        call = link.request(UNSUBSCRIBE, self.partition.provider_id, message, answer)
-        self._await(link, call, answer, UNSUBSCRIBE, self._service.timeout)
+        sizes, metadata, *data = (view for view in frame.bulk if view is not None)
+        metadata_sizes, data_sizes = split_sizes(sizes, events.count)
+        batch = ReceivedBatch(
+            self,
+            subscription.epoch,
+            events.first,
+            metadata_sizes,
+            metadata,
+            data_sizes,
+            data[0] if data else None,
+        )
+        batch.reader = get_ident()
+        self.post(FeedState.received, subscription, events.first + events.count, batch.size, batch)
 
-    def drop(self) -> None:
-        """Have the partition send no more, without waiting for the answer; for a consumer that is gone."""
-        subscription = self._subscription
-        if subscription is not None:
-            link = subscription.link
-            link.close_stream(subscription.stream)
-            with suppress(ConnectionLost):
-                message = rpc.pack(Unsubscribe(subscription.stream))
-                link.request(UNSUBSCRIBE, self.partition.provider_id, message, None)
+    def ended(self, subscription: _Subscription, error: MargoError) -> None:
+        """Take note that a subscription brings no more; asks again, from the first event not received."""
+        subscription.error = error
+        if is_away(error):
+            self.post(FeedState.cut, subscription, error)
+        else:
+            self.post(FeedState.refused, subscription, self._refusal(error, subscription.epoch))
 
-    def ask(self) -> PendingCall | None:
-        """Have the partition answer, for a sign of life; None while it is looked for. Stream 0 is never in use."""
+    def sign_of_life(self) -> PendingCall | None:
+        """Have the partition answer; None while it is looked for. Stream 0 is never in use."""
         link = self.link
         if link is not None:
             with suppress(ConnectionLost):
@@ -344,78 +386,11 @@ class Feed:
                 return answer
         return None
 
-    def _where(self, epoch: int) -> Where:
-        return Where(self.partition.key, epoch)
-
-    def received(self, subscription: _Subscription, frame: Frame) -> None:
-        """Take a batch."""
-        consumer = self._consumer()
-        if consumer is None:
-            return
-        events = rpc.unpack(frame.message, Events)
-        if not events.count:
-            consumer.feed_ended(self)
-            return
-        sizes, metadata, *data = (view for view in frame.bulk if view is not None)
-        metadata_sizes, data_sizes = split_sizes(sizes, events.count)
-        batch = ReceivedBatch(
-            self, self._epoch, events.first, metadata_sizes, metadata, data_sizes, data[0] if data else None
-        )
-        arrived = consumer.arrived
-        with self._lock:
-            if subscription is self._subscription:
-                arrived += (batch,)
-                self._untold = None
-                self.next = events.first + events.count
-                self._held_batches += 1
-                self._held_bytes += batch.size
-
-    def ended(self, subscription: _Subscription, error: MargoError) -> None:
-        """Take note that a subscription brings no more; asks again, from the first event not received."""
-        with self._lock:
-            if subscription is not self._subscription:
-                return
-            self._cause = error
-            self._subscription = None
-            self._is_subscribed = False
-            if self._is_searching:
-                return
-        consumer = self._consumer()
-        if consumer is None or not consumer.wants(self):
-            return
-        if is_away(error):
-            log.info("topic %r, %s: %s; looking for it", self._topic, self.partition, error)
-            self.subscribe()
-            return
-        failure = self._failure(error)
-        if self._joins(failure):
-            self.subscribe()
-        else:
-            self._tell(failure)
-
-    def give_back(self, batch: ReceivedBatch) -> None:
-        """Return a batch's credit to the server; on a lost connection it counts for the next subscription.
-
-        What Ctrl-C interrupts may be done again, and at worst grants a batch too many.
-        """
-        with self._lock:
-            if batch.is_held:
-                batch.is_held = False
-                self._held_batches -= 1
-                self._held_bytes -= batch.size
-            subscription = self._subscription
-        if subscription is None:
-            return
-        message = rpc.pack(Grant(subscription.stream, 1, batch.size))
-        try:
-            subscription.link.request(GRANT, self.partition.provider_id, message, None)
-        except ConnectionLost:
-            log.debug("no credit to give back to %s", self.partition)
-
     def acknowledge(self, event_id: int, epoch: int) -> None:
         """Move the consumer's cursor behind an event of `epoch`; blocks for the answer."""
-        message = rpc.pack(Acknowledge(self._where(epoch), self._name, event_id))
-        what = f"acknowledging event {event_id} of topic {self._topic!r}"
+        wish = self._wish
+        message = rpc.pack(Acknowledge(Where(self.partition.key, epoch), wish.consumer, event_id))
+        what = f"acknowledging event {event_id} of topic {wish.topic!r}"
         self._request(ACKNOWLEDGE, lambda link: (message, []), PendingCall, what, epoch)
 
     def load(self, selected: Selected, targets: list[memoryview], epoch: int) -> None:
@@ -434,15 +409,15 @@ class Feed:
         _scatter(content, targets)
 
     def _load(self, selected: Selected, targets: list[memoryview], epoch: int) -> None:
-        where = self._where(epoch)
+        where = Where(self.partition.key, epoch)
 
         def asked_at(link: Link) -> tuple[bytes, list[list[memoryview]]]:
-            if link.instance == self._takes_arrays:
+            if link.instance == self.takes_arrays:
                 message = rpc.pack(RequestData(where, [], len(selected.events)))
                 return message, [[raw(numbers) for numbers in selected]]
             return rpc.pack(RequestData(where, selected.requests())), []
 
-        what = f"data of topic {self._topic!r}"
+        what = f"data of topic {self._wish.topic!r}"
         self._request(REQUEST_DATA, asked_at, lambda: _DataReceiver(targets), what, epoch)
 
     def _request(
@@ -455,7 +430,7 @@ class Feed:
     ) -> None:
         """Make a request that may be repeated; where the partition is away, looks for it within the time-out."""
         service = self._service
-        search = Search(service, self._topic)
+        search = Search(service, self._wish.topic)
         partition = self.partition
         cause: MargoError | None = None
         while True:
@@ -465,7 +440,7 @@ class Feed:
                 timeout = search.seconds_left
                 message, bulk = asked_at(link)
                 call = link.request(name, partition.provider_id, message, answer, bulk=bulk, timeout=timeout)
-                self._await(link, call, answer, name, timeout)
+                self._await(link, answer, name, timeout, call)
                 search.end("found again")
                 return
             except MargoError as error:

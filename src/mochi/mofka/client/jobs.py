@@ -46,9 +46,12 @@ class Jobs:
 
     def work(self) -> None:
         """See to it that jobs are begun, or do them, once the process ends; not from within a lock."""
-        self.begin()
+        if not self.is_exiting:
+            if not self._is_served:
+                self.begin()
+            return
         with suppress(Empty):
-            while self.is_exiting:
+            while True:
                 job = self._queue.get_nowait()
                 if job is not None:
                     job()

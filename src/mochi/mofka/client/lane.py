@@ -1,36 +1,16 @@
-"""Lanes: the way of one producer's events to one partition; batches on their way, and retries.
+"""Lanes: the way of one producer's events to one partition; carries out what `core.lane_state` decides.
 
-The thread that fills a batch seals and sends it. Whoever receives an acknowledgement (a thread that waits, else the
-background thread) settles the batch, and sends the next one if it is due.
-
-Invariants
-----------
-1. `in_flight` holds the sealed batches that are not settled, in the order of their sequence numbers; at most
-   `window` of them. Together with the open batch that bounds a lane's memory: a batch has at most
-   `MAX_BATCH_BYTES`, or one event.
-2. A lost connection settles nothing, nor does a partition that is not there for a while. Recovery looks for the
-   partition, and sends the batches in flight again, under the same numbers; the partition tells repetitions from new
-   ones, also after its server was started again. Where it is not found in time, or has forgotten the numbers or the
-   events, all that is pending fails, and the lane goes on under a new identity.
-3. An event is in the open batch, in flight, or settled. Only the holder of `lock` moves it.
-4. Ctrl-C may strike at any call. A batch is open until it is laid out, and laying it out may be begun again; from
-   then on, what was interrupted is taken up by recovery, which sends again all that is not settled. Recovery runs in
-   a thread of its own, where Ctrl-C does not strike, and is begun by a store and one call of a C function.
-5. An identity that the partition has forgotten is renewed, unasked, if none of what is in flight can have been stored
-   under it: each batch was sent once, and the first of them is refused as unknown.
-6. A call within a frame of its own thread that holds `lock` (see `mochi.margo.owned_lock`) leaves a filled batch to
-   that frame. If it has to wait, it renews the lane: a new lock, and a recovery. That is to the suspended frame as if
-   Ctrl-C had struck there, but that it goes on: so it changes the lane only while its lock is still the lane's, with no
-   call between looking and changing, and does its work again if it was not. The work of receivers is left in `_inbox`
-   while the lock is held, so that none of them ever waits for it.
-7. A refusal counts only if it answers the last attempt to send: what was refused before will be sent again, or was.
+The thread that fills a batch has it sealed and sends it. Whoever receives an acknowledgement (a thread that waits,
+else the background thread) settles the batch, and sends the next one if it is due. `core.machine` keeps all that safe
+from Ctrl-C, and from calls that meet a frame of their own thread.
 """
 
 import logging
 import secrets
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -38,68 +18,29 @@ from diaspora_stream.errors import DiasporaError, TimeoutExpired
 from diaspora_stream.future import FutureUint
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from mochi.margo import rpc
-from mochi.margo.errors import Fault, MargoError
+from mochi.margo.errors import HeldUp, MargoError
 from mochi.margo.link import Link
-from mochi.margo.owned_lock import OwnedLock
-from mochi.margo.wire import Buffer, Frame, Kind, Segment, allocate_private
-from mochi.mofka.client.batch import FIELDS, Batch
-from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error, is_away, refusal
+from mochi.margo.wire import Buffer, Frame, Kind, allocate_private
+from mochi.mofka.client.batch import FIELDS, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_FIXED_EVENTS, Batch
+from mochi.mofka.client.core import lane_state
+from mochi.mofka.client.core.lane_state import (
+    Detach,
+    EndSearch,
+    LaneState,
+    Leave,
+    Phase,
+    Send,
+    Settle,
+    Wake,
+)
+from mochi.mofka.client.core.machine import Machine
+from mochi.mofka.client.lending import LEND_FROM, Lending
+from mochi.mofka.client.refusals import PartitionInfo, as_diaspora_error
 from mochi.mofka.client.search import Search
 from mochi.mofka.client.service import EXIT_FLUSH, Service, deadline_after
-from mochi.mofka.protocol import (
-    LEND,
-    MAX_EVENT_BYTES,
-    REMEMBERED_BATCHES,
-    SEND_BATCH,
-    BatchStored,
-    Lend,
-    Lent,
-    SendBatch,
-    Where,
-)
-
-T = TypeVar("T")
+from mochi.mofka.protocol import MAX_EVENT_BYTES, REMEMBERED_BATCHES, SEND_BATCH, BatchStored
 
 log = logging.getLogger(__name__)
-
-MAX_BATCH_BYTES = 8 << 20
-"""Bytes of metadata and data at which a batch goes, whatever its number of events."""
-
-MAX_BATCH_EVENTS = 4096
-"""Events of an adaptive batch at most."""
-
-MAX_FIXED_EVENTS = 65536
-"""Events of any batch at most."""
-
-LEND_FROM = 64 << 10
-"""Bytes of data from which a batch goes through a lent buffer, where the server lends: 1.1 to 1.3 times as many
-events of 128 bytes a second in batches of 1000 as in line, and twice the bandwidth from 1 MiB on."""
-
-
-class _LentBuffer:
-    """A lent buffer, and which parts of it are in use; parts are taken at the lowest free place, the warm one."""
-
-    def __init__(self, lease: int, view: memoryview) -> None:
-        self.lease = lease
-        self.view = view
-        self.used: list[tuple[int, int]] = []
-
-    def take(self, size: int) -> int | None:
-        """Return the offset of `size` free bytes, or None."""
-        at = 0
-        for position, (start, end) in enumerate(self.used):
-            if start - at >= size:
-                self.used.insert(position, (at, at + size))
-                return at
-            at = end
-        if len(self.view) - at < size:
-            return None
-        self.used.append((at, at + size))
-        return at
-
-    def give_back(self, offset: int) -> None:
-        """Free what was taken at `offset`."""
-        self.used = [part for part in self.used if part[0] != offset]
 
 
 class LaneOptions(msgspec.Struct):
@@ -124,195 +65,171 @@ class LaneOptions(msgspec.Struct):
     told: DiasporaError | None = None
 
 
-class _AckReceiver:
+class _Answer(msgspec.Struct, eq=False):
     """Takes the answer to one batch."""
 
-    __slots__ = ("attempt", "batch", "lane", "link")
-
-    def __init__(self, lane: "Lane", batch: Batch, link: Link, attempt: int) -> None:
-        self.lane = lane
-        self.batch = batch
-        self.link = link
-        self.attempt = attempt
+    lane: "Lane"
+    sent: Send
 
     def allocate(self, frame: Frame) -> Sequence[memoryview]:
         return allocate_private(frame)
 
     def receive(self, frame: Frame) -> None:
+        sent = self.sent
         if frame.kind is Kind.FAULT:
-            self.lane.refused(self.batch, rpc.unpack_fault(frame.message), self.attempt)
+            self.lane.post(LaneState.refused, sent.sealed, rpc.unpack_fault(frame.message), sent.attempt)
         else:
-            self.lane.stored(self.batch, rpc.unpack(frame.message, BatchStored))
+            answer = rpc.unpack(frame.message, BatchStored)
+            self.lane.post(LaneState.stored, sent.sealed, answer.first, answer.epoch)
 
     def lost(self, error: MargoError) -> None:
-        self.lane.lost(self.link, error)
+        self.lane.post(LaneState.lost, self.sent.link, error)
 
 
-def is_forgotten(error: MargoError, refused: Batch, in_flight: Sequence[Batch]) -> bool:
-    """Tell whether a partition has forgotten an identity, and surely stored nothing of what is in flight under it.
-
-    A batch that was sent more than once may have been stored before.
-    """
-    return (
-        isinstance(error, Fault)
-        and error.code == "identity_expired"
-        and bool(in_flight)
-        and refused is in_flight[0]
-        and all(batch.times_sent <= 1 for batch in in_flight)
-    )
-
-
-class Lane:
-    """The way of one producer's events to one partition.
-
-    Attributes
-    ----------
-    open : Batch
-        Where events are appended.
-    small : int
-        Events of at most so many bytes may be appended without the lock: all that fit into a batch are together
-        no more than half of `MAX_BATCH_BYTES`. -1 while there is no room, and once the process ends.
-    """
+class Lane(Machine[LaneState]):
+    """The way of one producer's events to one partition."""
 
     def __init__(self, service: Service, options: LaneOptions, partition: PartitionInfo) -> None:
         self.options = options
-        self.partition = service.current(partition)
         self._service = service
+        self._begin(service.current(partition))
+
+    def __repr__(self) -> str:
+        return f"topic {self.options.topic!r}, {self.now.partition}"
+
+    def _begin(self, partition: PartitionInfo) -> None:
+        options = self.options
         adaptive = options.batch_size == ADAPTIVE_BATCH_SIZE
-        self._adaptive = adaptive
-        self._full = FIELDS * (MAX_BATCH_EVENTS if adaptive else min(options.batch_size, MAX_FIXED_EVENTS))
-        self._small = -1 if service.jobs.is_exiting else MAX_BATCH_BYTES // 2 // (self._full // FIELDS)
-        self._window = min(max(options.max_num_batches, 1) + 1, REMEMBERED_BATCHES)
-        self._begin()
+        events = MAX_BATCH_EVENTS if adaptive else min(options.batch_size, MAX_FIXED_EVENTS)
+        roomy = -1 if self._service.jobs.is_exiting else MAX_BATCH_BYTES // 2 // events
+        self._lending: Lending | None = None
+        self._search: Search | None = None
+        self._looked_for = 0
+        self.begin(
+            LaneState(
+                topic=options.topic,
+                partition=partition,
+                owner=self,
+                window=min(max(options.max_num_batches, 1) + 1, REMEMBERED_BATCHES),
+                full=events * FIELDS,
+                adaptive=adaptive,
+                prefixed=options.prefixed,
+                identify=partial(secrets.token_bytes, 16),
+                clock=time.time_ns,
+                roomy=roomy,
+                small=roomy,
+                open=Batch(self, FIELDS if adaptive else events * FIELDS),
+                identity=secrets.token_bytes(16),
+            )
+        )
 
     def reset(self) -> None:
         """Begin anew in a forked child: what is pending is the parent's, and its futures say so here."""
         theirs = DiasporaError(f"the event was pushed to topic {self.options.topic!r} by the parent process")
-        for batch in (*self.in_flight, self.open):
-            batch.limit = 0
-            batch.settle(None, theirs)
-        self._begin()
+        for action in self.now.disowned(theirs):
+            action.sealed.batch.settle(action.sealed.events, action.first, action.error)
+        self._begin(self.now.partition)
 
-    def _begin(self) -> None:
-        self.lock = OwnedLock()
-        self.in_flight: deque[Batch] = deque()
-        self._inbox: deque[Callable[[OwnedLock], None]] = deque()
-        self._failing: tuple[DiasporaError, tuple[Batch, ...]] | None = None
-        self._identity = secrets.token_bytes(16)
-        self._sequence = 0
-        self._base = 0
-        self._epoch = 0
-        self._link: Link | None = None
-        self._attempt = 0
-        self._search: Search | None = None
-        self._cause: MargoError | None = None
-        self._failure: DiasporaError | None = None
-        self._lent: _LentBuffer | None = None
-        self._may_lend = True
-        self._recovering = False
-        self.small = self._small
-        self.open = self._new_batch(0)
-
-    def _new_batch(self, in_flight: int) -> Batch:
-        due_at_once = self._adaptive and in_flight < self._window
-        return Batch(self, FIELDS if due_at_once else self._full)
+    def in_background(self, work: Callable[[], object]) -> None:
+        self._service.jobs.put(work)
 
     def links(self) -> tuple[Link, ...]:
         """Return the links to drive while waiting for this lane."""
-        link = self._link
+        link = self.now.link
         return () if link is None else (link,)
+
+    @property
+    def partition(self) -> PartitionInfo:
+        """Where the partition was seen last."""
+        return self.now.partition
 
     @property
     def has_pending(self) -> bool:
         """Whether any event is not settled."""
-        return bool(self.in_flight or self.open.entries)
+        return self.now.has_pending
 
-    def filled(self, batch: Batch, metadata: bytes, data: Any, future: FutureUint) -> None:
-        """Look after a batch that an event was appended to without the lock, and that was full or sealed then."""
-        if self.lock.is_mine():
-            self._post(lambda held: self._look_after(held, metadata, data, future))
-        else:
-            self._do(lambda held: self._look_after(held, metadata, data, future))
-        self._drain()
+    # What the core asks for.
 
-    def _do(self, work: Callable[[OwnedLock], T]) -> T:
-        """Do `work` with the lock held; again, under another, if it was overtaken, see invariant 6."""
-        while True:
-            if self.lock.is_mine():
-                self._renew()
-            held = self.lock
-            with held:
-                if held is not self.lock:
-                    continue
-                if self._failing is not None:
-                    self._settle_failing()
-                result = work(held)
-                overtaken = held is not self.lock
-            if not overtaken:
-                if self._inbox:
-                    self._serve()
-                return result
+    def perform(self, action: Any) -> None:
+        match action:
+            case Send():
+                self._send(action)
+            case Settle(sealed, first, error):
+                batch = sealed.batch
+                if error is not None and not batch.is_done():
+                    self.options.failed = error
+                batch.settle(sealed.events, first, error)
+                if self._lending is not None:
+                    self._lending.release(sealed)
+            case Detach(sealed):
+                sealed.batch.count, sealed.batch.entries = sealed.events, []
+            case lane_state.Search():
+                self._look_for(action)
+            case EndSearch(outcome):
+                search, self._search = self._search, None
+                if search is not None:
+                    search.end(outcome)
+            case Leave(link):
+                if link.is_held_up:
+                    self._service.client.set_aside(link)
+            case Wake():
+                self._service.client.notify()
 
-    def _post(self, work: Callable[[OwnedLock], None]) -> None:
-        """Have `work` done with the lock held, now or by who holds it; never waits."""
-        self._inbox.append(work)
-        self._serve()
-
-    def _serve(self) -> None:
-        """Do what was left in the inbox, unless somebody holds the lock, who does it then."""
-        inbox = self._inbox
+    def _send(self, action: Send) -> None:
+        sealed, link = action.sealed, action.link
+        batch = sealed.batch
+        batch.count, batch.entries = sealed.events, []
+        bulk: list[Sequence[Buffer]] = [(sealed.sizes,), (sealed.metadata,)]
         try:
-            while inbox:
-                held = self.lock
-                if held.is_mine():
-                    return
-                for taken in map(held.acquire, (False,)):  # no call between this and what gives it back
-                    if not taken:
-                        return
-                    try:
-                        self._serve_held(held)
-                    finally:
-                        held.release()
-        except BaseException:
-            self._service.jobs.put(self._serve)
-            self._service.jobs.begin()
-            raise
+            lent = self._lending_of(action).place(sealed) if sealed.data_bytes >= LEND_FROM else None
+            if lent is None:
+                bulk.append(sealed.data)
+            sealed.times_sent += 1
+            answer = _Answer(self, action)
+            message = rpc.pack(action.message)
+            link.request(SEND_BATCH, action.provider_id, message, answer, bulk=bulk, lent=lent)
+        except MargoError as error:
+            self.post(LaneState.lost, link, error)
 
-    def _serve_held(self, held: OwnedLock) -> None:
-        inbox = self._inbox
-        self._settle_failing()
-        while inbox and held is self.lock:
-            work = inbox[0]
-            try:
-                work(held)
-            except Exception as error:
-                log.exception("topic %r, %s", self.options.topic, self.partition)
-                self._fail(held, DiasporaError(f"topic {self.options.topic!r}, {self.partition}: {error!r}"))
-            if held is self.lock and inbox and inbox[0] is work:
-                del inbox[0]
+    def _lending_of(self, action: Send) -> Lending:
+        lending = self._lending
+        if lending is None or lending.attempt != action.attempt:
+            lending = Lending(action.link, self.now.partition, action.attempt)
+            if self.now.attempt == action.attempt:
+                self._lending = lending
+        return lending
 
-    def _renew(self) -> None:
-        """Go on without a frame of this thread that is suspended in here, or in the middle of a message."""
-        link = self._link
-        if link is not None and link.is_held_up:
-            self._service.client.set_aside(link)
-        lock = OwnedLock()
-        self.lock = lock
-        self._link = self._lent = None
-        self._attempt += 1
-        self._recovering = True
-        self._service.jobs.put(self._recover)
-        self._service.jobs.begin()
-
-    def _look_after(self, held: OwnedLock, metadata: bytes, data: Any, future: FutureUint) -> None:
-        """See to it that an event that was appended is in the open batch or was taken along; send that if it is due."""
-        batch = self.open
-        if future.pending is not batch:
-            if future.index >= 0:
+    def _look_for(self, action: lane_state.Search) -> None:
+        """Take the connection to where the partition was, if there is one; else look for it in a thread."""
+        if action.cause is None:
+            link = self._service.client.living_link(action.partition.address)
+            if link is not None:
+                self.post(LaneState.found, action.attempt, action.partition, link)
                 return
-            future.pending = batch
-            batch.entries.extend((metadata, data, future))
-        self._send_due(held)
+        else:
+            log.info("%r: %s; looking for it", self, action.cause)
+        self._service.jobs.put(partial(self._look, action))
+
+    def _look(self, action: lane_state.Search) -> None:
+        if self._looked_for >= action.attempt or self.now.attempt != action.attempt:
+            return
+        self._looked_for = action.attempt
+        search = self._search = self._search or Search(self._service, self.options.topic)
+        try:
+            partition, link = search.connect(action.partition, action.cause)
+        except (MargoError, DiasporaError) as error:
+            self.post(LaneState.given_up, action.attempt, error)
+        else:
+            self.post(LaneState.found, action.attempt, partition, link)
+
+    # What a producer asks for.
+
+    def filled(self, metadata: bytes, data: Any, future: FutureUint) -> None:
+        """Look after an event that was appended to a batch that was full, or sealed, then."""
+        self.tell(LaneState.filled, metadata, data, future)
+        now = self.now
+        if now.in_flight[1:]:  # else the last batch alone is on its way
+            self._drain(now.link)
 
     def push_counted(self, metadata: bytes, data: Any, future: FutureUint) -> None:
         """Append an event that is large, or that there was no room for; waits for room.
@@ -329,30 +246,28 @@ class Lane:
                 f"{MAX_EVENT_BYTES - 8}"
             )
         deadline = self._service.deadline(None)
-        failure = self._failure
-        while not self._do(lambda held: self._append(held, size, metadata, data, future)):
+        failure = self.now.failure
+        while True:
+            self.ask(LaneState.append, size, metadata, data, future)
+            if future.pending is not None:
+                break
             if self.options.when_full == "raise":
                 raise DiasporaError(self._no_room("now"))
-            if not self._wait(lambda: self._may_have_room() or self._failure is not failure, deadline):
+            if not self._wait(lambda: self.now.has_room or self.now.failure is not failure, deadline):
                 raise TimeoutExpired(self._no_room(f"within {self._service.timeout:g} s"))
-            if self._failure is not None and self._failure is not failure:
-                raise self._failure.with_traceback(None)
+            failed = self.now.failure
+            if failed is not None and failed is not failure:
+                raise failed.with_traceback(None)
         if self._service.jobs.is_exiting:
             self._store(future.pending)
-        self._drain()
+        self._drain(self.now.link)
 
-    def _append(self, held: OwnedLock, size: int, metadata: bytes, data: Any, future: FutureUint) -> bool:
-        """Append an event, if there is room; tell whether there was."""
-        if future.pending is None:
-            if not self._makes_room(held, size):
-                return False
-            batch = self.open
-            future.pending = batch
-            batch.entries.extend((metadata, data, future))
-            if size > self._small:
-                batch.large += size
-        self._look_after(held, metadata, data, future)
-        return True
+    def _no_room(self, when: str) -> str:
+        now = self.now
+        return (
+            f"no room for an event {when}: {len(now.in_flight)} batches to {now.partition} are on their way and the "
+            f"next is full"
+        )
 
     def _store(self, batch: Batch) -> None:
         """Have a batch stored that was pushed while the process ends; `DiasporaError` if it is not."""
@@ -362,328 +277,25 @@ class Lane:
         if batch.error is not None:
             raise batch.error.with_traceback(None)
 
-    def end(self) -> None:
-        """Keep nothing open from now on: what is pushed while the process ends is stored before `push` returns."""
-        self.small = self._small = -1
-
-    def _no_room(self, when: str) -> str:
-        return (
-            f"no room for an event {when}: {len(self.in_flight)} batches to {self.partition} are on their way and the "
-            f"next is full"
-        )
-
-    def _may_have_room(self) -> bool:
-        return not self._recovering and len(self.in_flight) < self._window
-
-    def _makes_room(self, held: OwnedLock, size: int) -> bool:
-        batch = self.open
-        fits = len(batch.entries) < self._full and (
-            not batch.entries or size <= self._small or batch.large + size <= MAX_BATCH_BYTES // 2
-        )
-        if fits:
-            return True
-        if not self._may_have_room():
-            return False
-        self._seal_and_send(held)
-        return True
-
-    def _is_full(self) -> bool:
-        return len(self.open.entries) >= self._full or self.open.large >= MAX_BATCH_BYTES // 2
-
-    def _send_due(self, held: OwnedLock) -> None:
-        """Send the open batch if it is due and may go; the caller holds the lock."""
-        batch = self.open
-        if not batch.entries or not (self._adaptive or batch.due or self._is_full()):
-            return
-        if self._may_have_room():
-            self._seal_and_send(held)
-        elif self._is_full():
-            self.small = -1
-        else:
-            batch.limit = self._full
-
-    def _seal_and_send(self, held: OwnedLock) -> None:
-        """Seal the open batch and put it on its way; the caller holds the lock."""
-        batch = self.open
-        layout = batch.lay_out(self.options.prefixed)
-        following = self._new_batch(len(self.in_flight) + 1)
-        if held is not self.lock or batch is not self.open:
-            return
-        try:
-            # No call from the look above to that of `_send`: Ctrl-C finds all of this done, or nothing.
-            batch.count, batch.sizes, batch.metadata, batch.data, batch.data_bytes, batch.created = layout
-            batch.sequence = self._sequence
-            batch.entries = []
-            self.in_flight += (batch,)
-            self.open = following
-            self._sequence += 1
-            self.small = self._small
-            self._send(held, batch)
-        except BaseException:
-            if not self._recovering:
-                self._recovering = True
-                self._service.jobs.put(self._recover)
-            self._service.jobs.begin()
-            raise
-
-    def _send(self, held: OwnedLock, batch: Batch) -> None:
-        """Send a sealed batch; what does not come about is left to recovery. The caller holds the lock.
-
-        One that was overtaken may send a repetition, which the partition knows as such.
-        """
-        try:
-            link = self._link
-            if link is None:
-                link = self._service.client.living_link(self.partition.address)
-                if held is not self.lock:
-                    return
-                if link is None:
-                    self._start_recovery(held, None)
-                    return
-                self._link, self._lent, self._may_lend = link, None, link.lends
-            lent = self._place(link, batch) if batch.data_bytes >= LEND_FROM else None
-            bulk: list[Sequence[Buffer]] = [(batch.sizes,), (batch.metadata,)]
-            if lent is None:
-                bulk.append(batch.data)
-            message = SendBatch(
-                Where(self.partition.key, self._epoch),
-                self._identity,
-                batch.sequence - self._base,
-                batch.count,
-                batch.created,
-            )
-            receiver = _AckReceiver(self, batch, link, self._attempt)
-            batch.times_sent += 1
-            link.request(
-                SEND_BATCH, self.partition.provider_id, rpc.pack(message), receiver, bulk=bulk, lent=lent
-            )
-        except MargoError as error:
-            self._start_recovery(held, error)
-
-    def _place(self, link: Link, batch: Batch) -> Segment | None:
-        """Copy a batch's data into the lent buffer; None where there is none, or no room in it."""
-        lent = self._lent
-        if lent is None and self._may_lend:
-            self._may_lend = False
-            _Lender(self, link, self._attempt).ask()
-        if lent is None:
-            return None
-        offset = lent.take(batch.data_bytes)
-        if offset is None:
-            return None
-        at = offset
-        for buffer in batch.data:
-            end = at + len(buffer)
-            lent.view[at:end] = buffer
-            at = end
-        if self._lent is lent:
-            batch.lent = (lent, offset)
-        return Segment(batch.data_bytes, lent.lease, offset)
-
-    def lend(self, link: Link, attempt: int, lent: Lent, view: memoryview) -> None:
-        """Take the buffer that the server lends to one connection."""
-        buffer = _LentBuffer(lent.lease, view)
-
-        def take(held: OwnedLock) -> None:
-            if held is self.lock and self._link is link and self._attempt == attempt:
-                self._lent = buffer
-
-        self._post(take)
-
-    def _release(self, batch: Batch) -> None:
-        lent, batch.lent = batch.lent, None
-        if lent is not None and lent[0] is self._lent and self._lent is not None:
-            self._lent.give_back(lent[1])
-
-    def stored(self, batch: Batch, answer: BatchStored) -> None:
-        """Settle a batch that the partition has stored, and send what is due."""
-        self._post(lambda held: self._stored(held, batch, answer))
-
-    def _stored(self, held: OwnedLock, batch: Batch, answer: BatchStored) -> None:
-        if not batch.is_done():
-            self._epoch = answer.epoch
-            self._end_search("found again")
-            self._release(batch)
-            batch.settle(answer.first, None)
-        pending = self.in_flight
-        if batch not in pending or held is not self.lock:
-            return
-        if pending[0] is batch:
-            del pending[0]
-        else:
-            rest = deque(other for other in pending if other is not batch)
-            if held is not self.lock:
-                return
-            self.in_flight = rest
-        if self.open.entries:
-            self._send_due(held)
-        elif self._adaptive:
-            self.open.limit = FIELDS
-        if self.small < 0 and not self._is_full():
-            self.small = self._small
-
-    def refused(self, batch: Batch, error: MargoError, attempt: int) -> None:
-        """Take note that the partition did not store a batch: nothing after it may be stored behind a gap."""
-        self._post(lambda held: self._refused(held, batch, error, attempt))
-
-    def _refused(self, held: OwnedLock, batch: Batch, error: MargoError, attempt: int) -> None:
-        if batch.is_done() or attempt != self._attempt or self._recovering:
-            return
-        if is_away(error):
-            self._start_recovery(held, error)
-        elif is_forgotten(error, batch, self.in_flight):
-            log.info("topic %r, %s: %s; it gets another", self.options.topic, self.partition, error)
-            self._renew_identity(held, batch)
-        else:
-            self._fail(held, error)
-
-    def _renew_identity(self, held: OwnedLock, first: Batch) -> None:
-        """Send what is in flight again, from `first` on, as the first batches of another identity."""
-        identity = secrets.token_bytes(16)
-        if held is self.lock:
-            self._identity = identity
-            self._base = first.sequence
-            self._attempt += 1
-            self._send_again(held)
-
-    def fail(self, error: MargoError | DiasporaError) -> None:
-        """Fail all that is pending, and go on under a new identity."""
-        self._do(lambda held: self._fail(held, error))
-        self._service.client.notify()
-
-    def _fail(self, held: OwnedLock, error: MargoError | DiasporaError) -> None:
-        where = f"topic {self.options.topic!r}"
-        if isinstance(error, DiasporaError):
-            reason = error.with_traceback(None)
-        else:
-            reason = refusal(error, where, self.partition, self._epoch)
-        self._end_search("given up")
-        identity = secrets.token_bytes(16)
-        last = self.open
-        count = last.lay_out(prefixed=False).events
-        pending = (*self.in_flight, last) if count else tuple(self.in_flight)
-        none: deque[Batch] = deque()
-        following = self._new_batch(0)
-        if held is not self.lock or last is not self.open:
-            return
-        # No call from the look to the last of these: nobody finds it half done.
-        self._identity = identity
-        self._sequence = self._base = self._epoch = 0
-        self.in_flight = none
-        self.open = following
-        self.small = self._small
-        self._recovering = False
-        self._failure = reason
-        self._failing = (reason, pending)
-        last.count = count
-        self._settle_failing()
-
-    def _settle_failing(self) -> None:
-        """Tell what was given up that it failed; may be interrupted, and is done again then."""
-        failing = self._failing
-        if failing is None:
-            return
-        reason, batches = failing
-        for batch in batches:
-            if not batch.is_done():
-                self.options.failed = reason
-                self._release(batch)
-                batch.settle(None, reason)
-        if self._failing is failing:
-            self._failing = None
-
-    def lost(self, link: Link, error: MargoError) -> None:
-        """Take note that a connection is lost."""
-        self._post(lambda held: self._lost(held, link, error))
-
-    def _lost(self, held: OwnedLock, link: Link, error: MargoError) -> None:
-        if self._link is not link:
-            return
-        if self.in_flight:
-            self._start_recovery(held, error)
-        else:
-            self._link = self._lent = None
-
-    def _start_recovery(self, held: OwnedLock, error: MargoError | None) -> None:
-        if held is not self.lock:
-            return
-        self._link = None
-        self._lent = None
-        if self._recovering:
-            return
-        self._cause = error
-        self._recovering = True
-        self._service.jobs.put(self._recover)
-        self._service.jobs.begin()
-        if error is not None:
-            log.info("topic %r, %s: %s; looking for it", self.options.topic, self.partition, error)
-
-    def _recover(self) -> None:
-        """Look for the partition, and send again what was not acknowledged."""
-        begun = self._do(self._begin_search)
-        if begun is None:
-            return
-        cause, search = begun
-        try:
-            partition, link = search.connect(self.partition, cause)
-        except (MargoError, DiasporaError) as error:
-            self.fail(error)
-            return
-        self._do(lambda held: self._found(held, partition, link))
-        self._service.client.notify()
-
-    def _begin_search(self, held: OwnedLock) -> tuple[MargoError | None, Search] | None:
-        if not self._recovering:  # another search was faster; all in flight has gone over one connection
-            return None
-        self._link = self._lent = None
-        cause, self._cause = self._cause, None
-        search = self._search = self._search or Search(self._service, self.options.topic)
-        return cause, search
-
-    def _found(self, held: OwnedLock, partition: PartitionInfo, link: Link) -> None:
-        pending = deque(batch for batch in self.in_flight if not batch.is_done())
-        if held is not self.lock:
-            return
-        self.in_flight = pending
-        self.partition = partition
-        self._recovering = False
-        self._attempt += 1
-        self._link, self._lent, self._may_lend = link, None, link.lends
-        if not pending:
-            self._end_search("found again")
-        self._send_again(held)
-        if not self._recovering:
-            self._send_due(held)
-
-    def _end_search(self, outcome: str) -> None:
-        search, self._search = self._search, None
-        if search is not None:
-            search.end(outcome)
-
-    def _send_again(self, held: OwnedLock) -> None:
-        """Send all that is in flight; what does not come about is left to recovery."""
-        for batch in list(self.in_flight):
-            self._release(batch)
-            self._send(held, batch)
-            if self._recovering:
-                return
-
-    def _drain(self) -> None:
+    def _drain(self, link: Link | None) -> None:
         """Take the acknowledgements that are here."""
-        link = self._link
         if link is not None:
             self._service.client.drain(link)
 
+    def end(self) -> None:
+        """Keep nothing open from now on: what is pushed while the process ends is stored before `push` returns."""
+        self.ask(LaneState.ends)
+
+    def fail(self, error: MargoError | DiasporaError) -> None:
+        """Fail all that is pending, and go on under a new identity."""
+        self.ask(LaneState.failed, error)
+
     def begin_flush(self) -> list[Batch]:
         """Have the open batch go as soon as it may; return all that is not settled."""
-        return self._do(self._begin_flush)
-
-    def _begin_flush(self, held: OwnedLock) -> list[Batch]:
-        batches = list(self.in_flight)
-        if self.open.entries:
-            batches.append(self.open)
-            self.open.due = True
-            self._send_due(held)
+        now = self.now
+        batches = now.unsettled
+        if batches:
+            self.ask(LaneState.wanted, now.open)
         return batches
 
     def wait_for(self, batch: Batch, timeout: float | None) -> bool:
@@ -694,49 +306,48 @@ class Lane:
         DiasporaError
             No `timeout` was given, and that of the driver is over.
         """
-        if self.settles(batch, self._service.deadline(timeout)):
+        deadline = time.monotonic() + (self._service.timeout if timeout is None else timeout)
+        if self.settles(batch, deadline):
             return True
         if timeout is None:
             raise self.not_in_time()
         return False
 
+    def settles(self, batch: Batch, deadline: float) -> bool:
+        """Wait until `batch` is settled, which goes as soon as it may; False when the time is over."""
+        if batch.limit or self.is_suspended:  # else it is sealed, or being sealed
+            self.ask(LaneState.wanted, batch)
+        return self._wait(batch.is_done, deadline)
+
     def not_in_time(self) -> DiasporaError:
         """Return the error of a wait that the time-out of the driver ends; the events stay pending."""
-        where = f"topic {self.options.topic!r}, {self.partition}"
         within = f"within {self._service.timeout:g} s"
         search = self._search
         if search is not None and search.reason is not None:
-            return as_diaspora_error(search.reason, f"{where} was not found {within}, and is looked for")
-        return TimeoutExpired(f"{where} has not answered {within}; the events may be waited for again")
+            return as_diaspora_error(search.reason, f"{self!r} was not found {within}, and is looked for")
+        return TimeoutExpired(f"{self!r} has not answered {within}; the events may be waited for again")
 
     def _wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
         """Wait for something that the partition brings about; one that is looked for tells the log itself."""
-        link = self._link
-        if link is not None and link.is_held_up:
-            self._renew()
-        service = self._service
-        service.jobs.work()
-        done = service.client.wait_for_server(
-            (lambda: is_done() or service.jobs.are_left) if service.jobs.is_exiting else is_done,
-            self.links,
-            deadline,
-            lambda: (
-                ""
-                if self._recovering
-                else f"topic {self.options.topic!r}, {self.partition}, which is connected and does not answer"
-            ),
-        )
-        return done if not service.jobs.are_left or is_done() else self._wait(is_done, deadline)
+        client, jobs = self._service.client, self._service.jobs
+        while True:
+            jobs.work()
+            try:
+                if not jobs.is_exiting:
+                    return client.wait_for_server(is_done, self.links, deadline, self._whom)
+                done = client.wait_for_server(
+                    lambda: is_done() or jobs.are_left, self.links, deadline, self._whom
+                )
+            except HeldUp:
+                self.ask(LaneState.overtaken)
+                continue
+            if not jobs.are_left or is_done():
+                return done
 
-    def settles(self, batch: Batch, deadline: float) -> bool:
-        """Wait until `batch` is settled, which goes as soon as it may; False when the time is over."""
-        self._do(lambda held: self._make_due(held, batch))
-        return self._wait(batch.is_done, deadline)
-
-    def _make_due(self, held: OwnedLock, batch: Batch) -> None:
-        if batch is self.open:
-            batch.due = True
-            self._send_due(held)
+    def _whom(self) -> str:
+        if self.now.phase is Phase.SEARCHING:
+            return ""
+        return f"{self!r}, which is connected and does not answer"
 
     def finish(self, deadline: float) -> int:
         """Flush until `deadline`; return how many events are not stored, and log why."""
@@ -747,29 +358,6 @@ class Lane:
         except DiasporaError as error:
             log.error("%s", error)
         return flush.unstored()
-
-
-class _Lender:
-    """Asks for a buffer to be lent; until it comes, batches go in line."""
-
-    def __init__(self, lane: Lane, link: Link, attempt: int) -> None:
-        self.lane = lane
-        self.link = link
-        self.attempt = attempt
-
-    def ask(self) -> None:
-        message = rpc.pack(Lend(Where(self.lane.partition.key, 0)))
-        self.link.request(LEND, self.lane.partition.provider_id, message, self)
-
-    def allocate(self, frame: Frame) -> Sequence[memoryview]:
-        return allocate_private(frame)
-
-    def receive(self, frame: Frame) -> None:
-        if frame.kind is Kind.RESPONSE:
-            self.lane.lend(self.link, self.attempt, rpc.unpack(frame.message, Lent), self.link.map_lent())
-
-    def lost(self, error: MargoError) -> None:
-        """Go on without."""
 
 
 class Flush:

@@ -8,8 +8,8 @@ which flushes them in a thread of its own: a finalizer runs wherever the garbage
 import logging
 import operator
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
 
 from diaspora_stream.arguments import options_of
 from diaspora_stream.console.hints import hint
@@ -17,15 +17,16 @@ from diaspora_stream.errors import ConfigError, DiasporaError, NoPartition, Time
 from diaspora_stream.future import FutureFlushed, FutureUint
 from diaspora_stream.integers import unsigned
 from diaspora_stream.json_value import encode, encode_fast
-from diaspora_stream.partition_selector import DefaultPartitionSelector
+from diaspora_stream.partition_selector import DefaultPartitionSelector, PartitionSelector
 from diaspora_stream.producer import Producer
+from diaspora_stream.serializer import Serializer
 from diaspora_stream.thread_pool import ThreadPool
+from diaspora_stream.topic import TopicHandle
+from diaspora_stream.validator import Validator
 from mochi.mofka.client.encoding import Encoder, as_data
 from mochi.mofka.client.lane import Flush, Lane, LaneOptions
+from mochi.mofka.client.refusals import PartitionInfo
 from mochi.mofka.client.service import Service
-
-if TYPE_CHECKING:
-    from mochi.mofka.client.topic import MofkaTopic
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,11 @@ class MofkaProducer(Producer):
     def __init__(
         self,
         service: Service,
-        topic: "MofkaTopic",
+        topic: TopicHandle,
+        partitions: Sequence[PartitionInfo],
+        validator: Validator,
+        partition_selector: PartitionSelector,
+        serializer: Serializer,
         name: str,
         batch_size: int,
         max_num_batches: int,
@@ -49,14 +54,14 @@ class MofkaProducer(Producer):
         self.batch_size = batch_size
         self.max_num_batches = max_num_batches
         self.thread_pool = thread_pool
-        self._selector = topic.partition_selector
+        self._selector = partition_selector
         chosen = choices(options)
-        self._encoder = Encoder(topic.validator, topic.serializer, is_finite=chosen["not_finite"] == "raise")
+        self._encoder = Encoder(validator, serializer, is_finite=chosen["not_finite"] == "raise")
         self._plain = self._encoder.plain
         self._options = LaneOptions(
             topic.name, batch_size, max_num_batches, chosen["when_full"], self._encoder.prefixed
         )
-        self._lanes = [Lane(service, self._options, partition) for partition in topic.partition_infos]
+        self._lanes = [Lane(service, self._options, partition) for partition in partitions]
         one = len(self._lanes) == 1 and type(self._selector) is DefaultPartitionSelector
         self._only = self._lanes[0] if one else None
         self._closed = False
@@ -81,16 +86,17 @@ class MofkaProducer(Producer):
         lane = self._only
         if lane is None or partition is not None:
             lane = self._select(metadata, partition)
-        if len(text) + len(data) > lane.small:
+        now = lane.now
+        if len(text) + len(data) > now.small:
             future = FutureUint(None)
             lane.push_counted(text, data, future)
             return future
-        batch = lane.open
+        batch = now.open
         future = FutureUint(batch)
         entries = batch.entries
         entries.extend((text, data, future))
         if len(entries) >= batch.limit:
-            lane.filled(batch, text, data, future)
+            lane.filled(text, data, future)
         return future
 
     def _select(self, metadata: Any, partition: SupportsIndex | None) -> Lane:

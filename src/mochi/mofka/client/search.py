@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mochi.margo.client import PATIENCE
@@ -18,11 +19,17 @@ class Search:
     """Looks for one partition, from the first failure to the first success; belongs to one thread at a time.
 
     One that lasts longer than `PATIENCE` is told to the log, and again when it is over.
+
+    Parameters
+    ----------
+    missed : callable, optional
+        Is called whenever nobody was found; without it, those who wait look again whether they are done.
     """
 
-    def __init__(self, service: Service, topic: str) -> None:
+    def __init__(self, service: Service, topic: str, missed: Callable[[], object] | None = None) -> None:
         self._service = service
         self._topic = topic
+        self._missed = missed or service.client.notify
         now = time.monotonic()
         self._state = SearchState(now, min(now + service.timeout, service.ends_at), PATIENCE)
 
@@ -78,7 +85,7 @@ class Search:
                 case Ask(partition, error):
                     if service.is_closed:
                         raise error
-                    service.client.notify()
+                    self._missed()
                     found = service.locate(self._topic, partition)
                     todo = state.located(found, service.explained(error), time.monotonic())
                 case Rest(seconds):

@@ -266,7 +266,15 @@ class MofkaTopic(CheckedTopic[PartitionInfo]):
         self._service.check_open()
 
     def make_producer(self, *arguments: Any) -> MofkaProducer:
-        return MofkaProducer(self._service, self, *arguments)
+        return MofkaProducer(
+            self._service,
+            self,
+            self.partition_infos,
+            self.validator,
+            self.partition_selector,
+            self.serializer,
+            *arguments,
+        )
 
     def make_consumer(self, *arguments: Any) -> MofkaConsumer:
-        return MofkaConsumer(self._service, self, *arguments)
+        return MofkaConsumer(self._service, self, self.serializer, *arguments)

@@ -25,8 +25,15 @@ from diaspora_stream.future import FutureUint
 from diaspora_stream.topic import ADAPTIVE_BATCH_SIZE
 from mochi.margo.owned_lock import OwnedLock
 from mochi.mofka import chunks
-from mochi.mofka.client.batch import FIELDS, Batch, Layout
-from mochi.mofka.client.lane import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_FIXED_EVENTS, LaneOptions
+from mochi.mofka.client.batch import (
+    FIELDS,
+    MAX_BATCH_BYTES,
+    MAX_BATCH_EVENTS,
+    MAX_FIXED_EVENTS,
+    Batch,
+    Sealed,
+)
+from mochi.mofka.client.lane import LaneOptions
 from mochi.mofka.files.storage import FlushBehavior, Store
 from mochi.mofka.files.writing import WRITING, Writer
 from mochi.mofka.protocol import MAX_EVENT_BYTES, SIZE
@@ -37,8 +44,7 @@ log = logging.getLogger(__name__)
 class _Step(msgspec.Struct, gc=False):
     """Something to be done in turn: a batch to be stored, or without one a sync."""
 
-    batch: Batch | None = None
-    layout: Layout | None = None
+    sealed: Sealed | None = None
 
 
 class Lane:
@@ -104,9 +110,8 @@ class Lane:
         theirs = DiasporaError(
             "this event was pushed by the parent process, which alone knows whether it is stored"
         )
-        for batch in [step.batch for step in self._pending] + [self.open]:
-            if batch is not None:
-                batch.settle(None, theirs)
+        for batch in [*(step.sealed.batch for step in self._pending if step.sealed is not None), self.open]:
+            batch.settle(len(batch.entries) // FIELDS, None, theirs)
         self._begin()
 
     def filled(self, batch: Batch, metadata: bytes, data: Any, future: FutureUint) -> None:
@@ -182,7 +187,7 @@ class Lane:
         batch = self.open
         if not batch.entries:
             return
-        step = _Step(batch, batch.lay_out(self.options.prefixed))
+        step = _Step(batch.seal(self._taken, self.options.prefixed, time.time_ns()))
         following = Batch(self, self._full)
         pending = self._pending
         pending += (step,)
@@ -214,17 +219,17 @@ class Lane:
         first: int | None = None
         failure: DiasporaError | None = None
         try:
-            if step.layout is None:
+            if step.sealed is None:
                 self.writer.sync()
             else:
                 first = self.writer.append(
-                    _stored(step.layout), is_durable=self._flush is FlushBehavior.IMMEDIATE
+                    _stored(step.sealed), is_durable=self._flush is FlushBehavior.IMMEDIATE
                 )
         except BaseException as error:
             failure = error if isinstance(error, DiasporaError) else _failure(self.writer.where, error)
         with self._lock:
-            if step.batch is not None:
-                step.batch.settle(first, failure)
+            if step.sealed is not None:
+                step.sealed.batch.settle(step.sealed.events, first, failure)
             if failure is not None:
                 self.options.failed = self.options.failed or failure
             self._pending.popleft()
@@ -277,7 +282,7 @@ class Lane:
         """Write what is pending in the calling thread; return the number of events that could not be."""
         with self._lock:
             self._seal()
-            events = sum(step.layout.events for step in self._pending if step.layout is not None)
+            events = sum(step.sealed.events for step in self._pending if step.sealed is not None)
         if not self._writing.acquire(timeout=max(min(deadline - time.monotonic(), 3600.0), 0)):
             return events
         failed, self.options.failed = self.options.failed, None
@@ -306,10 +311,10 @@ class Lane:
             log.error("closing %s: %s", self.writer.where, error)
 
 
-def _stored(layout: Layout) -> chunks.Batch:
-    sizes = np.frombuffer(layout.sizes, SIZE)
-    count = layout.events
-    return chunks.Batch(sizes[:count], [layout.metadata], sizes[count:], layout.data)
+def _stored(sealed: Sealed) -> chunks.Batch:
+    sizes = np.frombuffer(sealed.sizes, SIZE)
+    count = sealed.events
+    return chunks.Batch(sizes[:count], [sealed.metadata], sizes[count:], sealed.data)
 
 
 def _failure(where: str, error: BaseException) -> DiasporaError:

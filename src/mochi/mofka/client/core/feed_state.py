@@ -16,18 +16,17 @@ Invariants
 6. What is put in line is numbered, and the numbers go on after a fork: who is given one twice passes it over.
 """
 
-import enum
 from typing import Any, TypeAlias
 
 import msgspec
 
 from diaspora_stream.errors import DiasporaError, EventsLost
 from mochi.mofka.client.core import machine
-from mochi.mofka.client.core.transitions import Table, following
+from mochi.mofka.client.core.transitions import Name, Table, following
 from mochi.mofka.client.refusals import EpochChanged
 
 
-class State(enum.Enum):
+class State(Name):
     """Where a feed stands."""
 
     IDLE = "nothing was asked for yet"
@@ -38,7 +37,7 @@ class State(enum.Enum):
     ENDED = "nothing more comes"
 
 
-class Event(enum.Enum):
+class Event(Name):
     """What may happen to a feed; what belongs to an earlier search or subscription is no event."""
 
     WANTED = "the consumer wants events"
@@ -142,7 +141,11 @@ class Leave(msgspec.Struct, frozen=True):
     subscription: Any
 
 
-Action: TypeAlias = Look | Deliver | Tell | Widen | Grant | Leave
+class Wake(msgspec.Struct, frozen=True):
+    """Have those that wait look again whether they are done."""
+
+
+Action: TypeAlias = Look | Deliver | Tell | Widen | Grant | Leave | Wake
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -203,12 +206,13 @@ class FeedState(machine.State, kw_only=True):
         """Tell whether a search goes on."""
         return search == self.search and self.at in (State.LOOKING, State.MISSING)
 
+    def is_untold(self, number: int) -> bool:
+        """Tell whether a failure may not be handed out yet: it may grow, or nothing was asked for behind it."""
+        return number == self.put and self.untold is not None
+
     def holds_back(self, number: int) -> bool:
         """Tell whether a failure waits for the answer to what comes behind it."""
-        return self.at is State.LOOKING and self._is_untold(number) and isinstance(self.untold, EventsLost)
-
-    def _is_untold(self, number: int) -> bool:
-        return number == self.put and self.untold is not None
+        return self.at is State.LOOKING and self.is_untold(number) and isinstance(self.untold, EventsLost)
 
     def wanted(self) -> list[Action]:
         """Look for the partition, if nothing was asked for yet."""
@@ -218,9 +222,10 @@ class FeedState(machine.State, kw_only=True):
 
     def missed(self, search: int) -> list[Action]:
         """Take note that a search did not find the partition at once."""
-        if self.is_searching(search):
-            self._to(Event.MISSED)
-        return []
+        if not self.is_searching(search):
+            return []
+        self._to(Event.MISSED)
+        return [Wake()]
 
     def asks(self, search: int, subscription: Any) -> list[Action]:
         """Take note that a search asks the partition for events, by `terms`."""
@@ -238,7 +243,9 @@ class FeedState(machine.State, kw_only=True):
             return [Leave(subscription)]
         self._to(Event.BEGUN)
         self.epoch, self.next = epoch, first
-        return [Grant(subscription, self.owed_batches, self.owed_bytes)] if self.owed_batches else []
+        if not self.owed_batches:
+            return [Wake()]
+        return [Grant(subscription, self.owed_batches, self.owed_bytes), Wake()]
 
     def received(self, subscription: Any, following: int, size: int, batch: Any) -> list[Action]:
         """Take a batch of `size` bytes, which ends before event `following`."""
@@ -277,9 +284,9 @@ class FeedState(machine.State, kw_only=True):
         return self._failed(error) if self.is_searching(search) else []
 
     def due(self, number: int) -> list[Action]:
-        """Ask again, once a failure is the next to be handed out, which it may be if nothing `holds_back` it."""
+        """Ask again, once a failure is the next to be handed out. It may be if it is not `is_untold` then."""
         actions: list[Action] = []
-        if self._is_untold(number):
+        if self.is_untold(number):
             if self.at is State.FAILED:
                 self._to(Event.DUE)  # invariant 2
                 actions = [self._look(None)]

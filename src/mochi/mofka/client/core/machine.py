@@ -42,10 +42,14 @@ class State(msgspec.Struct):
         Actions that are not carried out yet.
     handled : tuple or None
         The event that took effect, while it still is the first of the inbox.
+    origin : State or None
+        What this is a copy of, while an event changes it. An event that changes anything beside its state looks
+        first whether that is still the machine's, with no call between.
     """
 
     outbox: list[Any] = []
     handled: tuple[Any, ...] | None = None
+    origin: Any = None
 
     def overtaken(self) -> list[Any]:
         """Go on without a frame that is suspended; return what is to be done in place of the outbox."""
@@ -95,14 +99,17 @@ class Machine(Generic[S]):
         if self._lock.is_mine():
             self._inbox.append((event, arguments))
         else:
-            self.ask(event, *arguments)
+            self._do((event, arguments))
 
     def ask(self, event: Event, *arguments: Any) -> None:
         """Have an event take effect and its actions carried out; takes over from a frame that is suspended."""
+        if self._lock.is_mine():
+            self._take_over()
+        self._do((event, arguments))
+
+    def _do(self, event: tuple[Any, ...]) -> None:
         try:
-            self._inbox.append((event, arguments))
-            if self._lock.is_mine():
-                self._take_over()
+            self._inbox.append(event)
             while True:
                 held = self._lock
                 with held:
@@ -167,12 +174,13 @@ class Machine(Generic[S]):
             elif inbox:
                 event = inbox[0]
                 after = replace(before)
+                after.origin = before
                 try:
                     after.outbox = event[0](after, *event[1])
                 except Exception as error:
                     self._break(held, before, [], error, event)
                 else:
-                    after.handled = event
+                    after.origin, after.handled = None, event
                     if held is self._lock:  # invariant 4
                         self.now = after  # invariants 1 and 2
             else:

@@ -4,13 +4,13 @@ A partition is looked for at its address, and where the directory of partitions 
 is lost, or was never there, is tried at once. After a refusal, and after each failure, the directory is asked first.
 """
 
-from enum import Enum, auto
+from enum import auto
 from typing import Any
 
 import msgspec
 
 from mochi.margo.errors import Fault, MargoError
-from mochi.mofka.client.core.transitions import Table, following
+from mochi.mofka.client.core.transitions import Name, Table, following
 from mochi.mofka.client.refusals import PartitionInfo
 
 FIRST_PAUSE = 0.02
@@ -21,7 +21,7 @@ CONNECT_TIMEOUT = 5.0
 """Seconds after which a server that does not even greet is passed over, where there is something else to try."""
 
 
-class Phase(Enum):
+class Phase(Name):
     """Where a search is."""
 
     BEGUN = auto()
@@ -34,7 +34,7 @@ class Phase(Enum):
     OVER = auto()
 
 
-class Event(Enum):
+class Event(Name):
     """What happens to a search."""
 
     TRY = auto()
@@ -53,7 +53,7 @@ TRANSITIONS: Table[Phase, Event] = {
     Phase.ASKING: {**_ANYWHERE, Event.REST: Phase.RESTING},
     Phase.RESTING: _ANYWHERE,
     Phase.FOUND: _ANYWHERE,
-    Phase.OVER: {Event.END: Phase.OVER},
+    Phase.OVER: dict.fromkeys(Event, Phase.OVER),  # ended by another thread than that which looks
 }
 
 

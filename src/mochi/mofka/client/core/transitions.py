@@ -4,8 +4,16 @@ import enum
 from collections.abc import Mapping
 from typing import TypeAlias, TypeVar
 
-S = TypeVar("S", bound=enum.Enum)
-E = TypeVar("E", bound=enum.Enum)
+
+class Name(enum.Enum):
+    """The name of a state or an event; its value says what that is."""
+
+    __hash__ = object.__hash__  # at once: `Enum.__hash__` is a function in Python
+
+
+S = TypeVar("S", bound=Name)
+E = TypeVar("E", bound=Name)
+
 
 Table: TypeAlias = Mapping[S, Mapping[E, S]]
 
@@ -15,10 +23,10 @@ class NotAllowed(Exception):
 
     Attributes
     ----------
-    state, event : enum.Enum
+    state, event : Name
     """
 
-    def __init__(self, state: enum.Enum, event: enum.Enum) -> None:
+    def __init__(self, state: Name, event: Name) -> None:
         super().__init__(state, event)
         self.state = state
         self.event = event
@@ -29,7 +37,7 @@ class NotAllowed(Exception):
 
 def following(table: Table[S, E], state: S, event: E) -> S:
     """Return the state that `event` leads to; `NotAllowed` if it cannot happen in `state`."""
-    following = table[state].get(event)
-    if following is None:
-        raise NotAllowed(state, event)
-    return following
+    try:
+        return table[state][event]
+    except KeyError:
+        raise NotAllowed(state, event) from None
