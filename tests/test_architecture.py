@@ -96,6 +96,12 @@ def test_mochi_is_a_namespace_and_every_package_is_typed() -> None:
     assert [p.name for p in packages if p.name != "__pycache__" and not (p / "py.typed").exists()] == []
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if "margo" not in path.parts], ids=module_of)
+def test_what_decides_in_margo_is_entered_by_its_face(path: Path) -> None:
+    names = all_imports(ast.parse(path.read_text()))
+    assert [name for name in names if name.startswith("mochi.margo.peer.")] == []
+
+
 DOES_IO = {
     *(
         "asyncio",

@@ -494,6 +494,7 @@ def test_a_refusal_of_the_kernel_is_one_warning_and_threads_do_the_work(tmp_path
     assert line.endswith("Threads do the work instead")
 
 
+@pytest.mark.long
 def test_the_benchmark_measures_a_row(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
     arguments = ["--only", "checkpoint*/uring+async", "--repetitions", "1", "--output", str(output)]

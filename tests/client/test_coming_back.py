@@ -114,6 +114,7 @@ def test_a_memory_partition_that_comes_back_empty_is_told_once_and_gone_on_with(
     assert producer.flush().wait(20000) is True
 
 
+@pytest.mark.alone
 def test_a_dead_server_stops_its_own_partitions_alone(start: Start) -> None:
     cluster = start(2)
     topic = cluster.topic(timeout_ms=700)

@@ -27,7 +27,7 @@ import pytest
 
 from mochi.margo import connection as connection_module
 from mochi.margo import engine as engine_module
-from mochi.margo import rpc, transport
+from mochi.margo import handshake, rpc, transport
 from mochi.margo.bulk import BulkBuffer
 from mochi.margo.client import Client
 from mochi.margo.config import MargoConfig
@@ -43,12 +43,11 @@ from mochi.margo.errors import (
     ProtocolError,
     VersionMismatch,
 )
+from mochi.margo.handshake import Seat
 from mochi.margo.link import Link, PendingCall
 from mochi.margo.peer import MAX_OUTSTANDING
 from mochi.margo.peer import budget as budget_module
-from mochi.margo.peer import greeting as handshake
 from mochi.margo.peer.budget import CONNECTION_BYTES, Budget
-from mochi.margo.peer.greeting import Seat
 from mochi.margo.wire import (
     DESCRIPTORS,
     ONE_WAY,
@@ -412,6 +411,7 @@ def test_four_blocked_handlers_run_side_by_side(serve: Serve, client: Client, ad
         assert sorted(threads.map(lambda n: call(client, engine, "meet", n), range(4))) == [0, 1, 2, 3]
 
 
+@pytest.mark.alone
 def test_threads_that_wait_for_several_servers_do_not_wake_each_other_up(
     serve: Serve, client: Client, address: str
 ) -> None:
@@ -994,6 +994,7 @@ def test_one_way_requests_to_a_pool_that_is_stuck_are_not_read_without_end(
     assert handled == list(range(1, count + 1))
 
 
+@pytest.mark.alone
 def test_want_of_descriptors_neither_spins_nor_ends_the_server(client: Client, address: str) -> None:
     if "rxm" in address:
         pytest.skip("an endpoint of libfabric has descriptors of its own")
@@ -1481,6 +1482,7 @@ print("fine", client.call({where!r}, "echo", Number(7), Number, provider_id=1).v
 """
 
 
+@pytest.mark.alone
 def test_interrupts_at_any_point_leave_no_link_claimed_and_no_answer_mixed_up(address: str) -> None:
     with server_process(address) as (_, where):
         code = INTERRUPTED.format(directory=str(Path(SERVER).parent), where=where)

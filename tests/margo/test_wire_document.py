@@ -7,12 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mochi.margo import rpc, wire
+from mochi.margo import handshake, rpc, wire
 from mochi.margo.connection import GREETING_TIMEOUT
 from mochi.margo.engine import LOBBY_CAPACITY, LOBBY_GRACE
 from mochi.margo.errors import Fault
 from mochi.margo.peer import MAX_OUTSTANDING
-from mochi.margo.peer import greeting as handshake
 from mochi.margo.peer.budget import CONNECTION_BYTES, LEAST_MOVE, PATIENCE, SERVER_BYTES, SHARE_BYTES
 from mochi.margo.peer.gate import Gate
 from mochi.margo.rpc import MAX_FAULT

@@ -26,8 +26,9 @@ from tests.mofka.partition_io import Event, GatedIo
 from tests.mofka.served_partition import ANYWHEN, PROVIDER_ID, UUID, Peer, Served, Stream
 
 FEW, MANY = 100, 1000
-MORE = 100
-"""Calls that a larger batch may cost more: it is received, and sent, in more parts."""
+MORE = 300
+"""Calls that a larger batch may cost more: it is received and sent in more parts, and a commit goes on after its
+answer. That is one for three events."""
 
 
 class Calls:

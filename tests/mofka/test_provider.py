@@ -15,9 +15,9 @@ import pytest
 from mochi.margo import rpc
 from mochi.margo.errors import ConnectionLost, Fault
 from mochi.margo.link import PendingCall
-from mochi.margo.peer.budget import Budget
+from mochi.margo.peer import Budget
 from mochi.margo.wire import Frame, Segment
-from mochi.mofka import provider
+from mochi.mofka import feeds, provider
 from mochi.mofka.chunks import PartitionDirectory
 from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
@@ -649,8 +649,8 @@ def test_what_the_loop_sends_does_not_overtake_what_another_thread_has_ready(
 def test_no_more_is_on_its_way_than_the_server_allows_however_much_is_granted(
     serve: Callable[..., Served], connect: Callable[[Served], Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "MAX_BATCHES", 3)
-    monkeypatch.setattr(provider, "MAX_CREDIT", 30)
+    monkeypatch.setattr(feeds, "MAX_BATCHES", 3)
+    monkeypatch.setattr(feeds, "MAX_CREDIT", 30)
     peer = connect(serve())
     peer.store(numbered(0, 9))
     many, number, _ = peer.subscribe(batch_size=1, batches=10**9, credit=10**9, with_data=False)
@@ -718,10 +718,10 @@ def test_feeds_that_nobody_reads_are_bounded_together_and_go_on_when_they_are_re
     partition, most, feeds = served.provider._partition, 0, 40
     read = type(partition).read
 
-    def counted(self: Any, first: int, events: int, size: int, with_data: bool, done: Any) -> None:
+    def counted(self: Any, first: int, events: int, size: int, with_data: bool, done: Any) -> Any:
         nonlocal most
         most = max(most, served.engine.budget.held)
-        read(self, first, events, size, with_data, done)
+        return read(self, first, events, size, with_data, done)
 
     monkeypatch.setattr(type(partition), "read", counted)
     go_on = threading.Event()

@@ -28,8 +28,7 @@ from mochi.bedrock.server import Deployment
 from mochi.flock import group_file
 from mochi.flock.group_file import GroupView, Member
 from mochi.margo.errors import AddressError, ConnectionLost, MargoError
-from mochi.margo.peer.gate import Gate
-from mochi.margo.peer.greeting import Seat
+from mochi.margo.peer import Gate, Seat
 from mochi.mofka.client import MofkaDriver
 from mochi.mofka.deletion import Removal
 from mochi.mofka.registry import PartitionRecord, Registry

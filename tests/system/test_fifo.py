@@ -238,6 +238,7 @@ def test_pipes_lead_to_the_files_driver_as_well(machine: Machine) -> None:
     assert daemon.end() == 0
 
 
+@pytest.mark.alone
 def test_a_daemon_at_rest_uses_no_processor_time(fifos: Fifos) -> None:
     os.mkfifo(fifos.directory / "out")
     fifos.register("in -> t")

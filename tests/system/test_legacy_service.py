@@ -13,6 +13,7 @@ from diaspora_stream.api import Driver
 from diaspora_stream.errors import ConfigError, DiasporaError
 from mochi.mofka.client.driver import MofkaDriver
 from mochi.mofka.testing import configuration
+from mochi.yokan.config import open_database
 from tests.system.real_service import Machine, spread
 
 
@@ -106,6 +107,52 @@ def test_a_partition_is_removed_that_was_deleted_while_its_server_was_down(
     driver.create_topic("t", options={"num_partitions": 2, "config": {"type": "legacy"}})
     push(driver, "t", 5, 1)
     assert pulled(driver, "t", "c", 1) == expected(5, 1)
+
+
+def test_a_partition_whose_stores_could_not_be_opened_is_removed_once_they_can(
+    machine: Machine, tmp_path: Path
+) -> None:
+    settings = with_stores(configuration(), tmp_path)
+    without = copy.deepcopy(settings)
+    without["providers"] = [
+        each for each in settings["providers"] if each["name"] not in ("metadata", "data")
+    ]
+    server = machine.serve(settings)
+    driver = machine.driver(server)
+    driver.create_topic("t", options={"num_partitions": 1, "config": {"type": "legacy"}})
+    push(driver, "t", 0, 20)
+    server.kill()
+    assert stored(tmp_path)
+    server = machine.serve(without)
+    driver = machine.driver(server)
+    with pytest.raises(DiasporaError, match="metadata"):
+        driver.open_topic("t").producer("p", batch_size=1).push({}).wait(20000)
+    for _ in range(2):
+        with pytest.raises(DiasporaError, match=r"'t' is deleted, but what is stored .* not yet: .*metadata"):
+            driver.delete_topic("t")
+        assert driver.list_topics() == {}
+    with pytest.raises(DiasporaError, match="cannot be removed yet"):
+        driver.create_topic("t")
+    server.kill()
+    assert stored(tmp_path)
+    server = machine.serve(settings)
+    driver = machine.driver(server)
+    driver.create_topic("u", options={"num_partitions": 1, "config": {"type": "legacy"}})
+    push(driver, "u", 7, 1)
+    assert pulled(driver, "u", "c", 1) == expected(7, 1)
+    driver.create_topic("t")
+    server.kill()
+    assert stored(tmp_path) == []
+
+
+def stored(directory: Path) -> list[bytes]:
+    """Return the keys of topic ``t`` in the database of a server that does not run."""
+    config = {"database": {"type": "rocksdb", "config": {"path": str(directory / "metadata0")}}}
+    database = open_database(config)[0]
+    try:
+        return database.list_keys(b"", b"t--", 100)
+    finally:
+        database.close()
 
 
 def test_databases_and_targets_are_added_by_a_client_and_used_from_another_server(

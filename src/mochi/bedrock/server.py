@@ -52,7 +52,7 @@ from mochi.margo.client import Client
 from mochi.margo.connection import Request
 from mochi.margo.engine import Engine, unpack_arguments
 from mochi.margo.errors import ConfigError, Fault, MargoError
-from mochi.margo.peer.greeting import Seat
+from mochi.margo.peer import Seat
 from mochi.margo.rpc import pack
 
 __all__ = ["Deployment", "MargoManager", "Server"]

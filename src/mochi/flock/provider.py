@@ -37,7 +37,7 @@ from mochi.margo.asking import answers
 from mochi.margo.complaints import Complaint
 from mochi.margo.engine import Engine
 from mochi.margo.errors import MargoError
-from mochi.margo.peer.greeting import Seat
+from mochi.margo.peer import Seat
 from mochi.margo.pools import Pool
 
 WATCH_INTERVAL = 10.0

@@ -101,9 +101,9 @@ class BufferPool:
 
     A request goes to the smallest free buffer that holds it; where none is free, a buffer is added to the smallest
     tier that holds it. A request larger than every tier gets a buffer of its own, which is dropped on its return.
-    Thread-safe without a lock, by single operations on lists: a lease may come back while the garbage collector runs
-    in the middle of `acquire`, and a child may be forked at any time. `acquire` costs about a microsecond when a buffer
-    is free, a mapping otherwise; it never blocks.
+    Thread-safe without a lock, by single operations on lists. So a lease may come back while the garbage collector
+    runs in the middle of `acquire`, and a child may be forked at any time. `acquire` costs about a microsecond when a
+    buffer is free, a mapping otherwise; it never blocks.
     """
 
     def __init__(self, config: BufferPoolConfig, *, shareable: bool = False) -> None:

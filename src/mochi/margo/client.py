@@ -1,9 +1,9 @@
 """The client side of margo: links to servers, driven by whoever waits.
 
 A `Link` is one connection. Anybody sends on it from their own thread, without blocking: what the socket does not
-take at once is sent on by the client's background thread. Reading is done by one thread at a time: by the one that
-waits for something (no hand-over to another thread on the way of an answer), else by the background thread, which
-sleeps in the kernel and is told to leave a link alone while another thread drives it.
+take at once is sent on by the client's background thread. Reading is done by one thread at a time. That
+is the one that waits for something, so that no answer is handed from thread to thread. Else it is the background
+thread, which sleeps in the kernel; it is told to leave a link alone while another thread drives it.
 
 Invariants
 ----------
@@ -97,7 +97,7 @@ class Client:
         self._background: _Background | None = None
 
     def after_fork_in_child(self) -> None:
-        """Give up the parent's links, and what belongs to them."""
+        """Abandon the parent's links, and what belongs to them."""
         for link in list(self._by_descriptor.values()):
             link.abandon()
         if self._background is not None:
@@ -165,7 +165,7 @@ class Client:
         return link
 
     def set_aside(self, link: Link) -> None:
-        """Give a link to nobody any more: those who have it keep it, others connect anew."""
+        """Hand a link out no more: those who have it keep it, others connect anew."""
         link.is_aside = True
         if self._links.get(link.address) is link:
             del self._links[link.address]
@@ -341,8 +341,11 @@ class Client:
             if time.monotonic() >= deadline:
                 return False
             wanted = list(links())
+            drives = bool(wanted)
             for link in wanted:
-                if link.is_held_up and not link.is_lost:
+                if link.is_lost:
+                    drives = False
+                elif link.is_held_up:
                     raise HeldUp(
                         f"a call cannot wait for {link.address} where it has struck: this thread is suspended in the "
                         f"middle of a message of that connection"
@@ -350,7 +353,8 @@ class Client:
             claim = Claim()
             try:
                 try:
-                    drives = bool(wanted) and all(not link.is_lost and link.claim(claim) for link in wanted)
+                    for link in wanted:
+                        drives = drives and link.claim(claim)
                     if drives:
                         self._drive(claim, wanted, is_done, deadline)
                 finally:

@@ -1,7 +1,7 @@
 """The ``margo`` section of a server configuration: checked in full, then expanded.
 
-`MargoConfig.parse` turns what the user wrote into what the engine needs: every pool and xstream there will
-be, by name, and which pools run the network loop and the RPC handlers. Invariants of a `MargoConfig`:
+`MargoConfig.parse` turns what the user wrote into what the engine needs: every pool and xstream, by name, and
+which pools run the network loop and the RPC handlers. Invariants of a `MargoConfig`:
 
 - a pool ``__primary__`` exists, and an xstream ``__primary__`` whose first pool it is;
 - names are unique; every xstream's pools, ``progress_pool`` and ``rpc_pool`` are names of ``pools``;
@@ -9,9 +9,9 @@ be, by name, and which pools run the network loop and the RPC handlers. Invarian
   promises a single consumer;
 - ``MargoConfig.parse(config.expand(address)) == config``.
 
-The rules, the generated names and the shape of the expansion are those of margo 0.24's JSON configuration,
-with two differences: an unknown field is an error, and ``__rpc__`` and ``__progress__`` (the names that margo
-once generated) are accepted wherever a pool is named.
+The rules, the generated names and the shape of the expansion are those of margo 0.24's JSON configuration.
+Two things differ. An unknown field is an error. ``__rpc__`` and ``__progress__``, names that margo once
+generated, are accepted wherever a pool is named.
 """
 
 import logging

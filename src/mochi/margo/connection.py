@@ -278,7 +278,7 @@ class Connection:
         self.engine.on_loop(partial(self._peer.cancel, reservation))
 
     def release(self, size: int) -> None:
-        """Give back what was reserved, and is not needed. Any thread."""
+        """Return what was reserved, and is not needed, to the budget. Any thread."""
 
         def give_back() -> None:
             self._peer.release(size)
@@ -347,7 +347,7 @@ class Connection:
             peer.count()
         else:
             self._pump()
-        if peer.is_reading is peer.is_full:
+        if not peer.is_reading:
             self._update_reading()
 
     def _pump(self) -> None:

@@ -1,7 +1,7 @@
 """The server side of margo: one event loop, the connections it serves, and the RPCs defined on it.
 
-A request's handler runs inline on the loop when its pool is inline, else on an xstream of that pool; the requests
-of one raw RPC of one provider are handled in the order of their arrival in either case. A handler that raises
+A request's handler runs inline on the loop when its pool is inline, else on an xstream of that pool. Either way,
+requests of one raw RPC of one provider are handled in the order of their arrival. A handler that raises
 answers its caller with a fault; the server goes on. A peer that breaks the wire format, or greets without the
 token, loses its connection and nothing else.
 """

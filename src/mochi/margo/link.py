@@ -8,10 +8,10 @@ Invariants
 1. Who finds that a link is of no more use marks it lost and shuts its socket down. The background thread finds that,
    fails the link, and tells the receivers: there Ctrl-C does not strike in the middle of it.
 2. Ctrl-C strikes at calls and at jumps, before a Python function's first statement and after a C function's last.
-   Marking a link lost and shutting it down, noting an interest and telling the poller, are each a store followed by
-   one call of a C function: done both or neither.
-3. A claim lasts no longer than its token: one that was left behind by Ctrl-C is taken over. A claim knows its thread: a
-   call that strikes while a frame of its own thread waits (a signal handler's, say) takes the link over, gives it
+   Marking a link lost and shutting it down is a store followed by one call of a C function: both are done, or
+   neither. So is noting an interest and telling the poller.
+3. A claim lasts no longer than its token: one that was left behind by Ctrl-C is taken over. A claim knows its thread. A
+   call of a signal handler, say, may strike while a frame of its own thread waits. It takes the link over, gives it
    back when it is done, and wakes that frame, for which something may have come.
 4. A link is held up for a thread that is suspended in the middle of sending or receiving on it, see
    `mochi.margo.owned_lock`. What this thread sends then is put into the queue, which the suspended frame empties; it
@@ -268,7 +268,8 @@ class Link:
 
     def release(self, token: Claim) -> None:
         """Let others read, if the link was claimed with `token`; may be repeated."""
-        if not self.is_claimed_by(token):
+        holder = self._claims.get("reader")
+        if holder is None or holder() is not token:
             return
         if self in token.below:
             below, driven = token.below.pop(self)
@@ -410,7 +411,7 @@ class Link:
         return bulk_buffers.map_lent(self._peer.take_descriptor())
 
     def fail(self, error: MargoError | None = None) -> None:
-        """Give the link up, and tell everybody who expects something of it. Any thread.
+        """End the link, and tell everybody who expects something of it. Any thread.
 
         Parameters
         ----------
@@ -444,7 +445,7 @@ class Link:
         self._close_descriptors()
 
     def abandon(self) -> None:
-        """Give the link up in a forked child, without a word to the server or to anybody here."""
+        """End the link in a forked child, without a word to the server or to anybody here."""
         self.is_lost = True
         self.error = ConnectionLost(f"the connection to {self.address} belongs to the parent process")
         self._sending = OwnedLock()

@@ -1,13 +1,13 @@
 """A lock that knows its thread, for calls that meet a frame of their own thread.
 
-A signal handler, a ``__del__``, a callback or a trace function may strike anywhere in this package, and call it: then
+A signal handler, a ``__del__``, a callback or a trace function may strike anywhere in this package, and call it. Then
 a frame of the same thread is suspended below the call, perhaps with locks held, or in the middle of a message. Nobody
 can wait for such a frame. So each place that has an `OwnedLock` does one of three things when it `is_mine` already:
 
 - what need not be done at once is left in a queue, which the suspended frame empties when it gives the lock back;
 - what is needed at once goes another way: over another connection, or from the state that the suspended frame left,
-  under a new lock. Then the suspended frame, when it goes on, finds by the lock that it was overtaken, and changes
-  nothing more: a check of that, and the changes behind it, have no call between them;
+  under a new lock. When the suspended frame goes on, it finds by the lock that it was overtaken, and changes nothing
+  more. It checks that with no call between the check and the changes behind it;
 - what can do neither raises at once.
 
 That frames are suspended at calls alone is what invariants about Ctrl-C rest on already, see `mochi.margo.link`.

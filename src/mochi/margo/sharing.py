@@ -14,9 +14,9 @@ def connect(arg: Any) -> tuple[Client, bytes | None]:
     Parameters
     ----------
     arg : str, Engine, Client or int
-        A protocol such as ``na+sm``; or an engine of a server in this process, whose token is then used; or connections
-        that are there, with their tokens, or what has them as ``connections``, as an engine of pymargo does; or a
-        number that stands for an engine.
+        A protocol such as ``na+sm``, or a number that stands for an engine. Or an engine of a server in this process,
+        whose token is then used. Or connections that are there, with their tokens; or what has them as
+        ``connections``, as an engine of pymargo does.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import TypeAlias, cast
 
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
@@ -16,8 +16,11 @@ from mochi.mofka.partition.config import check_topic_name, directory_of, is_uuid
 from mochi.mofka.protocol import REMOVE, Remove, Removed
 from mochi.mofka.provider import PartitionProvider
 from mochi.mofka.registry import PartitionRecord, Registry
+from mochi.mofka.stand_in import StandIn
 
 log = logging.getLogger(__name__)
+
+Provider: TypeAlias = PartitionProvider | StandIn
 
 REMOVAL_TIMEOUT = 10.0
 """Seconds that a server has to remove a partition."""
@@ -62,9 +65,12 @@ def remove_here(server: Deployed, asked: Remove) -> list[str]:
         if provider is None:
             running = partitions_among(server.config()["providers"]).get((asked.topic, asked.uuid))
             if running is not None:
-                name, provider = running["name"], cast(PartitionProvider, server.provider(running["name"]))
-        if provider is None and asked.type == "legacy" and asked.rank is not None:
-            provider = _opened_to_be_removed(server, asked)
+                name, provider = running["name"], cast(Provider, server.provider(running["name"]))
+        is_opened = provider is not None and not isinstance(provider, StandIn)
+        if not is_opened and asked.type == "legacy" and asked.rank is not None:
+            if provider is not None:
+                server.stop_provider(name)
+            name, provider = provider_name(asked.topic, asked.uuid), _opened_to_be_removed(server, asked)
         if provider is not None:
             kept = provider.remove(asked.unused_only)
             server.stop_provider(name)
@@ -83,7 +89,7 @@ def remove_here(server: Deployed, asked: Remove) -> list[str]:
         raise Fault("storage", str(error)) from error
 
 
-def _opened_to_be_removed(server: Deployed, asked: Remove) -> PartitionProvider | None:
+def _opened_to_be_removed(server: Deployed, asked: Remove) -> Provider | None:
     """Open a legacy partition; None where that fails and there can be no events, for it was never complete."""
     record = PartitionRecord(
         server.address, AUTOMATIC, asked.uuid, asked.rank, asked.type, {}, asked.dependencies
@@ -98,14 +104,15 @@ def _opened_to_be_removed(server: Deployed, asked: Remove) -> PartitionProvider 
     return served_as_usual(server, asked.topic, asked.uuid)
 
 
-def served_as_usual(server: Deployed, topic: str, uuid: str) -> PartitionProvider | None:
+def served_as_usual(server: Deployed, topic: str, uuid: str) -> Provider | None:
     """Return the provider of a partition that has the usual name; costs little."""
     try:
         provider = server.provider(provider_name(topic, uuid))
     except MargoError:
         return None
-    is_meant = isinstance(provider, PartitionProvider) and (provider.topic, provider.uuid) == (topic, uuid)
-    return cast(PartitionProvider, provider) if is_meant else None
+    if isinstance(provider, Provider) and (provider.topic, provider.uuid) == (topic, uuid):
+        return provider
+    return None
 
 
 def request_of(topic: str, partition: PartitionRecord) -> Remove:

@@ -47,7 +47,7 @@ def partitions_among(providers: Providers) -> dict[tuple[str, str], Mapping[str,
 def completed(partition: PartitionRecord, providers: Callable[[], Providers]) -> PartitionRecord:
     """Return a partition with all that it depends on.
 
-    What it needs and does not name is the first of its server that serves, see `_NEEDS`; the server is asked for its
+    What it needs and does not name is the first of its server that serves, see `_NEEDS`. The server is asked for its
     `providers` only then; `ConfigError` if there is none.
     """
     for name, kind, tag in _NEEDS.get(partition.type, ()):

@@ -8,11 +8,11 @@ A topic is at rest in one of three states, which the database knows, or is chang
     THERE      exists             EXTENDING      DELETING       CLEARING
     LEFT       CLEARING, MAKING   is not there   CLEARING       CLEARING
 
-LEFT is what an interrupted change has left of a topic that is not there: it is cleared away before anything else; of
-one that is THERE, a partition that was being added may be left. To settle is to have that cleared away, if any. While
-a topic is MAKING, EXTENDING, DELETING or CLEARING, all that is asked waits, in the order of its arrival, until that is
-over, or its own time is. Who waits to delete or to extend a topic that is deleted meanwhile is told that it is not
-there, whatever is left of it. A change that was begun goes on, whoever does not wait for it any more.
+LEFT is what an interrupted change has left of a topic that is not there: it is cleared away before anything else. Of
+one that is THERE, a partition that was being added may be left. To settle is to have that cleared away, if any.
+While a topic is MAKING, EXTENDING, DELETING or CLEARING, all that is asked waits, in the order of its arrival, until
+that is over, or its own time is. Who waits to delete or to extend a topic that is deleted meanwhile is told that it
+is not there, whatever is left of it. A change that was begun goes on, whoever does not wait for it any more.
 
 `Lives` is told what is asked and what was found, and returns what is to be done next, as a list of
 

@@ -21,9 +21,9 @@ from mochi.mofka.partition.default import DefaultPartition
 from mochi.mofka.partition.legacy import LegacyPartition
 from mochi.mofka.partition.legacy_store import LegacyStore
 from mochi.mofka.partition.memory import MemoryPartition
-from mochi.mofka.partition.unopened import UnopenedPartition
 from mochi.mofka.provider import PartitionProvider, ProviderConfig
 from mochi.mofka.restoring import Restoration
+from mochi.mofka.stand_in import StandIn
 from mochi.mofka.topics import TopicServer
 from mochi.warabi import Target
 from mochi.warabi.client import TargetHandle
@@ -65,7 +65,7 @@ class MofkaModule:
         config: dict[str, Any],
         tags: list[str],
         dependencies: dict[str, Any],
-    ) -> PartitionProvider:
+    ) -> PartitionProvider | StandIn:
         """Open a partition and serve it; `ConfigError` where its configuration cannot be used."""
         fields = convert(config, ProviderConfig, "config")
         _check_uuid(fields.uuid)
@@ -79,10 +79,22 @@ class MofkaModule:
                 log.warning("config.partition.%s is obsolete and has no effect", key)
         partition: Partition
         remove: Callable[[], list[str]] = list
-        unavailable = self._unopened.pop(fields.uuid, None)
-        if unavailable is not None:
-            partition = UnopenedPartition(section, unavailable)
-        elif fields.type == "default":
+        path = section.get("path")
+        if fields.type == "default" and isinstance(path, str):
+            remove = partial(remove_partition, PosixFiles(), directory_of(fields.topic, fields.uuid, path))
+        reason = self._unopened.pop(fields.uuid, None)
+        if reason is not None:
+            return StandIn(
+                engine,
+                provider_id,
+                topic=fields.topic,
+                kind=fields.type,
+                uuid=fields.uuid,
+                section=section,
+                reason=reason,
+                remove=None if fields.type == "legacy" else remove,
+            )
+        if fields.type == "default":
             partition = DefaultPartition(
                 fields.topic,
                 fields.uuid,
@@ -99,9 +111,6 @@ class MofkaModule:
             raise ConfigError(
                 "config.type", f"unknown partition type {fields.type!r}{hint(fields.type, TYPES)}"
             )
-        path = section.get("path")
-        if fields.type == "default" and isinstance(path, str):
-            remove = partial(remove_partition, PosixFiles(), directory_of(fields.topic, fields.uuid, path))
         return PartitionProvider(
             engine,
             provider_id,
@@ -110,7 +119,6 @@ class MofkaModule:
             uuid=fields.uuid,
             partition=partition,
             remove=remove,
-            unavailable=unavailable,
             pool=dependencies.get("pool"),
         )
 

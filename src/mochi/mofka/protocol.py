@@ -1,8 +1,8 @@
 """What clients and partition providers say to each other: names of RPCs, and their messages.
 
-Messages are MessagePack arrays; a field added at the end of one is ignored by those who do not know it. Events travel
-in bulk: a segment of sizes (u32 little-endian, first all metadata sizes, then all data sizes), a segment of metadata
-back to back, a segment of data back to back.
+Messages are MessagePack arrays; a field added at the end of one is ignored by those who do not know it. Events
+travel in bulk, as three segments. The first has the sizes, as little-endian u32: all metadata sizes, then all data
+sizes. The second has the metadata back to back, the third the data.
 """
 
 from typing import Annotated, Any, TypeAlias

@@ -1,15 +1,16 @@
 """One partition, served over RPC: batches in, feeds out, cursors.
 
 Nothing here is done per event. A batch is checked, numbered and stored as a whole; its acknowledgement leaves when
-the partition says that it is stored. A feed sends what is there whenever its consumer has granted credit, from the
-thread that stored it or that brought the credit; a consumer that grants none costs no memory and holds no lock.
+the partition says that it is stored. A feed, see `mochi.mofka.feeds`, sends what is there whenever its consumer has
+granted credit; a consumer that grants none costs no memory.
+
+Invariant 1: all that a provider knows belongs to the event loop. A handler decodes its request in its pool, and goes on
+on the loop; what storage tells from a thread comes by `Engine.on_loop`, in the order in which it was told.
 """
 
 import asyncio
 import itertools
 import logging
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -24,10 +25,11 @@ from mochi.margo.complaints import Complaint
 from mochi.margo.connection import Connection, Request
 from mochi.margo.engine import Engine
 from mochi.margo.errors import Fault, ProtocolError
-from mochi.margo.peer.budget import Reservation
+from mochi.margo.peer import Reservation
 from mochi.margo.pools import Pool
 from mochi.margo.wire import Buffer, Frame, Segment, allocate_private
 from mochi.mofka.chunks import Batch, InvalidBatch, Origin, Pieces, rearranged
+from mochi.mofka.feeds import Feed, State
 from mochi.mofka.partition.blocks import joined
 from mochi.mofka.partition.contract import LargeEvent, Partition, Slice, expired
 from mochi.mofka.protocol import (
@@ -69,15 +71,8 @@ log = logging.getLogger(__name__)
 MAX_FEED_BYTES = 4 << 20
 """Bytes of one batch of a feed, unless a single event is larger."""
 
-MAX_FEED_EVENTS = 8192
-"""Events of one batch of a feed whose consumer leaves the size to the server."""
-
 MAX_FEEDS = 4096
 """Feeds of one connection at one partition."""
-
-MAX_CREDIT = 256 << 20
-MAX_BATCHES = 4096
-"""Bytes, and batches, of one feed that are on their way at most, however much its consumer grants."""
 
 SHORTEST_EXPIRY = 1.0
 LONGEST_EXPIRY = 3600.0
@@ -90,63 +85,25 @@ A buffer belongs to one connection and is dropped with it, never lent again: a b
 producer that lost its connection may still write to it."""
 
 
-class _Feed:
-    """What one consumer is sent; used under the provider's lock.
+class _Outlet:
+    """A feed, and where it goes.
 
     Attributes
     ----------
-    busy : bool
-        Whether a read is under way or waits for memory, or the feed has failed.
     reserved : int
         Bytes reserved for what is being read.
     waits : Reservation or None
         For memory.
-    filling : bool
-        Whether `PartitionProvider._fill` is at it, further down the stack.
-    outgoing : deque of callables
-        What is to be sent, in order: some of it is ready on the loop's thread, and some on others, which would come
-        late.
     """
 
-    __slots__ = (
-        "batch_size",
-        "batches",
-        "busy",
-        "connection",
-        "credit",
-        "filling",
-        "next",
-        "outgoing",
-        "reserved",
-        "stream",
-        "waits",
-        "with_data",
-    )
+    __slots__ = ("connection", "feed", "reserved", "stream", "waits")
 
-    def __init__(self, connection: Connection, asked: Subscribe, first: int) -> None:
+    def __init__(self, connection: Connection, stream: int, feed: Feed) -> None:
         self.connection = connection
-        self.stream = asked.stream
-        self.next = first
-        self.batch_size = min(asked.batch_size, MAX_FEED_EVENTS) or MAX_FEED_EVENTS
-        self.batches = 0
-        self.credit = 0
-        self.with_data = asked.with_data
-        self.busy = False
-        self.filling = False
+        self.stream = stream
+        self.feed = feed
         self.reserved = 0
         self.waits: Reservation | None = None
-        self.outgoing: deque[Callable[[], None]] = deque()
-        self.grant(asked.batches, asked.credit)
-
-    def grant(self, batches: int, credit: int) -> None:
-        """Add to what may be sent; a consumer that grants back what it got never loses by the limits."""
-        self.batches = min(self.batches + batches, MAX_BATCHES)
-        self.credit = min(self.credit + credit, MAX_CREDIT)
-
-    def send_outgoing(self) -> None:
-        """Send what is to be sent; on the loop, which needs no lock for it."""
-        while self.outgoing:
-            self.outgoing.popleft()()
 
 
 class PartitionProvider:
@@ -161,14 +118,12 @@ class PartitionProvider:
         Where the events are kept; closed with the provider.
     remove : callable
         Removes what is stored of the partition, once that is closed; returns paths of what stays. May block.
-    unavailable : Fault, optional
-        Why the partition could not be opened; all who ask for it are told.
     pool : Pool, optional
         Where handlers run; the engine's RPC pool where none is given.
 
     Notes
     -----
-    Handlers may run on any thread; one lock makes them take turns, a batch at a time.
+    `close`, `remove` and `config` may be called from any thread.
     """
 
     def __init__(
@@ -181,7 +136,6 @@ class PartitionProvider:
         uuid: str,
         partition: Partition,
         remove: Callable[[], list[str]] = list,
-        unavailable: Fault | None = None,
         pool: Pool | None = None,
     ) -> None:
         self.topic = topic
@@ -192,13 +146,12 @@ class PartitionProvider:
         self._partition = partition
         self._remove_stored = remove
         self._where = Where(UUID(uuid).bytes, partition.epoch)
-        self._lock = threading.RLock()
         self._sequencer = Sequencer(partition.remembered())
-        self._feeds: dict[tuple[Connection, int], _Feed] = {}
+        self._feeds: dict[tuple[Connection, int], _Outlet] = {}
         self._lent: dict[tuple[Connection, int], BulkBuffer] = {}
         self._leases = itertools.count(1)
         self._known: dict[Connection, int] = {}
-        self._closed = unavailable
+        self._closed: Fault | None = None
         self._failed = False
         self._awaits_expiry = False
         self._timer: asyncio.TimerHandle | None = None
@@ -232,23 +185,22 @@ class PartitionProvider:
     def close(self) -> None:
         """Stop serving, tell consumers, store what has arrived, and close the partition; idempotent."""
         self._engine.undefine(self.provider_id)
-        with self._lock:
-            if self._closed is not None:
-                return
+        if self._closed is None:
             self._end_service("closed", f"partition {self.uuid} of topic {self.topic!r} is served no more")
-        self._partition.close()
+            self._partition.close()
 
     def _end_service(self, code: str, problem: str) -> None:
         """Tell all who ask from now on, and all consumers, that there is nothing more, and why."""
-        self._closed = Fault(code, problem)
-        for feed in list(self._feeds.values()):
-            self._end(feed, self._closed)
-        self._lent.clear()
-        self._engine.on_loop(self._stop_timer)
+        self._closed = error = Fault(code, problem)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        def end() -> None:
+            for outlet in list(self._feeds.values()):
+                self._end(outlet, error)
+            self._lent.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+
+        self._engine.on_loop(end)
 
     def _register(
         self,
@@ -263,14 +215,13 @@ class PartitionProvider:
                 message = rpc.unpack(request.frame.message, kind)
             except ProtocolError as error:
                 raise Fault("bad_request", f"{name}: {error}") from error
-            with self._lock:
-                if self._closed is not None:
-                    raise self._closed
-                handler(request, message)
+            self._engine.on_loop(partial(request.attempt, partial(handler, request, message)))  # invariant 1
 
         self._engine.register(name, self.provider_id, handle, pool=pool, **options)
 
     def _check(self, where: Where) -> None:
+        if self._closed is not None:
+            raise self._closed
         if where.uuid != self._where.uuid:
             raise Fault(
                 "wrong_partition",
@@ -289,22 +240,17 @@ class PartitionProvider:
         if connection in self._known:
             return
         self._known[connection] = 0
-
-        def watch() -> None:
-            if connection.closed:
-                self._forget(connection)
-            else:
-                connection.on_close.append(partial(self._forget, connection))
-
-        self._engine.on_loop(watch)
+        if connection.closed:
+            self._forget(connection)
+        else:
+            connection.on_close.append(partial(self._forget, connection))
 
     def _forget(self, connection: Connection) -> None:
-        with self._lock:
-            self._known.pop(connection, None)
-            for key in [key for key in self._feeds if key[0] is connection]:
-                del self._feeds[key]
-            for key in [key for key in self._lent if key[0] is connection]:
-                del self._lent[key]
+        self._known.pop(connection, None)
+        for key in [key for key in self._feeds if key[0] is connection]:
+            self._feeds.pop(key).feed.end()
+        for key in [key for key in self._lent if key[0] is connection]:
+            del self._lent[key]
 
     def _allocate(self, frame: Frame) -> Sequence[memoryview]:
         if self._closed is not None:
@@ -373,25 +319,28 @@ class PartitionProvider:
         settle = self._sequencer.admit(message.producer, message.sequence, answer)
         if settle is not None:
             try:
-                self._partition.append(batch, partial(self._appended, settle))
+                self._partition.append(batch, self._by_loop(partial(self._appended, settle)))
             except Exception as error:
                 settle(error)
                 raise
 
+    def _by_loop(self, told: Callable[[T], None]) -> Callable[[T], None]:
+        """Return what a partition may call from any thread, so that `told` is called on the loop."""
+        return lambda outcome: self._engine.on_loop(partial(told, outcome))  # invariant 1
+
     def _appended(self, settle: Callable[[int | BaseException], None], outcome: int | BaseException) -> None:
-        with self._lock:
-            settle(outcome)
-            if self._partition.error is not None and not self._failed:
-                self._failed = True
-                log.error(
-                    "topic %r, partition %s takes no more events: %s",
-                    self.topic,
-                    self.uuid,
-                    self._partition.error,
-                )
-            self._await_expiry()
-            for feed in list(self._feeds.values()):
-                self._fill(feed)
+        settle(outcome)
+        if self._partition.error is not None and not self._failed:
+            self._failed = True
+            log.error(
+                "topic %r, partition %s takes no more events: %s",
+                self.topic,
+                self.uuid,
+                self._partition.error,
+            )
+        self._await_expiry()
+        for outlet in list(self._feeds.values()):
+            self._fill(outlet)
 
     def _await_expiry(self) -> None:
         """Have the partition look for what is too old when that may be, unless it is awaited already."""
@@ -408,11 +357,10 @@ class PartitionProvider:
             self._engine.on_loop(wait)
 
     def _expire(self) -> None:
-        with self._lock:
-            self._awaits_expiry = False
-            if self._closed is None:
-                self._partition.expire()
-                self._await_expiry()
+        self._awaits_expiry = False
+        if self._closed is None:
+            self._partition.expire()
+            self._await_expiry()
 
     def _subscribe(self, request: Request, asked: Subscribe) -> None:
         self._check(asked.where)
@@ -429,111 +377,105 @@ class PartitionProvider:
         count = self._known.get(request.connection, 0)
         if count >= MAX_FEEDS:
             raise Fault("bad_request", f"{MAX_FEEDS} feeds of one connection are the most there may be")
-        feed = self._feeds[key] = _Feed(request.connection, asked, first)
+        feed = Feed(first, asked.batch_size, asked.batches, asked.credit, asked.with_data)
+        outlet = self._feeds[key] = _Outlet(request.connection, asked.stream, feed)
         self._watch(request.connection)
         if request.connection in self._known:
             self._known[request.connection] = count + 1
         request.reply(rpc.pack(Subscribed(first, self._where.epoch, takes_arrays=True)))
-        self._fill(feed)
+        self._fill(outlet)
 
     def _grant(self, request: Request, granted: Grant) -> None:
-        feed = self._feeds.get((request.connection, granted.stream))
-        if feed is not None:
-            feed.grant(granted.batches, granted.credit)
-            self._fill(feed)
+        outlet = self._feeds.get((request.connection, granted.stream))
+        if outlet is not None:
+            outlet.feed.grant(granted.batches, granted.credit)
+            self._fill(outlet)
 
     def _unsubscribe(self, request: Request, asked: Unsubscribe) -> None:
-        feed = self._feeds.get((request.connection, asked.stream))
-        if feed is not None:
-            self._drop(feed)
+        if self._closed is not None:
+            raise self._closed
+        outlet = self._feeds.get((request.connection, asked.stream))
+        if outlet is not None:
+            self._drop(outlet)
         request.reply(rpc.pack(Done()))
 
-    def _fill(self, feed: _Feed) -> None:
-        """Send what the consumer has credit for; where reads take time, begin the next one."""
-        if feed.filling:
+    def _fill(self, outlet: _Outlet, read: Slice | BaseException | None = None) -> None:
+        """Send what was read, and then what the consumer has credit for; reads that take time come back here."""
+        needed = 0 if read is None else self._take(outlet, read)
+        while needed or outlet.feed.begin(self._partition.count):
+            read = self._read(outlet, needed or MAX_FEED_BYTES)
+            if read is None:
+                return
+            needed = self._take(outlet, read)
+
+    def _read(self, outlet: _Outlet, size: int) -> Slice | BaseException | None:
+        """Read up to `size` bytes, once there is memory for them; return None where either takes time."""
+        outlet.reserved = size
+        outlet.waits = outlet.connection.reserve(size, partial(self._read_late, outlet, size))
+        return None if outlet.waits is not None else self._begin_read(outlet)
+
+    def _read_late(self, outlet: _Outlet, size: int) -> None:
+        if outlet.waits is None:
+            outlet.connection.release(size)  # it was granted while the feed ended
             return
-        feed.filling = True
-        while not feed.busy and feed.batches > 0 and feed.credit > 0 and feed.next < self._partition.count:
-            feed.busy = True
-            self._read(feed, MAX_FEED_BYTES)
-        feed.filling = False
+        outlet.waits = None
+        read = self._begin_read(outlet)
+        if read is not None:
+            self._fill(outlet, read)
 
-    def _read(self, feed: _Feed, size: int) -> None:
-        """Read up to `size` bytes for a feed, once there is memory for them."""
-        feed.reserved = size
-        feed.waits = feed.connection.reserve(size, partial(self._read_late, feed, size))
-        if feed.waits is None:
-            self._begin_read(feed)
-
-    def _read_late(self, feed: _Feed, size: int) -> None:
-        with self._lock:
-            if feed.waits is None:
-                feed.connection.release(size)  # it was granted while the feed ended
-            else:
-                feed.waits = None
-                self._begin_read(feed)
-
-    def _begin_read(self, feed: _Feed) -> None:
-        send = partial(self._send_events, feed)
+    def _begin_read(self, outlet: _Outlet) -> Slice | BaseException | None:
+        feed, done = outlet.feed, self._by_loop(partial(self._fill, outlet))
         try:
-            self._partition.read(feed.next, feed.batch_size, feed.reserved, feed.with_data, send)
+            return self._partition.read(feed.next, feed.batch_size, outlet.reserved, feed.with_data, done)
         except Exception as error:
-            send(error)
+            return error
 
-    def _drop(self, feed: _Feed) -> None:
-        del self._feeds[feed.connection, feed.stream]
-        self._known[feed.connection] -= 1
-        if feed.waits is not None:
-            feed.connection.cancel(feed.waits)
-            feed.waits = None
+    def _drop(self, outlet: _Outlet) -> None:
+        outlet.feed.end()
+        del self._feeds[outlet.connection, outlet.stream]
+        self._known[outlet.connection] -= 1
+        if outlet.waits is not None:
+            outlet.connection.cancel(outlet.waits)
+            outlet.waits = None
 
-    def _end(self, feed: _Feed, error: BaseException) -> None:
-        """Tell the consumer of `feed` that nothing more will come, and why."""
-        self._drop(feed)
-        message = rpc.pack_fault(error)
-        self._send(feed, partial(feed.connection.fail_stream, feed.stream, message))
+    def _end(self, outlet: _Outlet, error: BaseException) -> None:
+        """Tell a consumer that nothing more will come, and why."""
+        self._drop(outlet)
+        outlet.connection.fail_stream(outlet.stream, rpc.pack_fault(error))
 
-    def _send(self, feed: _Feed, send: Callable[[], None]) -> None:
-        """Send on the loop, after all that this feed was to be sent before."""
-        feed.outgoing.append(send)
-        self._engine.on_loop(feed.send_outgoing)
-
-    def _send_events(self, feed: _Feed, read: Slice | BaseException) -> None:
-        with self._lock:
-            if isinstance(read, Slice):
-                size = sum(map(len, read.metadata)) + (sum(map(len, read.data)) if feed.with_data else 0)
-                if size > feed.reserved:
-                    read = LargeEvent(size)
-            is_over = self._feeds.get((feed.connection, feed.stream)) is not feed
-            if is_over or isinstance(read, BaseException):
-                feed.connection.release(feed.reserved)
-            if is_over:
-                return
-            if isinstance(read, LargeEvent):
-                self._read(feed, read.size)
-                return
-            if isinstance(read, BaseException):
-                level = logging.INFO if isinstance(read, Fault) and read.code == "expired" else logging.ERROR
-                what = Complaint(
-                    f"topic {self.topic!r}, partition {self.uuid}: cannot read for a consumer", level
-                )
-                self._engine.complain(what, f"event {feed.next}: {read}")
-                self._end(feed, read)
-                return
-            feed.busy = False
-            bulk = [
-                [raw(sizes.astype(SIZE, copy=False)) for sizes in (read.metadata_sizes, read.data_sizes)],
-                read.metadata,
-            ]
-            if feed.with_data:
-                bulk.append(read.data)
-            feed.next = read.first + read.count
-            feed.batches -= 1
-            feed.credit -= size
-            message = rpc.pack(Events(read.first, read.count))
-            notify = partial(feed.connection.notify, feed.stream, message, bulk, reserved=feed.reserved)
-            self._send(feed, notify)
-            self._fill(feed)
+    def _take(self, outlet: _Outlet, read: Slice | BaseException) -> int:
+        """Send what was read, or why it cannot be; return the bytes to read again with, where these were too few."""
+        feed, connection = outlet.feed, outlet.connection
+        size = 0
+        if isinstance(read, Slice):
+            size = sum(map(len, read.metadata)) + (sum(map(len, read.data)) if feed.with_data else 0)
+            if size > outlet.reserved:
+                read = LargeEvent(size)
+        if isinstance(read, BaseException) or feed.state is State.ENDED:
+            connection.release(outlet.reserved)
+            if feed.state is State.ENDED:
+                return 0
+        if isinstance(read, LargeEvent):
+            return read.size
+        if isinstance(read, BaseException):
+            level = logging.INFO if isinstance(read, Fault) and read.code == "expired" else logging.ERROR
+            what = Complaint(
+                f"topic {self.topic!r}, partition {self.uuid}: cannot read for a consumer", level
+            )
+            self._engine.complain(what, f"event {feed.next}: {read}")
+            self._end(outlet, read)
+            return 0
+        count = read.count
+        bulk = [
+            [raw(sizes.astype(SIZE, copy=False)) for sizes in (read.metadata_sizes, read.data_sizes)],
+            read.metadata,
+        ]
+        if feed.with_data:
+            bulk.append(read.data)
+        feed.sent(read.first + count, size)
+        message = rpc.pack(Events(read.first, count))
+        connection.notify(outlet.stream, message, bulk, reserved=outlet.reserved)
+        return 0
 
     def _request_data(self, request: Request, asked: RequestData) -> None:
         self._check(asked.where)
@@ -554,10 +496,9 @@ class PartitionProvider:
             request.reply(rpc.pack(Done()), [outcome])
 
         def read() -> None:
-            with self._lock:
-                if self._closed is not None:
-                    raise self._closed
-                self._partition.read_data(pieces if order is None else pieces.at(order), done)
+            if self._closed is not None:
+                raise self._closed
+            self._partition.read_data(pieces if order is None else pieces.at(order), done)
 
         request.reserve(size, read)
 
@@ -590,10 +531,9 @@ class PartitionProvider:
         MargoError, StorageError
             It cannot be removed; another call goes on from there.
         """
-        with self._lock:
-            if unused_only and (self._partition.count or self._partition.error is not None):
-                return []
-            self._end_service("deleted", f"topic {self.topic!r} was deleted")
+        if unused_only and (self._partition.count or self._partition.error is not None):
+            return []
+        self._end_service("deleted", f"topic {self.topic!r} was deleted")
         try:
             self._partition.close()
         except Exception as error:

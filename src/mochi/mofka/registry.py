@@ -5,16 +5,16 @@ visible, and a collection ``MOFKA:GLOBAL:T:partitions`` with one document a part
 a document are followed by ours, which say what brings the partition back.
 
 Every change is such that it may be cut short anywhere. A topic is created by making the collection, which only one
-creator can do, with all that the partitions are going to be; the keys come last, all at once. It is deleted by marking
-its documents and erasing its keys, all at once; then the documents go one by one, and the collection when it is
-empty. So a collection without keys is a list of what is to be removed: of marked partitions everything, of others,
-whose creation was cut short, what has no events in it. A partition that is being added is recorded beforehand in a
-key of ours beside those, ``MOFKA:ADDING:T``.
+creator can do, with all that the partitions are going to be; the keys come last, all at once. It is deleted by
+marking its documents and erasing its keys, all at once; then the documents go one by one, and the collection when it
+is empty. So a collection without keys is a list of what is to be removed. Of marked partitions that is everything;
+of others, whose creation was cut short, it is what has no events in it. A partition that is being added is recorded
+beforehand in a key of ours beside those, ``MOFKA:ADDING:T``.
 
 A record that cannot be read costs its topic and no other, and does not keep the topic from being deleted.
 
 That a topic is there, has one more partition, or is deleted, is on disk before anybody is told, if the database has
-one: each change that makes it so is followed by a sync, which takes all before it along.
+one. Each change that makes it so is followed by a sync, which takes all before it along.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,10 +1,10 @@
 """Producers' sequences: how a partition takes each batch once, however often it is sent. No I/O.
 
-For each identity the batches are numbered from 0. The next number is new; one of the last `REMEMBERED_BATCHES` is a
-repetition, and gets the answer that the first copy got, or will get; anything else is an error, and not a guess. An
+For each identity the batches are numbered from 0. The next number is new. One of the last `REMEMBERED_BATCHES` is a
+repetition, and gets the answer that the first copy got, or will get. Anything else is an error, and not a guess. An
 identity with a batch that could not be stored is forgotten, so that no later batch of it is stored behind a gap. The
-reason is remembered of the last `MAX_FAILED` of them, and told to their later batches, until one begins anew. A batch
-is remembered until it is stored, and so no more than `REMEMBERED_BATCHES` of an identity are on their way.
+reason is remembered of the last `MAX_FAILED` of them, and told to their later batches, until one begins anew. A
+batch is remembered until it is stored, and so no more than `REMEMBERED_BATCHES` of an identity are on their way.
 """
 
 from collections import OrderedDict, deque

@@ -1,8 +1,8 @@
 """Topics changed by the server that has the master database, one request of a client each; see `lifecycle`.
 
-What a request changes is done by threads of the server, as many as there are; it calls other servers, and may block. So
-nothing is left half made by a client that ends, and what a server that ends leaves half made is on record, see
-`registry`, and finished or cleared away when it is back, see `restoring`.
+What a request changes is done by threads of the server, as many as there are; it calls other servers, and may block.
+So nothing is left half made by a client that ends. What a server that ends leaves half made is on record, see
+`registry`, and is finished or cleared away when it is back, see `restoring`.
 """
 
 import asyncio

@@ -5,7 +5,7 @@ from typing import Any
 
 from mochi.margo.errors import Fault
 from mochi.margo.peer import Answering, Asking, Budget, Call, Gate, Grant, Seat
-from mochi.margo.peer.greeting import Fabric
+from mochi.margo.handshake import Fabric
 from mochi.margo.wire import Frame, FrameReader, Kind, Limits, allocate_private, encode
 
 INSTANCE = b"i" * 16

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mochi.margo import transport
 from mochi.margo.errors import Fault
+from mochi.margo.handshake import Seat, hello
 from mochi.margo.peer.gate import Gate, Lobby
-from mochi.margo.peer.greeting import Seat, hello
 
 OURS, OTHERS, PEERS = Seat(b"ours", 1), Seat(b"others", 1), Seat(b"peers", 1)
 

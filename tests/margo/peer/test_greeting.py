@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mochi.margo import rpc
 from mochi.margo.errors import AddressError, AuthenticationError, Fault, ProtocolError, VersionMismatch
+from mochi.margo.handshake import Hello, Proof, Terms, Welcome, answer, hello, prove, read_hello
 from mochi.margo.peer import Answering, Asking, Call, Seat, State
-from mochi.margo.peer.greeting import Hello, Proof, Terms, Welcome, answer, hello, prove, read_hello
 from mochi.margo.wire import VERSION, Kind
 from tests.margo.peer.peers_by_hand import INSTANCE, OpenHouse, answering, said, tell
 

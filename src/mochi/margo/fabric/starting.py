@@ -10,7 +10,7 @@ from mochi.margo.errors import AddressError
 from mochi.margo.fabric.library import FabricError, NoFabric, load
 from mochi.margo.fabric.plane import Plane
 from mochi.margo.fabric.provider import choose
-from mochi.margo.peer.greeting import Fabric
+from mochi.margo.handshake import Fabric
 
 START_SECONDS = 10.0
 """How long an endpoint may take to be made."""

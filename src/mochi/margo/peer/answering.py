@@ -22,9 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from mochi.margo import rpc
 from mochi.margo.errors import AuthenticationError, Fault, LocalProtocolError, MargoError, RemoteProtocolError
-from mochi.margo.peer.budget import Budget, Grant, Reservation, Side
-from mochi.margo.peer.gate import Gate
-from mochi.margo.peer.greeting import (
+from mochi.margo.handshake import (
     FABRIC,
     Fabric,
     Proof,
@@ -35,6 +33,8 @@ from mochi.margo.peer.greeting import (
     read_hello,
     welcome,
 )
+from mochi.margo.peer.budget import Budget, Grant, Reservation, Side
+from mochi.margo.peer.gate import Gate
 from mochi.margo.peer.states import REFUSAL, Conversation, Role, State
 from mochi.margo.wire import (
     DESCRIPTORS,
@@ -107,7 +107,7 @@ class Answering(Conversation, Generic[C]):
     make : callable
         Makes a call of a frame and of the bytes that are held for it.
     allocate : callable
-        Gives the memory for a request's bulk.
+        Returns the memory for a request's bulk.
     go_on : callable
         Called when memory has come that reading was paused for.
     clock : callable
@@ -287,7 +287,8 @@ class Answering(Conversation, Generic[C]):
             reading.moved(before - self._queued, self._clock())
         elif reading.since is not None:
             reading.over()
-        self.count()
+        if self._answered or self._queued != self._counted:
+            self.count()
 
     def count(self) -> None:
         """Have the budget know what was answered, and what is queued now."""
@@ -305,7 +306,7 @@ class Answering(Conversation, Generic[C]):
         self._house.grant(self._budget.cancel(reservation))
 
     def release(self, size: int) -> None:
-        """Give back what was reserved, and is not needed."""
+        """Return what was reserved, and is not needed, to the budget."""
         self._change(0, -size)
 
     def close(self) -> list[int]:
@@ -414,7 +415,7 @@ def frame_of(
     descriptors: Sequence[int] = (),
 ) -> bytes:
     """Return the bytes of a frame of a server up to its bulk."""
-    segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
+    segments = [Segment(sum(map(len, buffers))) for buffers in bulk] if bulk else ()
     return encode(
         kind, call=call, flags=DESCRIPTORS if descriptors else 0, message=message, segments=segments
     )

@@ -22,7 +22,7 @@ import msgspec
 
 from mochi.margo import rpc
 from mochi.margo.errors import MargoError, ProtocolError, RemoteProtocolError
-from mochi.margo.peer.greeting import (
+from mochi.margo.handshake import (
     FABRIC,
     Fabric,
     Seat,
@@ -192,7 +192,7 @@ class Asking(Conversation):
             self.say(Kind.REQUEST)
         call = next(self._numbers)
         if placed is None:
-            segments = [Segment(sum(map(len, buffers))) for buffers in bulk]
+            segments = [Segment(sum(map(len, buffers))) for buffers in bulk] if bulk else []
         else:
             segments, bulk = [*placed.segments], placed.inline
             self._placed[call] = placed

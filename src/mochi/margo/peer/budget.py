@@ -1,8 +1,8 @@
 """Memory that a server holds for its peers: who may take how much, who waits, and who is let go. No I/O.
 
-What is held for a connection has two sides: its requests, until they are answered; and its answers and notices until it
-has read them, with what is reserved for those that are being made. Each connection has a limit. What is held on a side
-beyond its share comes from what is common to that side of all connections.
+What is held for a connection has two sides. One is its requests, until they are answered. The other is its answers and
+notices, until it has read them, and what is reserved for those that are being made. Each connection has a limit. What
+is held on a side beyond its share comes from what is common to that side of all connections.
 
 Rules
 -----

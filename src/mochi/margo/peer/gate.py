@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from mochi.margo.errors import Fault
-from mochi.margo.peer.greeting import Hello, Seat
+from mochi.margo.handshake import Hello, Seat
 
 M = TypeVar("M", bound=Hashable)
 
@@ -96,7 +96,7 @@ class Lobby(Generic[M]):
         How many there may be.
     grace : float
         Seconds that each of them has in any case. When it is full, a newcomer waits outside until the first of those
-        that may be let go has had this time: so a crowd of honest clients is served in turn.
+        that may be let go has had this time. So a crowd of honest clients is served in turn.
     """
 
     def __init__(self, capacity: int, grace: float) -> None:

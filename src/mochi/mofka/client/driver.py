@@ -279,7 +279,7 @@ class MofkaDriver(Driver):
         Parameters
         ----------
         metadata_provider, data_provider : str
-            Name of a yokan and of a warabi provider of that server, or ``name@address`` of one of any server; empty
+            Name of a yokan and of a warabi provider of that server, or ``name@address`` of one of any server. Empty
             stands for that server's first one with the tag ``mofka:metadata``, and ``mofka:data``.
         """
         needs = _named(metadata=metadata_provider, data=data_provider, pool=pool_name)

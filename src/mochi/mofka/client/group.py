@@ -1,8 +1,8 @@
 """The servers of a service and where its partitions are, as the group file, the members and the master database tell.
 
-A server that is started again may have another address, and a service another token. Whoever does not find a partition
-any more asks here; the group file is read again where it has changed, and the master database is looked for anew, at
-all members side by side. Members that answer are asked for their view of the group where others do not.
+A server that is started again may have another address, and a service another token. Whoever does not find a
+partition any more asks here. The group file is read again where it has changed. The master database is looked for
+anew, at all members side by side. Members that answer are asked for their view of the group where others do not.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Options of the ``mofka`` driver and of its topics, checked before anything is sent. No I/O.
 
-Fields of a partition may stand in three places of a topic's options: at the top level (as a ``topic-config.json``
-has them), under ``partition``, or under ``config.partition``; the later of these wins.
+Fields of a partition may stand in three places of a topic's options. These are: at the top level (as a
+``topic-config.json`` has them), under ``partition``, or under ``config.partition``; the later of these wins.
 """
 
 import logging

@@ -1,8 +1,9 @@
 """The producer of the ``mofka`` driver.
 
 `push` encodes the metadata and appends to the open batch of a partition's lane, in the application's thread, with no
-lock; see `mochi.mofka.client.lane` for what happens then. A producer that is dropped leaves its lanes to the service,
-which flushes them in a thread of its own: a finalizer runs wherever the garbage collector strikes, under any lock.
+lock; see `mochi.mofka.client.lane` for what happens then. A producer that is dropped leaves its lanes to the
+service, which flushes them in a thread of its own. For a finalizer runs wherever the garbage collector strikes,
+under any lock.
 """
 
 import logging

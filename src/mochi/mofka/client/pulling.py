@@ -54,7 +54,7 @@ class Puller(Protocol):
         """Wait until the future at `place` has its event; None when the time is over."""
 
     def fulfil(self) -> None:
-        """Give the events that are here to the futures that wait, in their order."""
+        """Hand the events that are here to the futures that wait, in their order."""
 
     def give_back(self, event: Any) -> None:
         """Take the event of a future that was dropped; it is the next one handed out."""

@@ -59,8 +59,8 @@ class Search:
         Parameters
         ----------
         cause : MargoError or None
-            Why it is looked for: a connection that is lost or was never there is tried at once, a partition that is
-            not there, and whatever failed before, after a pause that grows.
+            Why it is looked for. A connection that is lost or was never there is tried at once. A partition that is
+            not there, and whatever failed before, is tried after a pause that grows.
 
         Raises
         ------

@@ -1,10 +1,10 @@
 """What producers and consumers of one driver share: the margo client, where partitions are, and the end.
 
-Events that are pending when a process ends are flushed, for `EXIT_FLUSH` seconds at most, and a message tells of those
-that could not be: when the interpreter exits, and in children of `multiprocessing`, which end without that, by a
-finalizer of theirs. No thread starts from then on. What is pushed later on (by ``__del__``, say) is stored before
-`push` returns, or an error says that it is not; jobs are done by whoever waits. In a forked child, producers and
-consumers begin anew.
+Events that are pending when a process ends are flushed, for `EXIT_FLUSH` seconds at most, and a message tells of
+those that could not be. That happens when the interpreter exits, and in children of `multiprocessing`, which end
+without that, by a finalizer of theirs. No thread starts from then on. What is pushed later on (by ``__del__``, say)
+is stored before `push` returns, or an error says that it is not; jobs are done by whoever waits. In a forked child,
+producers and consumers begin anew.
 """
 
 import logging

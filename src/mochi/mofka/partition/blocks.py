@@ -33,7 +33,7 @@ _SMALL = 32 << 10
 
 
 def fresh_memory(size: int) -> memoryview:
-    """Give fresh memory, not set to anything."""
+    """Return fresh memory, not set to anything."""
     return np.empty(size, np.uint8).data
 
 
@@ -56,7 +56,7 @@ class Arena:
         self._piece = memoryview(b"")
 
     def take(self, size: int) -> memoryview:
-        """Give `size` bytes, not set to anything."""
+        """Return `size` bytes, not set to anything."""
         if size not in self._from_pieces:
             return fresh_memory(size)
         with self._lock:

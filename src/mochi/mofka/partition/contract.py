@@ -4,14 +4,14 @@ Rules
 -----
 1. `receive` and `close` may be called from any thread at any time, the others one at a time. Ids are
    dense, and given in the order of the calls of `append`.
-2. `done` of any method is called once, from any thread, at once or later.
+2. `done` of any method is called once, from any thread, at once or later; that of `read` only where it returns nothing.
 3. `count` grows when the events can be read, and before `done` of their `append` is called.
 4. What `remembered` and `cursor` tell is as durable as the events are.
 5. After `append` has failed in a way that leaves the storage unsure, every later one fails too.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import Batch, Pieces, Remembered
+
+T = TypeVar("T")
 
 
 class Slice(msgspec.Struct):
@@ -49,6 +51,24 @@ class LargeEvent(Exception):
     def __init__(self, size: int) -> None:
         super().__init__(f"an event of {size} bytes or more")
         self.size = size
+
+
+def reading(
+    read: Callable[[], T], done: Callable[[T | BaseException], None], as_fault: Callable[[Exception], Fault]
+) -> Callable[[], None]:
+    """Return the work of a thread that reads: `done` is told what was read, or any error, for somebody waits."""
+
+    def work() -> None:
+        outcome: T | BaseException
+        try:
+            outcome = read()
+        except LargeEvent as error:
+            outcome = error
+        except Exception as error:
+            outcome = as_fault(error)
+        done(outcome)
+
+    return work
 
 
 def expired(first: int, next: int) -> Fault:
@@ -127,11 +147,16 @@ class Partition(Protocol):
         max_bytes: int,
         with_data: bool,
         done: Callable[[Slice | BaseException], None],
-    ) -> None:
+    ) -> Slice | None:
         """Read events from `first` on, at least one, of those that are there.
 
-        `done` is told a `Fault` ``expired`` if event `first` is not there any more, and a `LargeEvent` if memory
-        would have to be made for more than `max_bytes`.
+        They are returned if they are in memory. Else `done` is told them later, or a `Fault` ``expired`` if event
+        `first` is not there any more, or a `LargeEvent` if memory would have to be made for more than `max_bytes`.
+
+        Raises
+        ------
+        Fault
+            It is known at once that they cannot be read.
         """
 
     def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:

@@ -19,7 +19,7 @@ class Cursors:
         self._room = MAX_CURSOR_BYTES - sum(map(_cost, stored))
 
     def __getitem__(self, consumer: str) -> int:
-        """Give the id of a consumer's next event, 0 for one that is not known."""
+        """Return the id of a consumer's next event, 0 for one that is not known."""
         return self._next.get(consumer, 0)
 
     def advance(self, consumer: str, next_id: int) -> None:

@@ -29,7 +29,7 @@ from mochi.mofka.chunks import (
 from mochi.mofka.partition.blocks import fresh_memory
 from mochi.mofka.partition.commits import Acknowledged, Appended, Commits, IoInstance, fault_of
 from mochi.mofka.partition.config import DefaultFields, PoolFields, directory_of
-from mochi.mofka.partition.contract import LargeEvent, Slice
+from mochi.mofka.partition.contract import LargeEvent, Slice, reading
 from mochi.mofka.partition.tail import Tail
 from mochi.mofka.protocol import SIZE
 
@@ -187,20 +187,9 @@ class DefaultPartition:
         self._commits.expire()
 
     def _read(self, read: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
-        """Read on an I/O thread, and tell what was read, or any error: somebody waits for it."""
-
-        def run() -> None:
-            outcome: T | BaseException
-            try:
-                outcome = read()
-            except LargeEvent as error:
-                outcome = error
-            except Exception as error:
-                outcome = fault_of(error)
-            done(outcome)
-
+        """Read on an I/O thread."""
         try:
-            self._io.run(run)
+            self._io.run(reading(read, done, fault_of))
         except Exception as error:
             done(fault_of(error))
 
@@ -211,13 +200,12 @@ class DefaultPartition:
         max_bytes: int,
         with_data: bool,
         done: Callable[[Slice | BaseException], None],
-    ) -> None:
-        """Give events that are in memory at once, and read others from the files, on an I/O thread."""
+    ) -> Slice | None:
+        """Return events that are in memory, and have others read from the files, on an I/O thread."""
         if first >= self.first:
             kept = self._tail.read(first, max_events, max_bytes, with_data)
             if kept is not None:
-                done(kept)
-                return
+                return kept
 
         left = max_bytes
 
@@ -257,6 +245,7 @@ class DefaultPartition:
             )
 
         self._read(read, done)
+        return None
 
     def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
         """Give pieces of events' data, at once where all events are in memory, else from an I/O thread."""

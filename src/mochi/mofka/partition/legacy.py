@@ -26,7 +26,7 @@ from mochi.margo.errors import (
 )
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import Batch, Pieces, Remembered
-from mochi.mofka.partition.contract import LargeEvent, Slice
+from mochi.mofka.partition.contract import LargeEvent, Slice, reading
 from mochi.mofka.partition.cursors import Cursors
 from mochi.mofka.partition.legacy_store import PAGE, LegacyStore, Placed, Wanted, as_fault, damaged
 from mochi.mofka.partition.tail import Tail
@@ -222,19 +222,9 @@ class LegacyPartition:
         """Do nothing."""
 
     def _read(self, read: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
-        def run() -> None:
-            outcome: T | BaseException
-            try:
-                outcome = read()
-            except LargeEvent as large:
-                outcome = large
-            except Exception as error:
-                outcome = as_fault(error)
-            done(outcome)
-
         if self._is_closed:
             raise Fault("closed", "the partition is closed")
-        self._reading.put(run)
+        self._reading.put(reading(read, done, as_fault))
 
     def read(
         self,
@@ -243,14 +233,13 @@ class LegacyPartition:
         max_bytes: int,
         with_data: bool,
         done: Callable[[Slice | BaseException], None],
-    ) -> None:
-        """Return events that are in memory at once, and others from database and target."""
+    ) -> Slice | None:
+        """Return events that are in memory, and have others read from database and target."""
         kept = self._tail.read(first, max_events, max_bytes, with_data)
-        if kept is not None:
-            done(kept)
-            return
-        most = min(max_events, self.count - first, PAGE)
-        self._read(lambda: self._load(first, most, max_bytes, with_data), done)
+        if kept is None:
+            most = min(max_events, self.count - first, PAGE)
+            self._read(lambda: self._load(first, most, max_bytes, with_data), done)
+        return kept
 
     def _load(self, first: int, most: int, max_bytes: int, with_data: bool) -> Slice:
         stored = self._store.load(first, most)

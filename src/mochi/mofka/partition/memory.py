@@ -93,12 +93,11 @@ class MemoryPartition:
         max_bytes: int,
         with_data: bool,
         done: Callable[[Slice | BaseException], None],
-    ) -> None:
-        """Hand out the buffers of whole batches where they fit, and parts of them where not. No copy."""
+    ) -> Slice:
+        """Return the buffers of whole batches where they fit, and parts of them where not. No copy."""
         if first < self.first:
-            done(expired(first, self.first))
-        else:
-            done(self._blocks.read(first, max_events, max_bytes, with_data))
+            raise expired(first, self.first)
+        return self._blocks.read(first, max_events, max_bytes, with_data)
 
     def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
         """Hand out the pieces; small ones are copied."""

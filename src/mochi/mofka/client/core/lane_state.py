@@ -378,9 +378,10 @@ class LaneState(State, kw_only=True):
 
     def failed(self, error: MargoError | DiasporaError) -> list[Any]:
         """Fail all that is pending, and go on under a new identity."""
-        pending = list(self.in_flight)
-        if self.open.entries:
-            pending.append(self.open.seal(self.sequence, False, self.clock()))
+        last = self.open.seal(
+            self.sequence, False, self.clock()
+        )  # invariant 3: what comes later finds it sealed
+        pending = (*self.in_flight, last) if last.events else self.in_flight
         if isinstance(error, DiasporaError):
             reason = error.with_traceback(None)
         else:

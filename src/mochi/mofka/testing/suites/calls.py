@@ -5,6 +5,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from mochi.margo.errors import Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import Batch, DataRequest, Origin, Pieces, rearranged
 from mochi.mofka.partition.contract import LargeEvent, Partition, Slice
@@ -57,8 +58,13 @@ def read(
 ) -> Slice | BaseException:
     """Read; where the first event is larger than `max_bytes`, again with as many bytes as it says."""
     told: Future[Slice | BaseException] = Future()
-    partition.read(first, max_events, max_bytes, with_data, told.set_result)
-    outcome = told.result(20)
+    outcome: Slice | BaseException
+    try:
+        outcome = partition.read(first, max_events, max_bytes, with_data, told.set_result) or told.result(20)
+    except Fault as fault:
+        if fault.code != "expired":
+            raise
+        outcome = fault
     if not isinstance(outcome, LargeEvent):
         return outcome
     assert outcome.size > max_bytes

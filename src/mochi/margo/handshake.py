@@ -1,9 +1,9 @@
 """The greeting: both sides agree on a version, and prove, without showing it, that they hold the service's token.
 
-HELLO (client) carries versions, feature bits, a nonce, and who is meant: a service, by a public number that follows
-from its token, and in it a member, by its rank. WELCOME (server) carries the server's terms (the version chosen, the
-features both have, a nonce, the server's instance) and its proof; PROOF (client) the client's. A proof is the
-HMAC-SHA-256 under the token of the role and of all that was said before, byte by byte: it holds for one connection,
+HELLO (client) carries versions, feature bits, a nonce, and who is meant. That is a service, by a public number that
+follows from its token, and in it a member, by its rank. WELCOME (server) carries the server's terms (the version
+chosen, the features both have, a nonce, the server's instance) and its proof; PROOF (client) the client's. A proof is
+the HMAC-SHA-256 under the token of the role and of all that was said before, byte by byte. It holds for one connection,
 one direction, and one member. Addresses are no part of it, so that tunnels and forwarded ports work. What a later
 feature has to say goes into the map at the end of HELLO or of the terms, and is proved with the rest.
 
