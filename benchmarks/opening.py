@@ -16,18 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mochi.mofka.chunks import (
-    Chunk,
-    Journal,
-    Ledger,
-    Mode,
-    Origin,
-    PartitionDirectory,
-    PosixFiles,
-    layout,
-    seals,
-    update_roster,
-)
+from mochi.mofka.chunks import PartitionDirectory, format
 
 PART = 1000
 METADATA = 30
@@ -36,14 +25,13 @@ DATA = 128
 
 def make(directory: Path, chunks: int, events_per_chunk: int) -> None:
     """Make a directory as an orderly end leaves it, each commit of `PART` events, the files sparse."""
-    files = PosixFiles()
     directory.mkdir(parents=True, exist_ok=True)
-    owner = layout.owner_of(str(directory))
-    made: list[Chunk] = []
+    owner = format.owner_of(str(directory))
+    made: list[format.Chunk] = []
     for number in range(chunks):
-        start = made[-1].next() if made else Chunk(0, 0)
+        start = made[-1].next() if made else format.Chunk(0, 0)
         packed = b"".join(
-            _seal(start, first, owner).pack(seals.key_of(owner, number))
+            _seal(start, first, owner).pack(format.key_of(owner, number))
             for first in range(0, events_per_chunk, PART)
         )
         chunk = start.extended(
@@ -55,39 +43,42 @@ def make(directory: Path, chunks: int, events_per_chunk: int) -> None:
         )
         _write(directory, chunk, packed)
         made.append(chunk)
-    update_roster(files, str(directory), owner, {}, made[:-1])
-    ledger = Ledger()
+    ledger = format.Ledger()
     for producer in range(128):
         for sequence in range(64):
-            ledger.note(Origin(producer.to_bytes(16, "little"), sequence), sequence)
-    journal = Journal(files, str(directory), None)
-    journal.begin(made[-1], Mode.CLOSED, ledger, made[-1].end_id)
-    journal.close()
+            ledger.note(format.Origin(producer.to_bytes(16, "little"), sequence), sequence)
+    head = format.Head(1, 1, format.Mode.CLOSED, owner, made[-1])
+    roster = b"".join(format.roster_record(chunk, owner) for chunk in made[:-1])
+    (directory / format.ROSTER_NAME).write_bytes(roster)
+    (directory / format.LEDGER_NAMES[1]).write_bytes(head.pack_ledger(made[-1].end_id, ledger))
+    (directory / format.JOURNAL_NAME).write_bytes(bytes(format.RECORDS_START // 2) + head.pack())
 
 
-def _seal(chunk: Chunk, first: int, owner: bytes) -> seals.Seal:
+def _seal(chunk: format.Chunk, first: int, owner: bytes) -> format.Seal:
     streams = [
-        seals.Stream(size * first, np.full(PART, size, np.uint32), np.zeros(-(-size * PART >> 16), np.uint64))
+        format.Stream(
+            size * first, np.full(PART, size, np.uint32), np.zeros(-(-size * PART >> 16), np.uint64)
+        )
         for size in (METADATA, DATA)
     ]
-    return seals.Seal(first, first * layout.DESCRIPTOR_SIZE, 1, streams[0], streams[1])
+    return format.Seal(first, first * format.DESCRIPTOR_SIZE, 1, streams[0], streams[1])
 
 
-def _write(directory: Path, chunk: Chunk, packed: bytes) -> None:
+def _write(directory: Path, chunk: format.Chunk, packed: bytes) -> None:
     for kind, end in chunk.ends.items():
-        with (directory / layout.file_name(chunk.number, kind)).open("wb") as file:
-            if kind == layout.SEALS:
+        with (directory / format.file_name(chunk.number, kind)).open("wb") as file:
+            if kind == format.SEALS:
                 file.write(packed)
             file.truncate(end)
-            if kind == layout.IDX:
-                last = layout.index_records(
+            if kind == format.IDX:
+                last = format.index_records(
                     np.array([chunk.metadata_end - METADATA], np.uint64),
                     np.array([METADATA], np.uint32),
                     np.array([chunk.data_end - DATA], np.uint64),
                     np.array([DATA], np.uint32),
-                    chunk.descriptor_end - layout.DESCRIPTOR_SIZE,
+                    chunk.descriptor_end - format.DESCRIPTOR_SIZE,
                 )
-                file.seek(end - layout.INDEX_SIZE)
+                file.seek(end - format.INDEX_SIZE)
                 file.write(last.tobytes())
 
 

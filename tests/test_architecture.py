@@ -1,6 +1,7 @@
 """Who may import whom, as docs/architecture.md says."""
 
 import ast
+import importlib
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
+TESTS = ROOT / "tests"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text()
@@ -88,6 +90,52 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
             if target in modules and target != module and not (target != name and name in modules)
         }
     assert len(list(TopologicalSorter(graph).static_order())) == len(modules)
+
+
+def names_taken(tree: ast.AST, package: str) -> set[str]:
+    """What is imported from a package, or from behind it."""
+    return {
+        alias.name if node.module == package else f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{package}.")
+        for alias in node.names
+    } | {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name.startswith(f"{package}.")
+    }
+
+
+@pytest.mark.parametrize("package", ["mochi.mofka.chunks"])
+def test_a_package_with_a_face_is_entered_by_it_alone(package: str) -> None:
+    room = package.rpartition(".")[2]
+    own = (SOURCE / package.replace(".", "/"), TESTS / room)
+    others = [
+        path
+        for root in (SOURCE, TESTS, ROOT / "benchmarks")
+        for path in root.rglob("*.py")
+        if not any(path.is_relative_to(inside) for inside in own)
+    ]
+    face = set(importlib.import_module(package).__all__)
+    behind = {
+        str(path.relative_to(ROOT)): taken
+        for path in others
+        if (taken := names_taken(ast.parse(path.read_text()), package) - face)
+    }
+    assert behind == {}
+
+
+def test_bytes_of_partitions_are_laid_out_in_one_place() -> None:
+    mofka = SOURCE / "mochi" / "mofka"
+    assert [
+        str(path.relative_to(mofka))
+        for room in ("chunks", "fsck")
+        for path in (mofka / room).rglob("*.py")
+        if path.parent.name != "format"
+        and ("import struct" in (text := path.read_text()) or "np.dtype(" in text)
+    ] == []
 
 
 def test_mochi_is_a_namespace_and_every_package_is_typed() -> None:

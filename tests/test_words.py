@@ -15,10 +15,8 @@ MOST_WORDS = 30
 """Words of a sentence at most."""
 
 NOT_YET = (
-    "src/mochi/mofka/chunks/",
     "src/mochi/mofka/client/",
     "src/mochi/mofka/deletion.py",
-    "src/mochi/mofka/fsck/",
     "src/mochi/mofka/partition/",
     "src/mochi/mofka/provider.py",
     "src/mochi/mofka/restoring.py",

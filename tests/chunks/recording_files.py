@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mochi.disk import Buffer, SyncFailed
-from mochi.mofka.chunks import File, PosixFiles, StorageError
+from mochi.disk import Buffer, File, PosixFiles, SyncFailed
+from mochi.mofka.chunks import StorageError
 
 Change = tuple[int, bytes | None]
 """Bytes written at an offset; or None: the file was cut to that many bytes."""

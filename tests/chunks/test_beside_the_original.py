@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, PosixFiles, StorageError
+from mochi.disk import PosixFiles
+from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, StorageError
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.fsck.check import check, repair
 from mochi.mofka.fsck.findings import Effect

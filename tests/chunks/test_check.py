@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mochi.disk import File, PosixFiles
 from mochi.mofka.chunks import (
     ChunkConfig,
     CorruptPartition,
     DamagedEvents,
-    File,
     Origin,
     PartitionDirectory,
-    PosixFiles,
     Retention,
     StorageError,
 )

@@ -10,14 +10,13 @@ import pytest
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import open_files
-from mochi.disk import PosixFile
+from mochi.disk import PosixFile, PosixFiles
 from mochi.disk.contract import FileLayer
 from mochi.mofka.chunks import (
     ChunkConfig,
     CorruptPartition,
     DamagedEvents,
     PartitionDirectory,
-    PosixFiles,
     StorageError,
     follow,
 )

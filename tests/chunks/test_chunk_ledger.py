@@ -9,7 +9,7 @@ import pytest
 from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, Remembered
 from mochi.mofka.chunks import journal as journal_module
 from mochi.mofka.chunks.format import ledger as ledger_module
-from mochi.mofka.chunks.format.ledger import Ledger, pack, unpack
+from mochi.mofka.chunks.format.ledger import Ledger, pack_notes, unpack_notes
 from tests.chunks.chunk_events import batch_of, events_of, numbered
 
 P, Q = b"p" * 16, b"q" * 16
@@ -126,7 +126,7 @@ def test_batches_whose_events_are_gone_may_be_sent_again() -> None:
 def test_what_is_packed_is_what_is_unpacked() -> None:
     producers = [Remembered(P, 2**63, (1, 2**62)), Remembered(Q, 1, ())]
     cursors = {"": 0, "c" * 1024: 2**63, "\u00e9\udc80": 5}
-    assert unpack(memoryview(pack(producers, cursors))) == (producers, cursors)
+    assert unpack_notes(memoryview(pack_notes(producers, cursors))) == (producers, cursors)
 
 
 @both

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mochi.disk import PosixFile
-from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles
+from mochi.disk import PosixFile, PosixFiles
+from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory
 from mochi.mofka.chunks.format.layout import Chunk
 from mochi.mofka.chunks.format.seals import BLOCK, SLOT, Seal, Stream, seals_in, sums_of, unpack
 from mochi.mofka.chunks.spans import Spans

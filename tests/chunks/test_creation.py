@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mochi.disk import PosixFile
-from mochi.mofka.chunks import PartitionDirectory, PartitionLocked, PosixFiles, StorageError
+from mochi.disk import PosixFile, PosixFiles
+from mochi.mofka.chunks import PartitionDirectory, PartitionLocked, StorageError
 from tests.chunks.chunk_events import batch_of, events_of, numbered
 from tests.chunks.recording_files import RecordingFiles
 

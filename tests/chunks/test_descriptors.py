@@ -21,10 +21,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mochi.disk import PosixFile
+from mochi.disk import File, PosixFile, PosixFiles
 from mochi.disk.descriptors import Descriptors, Holder, Holders
 from mochi.disk.errors import SyncFailed
-from mochi.mofka.chunks import ChunkConfig, File, PartitionDirectory, PosixFiles, StorageError
+from mochi.mofka.chunks import ChunkConfig, PartitionDirectory, StorageError
 from tests.chunks.chunk_events import Event, batch_of, events_of
 
 PROGRAM = Path(__file__).with_name("many_partitions.py")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mochi.disk import PosixFiles
 from mochi.disk.descriptors import Descriptors
 from mochi.disk.fd_cache import FdCache
-from mochi.mofka.chunks import PosixFiles, StorageError
+from mochi.mofka.chunks import StorageError
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mochi.mofka.chunks import ChunkConfig, ChunkFollower, PartitionDirectory, PosixFiles, follow
+from mochi.disk import PosixFiles
+from mochi.mofka.chunks import ChunkConfig, ChunkFollower, PartitionDirectory, follow
 from tests.chunks.chunk_events import Event, batch_of, events_of, numbered
 from tests.chunks.recording_files import RecordingFiles
 

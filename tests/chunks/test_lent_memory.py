@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mochi.mofka.chunks import Batch, ChunkConfig, DamagedEvents, Origin, PartitionDirectory, PosixFiles
+from mochi.disk import PosixFiles
+from mochi.mofka.chunks import Batch, ChunkConfig, DamagedEvents, Origin, PartitionDirectory
 from mochi.mofka.fsck.check import check
 from mochi.mofka.fsck.findings import Effect
 from tests.chunks.chunk_events import Event, batch_of, numbered, readable

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mochi.mofka.chunks import PartitionLocked, PosixFiles, StorageError
+from mochi.disk import PosixFiles
+from mochi.mofka.chunks import PartitionLocked, StorageError
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def test_the_second_lock_is_refused_until_the_first_is_closed(tmp_path: Path) ->
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     holding = (
-        "import sys; from mochi.mofka.chunks import PosixFiles\n"
+        "import sys; from mochi.disk import PosixFiles\n"
         f"lock = PosixFiles().lock({path!r}); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, PosixFiles, StorageError
+from mochi.disk import PosixFiles
+from mochi.mofka.chunks import ChunkConfig, Origin, PartitionDirectory, StorageError
 from mochi.mofka.chunks.config import Retention
 from mochi.mofka.chunks.errors import PartitionLocked, PartitionPoisoned
 from tests.chunks.chunk_events import batch_of, events_of, numbered

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from mochi.disk import PosixFiles
 from mochi.mofka.chunks import (
     ChunkConfig,
     PartitionDirectory,
     PartitionLocked,
-    PosixFiles,
     StorageError,
     remove_partition,
 )

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, PosixFiles, follow
+from mochi.disk import PosixFiles
+from mochi.mofka.chunks import ChunkConfig, DamagedEvents, PartitionDirectory, follow
 from mochi.mofka.chunks.format import layout, seals
 from mochi.mofka.chunks.format.seals import (
     BLOCK,

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mochi.disk import PosixFiles
 from mochi.disk.contract import Buffer, File
 from mochi.mofka.chunks import (
     ChunkConfig,
     CorruptPartition,
     ExpiredEvents,
     PartitionDirectory,
-    PosixFiles,
     Retention,
     StorageError,
     follow,

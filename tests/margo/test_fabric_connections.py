@@ -22,8 +22,8 @@ from mochi.margo.engine import Engine
 from mochi.margo.errors import ConnectionLost, Fault
 from mochi.margo.fabric import PLACE_FROM, FabricError, Fetcher, NoFabric, Plane, load, offer, plane
 from mochi.margo.fabric.provider import choose
-from mochi.margo.link import PendingCall
 from mochi.margo.handshake import Fabric, Welcome, answer, hello
+from mochi.margo.link import PendingCall
 from mochi.margo.wire import REMOTE, FrameReader, Kind, Limits, Segment, allocate_private, encode, keys_of
 
 SECONDS = 20.0

@@ -36,13 +36,21 @@ class GatedIo:
         self.gate = threading.Event()
         self.gate.set()
         self._threads = IoThreads("gated")
+        self._begun: list[Future[Any]] = []
 
     def run(self, function: Callable[[], T]) -> "Future[T]":
         def gated() -> T:
             assert self.gate.wait(20)
             return function()
 
-        return self._threads.submit(gated)
+        future = self._threads.submit(gated)
+        self._begun.append(future)
+        return future
+
+    def settle(self) -> None:
+        """Wait until all that has begun is over, what it does after telling its outcome as well."""
+        while self._begun:
+            self._begun.pop().exception(20)
 
     def close(self) -> None:
         self.gate.set()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mochi.disk import PosixFiles
 from mochi.margo import rpc
-from mochi.mofka.chunks import PosixFiles
 from mochi.mofka.partition import tail
 from mochi.mofka.partition.config import DefaultFields
 from mochi.mofka.partition.contract import Partition

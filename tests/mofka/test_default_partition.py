@@ -169,8 +169,7 @@ def test_a_full_disk_fails_batches_until_there_is_space_again(
         assert "No space left" in failure.message
         assert partition.error is None
     files.broken.clear()
-    with partition._commits._committing:
-        pass  # a commit that failed takes with it what comes before it is over
+    io.settle()  # a commit that failed takes with it what comes before it is over
     assert append(partition, batch_of(numbered(5, 5), Origin(b"q" * 16, 0))) == 5
     found = read(partition, 0, 20, 1000, True)
     assert isinstance(found, Slice)
@@ -187,7 +186,7 @@ def test_a_chunk_that_cannot_be_opened_fails_its_batch_and_the_next_one_is_store
     opener: Opener, number: int
 ) -> None:
     files = BreakableFiles()
-    partition, _ = opener.open(files, max_events_per_chunk=5)
+    partition, io = opener.open(files, max_events_per_chunk=5)
     assert append(partition, batch_of(numbered(0, 5))) == 0
     for _ in range(3):
         files.broken["open"] = number
@@ -196,8 +195,7 @@ def test_a_chunk_that_cannot_be_opened_fails_its_batch_and_the_next_one_is_store
         assert failure.code == "storage"
         assert os.strerror(number) in failure.message
         files.broken.clear()
-        with partition._commits._committing:
-            pass
+        io.settle()
     assert append(partition, batch_of(numbered(5, 5))) == 5
     assert partition.error is None
     partition.close()
@@ -211,15 +209,14 @@ def test_want_of_memory_fails_a_batch_and_the_next_one_is_stored(
     def refused(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    partition, _ = opener.open()
+    partition, io = opener.open()
     name = "write_records" if where == "finish" else "write_data"
     with monkeypatch.context() as patch:
         patch.setattr(ChunkFiles, name, refused)
         failure = append(partition, batch_of([(b"m", bytes(1 << 18))]))
     assert isinstance(failure, Fault)
     assert (failure.code, failure.message) == ("storage", "the server is out of memory")
-    with partition._commits._committing:
-        pass
+    io.settle()
     assert append(partition, batch_of(numbered(0, 5))) == 0
     partition.close()
     assert stored_in(opener.directory) == numbered(0, 5)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mochi.margo.errors import Fault
-from mochi.mofka import sequencer
-from mochi.mofka.chunks import Remembered, ledger
+from mochi.mofka import chunks, sequencer
+from mochi.mofka.chunks import Remembered
 from mochi.mofka.protocol import REMEMBERED_BATCHES
 from mochi.mofka.sequencer import Answer, Sequencer
 
@@ -167,7 +167,7 @@ def test_batches_remembered_from_before_are_answered_and_followed() -> None:
 
 
 def test_storage_remembers_as_many_batches_as_producers_may_have_on_their_way() -> None:
-    assert ledger.REMEMBERED_BATCHES == REMEMBERED_BATCHES
+    assert chunks.REMEMBERED_BATCHES == REMEMBERED_BATCHES
 
 
 def test_a_batch_that_fails_after_its_identity_began_anew_leaves_the_new_one_alone() -> None:

@@ -189,7 +189,7 @@ def _parse_extensions(raw: memoryview) -> dict[int, bytes]:
 
 
 def _take_keys(frame: Frame) -> None:
-    """Give the remote segments of a frame their keys."""
+    """Put the keys of a frame into its remote segments."""
     keys = frame.extensions.get(KEYS, b"")
     remote = [at for at, segment in enumerate(frame.segments) if segment.lease == REMOTE]
     if len(keys) != _KEY.size * len(remote):

@@ -8,9 +8,10 @@ from typing import TypeAlias, cast
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
 from mochi.bedrock.spec import AUTOMATIC
+from mochi.disk import PosixFiles
 from mochi.margo.client import Client
 from mochi.margo.errors import AddressError, ConfigError, ConnectionLost, DeadlineExceeded, Fault, MargoError
-from mochi.mofka.chunks import PartitionDirectory, PosixFiles, StorageError, remove_partition
+from mochi.mofka.chunks import PartitionDirectory, StorageError, remove_partition
 from mochi.mofka.hosting import completed, partitions_among, provider_entry, provider_name
 from mochi.mofka.partition.config import check_topic_name, directory_of, is_uuid
 from mochi.mofka.protocol import REMOVE, Remove, Removed

@@ -10,11 +10,12 @@ from diaspora_stream.console.hints import hint
 from mochi import shortage
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.spec import ProviderHandle
+from mochi.disk import Descriptors, PosixFiles
 from mochi.margo.client import Client
 from mochi.margo.config import convert
 from mochi.margo.engine import Engine
 from mochi.margo.errors import ConfigError, Fault
-from mochi.mofka.chunks import Descriptors, PosixFiles, remove_partition
+from mochi.mofka.chunks import remove_partition
 from mochi.mofka.partition.config import DefaultFields, LegacyFields, directory_of, is_uuid
 from mochi.mofka.partition.contract import Partition
 from mochi.mofka.partition.default import DefaultPartition

@@ -28,13 +28,14 @@ from mochi.bedrock.client import BedrockClient, ask_all
 from mochi.bedrock.errors import BedrockError
 from mochi.bedrock.modules import Deployed
 from mochi.bedrock.rpc import ENGINE_ID
+from mochi.disk import PosixFiles
 from mochi.flock.client import FlockClient
 from mochi.flock.group_file import Member
 from mochi.flock.provider import FlockProvider
 from mochi.margo import deployment
 from mochi.margo.client import Client
 from mochi.margo.errors import AddressError, ConnectionLost, DeadlineExceeded, Fault, MargoError
-from mochi.mofka.chunks import LOCK_NAME, PartitionLocked, PosixFiles, StorageError
+from mochi.mofka.chunks import LOCK_NAME, PartitionLocked, StorageError
 from mochi.mofka.deletion import path_of, served_as_usual
 from mochi.mofka.hosting import completed, master_among, partitions_among, provider_entry, provider_name
 from mochi.mofka.partition.config import directory_of

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mochi.margo.errors import Fault
-from mochi.margo.peer import Answering, Asking, Budget, Call, Gate, Grant, Seat
 from mochi.margo.handshake import Fabric
+from mochi.margo.peer import Answering, Asking, Budget, Call, Gate, Grant, Seat
 from mochi.margo.wire import Frame, FrameReader, Kind, Limits, allocate_private, encode
 
 INSTANCE = b"i" * 16

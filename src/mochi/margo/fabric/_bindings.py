@@ -1,3 +1,5 @@
+"""Made by `mochi.margo.fabric.declarations`; what libfabric looks like to cffi."""
+
 # auto-generated file
 import _cffi_backend
 

@@ -156,6 +156,10 @@ def generate(target: Path = BINDINGS) -> None:
     builder.cdef(DECLARATIONS)
     builder.set_source("mochi.margo.fabric._bindings", None)
     builder.emit_python_code(str(target))
+    target.write_text(
+        '"""Made by `mochi.margo.fabric.declarations`; what libfabric looks like to cffi."""\n\n'
+        + target.read_text()
+    )
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ class Fetcher:
             self._waiting.popleft().hand_on()
 
     def close(self, unfetched: Sequence[Placed]) -> None:
-        """Give up what is under way; what it would have filled is kept until that cannot be.
+        """Wait for nothing any more; memory that may still be filled is kept until that cannot be.
 
         Parameters
         ----------

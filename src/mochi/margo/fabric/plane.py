@@ -1,14 +1,14 @@
 """One endpoint of a provider, and the thread that drives it: registered memory that others read, and reads of theirs.
 
-There are no messages, and no writes: the completion of a write does not say that its bytes are there, and what others
+There are no messages, and no writes. The completion of a write does not say that its bytes are there, and what others
 may write into cannot be used again until they are gone. What is decided is decided in `transfers`; here it is done.
 
 A read is posted by whoever asks for it. Where the provider is busy, as it is until it has a connection to the peer, the
 thread posts it later. The thread sleeps in the kernel while nothing happens. It also serves what peers read of this
 process, where the provider leaves that to software.
 
-A forked child calls nothing of what it has inherited: the provider's state is shared with the parent, and a lock that
-the thread held when the child was made is never free there.
+A forked child calls nothing of what it has inherited. The provider's state is shared with the parent, and a lock that the
+thread held when the child was made is never free there.
 """
 
 import contextlib
@@ -337,7 +337,7 @@ class Plane:
         return self._transfers.quarantined
 
     def give_up(self, owner: object, why: BaseException) -> None:
-        """Give up what `owner` has asked for: libfabric may not learn that its peer is gone."""
+        """Wait no more for what `owner` has asked for: libfabric may not learn that its peer is gone."""
         if self._is_inherited:
             return
         with self._lock:

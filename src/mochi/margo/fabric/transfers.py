@@ -31,6 +31,8 @@ Ended: TypeAlias = tuple[Told, BaseException | None]
 
 
 class State(enum.Enum):
+    """What has become of a transfer so far."""
+
     WAITING = enum.auto()
     FLYING = enum.auto()
     QUARANTINED = enum.auto()
@@ -38,6 +40,8 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
+    """What may happen to a transfer."""
+
     TAKEN = enum.auto()
     REFUSED = enum.auto()
     COMPLETED = enum.auto()
@@ -139,12 +143,12 @@ class Transfers:
         return any(transfer.peer == peer for transfer in self._all.values())
 
     def give_up(self, owner: object, error: BaseException) -> list[Ended]:
-        """Give up all transfers that `owner` has asked for."""
+        """Wait no more for what `owner` has asked for."""
         numbers = [number for number, transfer in self._all.items() if transfer.owner is owner]
         return self._give_up(numbers, error)
 
     def expire(self, now: float, error: BaseException) -> list[Ended]:
-        """Give up those whose time is over."""
+        """Wait no more for those whose time is over."""
         numbers = [
             number
             for number, transfer in self._all.items()

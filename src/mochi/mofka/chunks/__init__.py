@@ -4,8 +4,7 @@ Pure storage: no RPC, no asyncio, no threads of its own. `PartitionDirectory` is
 nothing else. Nobody outside imports what is behind this package's names.
 """
 
-from mochi.disk import Buffer, Cut, Descriptors, File, FileLayer, Overlay, PosixFiles
-from mochi.mofka.chunks.catalog import read_first, update_roster
+from mochi.mofka.chunks import format, recovery
 from mochi.mofka.chunks.chunk_files import ChunkFiles
 from mochi.mofka.chunks.config import KEEP_ALL, ChunkConfig, Retention
 from mochi.mofka.chunks.directory import PartitionDirectory
@@ -21,16 +20,10 @@ from mochi.mofka.chunks.errors import (
 )
 from mochi.mofka.chunks.events import Batch, EventRange, fresh_memory
 from mochi.mofka.chunks.following import ChunkFollower, follow
-from mochi.mofka.chunks.format import layout, ledger, seals
-from mochi.mofka.chunks.format.journal import Head, Mode
-from mochi.mofka.chunks.format.layout import LOCK_NAME, Chunk
+from mochi.mofka.chunks.format.layout import LOCK_NAME
 from mochi.mofka.chunks.format.ledger import MAX_PRODUCERS, REMEMBERED_BATCHES, Ledger, Origin, Remembered
-from mochi.mofka.chunks.format.seals import SealRun, Slots
-from mochi.mofka.chunks.journal import Journal, read_head
 from mochi.mofka.chunks.pieces import DataRequest, Pieces, gathered, rearranged, touch
 from mochi.mofka.chunks.place import ASIDE, remove_partition
-from mochi.mofka.chunks.reader import ChunkReader
-from mochi.mofka.chunks.recovery import Recovery, make_again, recover, see_that_files_are_files
 from mochi.mofka.chunks.writer import Commit
 
 __all__ = [
@@ -40,54 +33,32 @@ __all__ = [
     "MAX_PRODUCERS",
     "REMEMBERED_BATCHES",
     "Batch",
-    "Buffer",
-    "Chunk",
     "ChunkConfig",
     "ChunkFiles",
     "ChunkFollower",
-    "ChunkReader",
     "Commit",
     "CorruptPartition",
-    "Cut",
     "DamagedEvents",
     "DataRequest",
-    "Descriptors",
     "EventRange",
     "ExpiredEvents",
-    "File",
-    "FileLayer",
-    "Head",
     "InvalidBatch",
-    "Journal",
     "Ledger",
-    "Mode",
     "Origin",
     "OutOfRange",
-    "Overlay",
     "PartitionDirectory",
     "PartitionLocked",
     "PartitionPoisoned",
     "Pieces",
-    "PosixFiles",
-    "Recovery",
     "Remembered",
     "Retention",
-    "SealRun",
-    "Slots",
     "StorageError",
     "follow",
+    "format",
     "fresh_memory",
     "gathered",
-    "layout",
-    "ledger",
-    "make_again",
-    "read_first",
-    "read_head",
     "rearranged",
-    "recover",
+    "recovery",
     "remove_partition",
-    "seals",
-    "see_that_files_are_files",
     "touch",
-    "update_roster",
 ]

@@ -35,7 +35,7 @@ class Catalog:
 
     @property
     def first_id(self) -> int:
-        """Id of the first event that there still is."""
+        """Id of the first event that is left."""
         return self._chunks[0].first_id
 
     @property

@@ -1,7 +1,6 @@
-"""The files of one chunk, open to be written: the one place where events become bytes of the format.
+"""The files of one chunk, open to be written: by the writer, and again by recovery, from the journal.
 
-Writing is at given places, so that the same part can be written again: the writer does so once, and recovery
-does it over from the journal. Invariant: writing a part twice leaves the bytes that writing it once does.
+Invariant: writing a part twice leaves the bytes that writing it once does, for each has its place.
 """
 
 import os

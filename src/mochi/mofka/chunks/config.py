@@ -65,7 +65,7 @@ class Retention(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return min((expiry for _, expiry in self._expiries(chunks, now)), default=None)
 
     def _expiries(self, chunks: Sequence[Chunk], now: int) -> Iterator[tuple[int, int]]:
-        """Give the place of each chunk that is not being written and has a time, and when it will be too old."""
+        """Return the place of each chunk that is not being written and has a time, and when it will be too old."""
         if self.max_age is UNSET:
             return
         age = int(self.max_age * SECOND)

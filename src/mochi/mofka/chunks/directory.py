@@ -249,8 +249,8 @@ class PartitionDirectory(ChunkReader):
     def when_short(self, settle: Callable[[], None]) -> None:
         """Have `settle` called, by any thread, where the process lacks descriptors that this store keeps.
 
-        It is to call `settle` of this object if nobody uses the writing side just now, and otherwise to do nothing:
-        whoever calls it may be in the middle of a commit of another store.
+        It is to call `settle` of this object if nobody uses the writing side just now, and otherwise to do nothing.
+        Whoever calls it may be in the middle of a commit of another store.
         """
         self._kept.when_short = settle
 

@@ -30,12 +30,12 @@ class ExpiredEvents(OutOfRange):
     Attributes
     ----------
     first, next : int
-        The events: those that were asked for, from the id `first` on, up to the first one that there still is.
+        The events: those that were asked for, from the id `first` on, up to the first one that is left.
     """
 
     def __init__(self, first: int, next: int) -> None:
         super().__init__(
-            f"the retention has dropped events {first} to {next - 1}; the first that there still is, is {next}",
+            f"the retention has dropped events {first} to {next - 1}; the first one that is left is {next}",
             operation="read",
         )
         self.first = first

@@ -15,7 +15,7 @@ from mochi.mofka.chunks.format.layout import U32_MAX
 from mochi.mofka.chunks.format.ledger import Origin
 
 Allocate = Callable[[int], memoryview]
-"""Gives writable memory of the number of bytes asked for."""
+"""Returns writable memory of the number of bytes asked for."""
 
 
 def fresh_memory(size: int) -> memoryview:

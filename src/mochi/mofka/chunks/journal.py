@@ -97,7 +97,7 @@ class Journal:
         self._ledgers[turn].write([head.pack_ledger(event_count, ledger)], 0)
         if synced:
             self._ledgers[turn].sync()
-        self.file.write([head.pack().ljust(BLOCK, b"\0")], turn * BLOCK)
+        self.file.write([head.pack().ljust(BLOCK, b"\0")], turn * BLOCK)  # invariant 1
         if synced:
             self.file.sync()
         self._head = head
@@ -108,7 +108,7 @@ class Journal:
         return self._head
 
     def write(self, part: Part, *, last: bool) -> int:
-        """Write a part of a commit to a full journal, the `last` one or not, and give the number of records.
+        """Write a part of a commit to a full journal, the `last` one or not, and return the number of records.
 
         The part is on disk when `file` has been synced, and its data before or after that, where it is large
         (`is_large`).
@@ -135,7 +135,7 @@ class Journal:
             last,
         )
         stop = self._position + record.size
-        end = stop + -stop % BLOCK
+        end = stop + -stop % BLOCK  # invariant 2
         filled = end if end <= self._size else stop + -stop % len(_ZEROS)
         header = record.pack(self._head.key)
         body = [part.notes, part.seals, *part.metadata, *(part.data if within else ())]

@@ -14,7 +14,6 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
 
 from mochi.disk import File, FileLayer, lacks_locks
 from mochi.mofka.chunks.errors import StorageError
@@ -25,8 +24,8 @@ from mochi.mofka.chunks.format.layout import LOCK_NAME, belongs
 def made_and_locked(files: FileLayer, path: str) -> Iterator[File]:
     """Make a partition's directory and its parents where they are missing, and lock it for the body.
 
-    Gives the lock, which is the caller's to close. If the body fails it is closed, and all that was made is removed:
-    files of a partition that were not there, and directories of this call as far as they are empty.
+    Gives the lock, which is the caller's to close. If the body fails it is closed, and all that was made is removed.
+    These are files of a partition that were not there, and directories of this call as far as they are empty.
 
     Raises
     ------
@@ -93,32 +92,7 @@ ASIDE = ".deleted"
 _UUID_LENGTH = 36
 
 
-class RemovingFiles(Protocol):
-    """A file system, as far as a removal needs one; refusals are `StorageError`."""
-
-    def is_directory(self, path: str) -> bool:
-        """Tell whether there is a directory of this name."""
-
-    def list_directory(self, path: str) -> list[str]:
-        """Give the names in a directory, in any order."""
-
-    def sync_directory(self, path: str) -> None:
-        """Return when the names in a directory are on disk."""
-
-    def lock(self, path: str) -> File:
-        """Make a lock file and hold its lock until it is closed; `PartitionLocked` if another does."""
-
-    def rename(self, path: str, target: str) -> None:
-        """Give a file or directory another name, which is free."""
-
-    def remove(self, path: str) -> None:
-        """Remove a file."""
-
-    def remove_directory(self, path: str) -> None:
-        """Remove an empty directory, or a link to one."""
-
-
-def remove_partition(files: RemovingFiles, directory: str) -> list[str]:
+def remove_partition(files: FileLayer, directory: str) -> list[str]:
     """Remove a partition's directory that nobody has open, and what earlier removals of it have left.
 
     Returns
@@ -157,7 +131,7 @@ def remove_partition(files: RemovingFiles, directory: str) -> list[str]:
     return sorted(kept)
 
 
-def _clear(files: RemovingFiles, directory: str) -> list[str]:
+def _clear(files: FileLayer, directory: str) -> list[str]:
     """Remove what is ours in a directory, and the directory if nothing else is in it; return what is."""
     kept = []
     for name in files.list_directory(directory):

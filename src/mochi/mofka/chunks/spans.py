@@ -194,8 +194,8 @@ class SealFinder:
     def find(self, chunk: Chunk, number: int) -> tuple[SealRun | None, int]:
         """Return seals that the event `number` of a chunk is among, if it has one, and up to which event that holds.
 
-        About 1 µs for a run used last, 4 µs for each seal of the one that follows it, and a small read for each
-        halving of the chunk's seals else.
+        About 1 µs for a run used last, and 4 µs for each seal of the one that follows it. Else there is a small read
+        for each halving of the chunk's seals.
         """
         with self._lock:
             for held_chunk, run, stop in self._held:

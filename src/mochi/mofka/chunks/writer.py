@@ -1,21 +1,25 @@
 """Appending batches to the chunk files.
 
 A commit, of batches and of cursors, has three steps: `begin` writes what makes it durable, `Commit.sync` puts that on
-disk, and `finish` writes the rest and lets readers see it. While one is being synced, others may be begun. With `sync`
-in the configuration the parts of a commit, one for each chunk that it touches, go to the journal, and are durable with
-that; then they are written to the chunk files, which are put on disk when their chunk is full, when the journal is, and
-at the end. Large data is written in its place at once and synced together with the journal, which has only its seal.
-Without `sync` the journal is a light one, which keeps the ledger alone, and is not synced.
+disk, and `finish` writes the rest and lets readers see it. While one is being synced, others may be begun.
 
-Invariants: batches are stored whole and in one chunk; a chunk is durable before the next one begins, whatever
-`sync` says, so that without `sync` a crash leaves damage in the last one only; the journal is open from the
-first commit to the orderly end, and its base moves only when the chunk files are on disk; commits are begun and
-finished in one order; one that begins a chunk, or the journal anew, is begun when all before it are finished, and so
-is one that follows a failure; commits under way at the same time sync by descriptors of their own, opened before they
-write, for the kernel tells each descriptor once of a failure, and would tell it to one of them alone. After a failed
-sync nothing is written any more, for what the kernel drops then cannot be written again, and likewise after any
-failed call but one that found a want which passes, of space, descriptors or memory: what that commit, and those begun
-after it, have written is cut off again, the journal begins anew, and the next commit may have better luck.
+With `sync` in the configuration the parts of a commit, one for each chunk that it touches, go to the journal. With that
+they are durable, and are written to the chunk files then. Large data is written in its place at once and synced
+together with the journal, which has only its seal. Without `sync` the journal is a light one, which keeps the ledger
+alone, and is not synced.
+
+Invariants:
+1. Batches are stored whole and in one chunk. A chunk is durable before the next one begins, whatever `sync` says: so
+   without `sync` a crash leaves damage in the last one only.
+2. The journal is open from the first commit to the orderly end, and its base moves only when the chunk files are on
+   disk.
+3. Commits are begun and finished in one order. One that begins a chunk, or the journal anew, waits for all before it,
+   and so does one that follows a failure.
+4. Commits under way at the same time sync by descriptors of their own, opened before they write: the kernel tells each
+   descriptor once of a failure, and would tell it to one of them alone.
+5. After a failed sync nothing is written any more, for what the kernel drops then cannot be written again; likewise
+   after any other failure but a want that passes, of space, descriptors or memory. Then what the commit, and those
+   begun after it, have written is cut off, the journal begins anew, and the next commit may have better luck.
 """
 
 import time
@@ -35,7 +39,7 @@ from mochi.mofka.chunks.errors import PartitionPoisoned, StorageError, SyncFaile
 from mochi.mofka.chunks.events import Batch
 from mochi.mofka.chunks.format.journal import Head, Mode, Part, joined
 from mochi.mofka.chunks.format.layout import Chunk
-from mochi.mofka.chunks.format.ledger import NO_NOTES, Ledger, Remembered, pack
+from mochi.mofka.chunks.format.ledger import NO_NOTES, Ledger, Remembered, pack_notes
 from mochi.mofka.chunks.format.seals import Seal, Stream, key_of, sums_of
 from mochi.mofka.chunks.journal import Journal, is_large
 from mochi.mofka.chunks.retention import CLOCK
@@ -162,10 +166,10 @@ class ChunkWriter:
         parts = list(self._split(batches, cursors))
         commit = Commit(self._layer, batches, cursors, parts, self._end.end_id)
         if self._under_way:
-            if self._must_be_alone(parts):
+            if self._must_be_alone(parts):  # invariant 3
                 return None
             try:
-                commit.open_own(self._to_sync(parts))
+                commit.open_own(self._to_sync(parts))  # invariant 4
             except StorageError:
                 return None
         self._under_way.append(commit)
@@ -179,7 +183,7 @@ class ChunkWriter:
 
     def finish(self, commit: Commit) -> list[int]:
         """Finish the commit that was begun first of those under way; see `PartitionDirectory.finish`."""
-        assert commit is self._under_way[0]
+        assert commit is self._under_way[0]  # invariant 3
         try:
             return self._finish_commit(commit)
         finally:
@@ -232,7 +236,7 @@ class ChunkWriter:
         """Take a commit back that met a want which passes, and those after it; after other failures write no more."""
         self._failure = self._failure or error
         if not _passes(error):
-            self.error = self.error or error
+            self.error = self.error or error  # invariant 5
         elif not self._under_way:
             with suppress(
                 BaseException
@@ -357,7 +361,7 @@ class ChunkWriter:
             full = part.after
 
     def _to_sync(self, parts: Sequence[Part]) -> list[File]:
-        """Give the files that hold what makes a commit durable, when a part of it, if any, has been written."""
+        """Return the files that hold what makes a commit durable, when a part of it, if any, has been written."""
         if self._mode == Mode.LIGHT or self._journal is None or not parts:
             return []
         return (
@@ -372,7 +376,7 @@ class ChunkWriter:
             self._files.write_records(part)
 
     def _ready_journal(self) -> Journal:
-        """Give the journal, begun and with room for a commit."""
+        """Return the journal, begun and with room for a commit."""
         if self._journal is None:
             self._journal = Journal(self._layer, self._directory, self._head)
             self._begin(self._catalog.last, self._mode)
@@ -384,14 +388,14 @@ class ChunkWriter:
 
     def _rotate(self, full: Chunk, chunk: int) -> None:
         """Leave the chunk that is full, durable, for the next one."""
-        self._files.sync()
+        self._files.sync()  # invariant 1
         previous, self._files = self._files, ChunkFiles(self._layer, self._directory, chunk)
         previous.close()
         add_to_roster(self._layer, self._directory, self._owner, full)
 
     def _checkpoint(self, mode: Mode) -> None:
         """Put the chunk files on disk, after which the journal, if there is one, begins again."""
-        self._files.sync()
+        self._files.sync()  # invariant 2
         if self._journal is not None:
             self._begin(self._catalog.last, mode)
 
@@ -415,8 +419,8 @@ def _part(
     """Make a part of batches, and of cursors.
 
     What goes into the journal is copied, and the copy is summed and written. Large batches are written from their own
-    memory, which may change after it was summed: so each of them has a seal of its own, and then is the only one
-    that is damaged. Small ones among them are copied, and share one.
+    memory, which may change after it was summed. So each of them has a seal of its own, and is then the only one that
+    is damaged. Small ones among them are copied, and share one.
     """
     producers = []
     first_id = before.end_id
@@ -464,7 +468,7 @@ def _part(
         joined([seal.data.sizes for seal in sealed]),
         data,
         b"".join(packed),
-        pack(producers, cursors or {}) if producers or cursors else NO_NOTES,
+        pack_notes(producers, cursors or {}) if producers or cursors else NO_NOTES,
     )
 
 

@@ -13,17 +13,16 @@ from contextlib import ExitStack, closing
 import numpy as np
 from numpy.typing import NDArray
 
+from mochi.disk import File, FileLayer
 from mochi.mofka.chunks import (
     Batch,
     DamagedEvents,
     DataRequest,
     EventRange,
-    File,
-    FileLayer,
     OutOfRange,
     PartitionPoisoned,
+    format,
     fresh_memory,
-    layout,
 )
 
 METADATA, DATA, INDEX = NAMES = ("metadata", "data", "index")
@@ -156,7 +155,7 @@ class OriginalStore:
         self._directory = directory
         self._error: BaseException | None = None
         with ExitStack() as opened:
-            opened.enter_context(closing(files.lock(os.path.join(directory, layout.LOCK_NAME))))
+            opened.enter_context(closing(files.lock(os.path.join(directory, format.LOCK_NAME))))
             self._open = {
                 name: opened.enter_context(closing(files.open(os.path.join(directory, name), writable=True)))
                 for name in NAMES
@@ -181,7 +180,7 @@ class OriginalStore:
         first = self.event_count
         records = np.empty(batch.count, _RECORD)
         for name, sizes in ((METADATA, batch.metadata_sizes), (DATA, batch.data_sizes)):
-            records[name] = layout.offsets(sizes, self._ends[name])
+            records[name] = format.offsets(sizes, self._ends[name])
             records[f"{name}_size"] = sizes
         written = {METADATA: batch.metadata, DATA: batch.data, INDEX: [records.view(np.uint8).data]}
         try:

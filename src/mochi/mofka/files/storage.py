@@ -22,13 +22,12 @@ from mochi.mofka.chunks import (
     ChunkConfig,
     DataRequest,
     EventRange,
-    Mode,
     PartitionDirectory,
     PartitionLocked,
     StorageError,
     follow,
-    layout,
-    read_head,
+    format,
+    recovery,
 )
 from mochi.mofka.files.original import OriginalReader, OriginalStore
 
@@ -178,7 +177,7 @@ class _Chunks:
 
 def has_chunks(directory: str) -> bool:
     """Tell whether a partition is in chunk files."""
-    return any(layout.parse_file_name(name) for name in os.listdir(directory))
+    return any(format.parse_file_name(name) for name in os.listdir(directory))
 
 
 def make(directory: str) -> None:
@@ -237,6 +236,5 @@ def _recover(directory: str) -> None:
     """Put right what a crash has left, unless somebody is at it, or it must not be changed."""
     with suppress(StorageError):
         files = PosixFiles(by_umask=True)
-        head = read_head(files, directory, files.list_directory(directory))
-        if head is not None and head.mode is not Mode.CLOSED:
+        if recovery.is_left_open(files, directory):
             PartitionDirectory.open(directory, ChunkConfig(sync=False), files).close()

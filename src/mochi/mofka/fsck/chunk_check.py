@@ -1,8 +1,9 @@
 """Checking the files of one chunk: everything is read, and compared with whatever tells of it.
 
-What has a seal is compared with it: metadata and data by their checksums, index and descriptors record by record; small
-seals that follow each other are compared together, and one by one if anything is not as they say. What has none, as
-events that the original wrote, is checked as far as index and descriptors tell of each other, and read.
+What has a seal is compared with it: metadata and data by their checksums, index and descriptors record by record.
+Small seals that follow each other are compared together, and one by one if anything is not as they say.
+What has none, as events that the original wrote, is read, and checked as far as index and descriptors tell of each
+other.
 
 Invariants: files are read forwards in large pieces; held are some of these, and the seals of the chunk.
 """
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mochi.mofka.chunks import Chunk, FileLayer, SealRun, Slots, StorageError, layout, seals
+from mochi.disk import FileLayer, StorageError
+from mochi.mofka.chunks import format
 from mochi.mofka.fsck.findings import ChunkReport, Effect, Finding
 
 PIECE = 4 << 20
@@ -28,7 +30,7 @@ Progress = Callable[[int], object]
 
 
 def size_of_file(files: FileLayer, path: str) -> int:
-    """Give the size of a file, 0 if it is missing or no file."""
+    """Return the size of a file, 0 if it is missing or no file."""
     try:
         return files.size(path)
     except StorageError as error:
@@ -49,7 +51,7 @@ class _Window:
         self._begin = self._end = 0
 
     def bytes(self, start: int, stop: int) -> memoryview:
-        """Give the bytes from `start` to `stop`; they are good until the next call."""
+        """Return the bytes from `start` to `stop`; they are good until the next call."""
         if not (self._begin <= start and stop <= self._end):
             ahead = max(stop, min(start + PIECE, self.size))
             try:
@@ -79,11 +81,11 @@ class ChunkCheck:
     """Reads all of a chunk; for one call of `run`."""
 
     def __init__(
-        self, files: FileLayer, directory: str, chunk: Chunk, owner: bytes, progress: Progress
+        self, files: FileLayer, directory: str, chunk: format.Chunk, owner: bytes, progress: Progress
     ) -> None:
         self.findings: list[Finding] = []
         self._chunk = chunk
-        self._key = seals.key_of(owner, chunk.number)
+        self._key = format.key_of(owner, chunk.number)
         self._last: dict[tuple[Effect, str, str], Finding] = {}
         self._lost: list[tuple[int, int]] = []
         self._sealed: list[tuple[int, int]] = []
@@ -94,7 +96,7 @@ class ChunkCheck:
                     closing(
                         _Window(
                             files,
-                            os.path.join(directory, layout.file_name(chunk.number, kind)),
+                            os.path.join(directory, format.file_name(chunk.number, kind)),
                             end,
                             progress,
                         )
@@ -116,7 +118,7 @@ class ChunkCheck:
             if run.first > at:
                 self._check_unsealed(at, run.first)
             if not self._is_whole(run):
-                for seal, _ in seals.seals_in(content, self._key):
+                for seal, _ in format.seals_in(content, self._key):
                     self._check_sealed(seal)
             self._sealed.append((run.first, run.end))
             self._metadata_end = int(run.metadata.bounds[-1])
@@ -146,29 +148,29 @@ class ChunkCheck:
             _length(lost),
         )
 
-    def _runs(self) -> Iterator[tuple[SealRun, memoryview]]:
-        """Give the good seals in order, as runs and their bytes, and report where there should be others."""
-        window, end = self._windows[layout.SEALS], self._chunk.seals_end
+    def _runs(self) -> Iterator[tuple[format.SealRun, memoryview]]:
+        """Return the good seals in order, as runs and their bytes, and report where there should be others."""
+        window, end = self._windows[format.SEALS], self._chunk.seals_end
         content = memoryview(b"")
-        if size := window.size // seals.SLOT * seals.SLOT:
+        if size := window.size // format.SLOT * format.SLOT:
             content = memoryview(bytes(window.bytes(0, size)))
-        slots = Slots(content, self._key)
+        slots = format.Slots(content, self._key)
         at = slot = 0
         damaged: int | None = None
         while slot < len(slots):
             found = slots.run(slot, self._chunk.count, in_place=True)
             if found is None or found[0].first < at or found[0].end > self._chunk.count:
-                damaged = slot * seals.SLOT if damaged is None else damaged
+                damaged = slot * format.SLOT if damaged is None else damaged
                 slot += 1
                 continue
             run, after = found
             if damaged is not None:
-                self._report_seals("are damaged", damaged, slot * seals.SLOT, at, run.first)
+                self._report_seals("are damaged", damaged, slot * format.SLOT, at, run.first)
                 damaged = None
-            yield run, content[slot * seals.SLOT : after * seals.SLOT]
+            yield run, content[slot * format.SLOT : after * format.SLOT]
             at, slot = run.end, after
         if damaged is not None:
-            whole = not damaged and len(content) > seals.SLOT
+            whole = not damaged and len(content) > format.SLOT
             problem = "are damaged, or of another chunk or partition" if whole else "are damaged"
             self._report_seals(problem, damaged, len(content), at, self._chunk.count)
         elif window.size < end:
@@ -176,7 +178,7 @@ class ChunkCheck:
             self._report_seals(problem, window.size, end, at, self._chunk.count)
 
     def _report_seals(self, problem: str, begin: int, end: int, first: int, stop: int) -> None:
-        self._add(Effect.DOUBTFUL, layout.SEALS, problem, begin, end, first, stop)
+        self._add(Effect.DOUBTFUL, format.SEALS, problem, begin, end, first, stop)
 
     def _add(
         self, effect: Effect, kind: str, problem: str, begin: int, end: int, first: int, stop: int
@@ -195,9 +197,9 @@ class ChunkCheck:
             self._last[effect, kind, problem] = finding
             self.findings.append(finding)
 
-    def _is_whole(self, run: SealRun) -> bool:
+    def _is_whole(self, run: format.SealRun) -> bool:
         """Tell whether everything is as a run says; one of more than a piece is not looked at, and is none."""
-        for kind, stream in ((layout.META, run.metadata), (layout.DATA, run.data)):
+        for kind, stream in ((format.META, run.metadata), (format.DATA, run.data)):
             start, stop = int(stream.bounds[0]), int(stream.bounds[-1])
             if stop - start > PIECE:
                 return False
@@ -210,10 +212,8 @@ class ChunkCheck:
             for begin, end, expected in stream.blocks(start, stop):
                 if xxh3_64_intdigest(content[begin - start : end - start], self._key) != expected:
                     return False
-        metadata, data = (np.diff(stream.bounds).astype(np.uint32) for stream in (run.metadata, run.data))
-        for kind, start, records in self._records(
-            run.first, run.metadata.bounds[:-1], metadata, run.data.bounds[:-1], data, run.descriptor_start
-        ):
+        for kind in (format.IDX, format.DESC):
+            start, records = run.records(self._chunk.number, kind)
             try:
                 content = self._windows[kind].bytes(start, start + records.nbytes)
             except StorageError:
@@ -222,30 +222,30 @@ class ChunkCheck:
                 return False
         return True
 
-    def _check_sealed(self, seal: seals.Seal) -> None:
-        for kind, stream in ((layout.META, seal.metadata), (layout.DATA, seal.data)):
+    def _check_sealed(self, seal: format.Seal) -> None:
+        for kind, stream in ((format.META, seal.metadata), (format.DATA, seal.data)):
             total = stream.size
             for begin in range(0, total, PIECE):
                 end = min(begin + PIECE, total)
-                sums = stream.sums[begin // seals.BLOCK : -(-end // seals.BLOCK)]
+                sums = stream.sums[begin // format.BLOCK : -(-end // format.BLOCK)]
                 try:
                     content = self._windows[kind].bytes(stream.start + begin, stream.start + end)
                 except StorageError:
                     good = False
                 else:
-                    good = np.array_equal(seals.sums_of([content], self._key), sums)
+                    good = np.array_equal(format.sums_of([content], self._key), sums)
                 if not good:
-                    self._check_blocks(seal, kind, stream, range(begin, end, seals.BLOCK), sums)
+                    self._check_blocks(seal, kind, stream, range(begin, end, format.BLOCK), sums)
         self._check_records(seal)
 
     def _check_blocks(
-        self, seal: seals.Seal, kind: str, stream: seals.Stream, begins: range, sums: NDArray[np.uint64]
+        self, seal: format.Seal, kind: str, stream: format.Stream, begins: range, sums: NDArray[np.uint64]
     ) -> None:
         """Report those blocks of a stream that are not what was written."""
         bounds = stream.bounds()
         for offset, expected in zip(begins, sums.tolist(), strict=True):
             begin = stream.start + offset
-            end = min(begin + seals.BLOCK, stream.start + stream.size)
+            end = min(begin + format.BLOCK, stream.start + stream.size)
             wrong_from = begin
             try:
                 content = self._windows[kind].bytes(begin, end)
@@ -253,7 +253,7 @@ class ChunkCheck:
                 problem = self._why_not(kind, end, error)
                 wrong_from = max(begin, min(self._windows[kind].size, end))
             else:
-                if seals.sums_of([content], self._key).tolist() == [expected]:
+                if format.sums_of([content], self._key).tolist() == [expected]:
                     continue
                 zeros = not np.frombuffer(content, np.uint8).any()
                 problem = (
@@ -264,35 +264,10 @@ class ChunkCheck:
             stop = max(stop, first + 1)
             self._add(Effect.LOST, kind, problem, wrong_from, end, seal.first + first, seal.first + stop)
 
-    def _records(
-        self,
-        first: int,
-        metadata_offsets: NDArray[np.uint64],
-        metadata_sizes: seals.Sizes,
-        data_offsets: NDArray[np.uint64],
-        data_sizes: seals.Sizes,
-        descriptor_start: int,
-    ) -> tuple[tuple[str, int, NDArray[np.void]], ...]:
-        """Give what index and descriptors should have of events from `first` on, and where."""
-        index = layout.index_records(
-            metadata_offsets, metadata_sizes, data_offsets, data_sizes, descriptor_start
-        )
-        descriptors = layout.descriptor_records(self._chunk.number, data_offsets, data_sizes)
-        return (
-            (layout.IDX, first * layout.INDEX_SIZE, index),
-            (layout.DESC, descriptor_start, descriptors),
-        )
-
-    def _check_records(self, seal: seals.Seal) -> None:
+    def _check_records(self, seal: format.Seal) -> None:
         """Compare index and descriptors with what a seal has of them."""
-        for kind, start, records in self._records(
-            seal.first,
-            layout.offsets(seal.metadata.sizes, seal.metadata.start),
-            seal.metadata.sizes,
-            layout.offsets(seal.data.sizes, seal.data.start),
-            seal.data.sizes,
-            seal.descriptor_start,
-        ):
+        for kind in (format.IDX, format.DESC):
+            start, records = seal.records(self._chunk.number, kind)
             size = records.dtype.itemsize
             stop = start + len(records) * size
             try:
@@ -305,7 +280,7 @@ class ChunkCheck:
                 continue
             wrong = ~_same(np.frombuffer(content, records.dtype), records)
             problem = "contradict the seals"
-            if kind == layout.DESC:
+            if kind == format.DESC:
                 chunks = np.unique(np.frombuffer(content, records.dtype)["chunk"][wrong])
                 if len(chunks) == 1 and chunks[0] != self._chunk.number and wrong.all():
                     problem = f"are of chunk {chunks[0]}"
@@ -324,23 +299,23 @@ class ChunkCheck:
         """Check events by index and descriptors, and whether their bytes can be read."""
         for begin in range(first, stop, _EVENTS):
             end = min(begin + _EVENTS, stop)
-            start = begin * layout.INDEX_SIZE
+            start = begin * format.INDEX_SIZE
             try:
-                content = self._windows[layout.IDX].bytes(start, end * layout.INDEX_SIZE)
+                content = self._windows[format.IDX].bytes(start, end * format.INDEX_SIZE)
             except StorageError as error:
-                place = end * layout.INDEX_SIZE
-                problem = self._why_not(layout.IDX, place, error)
-                self._add(Effect.LOST, layout.IDX, problem, start, place, begin, end)
+                place = end * format.INDEX_SIZE
+                problem = self._why_not(format.IDX, place, error)
+                self._add(Effect.LOST, format.IDX, problem, start, place, begin, end)
                 continue
-            records = np.frombuffer(bytes(content), layout.INDEX_DTYPE)
+            records = np.frombuffer(bytes(content), format.INDEX_DTYPE)
             chunk = self._chunk
-            within = layout.within(records, chunk.metadata_end, chunk.data_end, chunk.descriptor_end)
+            within = format.within(records, chunk.metadata_end, chunk.data_end, chunk.descriptor_end)
             self._add_records(
-                Effect.LOST, layout.IDX, "refer to bytes that the chunk does not have", ~within, begin
+                Effect.LOST, format.IDX, "refer to bytes that the chunk does not have", ~within, begin
             )
             self._check_order(records, within, begin)
             self._check_descriptors(records, within, begin)
-            for kind, stream in ((layout.META, "metadata"), (layout.DATA, "data")):
+            for kind, stream in ((format.META, "metadata"), (format.DATA, "data")):
                 offsets, sizes = records[f"{stream}_offset"], records[f"{stream}_size"].astype(np.uint64)
                 self._check_readable(kind, offsets, sizes, within, begin)
 
@@ -358,7 +333,7 @@ class ChunkCheck:
         )
         self._add_records(
             Effect.DOUBTFUL,
-            layout.IDX,
+            format.IDX,
             "share bytes with the event before, of which the index tells",
             early,
             first,
@@ -368,24 +343,24 @@ class ChunkCheck:
 
     def _check_descriptors(self, records: NDArray[np.void], within: NDArray[np.bool_], first: int) -> None:
         """Compare descriptors, those of the usual size, with the index."""
-        usual = np.flatnonzero(within & (records["descriptor_size"] == layout.DESCRIPTOR_SIZE))
+        usual = np.flatnonzero(within & (records["descriptor_size"] == format.DESCRIPTOR_SIZE))
         if not len(usual):
             return
-        expected = layout.descriptor_records(self._chunk.number, records["data_offset"], records["data_size"])
+        expected = format.descriptor_records(self._chunk.number, records["data_offset"], records["data_size"])
         offsets = records["descriptor_offset"]
-        follows = (np.diff(usual) == 1) & (np.diff(offsets[usual]) == layout.DESCRIPTOR_SIZE)
+        follows = (np.diff(usual) == 1) & (np.diff(offsets[usual]) == format.DESCRIPTOR_SIZE)
         for run in np.split(usual, np.flatnonzero(~follows) + 1):
             begin, end = int(run[0]), int(run[-1]) + 1
             start = int(offsets[begin])
-            stop = start + len(run) * layout.DESCRIPTOR_SIZE
+            stop = start + len(run) * format.DESCRIPTOR_SIZE
             try:
-                content = self._windows[layout.DESC].bytes(start, stop)
+                content = self._windows[format.DESC].bytes(start, stop)
             except StorageError as error:
-                problem = self._why_not(layout.DESC, stop, error)
-                self._add(Effect.DOUBTFUL, layout.DESC, problem, start, stop, first + begin, first + end)
+                problem = self._why_not(format.DESC, stop, error)
+                self._add(Effect.DOUBTFUL, format.DESC, problem, start, stop, first + begin, first + end)
                 continue
-            wrong = ~_same(np.frombuffer(content, layout.DESCRIPTOR_DTYPE), expected[begin:end])
-            self._add_records(Effect.DOUBTFUL, layout.DESC, "contradict the index", wrong, first + begin)
+            wrong = ~_same(np.frombuffer(content, format.DESCRIPTOR_DTYPE), expected[begin:end])
+            self._add_records(Effect.DOUBTFUL, format.DESC, "contradict the index", wrong, first + begin)
 
     def _check_readable(
         self,
@@ -401,8 +376,8 @@ class ChunkCheck:
             return
         ends = offsets + sizes
         low, high = int(offsets[some].min()), int(ends[some].max())
-        for begin in range(low, high, seals.BLOCK):
-            end = min(begin + seals.BLOCK, high)
+        for begin in range(low, high, format.BLOCK):
+            end = min(begin + format.BLOCK, high)
             try:
                 self._windows[kind].bytes(begin, end)
             except StorageError as error:
@@ -414,7 +389,7 @@ class ChunkCheck:
     def _add_records(
         self, effect: Effect, kind: str, problem: str, which: NDArray[np.bool_], first: int
     ) -> None:
-        size = layout.INDEX_SIZE if kind == layout.IDX else layout.DESCRIPTOR_SIZE
+        size = format.INDEX_SIZE if kind == format.IDX else format.DESCRIPTOR_SIZE
         for start, stop in _runs(which):
             start, stop = first + start, first + stop
             self._add(effect, kind, problem, start * size, stop * size, start, stop)
@@ -435,13 +410,13 @@ def _same(found: NDArray[np.void], expected: NDArray[np.void]) -> NDArray[np.boo
 
 
 def _runs(which: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Give begin and end of each run of true values."""
+    """Return begin and end of each run of true values."""
     edges = np.flatnonzero(np.diff(which.astype(np.int8), prepend=0, append=0))
     return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
 
 
 def _union(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Give ranges that neither touch nor overlap, and are of the same numbers."""
+    """Return ranges that neither touch nor overlap, and are of the same numbers."""
     union: list[tuple[int, int]] = []
     for first, stop in sorted(ranges):
         if union and first <= union[-1][1]:

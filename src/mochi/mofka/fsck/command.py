@@ -1,8 +1,8 @@
 """The command ``mofka-fsck``: checks directories of partitions, and repairs them if asked.
 
-Exit status: 0, all that was written is there as it was written, though a crash may have left something to do to whoever
-opens the directory next; 1, something is damaged or lost; 2, something could not be checked, or the command was not
-understood; 130, Ctrl-C. With ``--repair`` it is about what is left.
+The exit status is 0 if all that was written is there as it was written. A crash may still have left something to do to
+whoever opens the directory next. It is 1 if something is damaged or lost; 2 if something could not be checked, or the
+command was not understood; 130 after Ctrl-C. With ``--repair`` it is about what is left.
 """
 
 import json
@@ -28,7 +28,8 @@ from rich.progress import (
 from rich.table import Table
 
 from diaspora_stream.console.commands import INTERRUPTED, Command, version
-from mochi.mofka.chunks import ASIDE, PosixFiles, StorageError, layout
+from mochi.disk import PosixFiles, StorageError
+from mochi.mofka.chunks import ASIDE, format
 from mochi.mofka.fsck.check import check, is_partition, repair, size_of
 from mochi.mofka.fsck.findings import Effect, Finding, Report
 
@@ -62,7 +63,7 @@ class Outcome:
 
 
 def partitions_in(files: PosixFiles, path: str) -> list[str]:
-    """Give the directories of partitions that a path means: itself, or those named ``<topic>-<uuid>`` in it."""
+    """Return the directories of partitions that a path means: itself, or those named ``<topic>-<uuid>`` in it."""
     if is_partition(files, path):
         return [path]
     names = (name for name in sorted(files.list_directory(path)) if not name.startswith(f"{ASIDE}-"))
@@ -70,7 +71,7 @@ def partitions_in(files: PosixFiles, path: str) -> list[str]:
     return [
         entry
         for entry in entries
-        if any(layout.owner_of(entry)) and files.is_directory(entry) and is_partition(files, entry)
+        if any(format.owner_of(entry)) and files.is_directory(entry) and is_partition(files, entry)
     ]
 
 
@@ -178,7 +179,7 @@ def _progress(console: Console, files: PosixFiles, directory: str) -> Iterator[C
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
-    """Give an outcome as JSON has it."""
+    """Return an outcome as JSON has it."""
     plain: dict[str, Any] = {"directory": outcome.directory, "status": outcome.status}
     if outcome.error:
         plain["error"] = outcome.error
@@ -215,7 +216,7 @@ def _show(out: Console, outcome: Outcome, verbose: bool) -> None:
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
-    """Give what there is to say of a partition, by name."""
+    """Return what there is to say of a partition, by name."""
     if any(finding.effect == Effect.REFUSED for finding in report.findings):
         return
     events = f"{report.count}"

@@ -81,7 +81,7 @@ class Report:
     epoch : int
         0 if there is none yet.
     first, count : int
-        Id of the first event that there still is, and the number of events from there on.
+        Id of the first event that is left, and the number of events from there on.
     verified, unverified, lost : int
         How many of them match their checksums, have none, and are refused.
     chunks : list of ChunkReport

@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol, TypeVar
 
+from mochi.disk import FileLayer
 from mochi.margo.errors import Fault
 from mochi.mofka.chunks import (
     Batch,
     Commit,
     DamagedEvents,
     ExpiredEvents,
-    FileLayer,
     OutOfRange,
     PartitionDirectory,
     StorageError,

@@ -12,15 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mochi.disk import Descriptors, FileLayer
 from mochi.margo.bulk import BufferPool, shared_pool
 from mochi.margo.errors import ConfigError, Fault
 from mochi.margo.wire import Buffer
 from mochi.mofka.chunks import (
     Batch,
     ChunkConfig,
-    Descriptors,
     ExpiredEvents,
-    FileLayer,
     PartitionDirectory,
     Pieces,
     Remembered,

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mochi.margo.errors import Fault, MargoError
 from mochi.margo.wire import Buffer
-from mochi.mofka.chunks import Batch, Ledger, Remembered, ledger
+from mochi.mofka.chunks import Batch, Ledger, Remembered, format
 from mochi.warabi import InvalidArguments, InvalidRegion, Target
 from mochi.yokan.database import Database
 from mochi.yokan.layout import CollectionRecord, document_key
@@ -155,13 +155,13 @@ class LegacyStore:
         """Read what is remembered of producers, the one quiet for longest first, and the cursors."""
         known: list[Remembered] = []
         for _, value in self._pairs(self._producer_prefix):
-            known += ledger.unpack(memoryview(value)).producers
+            known += format.unpack_notes(memoryview(value)).producers
         known.sort(key=lambda producer: producer.first_ids[-1])
         cursors = {
             key[len(self._cursor_prefix) :].decode("utf-8", "surrogatepass"): _EPOCH.unpack(value)[0]
             for key, value in self._pairs(self._cursor_prefix)
         }
-        self.ledger.apply(ledger.Notes(known, cursors))
+        self.ledger.apply(format.Notes(known, cursors))
         forgotten = {producer.identity for producer in known} - {
             each.identity for each in self.ledger.producers()
         }
@@ -233,11 +233,11 @@ class LegacyStore:
     ) -> list[tuple[bytes, bytes]]:
         noted = Ledger()
         identities = {batch.origin.identity for batch, _ in batches if batch.origin is not None}
-        noted.apply(ledger.Notes([known for each in identities if (known := self.ledger.producer(each))], {}))
+        noted.apply(format.Notes([known for each in identities if (known := self.ledger.producer(each))], {}))
         self._note(noted, batches)
         return [
             *(
-                (self._producer_prefix + producer.identity.hex().encode(), ledger.pack([producer], {}))
+                (self._producer_prefix + producer.identity.hex().encode(), format.pack_notes([producer], {}))
                 for producer in noted.producers()
             ),
             *(

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mochi.disk import Buffer
 from mochi.margo.bulk import BufferPoolConfig, shared_pool
-from mochi.mofka.chunks import Batch, Buffer, Pieces
+from mochi.mofka.chunks import Batch, Pieces
 from mochi.mofka.partition.blocks import Arena, Blocks
 from mochi.mofka.partition.contract import Slice
 

@@ -1,12 +1,12 @@
 """The bytes of the journal and of the ledger files beside it.
 
-The journal begins with two blocks that each hold a head; the valid one of the higher generation counts. Records follow:
-of a full journal one for each part of a commit, the last one of a commit marked as such; of a light one, notes and
-where they end. Two ledger files take turns as the heads do.
+The journal begins with two blocks that each hold a head; the valid one of the higher generation counts. Records follow.
+Of a full journal there is one for each part of a commit, the last one of a commit marked as such. Those of a light one
+are notes, and where they end. Two ledger files take turns as the heads do.
 
 All integers are little-endian; checksums are XXH3 of 64 bits. Each record carries the journal's random key in its
-checksums, its generation and its place in the sequence: neither what an earlier generation left, nor what came with the
-events, passes for a record.
+checksums, its generation and its place in the sequence. So neither what an earlier generation left, nor what came with
+the events, passes for a record.
 """
 
 import struct
@@ -22,7 +22,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from mochi.disk import Buffer
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.layout import Chunk
-from mochi.mofka.chunks.format.ledger import Ledger, Notes, unpack
+from mochi.mofka.chunks.format.ledger import Ledger, Notes, unpack_notes
 from mochi.mofka.chunks.format.seals import key_of, seals_in, sums_of
 
 BLOCK = 4096
@@ -86,6 +86,11 @@ class Head:
         """The partition's epoch: a positive number of 62 bits, the same for as long as the journal lasts."""
         return (self.key >> 2) + 1
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether there was an orderly end."""
+        return self.mode == Mode.CLOSED
+
     def pack(self) -> bytes:
         """Return the bytes of a head."""
         content = _HEAD.pack(
@@ -104,7 +109,7 @@ class Head:
         if content[end : end + _CHECKSUM.size] != _CHECKSUM.pack(checksum(self.key, [content[:end]])):
             return None
         ledger = Ledger()
-        ledger.apply(unpack(content[_LEDGER.size : end]))
+        ledger.apply(unpack_notes(content[_LEDGER.size : end]))
         return ledger, event_count
 
     def pack_ledger(self, event_count: int, ledger: Ledger) -> bytes:
@@ -129,7 +134,7 @@ class Head:
                 content[stop : stop + _CHECKSUM.size] != _CHECKSUM.pack(xxh3_64_intdigest(record, self.key))
             ):
                 break
-            yield end_id, unpack(record[_LIGHT.size :])
+            yield end_id, unpack_notes(record[_LIGHT.size :])
             position, count = stop + _CHECKSUM.size, count + 1
 
 
@@ -207,7 +212,7 @@ class Record(NamedTuple):
 
     The checksum is of notes and seals, which have those of the rest. Of version 3 only the number of the chunk, and
     the id of the first event, are known of `before`. `settled` records before it, of whole commits, were on disk when
-    it was written: of those that it does not count a crash may tear any, and of those that it counts none.
+    it was written. Of those that it does not count a crash may tear any, and of those that it counts none.
     """
 
     version: int

@@ -5,8 +5,8 @@ serialized data descriptor and `.idx` one index record for each event. Their rec
 and all offsets are relative to the chunk's own files. Padding is written as zeros, and never looked at: the original
 leaves stale memory there. Sizes and chunk numbers are 32-bit; everything is little-endian.
 
-Beside them lie, of ours: seals and journal (see there); `mofka.chunks`, the roster, with a record of each full chunk;
-`mofka.trimmed`, the first chunk that is left; `mofka.displaced`, a copy of events that are being moved.
+Beside them lie seals and journal of ours, see there. `mofka.chunks`, the roster, has a record of each full chunk;
+`mofka.trimmed` tells the first chunk that is left; `mofka.displaced` is a copy of events that are being moved.
 """
 
 import os

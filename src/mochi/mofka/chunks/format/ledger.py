@@ -1,11 +1,13 @@
 """What a partition remembers beside its events: the recent batches of producers, and the cursors of consumers.
 
 A commit carries notes of what it adds to the ledger; a checkpoint holds the whole of it. Both are written the
-same way: `pack` and `unpack`.
+same way: `pack_notes` and `unpack_notes`.
 
-Invariants: a producer's batches are numbered without a gap, so the number of the last one and the first ids of
-some before it say all; cursors only move forward; no more than `MAX_PRODUCERS` identities are remembered, the
-one quiet for longest is forgotten first.
+Invariants:
+1. A producer's batches are numbered without a gap: the number of the last one, and the first ids of some before it,
+   say all.
+2. Cursors only move forward.
+3. No more than `MAX_PRODUCERS` identities are remembered; the one quiet for longest is forgotten first.
 """
 
 import struct
@@ -108,17 +110,17 @@ class Ledger:
 
     def pack(self) -> bytes:
         """Return all of it as bytes."""
-        return pack(self.producers(), self._cursors)
+        return pack_notes(self.producers(), self._cursors)
 
 
 class Notes(NamedTuple):
-    """What `unpack` gives: producers with batches of theirs, and cursors."""
+    """What `unpack_notes` gives: producers with batches of theirs, and cursors."""
 
     producers: list[Remembered]
     cursors: dict[str, int]
 
 
-def pack(producers: Iterable[Remembered], cursors: Mapping[str, int]) -> bytes:
+def pack_notes(producers: Iterable[Remembered], cursors: Mapping[str, int]) -> bytes:
     """Return producers with some of their last batches, and cursors, as bytes."""
     known = list(producers)
     pieces = [_COUNTS.pack(len(known), len(cursors))]
@@ -132,8 +134,8 @@ def pack(producers: Iterable[Remembered], cursors: Mapping[str, int]) -> bytes:
     return b"".join(pieces)
 
 
-def unpack(content: memoryview) -> Notes:
-    """Read what `pack` gave."""
+def unpack_notes(content: memoryview) -> Notes:
+    """Read what `pack_notes` gave."""
     producer_count, cursor_count = _COUNTS.unpack_from(content)
     position = _COUNTS.size
     producers = []
@@ -152,4 +154,4 @@ def unpack(content: memoryview) -> Notes:
     return Notes(producers, cursors)
 
 
-NO_NOTES = pack((), {})
+NO_NOTES = pack_notes((), {})

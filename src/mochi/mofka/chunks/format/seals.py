@@ -1,15 +1,23 @@
 """Seals: for each part of a commit, where it is in its chunk, the sizes of its events, and checksums of its bytes.
 
-A chunk's seals lie back to back in a file beside it, `mofka-<chunk>.seals`. A seal takes whole slots of 64 bytes,
-and each slot begins with the number, in the chunk, of the seal's first event, and the slot's place in the seal:
-so the seal of an event is found by halving, without anything in memory. With the sizes an index that was lost
+A chunk's seals lie back to back in a file beside it, `mofka-<chunk>.seals`. A seal takes whole slots of 64 bytes.
+Each begins with the number, in the chunk, of the seal's first event, and the slot's place in the seal. So the seal of
+an event is found by halving, without anything in memory. With the sizes an index that was lost
 can be made again. Checksums of metadata and data are of blocks of 64 KiB, counted from where the part begins, so
 a small view is verified by reading little more than itself. Events without a seal (the original writes none)
 cannot be verified.
 
-Invariants: a seal's own checksum covers all of it, and is seeded with the partition's uuid and the chunk's
-number, so that files of another partition, or of another chunk, are not taken for this one's; seals are in the
-order of their events. All integers are little-endian; checksums are XXH3 of 64 bits.
+Small seals that follow each other, as commits of an event or a few leave them, are taken as one, as a run. No
+object is made for any one of them.
+
+Invariants:
+1. A seal's own checksum covers all of it, and is seeded with the partition's uuid and the chunk's number. So files of
+   another partition, or of another chunk, are not taken for this one's.
+2. Seals are in the order of their events.
+3. Each seal of a run has been verified. A run of several is of `_MOST_EVENTS` events and `_MOST_BYTES` of their
+   metadata, and of their data, at most.
+
+All integers are little-endian; checksums are XXH3 of 64 bits.
 """
 
 import struct
@@ -275,7 +283,7 @@ def void_slots(first: int, size: int) -> bytes:
 
 
 def slot_of(slot: memoryview) -> tuple[int, int]:
-    """Give, of the seal that a slot belongs to, the number of the first event, and the slot's place in it."""
+    """Return the number of the first event of the seal that a slot belongs to, and the slot's place in it."""
     first, place = _PLACE.unpack_from(slot)
     return first, place
 
@@ -333,6 +341,10 @@ class RunStream:
     ends: NDArray[np.uint64]
     sums: NDArray[np.uint64]
 
+    def sizes(self) -> NDArray[np.uint32]:
+        """Return the bytes of each event."""
+        return np.diff(self.bounds).astype(np.uint32)
+
     def blocks(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return begin, end and checksum of each block that has any of the bytes from `start` to `stop`."""
         if start == stop:
@@ -387,6 +399,19 @@ class SealRun:
     def count(self) -> int:
         """Number of events."""
         return len(self.metadata.bounds) - 1
+
+    def records(self, chunk: int, kind: str) -> tuple[int, NDArray[np.void]]:
+        """Return what the index of a chunk, or its descriptors, should have of the events, and where."""
+        data_offsets, data_sizes = self.data.bounds[:-1], self.data.sizes()
+        if kind == layout.DESC:
+            return self.descriptor_start, layout.descriptor_records(chunk, data_offsets, data_sizes)
+        return self.first * layout.INDEX_SIZE, layout.index_records(
+            self.metadata.bounds[:-1],
+            self.metadata.sizes(),
+            data_offsets,
+            data_sizes,
+            self.descriptor_start,
+        )
 
 
 class _RunStreamMaker:

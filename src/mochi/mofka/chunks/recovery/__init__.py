@@ -2,9 +2,9 @@
 
 `cases` decides what each thing is, `found` reads, `recover` acts.
 
-With a full journal the partition goes back to the last whole commit of it: the chunk files up to the journal's base are
+With a full journal the partition goes back to the last whole commit of it. The chunk files up to the journal's base are
 taken as they are, and the parts that follow are written over again. Otherwise (no journal, a light one, or one closed
-in order) the chunk files speak for themselves, and the partition goes back to the last whole event: so partitions of
+in order) the chunk files speak for themselves, and the partition goes back to the last whole event. So partitions of
 the original are opened, and what it appended to one of ours. A light journal tells where batches end, and cuts off what
 is there of the last one if it is not whole.
 
@@ -13,9 +13,9 @@ bytes after an orderly end, it is left as it is, and the next one begun. Trailin
 original makes the next chunk's files early.
 
 A crash leaves damage at the end alone: behind the base, or without a journal in the last chunk that has events and in
-those begun after it. Damage beyond what can be served is a `CorruptPartition`, and nothing is touched: a chunk of which
-neither roster, index nor seals tell how many events it has, chunk files that do not fit a full journal, or something in
-the place of a file that is none.
+those begun after it. Damage beyond what can be served is a `CorruptPartition`, and nothing is touched. Such
+is a chunk of which neither roster, index nor seals tell how many events it has. So are chunk files that do not fit a
+full journal, and something in the place of a file that is none.
 
 Invariants:
 1. Bytes beyond the end move to `quarantine-*` files: they neither come back as events nor are lost.
@@ -27,7 +27,16 @@ Invariants:
 5. It may be interrupted anywhere, and run again.
 """
 
-from mochi.mofka.chunks.recovery.found import see_that_files_are_files
-from mochi.mofka.chunks.recovery.recover import Adopted, Recovery, make_again, recover, survey
+from mochi.mofka.chunks.recovery.found import is_dropped, see_that_files_are_files
+from mochi.mofka.chunks.recovery.recover import Adopted, Recovery, is_left_open, make_again, recover, survey
 
-__all__ = ["Adopted", "Recovery", "make_again", "recover", "see_that_files_are_files", "survey"]
+__all__ = [
+    "Adopted",
+    "Recovery",
+    "is_dropped",
+    "is_left_open",
+    "make_again",
+    "recover",
+    "see_that_files_are_files",
+    "survey",
+]

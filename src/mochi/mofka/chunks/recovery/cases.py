@@ -19,8 +19,8 @@ Events of another program are told from what a crash of ours left by these signs
 journal: it attaches a directory whose journal is open, takes what the index tells of for all there is, and appends.
 
 - With a full journal no index record of ours is written before the record in the journal is on disk. So whole events
-  behind its last commit are foreign, unless they are the beginning of a commit that is not whole; or unless they have
-  a seal of ours: then the last record was damaged since.
+  behind its last commit are foreign, unless they are the beginning of a commit that is not whole. If they have a seal
+  of ours, the last record was damaged since.
 - Without `sync` a seal is written before its index records. So whole events without one, at the end, are foreign (or
   ours, after a power cut: then they were acknowledged as well, as far as that goes without `sync`).
 - Where the journal would write, and whole events that are not the same follow what is before, these are foreign: they
@@ -200,8 +200,8 @@ def _next_record(content: memoryview, after: int, head: Head, sequence: int) -> 
 def whole_events(start: Chunk, records: NDArray[np.void], descriptors: NDArray[np.void], sizes: Sizes) -> int:
     """Tell how many of the events of a chunk behind `start` are whole, up to the first that is not.
 
-    An event is whole if its metadata, data and descriptor lie within their files and after those of the event before,
-    and its descriptor, if it is of the usual size, is of this chunk and says the same as its index record. What a file
+    An event is whole if its metadata, data and descriptor lie within their files and after those of the event before.
+    A descriptor of the usual size must also be of this chunk, and say the same as the index record. What a file
     system puts in place of lost bytes within a file cannot be told from them: journal and seals are there for that.
 
     Parameters
@@ -351,9 +351,9 @@ def first_foreign(
 ) -> int | None:
     """Return the first of the events that chunk files have, where parts would be written, that is not one of these.
 
-    Where the files have seals and index of a part, its events were there, and what is not the same may be damaged:
-    others are there only if it is so in two files, for an event's record and bytes, or for metadata and data of
-    all events of the part.
+    Where the files have seals and index of a part, its events were there, and what is not the same may be damaged.
+    Others are there only if it is so in two files: for an event's record and bytes, or for metadata and data of all
+    events of the part.
 
     Parameters
     ----------

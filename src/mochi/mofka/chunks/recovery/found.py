@@ -66,6 +66,11 @@ def corrupt(directory: str, name: str, problem: str) -> CorruptPartition:
     return CorruptPartition(f"{path} {problem}", path=path, operation="recover")
 
 
+def is_dropped(files: FileLayer, directory: str, number: int) -> bool:
+    """Tell whether the retention has dropped a chunk, as the directory is now."""
+    return number < read_first(files, directory, files.list_directory(directory)).number
+
+
 def pieces(file: File, start: int, stop: int) -> Iterator[memoryview]:
     """Read bytes of a file, one piece at a time."""
     for position in range(start, stop, _PIECE):

@@ -12,8 +12,8 @@ from mochi.mofka.chunks.errors import CorruptPartition
 from mochi.mofka.chunks.format import layout
 from mochi.mofka.chunks.format.journal import Head, Mode, Part
 from mochi.mofka.chunks.format.layout import Chunk, Displaced
-from mochi.mofka.chunks.format.ledger import Ledger, unpack
-from mochi.mofka.chunks.journal import Journal, read_ledger, read_notes, read_records
+from mochi.mofka.chunks.format.ledger import Ledger, unpack_notes
+from mochi.mofka.chunks.journal import Journal, read_head, read_ledger, read_notes, read_records
 from mochi.mofka.chunks.recovery import cases, mend
 from mochi.mofka.chunks.recovery.cases import BadJournal, Case, Gap, Replay
 from mochi.mofka.chunks.recovery.found import Found, corrupt
@@ -113,6 +113,12 @@ def recover(files: FileLayer, directory: str, *, adopt: bool = True) -> Recovery
     return Recovery(chunks, quarantined, found.head, head, ledger, found.damaged, recovering.adopted)
 
 
+def is_left_open(files: FileLayer, directory: str) -> bool:
+    """Tell whether the journal of a directory was not closed: by a crash, or because a store has it open."""
+    head = read_head(files, directory, files.list_directory(directory))
+    return head is not None and not head.is_closed
+
+
 def make_again(files: FileLayer, directory: str, chunk: Chunk, kind: str) -> bool:
     """Make the index or descriptors of a chunk again, whatever they are; the caller holds the lock.
 
@@ -124,7 +130,7 @@ def make_again(files: FileLayer, directory: str, chunk: Chunk, kind: str) -> boo
 def survey(files: FileLayer, directory: str) -> Recovery:
     """Find the events that the chunk files of a partition hold, and change nothing; no lock is needed.
 
-    The records of a full journal that a crash left, or that a writer is at, are not looked at: what they have and
+    The records of a full journal that a crash left, or that a writer is at, are not looked at. What they have and
     the chunk files have not is not found.
 
     Raises
@@ -240,7 +246,7 @@ class _Recovering:
                     else:
                         chunk_files.write_data(step)
                         chunk_files.write_records(step)
-                        self._ledger.apply(unpack(memoryview(step.notes)))
+                        self._ledger.apply(unpack_notes(memoryview(step.notes)))
                     chunks[number - found.first.number :] = [step.after]
         self._report_damaged(replay)
         committed = chunks[-1]
@@ -327,7 +333,7 @@ class _Recovering:
         for end, kept, _ in grown:
             chunks[end.number - chunks[0].number :] = [end]
             for part in kept:
-                self._ledger.apply(unpack(memoryview(part.notes)))
+                self._ledger.apply(unpack_notes(memoryview(part.notes)))
         if grown and strange:
             self._ledger.forget_producers()  # invariant 4
         moved = sum(adopted.count for adopted in self.adopted)
