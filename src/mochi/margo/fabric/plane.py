@@ -7,8 +7,8 @@ A read is posted by whoever asks for it. Where the provider is busy, as it is un
 thread posts it later. The thread sleeps in the kernel while nothing happens. It also serves what peers read of this
 process, where the provider leaves that to software.
 
-A forked child calls nothing of what it has inherited. The provider's state is shared with the parent, and a lock that the
-thread held when the child was made is never free there.
+A forked child calls nothing of what it has inherited. The provider's state is shared with the parent, and a lock that
+the thread held when the child was made is never free there.
 """
 
 import contextlib
