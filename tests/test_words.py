@@ -15,7 +15,6 @@ MOST_WORDS = 30
 """Words of a sentence at most."""
 
 NOT_YET = (
-    "src/mochi/mofka/client/",
     "src/mochi/mofka/deletion.py",
     "src/mochi/mofka/partition/",
     "src/mochi/mofka/provider.py",

@@ -273,7 +273,7 @@ class MofkaConsumer(Consumer):
         return {link for link in links if link is not None}
 
     def fulfil(self) -> None:
-        """Give the events that are here to the futures that wait, in their order; may load data."""
+        """Hand the events that are here to the futures that wait, in their order; may load data."""
         try:
             self._hand_out.fulfil()
         finally:

@@ -459,7 +459,7 @@ class _DataReceiver(PendingCall):
         self._targets = targets
 
     def allocate(self, frame: Frame) -> Sequence[memoryview]:
-        """Give one buffer where there is one target, else memory that is then scattered to the targets."""
+        """Return one buffer where there is one target, else memory that is then scattered to the targets."""
         if len(self._targets) == 1 and len(self._targets[0]) == frame.segments[0].length:
             return self._targets
         return super().allocate(frame)

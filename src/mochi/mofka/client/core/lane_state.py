@@ -169,8 +169,8 @@ class LaneState(State, kw_only=True):
     roomy : int
         What `small` is while there is room.
     small : int
-        Events of at most so many bytes may be appended without more ado: all that fit into a batch are together no
-        more than half of `MAX_BATCH_BYTES`. -1 while there is no room, and once the process ends.
+        Events of at most so many bytes may be appended without more ado. All of them that fit into a batch are
+        together no more than half of `MAX_BATCH_BYTES`. -1 while there is no room, and once the process ends.
     open : Batch
         Where events are appended.
     in_flight : tuple of Sealed
