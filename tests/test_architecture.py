@@ -108,7 +108,7 @@ def names_taken(tree: ast.AST, package: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("package", ["mochi.mofka.chunks"])
+@pytest.mark.parametrize("package", ["mochi.disk", "mochi.mofka.chunks"])
 def test_a_package_with_a_face_is_entered_by_it_alone(package: str) -> None:
     room = package.rpartition(".")[2]
     own = (SOURCE / package.replace(".", "/"), TESTS / room)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import open_files
-from mochi.disk import File, PosixFile, PosixFiles, contract
+from mochi.disk import File, FileLayer, PosixFile, PosixFiles
 
 
 def plain() -> PosixFiles:
@@ -30,7 +30,7 @@ def content(file: File, length: int, offset: int = 0) -> bytes:
     return bytes(target)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(PosixFiles, contract.FileLayer), (PosixFile, contract.File)])
+@pytest.mark.parametrize(("ours", "theirs"), [(PosixFiles, FileLayer), (PosixFile, File)])
 def test_storage_finds_every_call_that_it_needs(ours: type, theirs: type) -> None:
     needed = {
         name: call for name, call in vars(theirs).items() if not name.startswith("_") and callable(call)

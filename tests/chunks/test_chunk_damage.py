@@ -10,8 +10,7 @@ import pytest
 
 from mochi.abt_io.config import AbtIoConfig
 from mochi.abt_io.files import open_files
-from mochi.disk import PosixFile, PosixFiles
-from mochi.disk.contract import FileLayer
+from mochi.disk import FileLayer, PosixFile, PosixFiles
 from mochi.mofka.chunks import (
     ChunkConfig,
     CorruptPartition,

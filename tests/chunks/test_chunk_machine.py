@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from msgspec import UNSET
 
-from mochi.disk.descriptors import Descriptors
+from mochi.disk import Descriptors
 from mochi.mofka.chunks import (
     Batch,
     ChunkConfig,

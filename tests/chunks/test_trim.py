@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mochi.disk import PosixFiles
-from mochi.disk.contract import Buffer, File
+from mochi.disk import Buffer, File, PosixFiles
 from mochi.mofka.chunks import (
     ChunkConfig,
     CorruptPartition,

@@ -1,1 +1,1 @@
-"""Tests of `mochi.disk`: locks on directories, and the contract of all file layers."""
+"""Tests of `mochi.disk`: locks, the contract of all file layers, and who has how many files open."""

@@ -137,8 +137,8 @@ def kept_text(topic: str, partition: PartitionRecord, path: str) -> str:
 class Removal:
     """Partitions of topics that are not visible, removed at their servers; the record of each that is gone is dropped.
 
-    Those of a deleted topic go with all that is stored; others, whose creation was not finished, keep their files if
-    they have events, which a directory that was attached may.
+    Those of a deleted topic go with all that is stored. Others, whose creation was not finished, keep their files if
+    they have events; a directory that was attached may have some.
 
     Parameters
     ----------

@@ -4,8 +4,8 @@ Nothing here is done per event. A batch is checked, numbered and stored as a who
 the partition says that it is stored. A feed, see `mochi.mofka.feeds`, sends what is there whenever its consumer has
 granted credit; a consumer that grants none costs no memory.
 
-Invariant 1: all that a provider knows belongs to the event loop. A handler decodes its request in its pool, and goes on
-on the loop; what storage tells from a thread comes by `Engine.on_loop`, in the order in which it was told.
+Invariant 1: all that a provider knows belongs to the event loop. A handler decodes its request in its pool, and is
+carried on by the loop. What storage tells from a thread comes by `Engine.on_loop`, in the order in which it was told.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ LONGEST_EXPIRY = 3600.0
 MAX_LENT = 1 << 30
 """Bytes of the buffers lent to producers of one partition; who asks for more sends in line.
 
-A buffer belongs to one connection and is dropped with it, never lent again: a batch may still lie in it, and a
+A buffer belongs to one connection and is dropped with it, never lent again. A batch may still lie in it, and a
 producer that lost its connection may still write to it."""
 
 

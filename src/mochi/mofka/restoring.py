@@ -1,9 +1,9 @@
 """What a server does for the partitions of its service when it starts again.
 
-It finds the master database, has what was cut short finished by the server of that: creations, additions, and deletions
-while it was down; and takes back the partitions that are recorded for its ordinal, at its new address. A partition that
-cannot be opened keeps its record, and has a stand-in that says why to all who ask for it; the others are served. It is
-tried again now and then, for another process may let go of it, or its disk be mounted late.
+It finds the master database, and has the server of that finish what was cut short: creations, additions, and deletions
+while it was down. Then it takes back the partitions that are recorded for its rank, at its new address. A partition
+that cannot be opened keeps its record, and has a stand-in that says why to all who ask for it; the others are served.
+It is tried again now and then, for another process may let go of it, or its disk be mounted late.
 
 While a server that may have the master database does not answer, it is waited for, and the log says for whom. Of two
 master databases, which nobody means to have, the first in the order of addresses is used, as clients do.

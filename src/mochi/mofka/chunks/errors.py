@@ -1,7 +1,7 @@
 """Errors of the chunk files: a class for each thing that a caller would decide on; `mochi.disk` has their root."""
 
-from mochi.disk.errors import Locked as PartitionLocked
-from mochi.disk.errors import StorageError, SyncFailed
+from mochi.disk import Locked as PartitionLocked
+from mochi.disk import StorageError, SyncFailed
 
 __all__ = [
     "CorruptPartition",

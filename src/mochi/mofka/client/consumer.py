@@ -309,7 +309,7 @@ class MofkaConsumer(Consumer):
                 log.info("closing %r: %s", self, error)
 
     def stop(self) -> None:
-        """Give no more events, and have the servers send no more; never waits."""
+        """Hand out no more events, and have the servers send no more; never waits."""
         _stop(self._feeds, self._hand_out)
 
     def __del__(self) -> None:

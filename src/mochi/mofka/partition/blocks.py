@@ -38,7 +38,7 @@ def fresh_memory(size: int) -> memoryview:
 
 
 class Arena:
-    """Gives memory, cut from large pieces where it is neither small nor large itself. Any thread.
+    """Memory, cut from large pieces where it is neither small nor large itself. Any thread.
 
     Parameters
     ----------
@@ -67,7 +67,17 @@ class Arena:
 
 
 class Block(msgspec.Struct):
-    """Consecutive events, back to back, the last of which came at a monotonic time."""
+    """Consecutive events, back to back, the last of which came at a monotonic time.
+
+    Attributes
+    ----------
+    count : int
+        Number of events.
+    bytes : int
+        Bytes of metadata and data.
+    cost : int
+        Bytes of memory, about.
+    """
 
     first: int
     metadata_sizes: NDArray[np.uint32]
@@ -75,21 +85,14 @@ class Block(msgspec.Struct):
     data_sizes: NDArray[np.uint32]
     data: memoryview
     time: float
+    count: int = 0
+    bytes: int = 0
+    cost: int = 0
 
-    @property
-    def count(self) -> int:
-        """Number of events."""
-        return len(self.metadata_sizes)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of metadata and data."""
-        return len(self.metadata) + len(self.data)
-
-    @property
-    def cost(self) -> int:
-        """Bytes of memory, about."""
-        return OVERHEAD + self.metadata_sizes.nbytes + self.data_sizes.nbytes + self.bytes
+    def __post_init__(self) -> None:
+        self.count = len(self.metadata_sizes)
+        self.bytes = len(self.metadata) + len(self.data)
+        self.cost = OVERHEAD + self.metadata_sizes.nbytes + self.data_sizes.nbytes + self.bytes
 
 
 class Blocks:

@@ -4,10 +4,14 @@ Where syncs take long, the next commit is begun while one is synced, as far as t
 thread that has begun a commit syncs it, and then finishes what can be finished: its own, and those behind it that were
 synced sooner.
 
-Invariants: commits are begun and finished in one order, and those who wait are told in that order; what follows a
-failed commit fails as well, as far as it had come when the failure was told, for to store it would leave a gap; nobody
-waits for a disk under a lock that arrivals need; while anything waits, a thread is on its way to look for it, and what
-no thread can be had for is told so and waits no more.
+Invariants
+----------
+1. Commits are begun and finished in one order, and those who wait are told in that order.
+2. What follows a failed commit fails as well, as far as it had come when the failure was told: to store it would leave
+   a gap.
+3. Nobody waits for a disk under a lock that arrivals need.
+4. While anything waits, a thread is on its way to look for it. What no thread can be had for is told so, and waits no
+   more.
 """
 
 import logging
@@ -42,7 +46,7 @@ OVERLAP = 3
 
 OVERLAP_BYTES = 64 << 10
 SLOW_SYNC = 0.002
-"""Bytes that wait before a commit is begun beside others, and seconds that the last sync took: smaller ones rather
+"""Bytes that wait before a commit is begun beside others, and seconds that the last sync took. Smaller ones rather
 share the next, and so do all where they need not wait for long."""
 
 log = logging.getLogger(__name__)
@@ -167,7 +171,7 @@ class Commits:
         self._look()
 
     def cursor(self, consumer: str) -> int:
-        """Give the id of the next event of a consumer, as it last said."""
+        """Return the id of the next event of a consumer, as it last said."""
         with self._lock:
             return self._cursors[consumer]
 
@@ -313,7 +317,7 @@ class Commits:
     def _fail(self, content: _Waiting, failure: Fault) -> None:
         content.failed(failure)
         self._note_failure(failure)
-        # Those that came meanwhile may follow one that failed: to store them would leave a gap.
+        # invariant 2
         with self._lock:
             following, self._waiting.batches = self._waiting.batches, []
             self._waiting.size = 0

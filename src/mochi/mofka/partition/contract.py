@@ -123,7 +123,7 @@ class Partition(Protocol):
         """Tell the producers whose recent batches are known, the one quiet for longest first; asked once."""
 
     def cursor(self, consumer: str) -> int:
-        """Give the id of the next event of a consumer: behind the last one acknowledged, or 0."""
+        """Return the id of the next event of a consumer: behind the last one acknowledged, or 0."""
 
     def acknowledge(self, consumer: str, next_id: int, done: Callable[[BaseException | None], None]) -> None:
         """Move a cursor forward, if it is not there yet; `done` is told when it is stored, or why it is not.
@@ -135,7 +135,7 @@ class Partition(Protocol):
         """
 
     def receive(self, sizes: int, metadata: int, data: int) -> list[memoryview]:
-        """Give three buffers for a batch that is about to arrive; 0 bytes of data when those come otherwise."""
+        """Return three buffers for a batch that is about to arrive; 0 bytes of data when those come otherwise."""
 
     def append(self, batch: Batch, done: Callable[[int | BaseException], None]) -> None:
         """Store a batch, with its origin; `done` is told the id of its first event, or why it is not stored."""
@@ -150,8 +150,9 @@ class Partition(Protocol):
     ) -> Slice | None:
         """Read events from `first` on, at least one, of those that are there.
 
-        They are returned if they are in memory. Else `done` is told them later, or a `Fault` ``expired`` if event
-        `first` is not there any more, or a `LargeEvent` if memory would have to be made for more than `max_bytes`.
+        They are returned if they are in memory. Else `done` is told them later, or why they cannot be had. That is a
+        `Fault` ``expired`` if event `first` is not there any more, a `LargeEvent` if it alone needs more than
+        `max_bytes`.
 
         Raises
         ------
@@ -163,7 +164,7 @@ class Partition(Protocol):
         """Read pieces of events' data, in ascending order; `done` is told buffers that hold them back to back."""
 
     def expires_in(self) -> float | None:
-        """Tell in how many seconds there is something to `expire`; None: not before another `append`."""
+        """Return in how many seconds there is something to `expire`; None: not before another `append`."""
 
     def expire(self) -> None:
         """Drop what is too old for the retention, now or soon. What is too much is dropped without being asked."""

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def _pool(fields: PoolFields, name: str) -> BufferPool:
-    """Give a buffer pool, which all partitions share, and see that this machine can give its buffers at all."""
+    """Return a buffer pool, which all partitions share, and see that this machine can give its buffers at all."""
     try:
         pool = shared_pool(fields.pool())
         pool.release(pool.acquire(fields.first_size))
@@ -150,7 +150,7 @@ class DefaultPartition:
         return self._fields.expand()
 
     def receive(self, sizes: int, metadata: int, data: int) -> list[memoryview]:
-        """Give buffers of the producers' pools; they come back once the batch is written."""
+        """Return buffers of the producers' pools; they come back once the batch is written."""
         return [
             self._metadata_in.lease(sizes),
             self._metadata_in.lease(metadata),
@@ -166,7 +166,7 @@ class DefaultPartition:
         return self._store.producers()
 
     def cursor(self, consumer: str) -> int:
-        """Give the id of the next event of a consumer, as it last said."""
+        """Return the id of the next event of a consumer, as it last said."""
         return self._commits.cursor(consumer)
 
     def acknowledge(self, consumer: str, next_id: int, done: Acknowledged) -> None:
@@ -178,7 +178,7 @@ class DefaultPartition:
         self.count = self._store.event_count
 
     def expires_in(self) -> float | None:
-        """Tell in how many seconds the oldest chunk is too old."""
+        """Return in how many seconds the oldest chunk is too old."""
         return self._store.expires_in()
 
     def expire(self) -> None:
@@ -247,7 +247,7 @@ class DefaultPartition:
         return None
 
     def read_data(self, pieces: Pieces, done: Callable[[Sequence[Buffer] | BaseException], None]) -> None:
-        """Give pieces of events' data, at once where all events are in memory, else from an I/O thread."""
+        """Read pieces of events' data: at once where all events are in memory, else on an I/O thread."""
         outcome: Sequence[Buffer] | BaseException | None = None
         try:
             if not len(pieces.events) or pieces.events[0] >= self.first:

@@ -3,8 +3,11 @@
 One thread stores, and makes one commit of all that has come meanwhile; another reads. Both are started with the
 partition. The newest events are read from memory, see `mochi.mofka.partition.tail`.
 
-Invariants: commits are made in the order of the calls of `append`; who waits is told in that order, once it is known
-whether the events are stored; a commit that was not stored has changed nothing, and the next one goes on.
+Invariants
+----------
+1. Commits are made in the order of the calls of `append`.
+2. Who waits is told in that order, once it is known whether the events are stored.
+3. A commit that was not stored has changed nothing, and the next one goes on.
 """
 
 import logging

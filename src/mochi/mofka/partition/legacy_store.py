@@ -1,12 +1,12 @@
 """What a `legacy` partition keeps, and where: metadata and descriptors in a database, data in a target of blobs.
 
-The collections ``<topic>--<uuid>--md`` and ``--dd`` are the original's: event e is document e + 1 of both, the first
+The collections ``<topic>--<uuid>--md`` and ``--dd`` are the original's: event e is document e + 1 of both. The first
 holds its metadata, the second a descriptor that names a region and what of it is the event's data, or nothing. Beside
 them lie keys of ours, which the original passes over: the epoch, the last batches of each producer, and cursors. All
 calls block; those that change something must not overlap.
 
-What is promised is what the backends can give. In a database on disk and a target in a file, an event that was stored
-is there after a crash of the machine; in memory, as long as their server lives.
+What is promised is what the backends can give. On disk, an event that was stored is there after a crash of the
+machine; in memory, as long as the server lives.
 
 Invariants
 ----------

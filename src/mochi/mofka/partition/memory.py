@@ -51,7 +51,7 @@ class MemoryPartition:
         return ()
 
     def cursor(self, consumer: str) -> int:
-        """Give the id of the next event of a consumer."""
+        """Return the id of the next event of a consumer."""
         return self._cursors[consumer]
 
     def acknowledge(self, consumer: str, next_id: int, done: Callable[[BaseException | None], None]) -> None:
@@ -60,7 +60,7 @@ class MemoryPartition:
         done(None)
 
     def receive(self, sizes: int, metadata: int, data: int) -> list[memoryview]:
-        """Give buffers that become the storage; fresh pages are touched once, by the kernel."""
+        """Return buffers that become the storage; fresh pages are touched once, by the kernel."""
         return [self._arena.take(size) for size in (sizes, metadata, data)]
 
     def append(self, batch: Batch, done: Callable[[int | BaseException], None]) -> None:
@@ -75,7 +75,7 @@ class MemoryPartition:
         done(first)
 
     def expires_in(self) -> float | None:
-        """Tell in how many seconds the oldest block is too old."""
+        """Return in how many seconds the oldest block is too old."""
         oldest = self._blocks.oldest
         if self._retention.max_age is UNSET or oldest is None:
             return None

@@ -1,12 +1,15 @@
 """The newest events of a partition in memory, so that who follows live reads no file.
 
-What is kept are copies, made once events are committed: the buffers that batches come in go back to those who wait for
-them, and lent ones are written again by their producers. Memory is reused, but not before the last reader has sent
+What is kept are copies, made once events are committed: the buffers that batches come in are used again, and lent ones
+are written again by their producers. Memory is reused, but not before the last reader has sent
 what lies in it; metadata and data lie apart, so that a reader of metadata alone holds no data.
 
-Invariants: what is kept is what was committed last, in order and without a gap; it costs no more than `KEPT`, beside
-what readers still hold; nothing is copied for nobody: once `KEPT` bytes were committed and nothing was read meanwhile,
-nothing is kept until somebody reads again.
+Invariants
+----------
+1. What is kept is what was committed last, in order and without a gap.
+2. It costs no more than `KEPT`, beside what readers still hold.
+3. Nothing is copied for nobody: once `KEPT` bytes were committed and nothing was read, nothing is kept until somebody
+   reads again.
 """
 
 import threading
@@ -69,7 +72,7 @@ class Tail:
                     self._blocks = Blocks(end)
 
     def read(self, first: int, max_events: int, max_bytes: int, with_data: bool) -> Slice | None:
-        """Give events as `Partition.read` does; None if the first one is not kept. No copy."""
+        """Return events as `Partition.read` does; None if the first one is not kept. No copy."""
         with self._lock:
             self._unread = 0
             if not self._blocks.first <= first < self._blocks.end:

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi.disk import PosixFiles
-from mochi.disk.overlay import Overlay
+from mochi.disk import Overlay, PosixFiles
 from mochi.mofka.chunks import StorageError
 
 NAMES = ("there", "new")

@@ -8,7 +8,7 @@ import resource
 import sys
 
 from mochi import shortage
-from mochi.disk.descriptors import Descriptors
+from mochi.disk import Descriptors
 from mochi.mofka.chunks import ChunkConfig, PartitionDirectory
 from tests.chunks.chunk_events import batch_of, events_of
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mochi.disk import PosixFiles
-from mochi.disk.descriptors import Descriptors
-from mochi.disk.fd_cache import FdCache
+from mochi.disk import Descriptors, FdCache, PosixFiles
 from mochi.mofka.chunks import StorageError
 
 

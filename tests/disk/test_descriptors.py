@@ -21,9 +21,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mochi.disk import File, PosixFile, PosixFiles
+from mochi.disk import File, PosixFile, PosixFiles, SyncFailed
 from mochi.disk.descriptors import Descriptors, Holder, Holders
-from mochi.disk.errors import SyncFailed
 from mochi.mofka.chunks import ChunkConfig, PartitionDirectory, StorageError
 from tests.chunks.chunk_events import Event, batch_of, events_of
 
