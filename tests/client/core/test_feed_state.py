@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from diaspora_stream.errors import DiasporaError, EventsDamaged, EventsExpired, EventsLost
+from mochi.mofka.client.core import feed_state, machine
 from mochi.mofka.client.core.feed_state import (
     TRANSITIONS,
     Action,
@@ -28,6 +28,9 @@ from mochi.mofka.client.core.feed_state import (
 from mochi.mofka.client.core.machine import Machine
 from mochi.mofka.client.core.transitions import NotAllowed
 from mochi.mofka.client.refusals import EpochChanged, PartitionInfo
+from tests.client.core.striking import struck
+
+FILES = (machine.__file__, feed_state.__file__, __file__)
 
 SIZE = 10
 """Bytes of an event."""
@@ -90,7 +93,6 @@ class SimulatedFeed(Machine[FeedState]):
         self.jobs: list[Callable[[], object]] = []
         self.line: deque[Batch | Failed | None] = deque()
         self.put = 0
-        self.last_failed: Failed | None = None
         self.searches: dict[int, Subscription | None] = {}
         self.begin(state)
 
@@ -112,9 +114,10 @@ class SimulatedFeed(Machine[FeedState]):
         elif isinstance(action, Deliver | Tell):
             self.put_in_line(action)
         elif isinstance(action, Widen):
-            assert self.last_failed is not None
-            assert self.last_failed.number == action.number
-            self.last_failed.error = action.error
+            (failed,) = (
+                each for each in self.line if isinstance(each, Failed) and each.number == action.number
+            )
+            failed.error = action.error
         elif isinstance(action, Leave):
             action.subscription.is_left = True
         elif isinstance(action, Grant):
@@ -127,22 +130,27 @@ class SimulatedFeed(Machine[FeedState]):
             raise KeyboardInterrupt
 
     def put_in_line(self, action: Deliver | Tell) -> None:
-        if action.number <= self.put:
-            return
-        self.put = action.number
+        item: Any
         if isinstance(action, Tell):
-            self.last_failed = Failed(action.number, action.error)
-            self.line.append(self.last_failed)
+            item = Failed(action.number, action.error)
         else:
-            if action.batch is not None:
-                action.batch.number = action.number
-            self.line.append(action.batch)
+            item = action.batch
+            if item is not None:
+                item.number = action.number
+        line = self.line
+        if action.number > self.put:
+            self.put = action.number  # no call from here on
+            line += (item,)
 
     def reset(self) -> None:
         self.searches.clear()
         self.line.clear()
         self.jobs.clear()
         self.begin(self.now.in_child())
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 class FeedMachine(RuleBasedStateMachine):
@@ -156,15 +164,45 @@ class FeedMachine(RuleBasedStateMachine):
         self.opened: Batch | None = None
         self.expected: tuple[int, int] | None = None
         self.is_stopped = False
+        self.place = 0
 
-    def tell(self, event: Any, *arguments: Any) -> None:
-        """Have an event happen, that Ctrl-C may strike; whatever it left is done later, before the next event."""
-        with suppress(KeyboardInterrupt):
-            self.feed.tell(event, *arguments)
+    def tell(self, event: Any, *arguments: Any) -> bool:
+        """Have an event happen; return whether Ctrl-C struck. What it left is done later, before the next event."""
+        place, self.place = self.place, 0
+        try:
+            if place:
+                struck(lambda: self.feed.tell(event, *arguments), [place], interrupt, FILES)
+            else:
+                self.feed.tell(event, *arguments)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def tell_again(self, event: Any, *arguments: Any) -> None:
+        """Have an event happen that the application brings about, and does once more if Ctrl-C struck."""
+        while self.tell(event, *arguments):
+            pass
+
+    def bring(self, subscription: Subscription, event: Any, *arguments: Any) -> bool:
+        """Have an event happen that comes over a link; return whether Ctrl-C struck, which costs the link."""
+        if not self.tell(event, subscription, *arguments):
+            return False
+        subscription.is_cut = True
+        self.tell_in_background(FeedState.cut, subscription, "struck")
+        return True
+
+    def tell_in_background(self, event: Any, *arguments: Any) -> None:
+        """Have an event happen in a thread where Ctrl-C does not strike."""
+        self.place, self.feed.strike = 0, None
+        self.tell(event, *arguments)
 
     @rule(strike=st.sampled_from(["before", "after"]))
     def strike_at_the_next_action(self, strike: str) -> None:
         self.feed.strike = strike
+
+    @rule(place=st.integers(1, 40))
+    def strike_at_a_call_of_the_next_event(self, place: int) -> None:
+        self.place = place
 
     @rule()
     def work(self) -> None:
@@ -180,17 +218,17 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule()
     def want(self) -> None:
-        self.tell(FeedState.wanted)
+        self.tell_again(FeedState.wanted)
 
     @precondition(lambda self: self.feed.searches)
     @rule(data=st.data(), outcome=st.sampled_from(["goes on", "goes on", "goes on", "missed", "time-out"]))
     def search(self, data: st.DataObject, outcome: str) -> None:
         number = data.draw(st.sampled_from(sorted(self.feed.searches)))
         if outcome == "missed":
-            self.tell(FeedState.missed, number)
+            self.tell_in_background(FeedState.missed, number)
         elif outcome == "time-out":
             del self.feed.searches[number]
-            self.tell(FeedState.given_up, number, DiasporaError("nobody is there"))
+            self.tell_in_background(FeedState.given_up, number, DiasporaError("nobody is there"))
         else:
             self.go_on_searching(number)
 
@@ -228,10 +266,11 @@ class FeedMachine(RuleBasedStateMachine):
         else:
             error = partition.error_at(start)
         if error is not None:
-            self.tell(FeedState.given_up, number, error)
+            self.tell_in_background(FeedState.given_up, number, error)
             return
         subscription.has_begun, subscription.next = True, start
-        self.tell(FeedState.begun, subscription, partition.epoch, start)
+        if self.bring(subscription, FeedState.begun, partition.epoch, start):
+            self.feed.searches[number] = None  # it does not get the answer either
 
     # The partition and its links.
 
@@ -248,6 +287,10 @@ class FeedMachine(RuleBasedStateMachine):
         partition.lost |= dict.fromkeys(range(first, last + 1), kind)
 
     def come_back_without_events(self) -> None:
+        """The partition begins anew. A feed that knows no epoch yet, but where to go on, could not tell."""
+        self.feed.work()
+        if not self.feed.now.epoch and self.feed.now.next is not None:
+            return
         for subscription in self.subscriptions:
             self.lose_link(subscription)
         self.partition.epoch += 1
@@ -262,7 +305,7 @@ class FeedMachine(RuleBasedStateMachine):
     def lose_link(self, subscription: Subscription) -> None:
         """Lose a link; what was on its way may still come."""
         subscription.is_cut = True
-        self.tell(FeedState.cut, subscription, "lost")
+        self.tell_in_background(FeedState.cut, subscription, "lost")
 
     @rule(data=st.data())
     def send(self, data: st.DataObject) -> None:
@@ -279,7 +322,7 @@ class FeedMachine(RuleBasedStateMachine):
             if subscription.coming:
                 return False
             subscription.is_cut = True
-            self.tell(FeedState.refused, subscription, error)
+            self.bring(subscription, FeedState.refused, error)
             return True
         following = first + 1
         while following < min(partition.count, first + most) and following not in partition.lost:
@@ -300,13 +343,14 @@ class FeedMachine(RuleBasedStateMachine):
 
     def arrive_by(self, subscription: Subscription) -> None:
         batch = subscription.coming.popleft()
-        self.tell(FeedState.received, subscription, batch.following, batch.size, batch)
+        self.bring(subscription, FeedState.received, batch.following, batch.size, batch)
 
     def finish(self) -> None:
         for subscription in [each for each in self.subscriptions if each.is_living and not each.coming]:
             subscription.is_cut = True
-            self.is_stopped = self.is_stopped or self.feed.now.subscription is subscription
-            self.tell(FeedState.finished, subscription)
+            self.bring(subscription, FeedState.finished)
+            self.feed.work()
+            self.is_stopped = self.is_stopped or self.feed.now.at is State.ENDED
 
     # The application.
 
@@ -318,11 +362,11 @@ class FeedMachine(RuleBasedStateMachine):
         if self.opened is not None:
             batch, self.opened = self.opened, None
             for _ in range(2):
-                self.tell(FeedState.gives_back, batch.number, batch.size)
+                self.tell_again(FeedState.gives_back, batch.number, batch.size)
             return
         item = feed.line[0]
         if isinstance(item, Failed):
-            self.tell(FeedState.due, item.number)
+            self.tell_again(FeedState.due, item.number)
             if feed.now.is_untold(item.number):
                 return
             self.hand_out_failure(item.error)
@@ -349,7 +393,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     def stop(self) -> None:
         self.is_stopped = True
-        self.tell(FeedState.stopped)
+        self.tell_again(FeedState.stopped)
 
     @rule(event=st.integers(0, 60))
     def something_rare(self, event: int) -> None:
@@ -378,7 +422,7 @@ class FeedMachine(RuleBasedStateMachine):
         if not hasattr(self, "feed"):
             return
         feed = self.feed
-        feed.strike = None
+        feed.strike, self.place = None, 0
         feed.work()
         if feed.now.at is State.IDLE:
             feed.tell(FeedState.wanted)
@@ -415,7 +459,7 @@ class FeedMachine(RuleBasedStateMachine):
 
 
 TestFeed = FeedMachine.TestCase
-TestFeed.settings = settings(max_examples=100, stateful_step_count=50)
+TestFeed.settings = settings(stateful_step_count=40)
 
 
 def test_what_is_not_allowed_raises_and_names_state_and_event() -> None:

@@ -1,11 +1,9 @@
 """Handing out without a server: order, failures, credit, closing, forks and Ctrl-C, against an oracle."""
 
 import gc
-import sys
 import weakref
 from collections import deque
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,10 @@ from mochi.mofka.client.core.hand_out import TRANSITIONS, Event, HandOutState, S
 from mochi.mofka.client.core.transitions import NotAllowed
 from mochi.mofka.client.event import EndedFeed, FailedFeed, MofkaEvent, ReceivedBatch
 from mochi.mofka.client.pulling import HandOut, PulledEvent
+from tests.client.core.striking import struck
 
 SIZES = np.array([9], np.uint32)
+FILES = (machine.__file__, hand_out.__file__, pulling.__file__)
 METADATA = memoryview(b"\1\0\0\0\0\0\0\0" + b"7")
 
 
@@ -63,27 +63,8 @@ class Feed:
         return batch
 
 
-class Striking:
-    """Raises `KeyboardInterrupt` at the given calls of the modules that hand out."""
-
-    files = (machine.__file__, hand_out.__file__, pulling.__file__)
-
-    def __init__(self, place: int) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        if self.place:
-            sys.setprofile(self.look)
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def look(self, frame: FrameType, event: str, _: Any) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename in self.files:
-            self.place -= 1
-            if not self.place:
-                sys.setprofile(None)
-                raise KeyboardInterrupt
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 class HandOutMachine(RuleBasedStateMachine):
@@ -118,6 +99,11 @@ class HandOutMachine(RuleBasedStateMachine):
         self.hand_out.waiting.append(weakref.ref(future))
         self.futures.append(future)
 
+    def fulfil_struck(self, place: int) -> None:
+        """Fulfil, and have Ctrl-C strike at a point of it, if it has so many."""
+        with suppress(KeyboardInterrupt):
+            struck(self.hand_out.fulfil, [place], interrupt, FILES)
+
     # What happens.
 
     def put_in_line(self, feed: Feed, item: Any) -> None:
@@ -147,7 +133,7 @@ class HandOutMachine(RuleBasedStateMachine):
     @rule(data=st.data(), is_sure=st.integers(0, 20))
     def end(self, data: st.DataObject, is_sure: int) -> None:
         feed = data.draw(st.sampled_from(self.feeds))
-        if is_sure == 20 and not feed.has_ended:
+        if is_sure == 20 and not feed.has_ended and not self.hand_out.is_closed:
             feed.has_ended = True
             self.put_in_line(feed, EndedFeed())
 
@@ -155,14 +141,12 @@ class HandOutMachine(RuleBasedStateMachine):
     def pull_and_fulfil(self, futures: int, place: int) -> None:
         for _ in range(futures):
             self.pull()
-        with suppress(KeyboardInterrupt), Striking(place):
-            self.hand_out.fulfil()
+        self.fulfil_struck(place)
 
     @precondition(lambda self: self.futures)
     @rule(place=st.integers(0, 80))
     def fulfil_again(self, place: int) -> None:
-        with suppress(KeyboardInterrupt), Striking(place):
-            self.hand_out.fulfil()
+        self.fulfil_struck(place)
 
     @precondition(lambda self: self.futures)
     @rule()
