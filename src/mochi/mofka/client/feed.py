@@ -465,8 +465,8 @@ class _DataReceiver(PendingCall):
         return super().allocate(frame)
 
     def receive(self, frame: Frame) -> None:
-        if frame.kind is Kind.RESPONSE and len(self._targets) != 1:
-            source = frame.bulk[0]
+        source = frame.bulk[0] if frame.bulk else None
+        if frame.kind is Kind.RESPONSE and not (len(self._targets) == 1 and source is self._targets[0]):
             assert source is not None
             _scatter(source, self._targets)
         super().receive(frame)
