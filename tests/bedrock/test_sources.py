@@ -48,7 +48,7 @@ def test_a_script_sees_its_context_and_the_processes() -> None:
 @pytest.mark.parametrize(
     ("decode", "text", "words"),
     [
-        (from_json, b'{"margo": {},\n}', "line 2 column 1"),
+        (from_json, b'{"margo": {},\n]', "line 2 column 1"),
         (from_json, b"", "line 1 column 1"),
         (from_json, b'{"margo": NaN}', "NaN is not a JSON value"),
         (from_json, b"\xff", "not JSON"),

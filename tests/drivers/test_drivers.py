@@ -10,6 +10,7 @@ import pytest
 from diaspora_stream.api import Driver
 from diaspora_stream.testing import DriverSuite
 from mochi.mofka.testing import Service, configuration
+from tests.addresses import ADDRESSES
 
 
 def provider(name: str, kind: str, number: int, config: dict[str, Any], *tags: str) -> dict[str, Any]:
@@ -24,7 +25,7 @@ CONFIG["providers"] += [
 ]
 
 
-@pytest.fixture(scope="module", params=["na+sm", "tcp"])
+@pytest.fixture(scope="module", params=ADDRESSES)
 def group_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with Service(tmp_path_factory.mktemp("server"), CONFIG, address=request.param) as service:
         yield str(service.group_file)

@@ -31,7 +31,13 @@ from mochi.margo.errors import AddressError
         ("ofi+tcp://:4000", TcpAddress("", 4000)),
         ("ofi+tcp://eth0/10.0.0.1:4000", TcpAddress("10.0.0.1", 4000)),
         ("ofi+tcp://eth0/:4000", TcpAddress("", 4000)),
-        ("ofi+tcp;ofi_rxm://10.0.0.1:4000", TcpAddress("10.0.0.1", 4000)),
+        ("ofi+tcp;ofi_rxm://10.0.0.1:4000", TcpAddress("10.0.0.1", 4000, "tcp;ofi_rxm")),
+        ("verbs", TcpAddress(fabric="verbs")),
+        ("ofi+verbs://ib0", TcpAddress("ib0", fabric="verbs")),
+        ("ofi+verbs;ofi_rxm://10.0.0.1:4000", TcpAddress("10.0.0.1", 4000, "verbs")),
+        ("cxi", TcpAddress(fabric="cxi")),
+        ("ofi+cxi://10.0.0.1:4000", TcpAddress("10.0.0.1", 4000, "cxi")),
+        ("efa", TcpAddress(fabric="efa")),
         ("ofi+tcp://[::1]:4000", TcpAddress("::1", 4000)),
         ("ofi+tcp://[::1]", TcpAddress("::1")),
     ],
@@ -42,13 +48,30 @@ def test_the_forms_of_an_address(text: str, address: SmAddress | TcpAddress) -> 
 
 
 @pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("verbs://mlx5_0/10.0.0.1:4000", TcpAddress("10.0.0.1", 4000, "verbs", "mlx5_0")),
+        ("ofi+verbs://mlx5_0/:4000", TcpAddress("", 4000, "verbs", "mlx5_0")),
+        ("ofi+cxi://cxi0", TcpAddress(fabric="cxi", card="cxi0")),
+        ("ofi+cxi://cxi0:12", TcpAddress(fabric="cxi", card="cxi0", pid=12)),
+        ("cxi://:510", TcpAddress(fabric="cxi", pid=510)),
+    ],
+)
+def test_a_card_is_where_a_server_listens_and_no_matter_of_its_peers(text: str, address: TcpAddress) -> None:
+    assert parse(text) == address
+    assert parse(str(address)) == TcpAddress(address.host, address.port, address.fabric)
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("ofi+tpc://h:1", "did you mean 'ofi+tcp'"),
         ("na_sm", "did you mean 'na+sm'"),
-        ("ucx+tcp", "did you mean 'tcp'"),
-        ("verbs", "not one of na+sm, sm, ofi+tcp, tcp"),
-        ("cxi://cxi0:12", "not one of na+sm, sm, ofi+tcp, tcp"),
+        ("ucx+tcp", "no transport on UCX; use ofi+tcp"),
+        ("ofi+shm://", "use na+sm"),
+        ("vebrs", "did you mean 'verbs'"),
+        ("cxi://cxi0:511", "511 is not the number of an endpoint, 0 to 510"),
+        ("carrier+pigeon", "not one of na+sm, sm, ofi+tcp, tcp, ofi+verbs, ofi+cxi, ofi+efa"),
         ("10.0.0.1:4000", "did you mean 'ofi+tcp://10.0.0.1:4000'"),
         ("", "not one of"),
         ("na+sm://a/b", "at most 100 bytes and no '/'"),
@@ -67,24 +90,45 @@ def test_what_is_said_of_a_wrong_address(text: str, problem: str) -> None:
         parse(text)
 
 
-@given(st.one_of(st.text(), st.text().map("na+sm://".__add__), st.text().map("tcp://".__add__)))
+@given(
+    st.one_of(
+        st.text(),
+        st.text().map("na+sm://".__add__),
+        st.text().map("tcp://".__add__),
+        st.text().map("cxi://".__add__),
+    )
+)
 def test_any_text_is_an_address_or_an_address_error(text: str) -> None:
     try:
         address = parse(text)
     except AddressError:
         return
-    assert parse(str(address)) == address
+    shown = parse(str(address))
+    assert parse(str(shown)) == shown
+    if isinstance(address, SmAddress) or not (address.card or address.pid is not None):
+        assert shown == address
 
 
 def test_a_protocol_has_one_spelling() -> None:
-    spellings = ["sm://a", "na+sm", "tcp://h:1", "ofi+tcp", "ofi+tcp;ofi_rxm://h:1", "cxi://x"]
+    spellings = [
+        "sm://a",
+        "na+sm",
+        "tcp://h:1",
+        "ofi+tcp",
+        "ofi+tcp;ofi_rxm://h:1",
+        "cxi://x",
+        "verbs",
+        "x://y",
+    ]
     assert [protocol(text) for text in spellings] == [
         "na+sm",
         "na+sm",
         "ofi+tcp",
         "ofi+tcp",
-        "ofi+tcp",
-        "cxi",
+        "ofi+tcp;ofi_rxm",
+        "ofi+cxi",
+        "ofi+verbs",
+        "x",
     ]
 
 
@@ -147,12 +191,13 @@ def test_a_connection_that_met_itself_is_refused(monkeypatch: pytest.MonkeyPatch
     [
         (("sm://a", "na+sm://a"), "na+sm://a"),
         (
-            ("tcp://10.0.0.1:4000", "ofi+tcp://eth0/10.0.0.1:4000", "ofi+tcp;ofi_rxm://10.0.0.1:4000"),
+            ("tcp://10.0.0.1:4000", "ofi+tcp://eth0/10.0.0.1:4000"),
             "ofi+tcp://10.0.0.1:4000",
         ),
         (("tcp://Node7:4000", "ofi+tcp://node7:04000"), "ofi+tcp://node7:4000"),
         (("tcp://[0:0::1]:4000", "ofi+tcp://[::1]:4000"), "ofi+tcp://[::1]:4000"),
-        (("verbs://node7:4000",), "verbs://node7:4000"),
+        (("verbs://Node7:4000", "ofi+verbs;ofi_rxm://mlx5_0/node7:4000"), "ofi+verbs://node7:4000"),
+        (("carrier+pigeon://node7",), "carrier+pigeon://node7"),
     ],
 )
 def test_an_address_has_one_form_in_which_it_is_compared(forms: tuple[str, ...], one: str) -> None:

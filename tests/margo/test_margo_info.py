@@ -5,16 +5,19 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from mochi.margo import libfabric
+from mochi.margo.fabric import NoFabric, load
 from mochi.margo.info import FORMS, Form, try_form
-from mochi.margo.libfabric import Libfabric
 
 COMMAND = str(Path(sys.executable).parent / "margo-info")
 OURS = {"ofi+tcp://", "na+sm://", "tcp://", "sm://"}
+with suppress(NoFabric):
+    load()
+    OURS |= {"ofi+tcp;ofi_rxm://"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,11 +31,11 @@ def test_all_forms_are_tried_and_those_that_start_come_first(tmp_path: Path) -> 
     banner, *lines = done.stdout.splitlines()
     assert socket.gethostname() in banner
     shown = [line.split("\t") for line in lines if "\t" in line]
-    assert [line[3] for line in shown] == ["YES"] * 4 + ["NO"] * 17
-    assert {line[0] for line in shown[:4]} == OURS
+    assert [line[3] for line in shown] == ["YES"] * len(OURS) + ["NO"] * (23 - len(OURS))
+    assert {line[0] for line in shown[: len(OURS)]} == OURS
     records = json.loads(path.read_text())
     assert [record["addr"] for record in records] == [form.addr for form in FORMS]
-    assert [record["index"] for record in records] == list(range(21))
+    assert [record["index"] for record in records] == list(range(23))
     for record in records:
         columns = [record[key] for key in ("addr", "xport", "proto", "result", "example_runtime_addr")]
         assert lines[lines.index("\t".join(columns)) - 1] == f"### {record['desc']} ###"
@@ -47,7 +50,7 @@ def test_the_address_shown_is_one_that_was_listened_on_and_is_free_again(form: F
     before = os.listdir("/proc/self/fd")
     trial = try_form(form)
     assert trial.address is not None
-    assert trial.address.startswith(("ofi+tcp://", "na+sm://"))
+    assert trial.address.startswith(("ofi+tcp://", "na+sm://", "ofi+tcp;ofi_rxm://"))
     assert not trial.address.endswith(":0")
     assert os.listdir("/proc/self/fd") == before
 
@@ -85,16 +88,41 @@ def test_libraries_are_listed_or_said_to_be_missing() -> None:
     assert "\nlibfabric: " in done.stdout
 
 
-def test_a_library_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libfabric, "_NAME", "libnowhere.so.1")
-    with pytest.raises(OSError, match=r"libnowhere\.so\.1"):
-        Libfabric.load()
+def test_the_self_test_reports_what_a_fabric_does() -> None:
+    if "ofi+tcp;ofi_rxm://" not in OURS:
+        pytest.skip("no libfabric here")
+    done = run("--selftest", "ofi+tcp;ofi_rxm://127.0.0.1")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["passed"], report["problems"]) == (0, True, [])
+    assert report["provider"] in ("tcp", "tcp;ofi_rxm")
+    assert [read["bytes"] for read in report["reads"]][-1] == 64 << 20
 
 
-def test_the_library_says_what_it_offers() -> None:
-    try:
-        library = Libfabric.load()
-    except OSError as error:
-        pytest.skip(f"no libfabric here: {error}")
-    assert library.version >= (1, 9)
-    assert any("tcp" in provider for provider in library.offers())
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("cxi", "offers no 'cxi' here"),
+        ("tcp", "names no fabric; ofi+verbs, ofi+cxi or ofi+efa do"),
+        ("ofi+shm", "use na+sm"),
+    ],
+)
+def test_the_self_test_of_what_is_not_there_says_why(address: str, problem: str) -> None:
+    if "ofi+tcp;ofi_rxm://" not in OURS:
+        pytest.skip("no libfabric here")
+    done = run("--selftest", address)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["passed"]) == (1, False)
+    assert problem in report["problems"][0]
+
+
+def test_a_server_on_a_card_that_is_not_there_says_what_margo_info_does() -> None:
+    bedrock = subprocess.run(
+        [str(Path(COMMAND).with_name("bedrock")), "verbs"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    (said,) = [trial.reason for trial in map(try_form, FORMS) if trial.form.addr == "verbs://"]
+    assert bedrock.returncode == 255
+    assert bedrock.stderr.removeprefix("error: ").replace("'verbs'", "'verbs://'", 1).strip() == said

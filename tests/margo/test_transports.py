@@ -60,6 +60,7 @@ from mochi.margo.wire import (
     allocate_private,
     encode,
 )
+from tests.addresses import ADDRESSES
 
 SECONDS = 20.0
 SERVER = str(Path(__file__).with_name("margo_server.py"))
@@ -80,7 +81,7 @@ class Number(msgspec.Struct, array_like=True):
     value: int
 
 
-@pytest.fixture(params=["na+sm", "ofi+tcp://127.0.0.1"])
+@pytest.fixture(params=ADDRESSES)
 def address(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -995,6 +996,8 @@ def test_one_way_requests_to_a_pool_that_is_stuck_are_not_read_without_end(
 
 @pytest.mark.alone
 def test_want_of_descriptors_neither_spins_nor_ends_the_server(client: Client, address: str) -> None:
+    if "rxm" in address:
+        pytest.skip("an endpoint of libfabric has descriptors of its own")
     with server_process(address, "40") as (process, where), ExitStack() as stack:
 
         def cpu() -> float:
@@ -1439,10 +1442,19 @@ def strike(*_):
         raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, strike)
 strikes = lost = answered = 0
-for number in range(600):
+took = []
+for number in range(50):
+    began = time.perf_counter()
+    client.call({where!r}, "echo", Number(number), Number, provider_id=1)
+    took.append(time.perf_counter() - began)
+one = sorted(took)[25]
+for number in range(6000):
+    if strikes > 60 and answered > 300:
+        break
+    client.link({where!r})
     try:
         armed = True
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(2e-5, 6e-4))
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.05, 6) * one)
         try:
             for step in range(6):
                 value = client.call({where!r}, "echo", Number(number * 10 + step), Number, provider_id=1).value
@@ -1457,7 +1469,7 @@ for number in range(600):
     armed = False
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert strikes > 50, strikes
-assert answered > 200, answered
+assert answered > 50, answered
 link = client.link({where!r})
 deadline = time.monotonic() + 5
 while link._claims and time.monotonic() < deadline:  # by the background thread, for an answer that comes late

@@ -15,6 +15,7 @@ from mochi.margo.wire import (
     HEAD,
     MAX_MESSAGE,
     MAX_SEGMENTS,
+    REMOTE,
     SEGMENT,
     SKIPPABLE,
     STAGING_SIZE,
@@ -26,9 +27,10 @@ from mochi.margo.wire import (
     SendQueue,
     allocate_private,
     encode,
+    keys_of,
 )
 
-numbers = st.integers(0, 2**32 - 1)
+numbers = st.integers(0, 2**32 - 2)
 sizes = st.one_of(st.integers(0, 40), st.integers(0, 3 * STAGING_SIZE))
 segments = st.lists(st.tuples(sizes, st.one_of(st.just(0), numbers), st.integers(0, 2**40)), max_size=4)
 specs = st.tuples(
@@ -351,3 +353,12 @@ def test_a_send_queue_sends_every_byte_once_and_in_order(
 
 def test_the_sizes_of_head_and_segment_record_are_those_of_the_document() -> None:
     assert (HEAD.size, SEGMENT.size) == (40, 24)
+
+
+def test_remote_segments_travel_with_their_keys_beside_inline_ones() -> None:
+    sent = [Segment(3), Segment(5 << 20, REMOTE, 77, 1 << 63), Segment(0, REMOTE, 1, 2), Segment(1)]
+    data = encode(Kind.NOTICE, call=4, segments=sent, extensions=keys_of(sent)) + b"abcd"
+    (frame,) = feed(FrameReader(allocate_private, Limits()), data, iter([1] * len(data)))
+    assert frame.is_remote
+    assert frame.segments == sent
+    assert [view and bytes(view) for view in frame.bulk] == [b"abc", None, None, b"d"]

@@ -71,7 +71,7 @@ def test_the_greeting_of_the_examples_is_a_valid_one() -> None:
 def test_the_greeting_is_that_of_the_code() -> None:
     assert TEXT.startswith(f"# Wire format, version {wire.VERSION}\n")
     rows = table("Greeting")
-    structs = (handshake.Hello, handshake.Welcome, handshake.Terms, handshake.Proof)
+    structs = (handshake.Hello, handshake.Welcome, handshake.Terms, handshake.Proof, handshake.Fabric)
     for kind in structs:
         assert [kind.__name__, ", ".join(kind.__struct_fields__)] in rows
     gate = Gate()

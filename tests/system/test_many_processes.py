@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from mochi.mofka.testing import configuration
+from tests.addresses import ADDRESSES
 from tests.system.real_service import Machine
 
 PRODUCERS = ("one", "two", "three")
 COUNT = 1500
 
 
-@pytest.mark.parametrize("address", ["na+sm", "tcp://127.0.0.1"])
+@pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize("kind", ["memory", "default"])
 def test_every_byte_of_many_producers_reaches_every_consumer_in_order(
     machine: Machine, address: str, kind: str

@@ -16,6 +16,7 @@ import pytest
 from diaspora_stream.api import Driver, TopicHandle
 from diaspora_stream.errors import DiasporaError, TopicExists, TopicNotFound
 from mochi.mofka.testing import Service, configuration
+from tests.addresses import ADDRESSES
 from tests.system.real_service import Machine, spread
 
 
@@ -120,7 +121,7 @@ def directories(machine: Machine) -> list[str]:
     return sorted(path.name for path in (machine.directory / "data").glob("*"))
 
 
-@pytest.mark.parametrize("address", ["na+sm", "tcp://127.0.0.1"])
+@pytest.mark.parametrize("address", ADDRESSES)
 def test_a_server_that_is_started_again_has_topics_partitions_and_events_back(
     machine: Machine, address: str
 ) -> None:

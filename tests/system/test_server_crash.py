@@ -17,6 +17,7 @@ from diaspora_stream.errors import DiasporaError
 from diaspora_stream.serializer import DefaultSerializer
 from mochi.mofka.chunks import PartitionDirectory
 from mochi.mofka.testing import Service
+from tests.addresses import ADDRESSES
 from tests.chunks.chunk_events import events_of
 from tests.system.real_service import Machine
 from tests.system.stream_worker import data_of
@@ -121,7 +122,7 @@ def test_a_new_server_attaches_the_directory_of_a_killed_one_and_serves_all_of_i
             assert b"".join(event.data) == data_of("p", 0, number)
 
 
-@pytest.mark.parametrize("address", ["na+sm", "tcp://127.0.0.1"])
+@pytest.mark.parametrize("address", ADDRESSES)
 def test_whoever_waits_for_a_server_that_dies_is_told_promptly(machine: Machine, address: str) -> None:
     server = machine.serve(address=address)
     driver = machine.driver(server, timeout_ms=1000)

@@ -1,10 +1,12 @@
 """Addresses: ``[<class>+]<protocol>[://[<host part>]]``, as a user writes them and as a server prints them.
 
-Pure functions over text. Protocols that run here are shared memory on one node (``na+sm``, ``sm``) and TCP sockets
-(``ofi+tcp``, ``tcp``). A TCP host part may carry a libfabric domain (``eth0/10.0.0.1:4000``), which is passed over.
+Pure functions over text. Protocols that run here are shared memory on one node (``na+sm``, ``sm``), TCP sockets
+(``ofi+tcp``, ``tcp``), and TCP sockets beside a fabric of libfabric (``ofi+verbs``, ``ofi+cxi``, ``ofi+efa``,
+``ofi+tcp;ofi_rxm``). A host part may carry a libfabric domain (``mlx5_0/10.0.0.1:4000``), which TCP passes over.
 """
 
 import ipaddress
+import re
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -14,8 +16,42 @@ from diaspora_stream.console.hints import nearest, suggestion
 from mochi.margo.errors import AddressError
 
 _SM = ("na+sm", "sm")
-_TCP = ("ofi+tcp", "tcp", "ofi+tcp;ofi_rxm")
+_TCP = ("ofi+tcp", "tcp")
+_FABRICS = {
+    "ofi+verbs": "verbs",
+    "verbs": "verbs",
+    "ofi+verbs;ofi_rxm": "verbs",
+    "ofi+cxi": "cxi",
+    "cxi": "cxi",
+    "ofi+efa": "efa",
+    "efa": "efa",
+    "ofi+tcp;ofi_rxm": "tcp;ofi_rxm",
+}
 _MAX_NAME = 100
+_CARD = re.compile(r"(?P<card>cxi[0-9])?(:(?P<pid>[0-9]{1,3}))?", re.ASCII)
+_MAX_PID = 510
+
+_RETIRED = "the library is no longer developed, and Mofka has no transport on it; use ofi+tcp"
+_UCX = "Mofka has no transport on UCX; use ofi+tcp, or ofi+verbs on InfiniBand"
+_OMNI_PATH = "Mofka has no transport on Omni-Path's libraries; use ofi+tcp"
+REFUSED = {
+    "ofi+shm": "libfabric's shared memory checks nothing and cannot wait; use na+sm",
+    "shm": "libfabric's shared memory checks nothing and cannot wait; use na+sm",
+    "ofi+sockets": "libfabric's sockets are slower than plain ones; use ofi+tcp",
+    "ofi+psm2": _OMNI_PATH,
+    "psm2": _OMNI_PATH,
+    "ofi+opx": _OMNI_PATH,
+    "ofi+gni": _RETIRED,
+    "psm+psm": _RETIRED,
+    "psm2+psm2": _RETIRED,
+    "bmi+tcp": _RETIRED,
+    "ucx+tcp": _UCX,
+    "ucx+rc": _UCX,
+    "ucx+ud": _UCX,
+    "ucx+dc": _UCX,
+    "ucx+all": _UCX,
+}
+"""Why the original's other protocols do not run here, and what to use instead."""
 
 
 class SmAddress(msgspec.Struct, frozen=True):
@@ -28,14 +64,30 @@ class SmAddress(msgspec.Struct, frozen=True):
 
 
 class TcpAddress(msgspec.Struct, frozen=True):
-    """A TCP socket; an empty `host` is any interface of the server's choice, port 0 any free port."""
+    """A TCP socket; an empty `host` is any interface of the server's choice, port 0 any free port.
+
+    Attributes
+    ----------
+    fabric : str
+        What of libfabric moves bulk beside the socket; empty: the socket does.
+    card : str
+        Libfabric's domain, which is a network card mostly; empty: any.
+    pid : int or None
+        The number of the endpoint on a Slingshot card; None: any.
+    """
 
     host: str = ""
     port: int = 0
+    fabric: str = ""
+    card: str = ""
+    pid: int | None = None
 
     def __str__(self) -> str:
+        """Return the address as peers use it: by host and port, whatever the card."""
+        if self.fabric and not self.host and not self.port:
+            return f"ofi+{self.fabric}://"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"ofi+tcp://{host}:{self.port}"
+        return f"ofi+{self.fabric or 'tcp'}://{host}:{self.port}"
 
 
 Address: TypeAlias = SmAddress | TcpAddress
@@ -44,6 +96,8 @@ Address: TypeAlias = SmAddress | TcpAddress
 def protocol(address: str) -> str:
     """Return what precedes ``://``: the protocol of an address, in one spelling for each transport."""
     name = address.partition("://")[0]
+    if name in _FABRICS:
+        return f"ofi+{_FABRICS[name]}"
     return "na+sm" if name in _SM else "ofi+tcp" if name in _TCP else name
 
 
@@ -64,7 +118,7 @@ def canonical(text: str) -> str:
         host = ipaddress.ip_address(address.host).compressed
     except ValueError:
         host = address.host.lower()
-    return str(TcpAddress(host, address.port))
+    return str(msgspec.structs.replace(address, host=host))
 
 
 def parse(text: str) -> Address:
@@ -73,7 +127,7 @@ def parse(text: str) -> Address:
     Raises
     ------
     AddressError
-        Unknown protocol (names the nearest known one), or a host part of the wrong form.
+        Unknown protocol (names the nearest known one), one that does not run here, or a host part of the wrong form.
     """
     name, _, rest = text.partition("://")
     if name in _SM:
@@ -83,16 +137,31 @@ def parse(text: str) -> Address:
             )
         return SmAddress(rest)
     if name in _TCP:
-        return _parse_tcp(text, rest)
+        return msgspec.structs.replace(_parse_tcp(text, rest), card="")
+    if name in _FABRICS:
+        return _parse_fabric(text, _FABRICS[name], rest)
+    if name in REFUSED:
+        raise AddressError(f"address {text!r}: {REFUSED[name]}")
     is_host = name == text and text.rpartition(":")[2].isdigit()
-    near = f"ofi+tcp://{text}" if is_host else nearest(name, (*_SM, *_TCP))
+    near = f"ofi+tcp://{text}" if is_host else nearest(name, (*_SM, *_TCP, *_FABRICS))
     raise AddressError(
-        f"address {text!r}: protocol {name!r} is not one of na+sm, sm, ofi+tcp, tcp{suggestion(near)}"
+        f"address {text!r}: protocol {name!r} is not one of na+sm, sm, ofi+tcp, tcp, ofi+verbs, ofi+cxi, ofi+efa"
+        f"{suggestion(near)}"
     )
 
 
+def _parse_fabric(text: str, fabric: str, rest: str) -> TcpAddress:
+    card = _CARD.fullmatch(rest) if fabric == "cxi" else None
+    if card is None:
+        return msgspec.structs.replace(_parse_tcp(text, rest), fabric=fabric)
+    pid = None if card["pid"] is None else int(card["pid"])
+    if pid is not None and pid > _MAX_PID:
+        raise AddressError(f"address {text!r}: {pid} is not the number of an endpoint, 0 to {_MAX_PID}")
+    return TcpAddress(fabric=fabric, card=card["card"] or "", pid=pid)
+
+
 def _parse_tcp(text: str, rest: str) -> TcpAddress:
-    host_port = rest.rsplit("/", 1)[-1]
+    card, _, host_port = rest.rpartition("/")
     if host_port.startswith("["):
         host, bracket, port = host_port[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
@@ -106,4 +175,4 @@ def _parse_tcp(text: str, rest: str) -> TcpAddress:
         host.encode("idna")
     except UnicodeError as error:
         raise AddressError(f"address {text!r}: {host!r} is not the name of a host") from error
-    return TcpAddress(host, int(port or 0))
+    return TcpAddress(host, int(port or 0), card=card)

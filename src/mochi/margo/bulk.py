@@ -10,7 +10,9 @@ import fcntl
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -49,14 +51,20 @@ class BulkBuffer:
         Descriptor of the sealed memfd behind a shareable buffer, else -1.
     used : int
         Bytes that were handed out of it at most, which is what it costs.
+    region : Any
+        What stands for it where it was registered.
+    retire : callable or None
+        Called when it goes, if it was registered; keeps the memory until it is not registered any more.
     """
 
-    __slots__ = ("fd", "size", "used", "view")
+    __slots__ = ("fd", "region", "retire", "size", "used", "view")
 
     def __init__(self, size: int, shareable: bool) -> None:
         self.size = size
         self.used = 0
         self.fd = -1
+        self.region: Any = None
+        self.retire: Callable[[], None] | None = None
         if shareable:
             self.fd = os.memfd_create("mofka-bulk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self.fd, size)
@@ -67,6 +75,8 @@ class BulkBuffer:
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+        if self.retire is not None:
+            self.retire()
 
 
 def map_lent(fd: int) -> memoryview:

@@ -34,7 +34,7 @@ from typing import TypeVar
 import msgspec
 
 from mochi.margo import rpc, transport
-from mochi.margo.address import canonical
+from mochi.margo.address import TcpAddress, canonical, parse
 from mochi.margo.errors import (
     AddressError,
     ConnectionLost,
@@ -44,6 +44,7 @@ from mochi.margo.errors import (
     ProtocolError,
     VersionMismatch,
 )
+from mochi.margo.fabric import FabricError, Fetcher, Plane, offer, plane_to
 from mochi.margo.link import Claim, Link, PendingCall
 from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.peer import Asking, Seat, State
@@ -88,6 +89,7 @@ class Client:
         self._by_descriptor: dict[int, Link] = {}
         self._connecting: dict[str, OwnedLock] = {}
         self._refused: dict[str, tuple[float, str]] = {}
+        self._without_fabric: set[str] = set()
         self._changing = OwnedLock()
         self._sleeping: set[SimpleQueue[None]] = set()
         self._polling: set[_Bell] = set()
@@ -168,18 +170,21 @@ class Client:
         if self._links.get(link.address) is link:
             del self._links[link.address]
 
-    def _adopt(self, address: str, connected: socket.socket, peer: Asking) -> Link:
+    def _adopt(self, address: str, connected: socket.socket, peer: Asking, plane: Plane | None) -> Link:
+        fabric = None
+        if plane is not None and peer.fabric is not None:
+            fabric = Fetcher(plane, peer.fabric.name)
         with self._changing:
             if self._background is None:
                 made = _Background(self)
                 if self._background is None:  # a call within this thread may have been here
                     self._background = made
-            link = Link(self, address, peer, connected, self._background.poller)
+            link = Link(self, address, peer, connected, self._background.poller, fabric)
             self._by_descriptor[link.descriptor] = link
             self._links[address] = link
         return link
 
-    def _connect(self, address: str, timeout: float) -> tuple[socket.socket, Asking]:
+    def _connect(self, address: str, timeout: float) -> tuple[socket.socket, Asking, Plane | None]:
         seat, via = self._seats.get(address), self._ways.get(address)
         if via is None:
             return self._greet(address, seat, timeout)
@@ -193,11 +198,14 @@ class Client:
         except AddressError as error:
             raise AddressError(f"{error}; nor by {via}: {failure}") from error
 
-    def _greet(self, address: str, seat: Seat | None, timeout: float) -> tuple[socket.socket, Asking]:
+    def _greet(
+        self, address: str, seat: Seat | None, timeout: float
+    ) -> tuple[socket.socket, Asking, Plane | None]:
         deadline = time.monotonic() + timeout
         connected = transport.connect(address, timeout)
         try:
-            peer = Asking(seat, address)
+            plane = self._plane_to(address, connected)
+            peer = Asking(seat, address, None if plane is None else offer(plane))
             while peer.queue.pump(connected.sendmsg) and peer.state is not State.OPEN:
                 connected.settimeout(max(deadline - time.monotonic(), 1e-3))
                 count = connected.recv_into(peer.reader.buffers()[0])
@@ -221,7 +229,31 @@ class Client:
         except BaseException:
             connected.close()
             raise
-        return connected, peer
+        if plane is not None and not peer.uses_fabric:
+            self._do_without(address, f"the server has {peer.fabric or 'none'}, this process {offer(plane)}")
+            plane = None
+        return connected, peer, plane
+
+    def _plane_to(self, address: str, connected: socket.socket) -> Plane | None:
+        """Return the endpoint of a fabric to use beside a socket, if the address names one that works."""
+        parsed = parse(address)
+        if not isinstance(parsed, TcpAddress) or not parsed.fabric or address in self._without_fabric:
+            return None
+        try:
+            return plane_to(parsed, connected.getsockname()[0])
+        except FabricError as error:
+            self._do_without(address, str(error))
+            return None
+
+    def _do_without(self, address: str, why: str) -> None:
+        """Use the socket alone with a server from now on, and say so once."""
+        if address not in self._without_fabric:
+            self._without_fabric.add(address)
+            log.warning("the fabric of %s is not used, its socket carries all: %s", address, why)
+
+    def fabric_failed(self, link: Link, error: Exception) -> None:
+        """Take note that bulk could not be fetched over a link, which is lost."""
+        self._do_without(link.address, str(error))
 
     def forget(self, link: Link) -> None:
         """Drop a link that is lost."""
@@ -423,6 +455,9 @@ class Client:
             for descriptor, events in poll.poll(min(left, LONGEST_SLEEP) * 1000):
                 if descriptor == bell.descriptor:
                     bell.clear()
+                    for link in links:
+                        if link.has_fetched and link.is_claimed_by(claim):
+                            link.read()
                     continue
                 link = by_descriptor[descriptor]
                 if events & select.POLLOUT:
@@ -453,6 +488,13 @@ class Client:
             link.release(claim)
             raise
         return True
+
+    def fetched(self, link: Link) -> None:
+        """See to it that bulk that has come by a fabric is handed over: here, or by who reads the link."""
+        if self._read(link):
+            self.notify()
+        else:
+            self.rouse()
 
     def notify(self) -> None:
         """Let threads that wait look again whether they are done."""

@@ -18,7 +18,8 @@ import msgspec
 
 from mochi.margo import rpc
 from mochi.margo.complaints import Complaint
-from mochi.margo.errors import Fault, MargoError
+from mochi.margo.errors import Fault, MargoError, RemoteProtocolError
+from mochi.margo.fabric import FabricError, Fetcher, Placed, Plane
 from mochi.margo.peer import Answering, Call, Grant, House, Reservation, State, frame_of
 from mochi.margo.wire import ONE_WAY, Allocate, Buffer, Frame, Kind
 
@@ -35,6 +36,7 @@ class Owner(House, Protocol):
     """What a connection needs of its engine."""
 
     loop: asyncio.AbstractEventLoop
+    plane: Plane | None
 
     def definition(self, frame: Frame) -> "Definition":
         """Return what a request is for; `Fault` when there is nothing."""
@@ -146,11 +148,16 @@ class Request(Call):
         LocalProtocolError
             The answer is larger than any peer takes; it may still be answered with another.
         """
-        frame = None
-        if not self.frame.flags & ONE_WAY:
-            frame = frame_of(Kind.RESPONSE, self.frame.call, message, bulk, descriptors)
         connection = self.connection
-        connection.engine.on_loop(partial(connection.settle, self, frame, bulk, descriptors))
+        frame = placed = None
+        if not self.frame.flags & ONE_WAY:
+            if connection.fabric is not None:
+                placed = connection.fabric.place(bulk)
+            if placed is None:
+                frame = frame_of(Kind.RESPONSE, self.frame.call, message, bulk, descriptors)
+            else:
+                frame, bulk = placed.frame(Kind.RESPONSE, self.frame.call, message), placed.inline
+        connection.engine.on_loop(partial(connection.settle, self, frame, bulk, descriptors, placed))
 
     def fail(self, error: BaseException) -> None:
         """Answer with `error`, as a fault."""
@@ -162,6 +169,13 @@ class Request(Call):
 
 
 Handler: TypeAlias = Callable[[Request], None]
+
+
+def no_bulk(frame: Frame) -> Sequence[memoryview]:
+    """Refuse bulk, for an RPC that takes none."""
+    if any(not segment.lease for segment in frame.segments):
+        raise Fault("bad_request", "bulk where none is expected")
+    return ()
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -180,11 +194,14 @@ class Connection:
     closed : bool
     on_close : list of callables
         Called when it has closed.
+    fabric : Fetcher or None
+        What moves bulk beside the socket, if both ends use a fabric.
     """
 
     def __init__(self, engine: Owner, peer: socket.socket) -> None:
         self.engine = engine
         self.closed = False
+        self.fabric: Fetcher | None = None
         self.on_close: list[Callable[[], None]] = []
         self._socket = peer
         self._peer = Answering[Request](
@@ -229,6 +246,8 @@ class Connection:
         if self._is_writing:
             self.engine.loop.remove_writer(self._socket)
         self._socket.close()
+        if self.fabric is not None:
+            self.fabric.close(self._peer.unfetched())
         _close_all(self._peer.close())
         self.engine.forget(self)
         callbacks, self.on_close = self.on_close, []
@@ -271,9 +290,16 @@ class Connection:
         self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = (), *, reserved: int = 0
     ) -> None:
         """Send a notice on a stream that the peer has named, for which some bytes were reserved."""
-        if not self.closed:
+        if self.closed:
+            return
+        placed = None if self.fabric is None else self.fabric.place(bulk)
+        if placed is None:
             self._peer.notify(stream, message, bulk, reserved)
-            self._send()
+        else:
+            self._peer.keep(stream, placed)
+            frame = placed.frame(Kind.NOTICE, stream, message)
+            self._peer.notify_encoded(frame, placed.inline, reserved)
+        self._send()
 
     def fail_stream(self, stream: int, message: bytes) -> None:
         """Send a fault, made with `rpc.pack_fault`, on a stream: nothing more will come on it."""
@@ -291,9 +317,12 @@ class Connection:
         frame: bytes | None,
         bulk: Sequence[Sequence[Buffer]] = (),
         descriptors: Sequence[int] = (),
+        placed: Placed | None = None,
     ) -> None:
         """Answer a request, with a frame if it wants one; does nothing if it is answered already."""
         if self.is_outstanding(request):
+            if placed is not None:
+                self._peer.keep(request.frame.call, placed)
             self._peer.answer(request, frame, bulk, [os.dup(descriptor) for descriptor in descriptors])
             self._send()
 
@@ -407,12 +436,13 @@ class Connection:
             request = peer.next_event(count)
             if peer.queue and not self._is_writing:  # the greeting
                 self._send()
-            if request is not None:
-                self._handle(request)
             if self._greeting_timer is not None and peer.state is State.OPEN:
                 self._greeting_timer.cancel()
                 self._greeting_timer = None
+                self._meet()
                 self.engine.has_proven(self)
+            if request is not None:
+                self._handle_in_order(request)
             if peer.is_reading is peer.is_full:
                 self._update_reading()
             if peer.reader.has_more and peer.is_reading:
@@ -428,6 +458,42 @@ class Connection:
         if frame.kind is not Kind.REQUEST:
             raise Fault("bad_request", "bulk where none is expected")
         return self.engine.definition(frame).allocate(frame)
+
+    def _meet(self) -> None:
+        """Use the fabric, if both ends do."""
+        peer, plane = self._peer.peer_fabric, self.engine.plane
+        if peer is not None and plane is not None:
+            try:
+                self.fabric = Fetcher(plane, peer.name)
+            except FabricError as error:
+                raise RemoteProtocolError(f"the peer's fabric: {error}") from error
+
+    def _handle_in_order(self, request: Request) -> None:
+        """Handle a request once its bulk is here, and that of those before it."""
+        fabric = self.fabric
+        if fabric is None or not (request.frame.is_remote or fabric.is_busy):
+            self._handle(request)
+            return
+        if request.frame.is_remote and request.frame.refused is None:
+            try:
+                if self.engine.definition(request.frame).allocate is no_bulk:
+                    raise Fault("bad_request", "bulk where none is expected")
+            except Fault as error:
+                request.frame.refused = error
+        fabric.fetch(request.frame, partial(self._handle, request), self._on_fetched)
+
+    def _on_fetched(self) -> None:
+        """Go on, on the loop, with what was fetched; called by the fabric's thread."""
+        self.engine.on_loop(self._take_fetched)
+
+    def _take_fetched(self) -> None:
+        if self.closed or self.fabric is None:
+            return
+        try:
+            self.fabric.take()
+        except FabricError as error:
+            self.engine.complain(CLOSING, error)
+            self.close()
 
     def _handle(self, request: Request) -> None:
         frame = request.frame

@@ -26,8 +26,9 @@ from mochi import shortage
 from mochi.margo import rpc, transport
 from mochi.margo.complaints import INTERVAL, Complaint, Complaints
 from mochi.margo.config import PRIMARY, MargoConfig
-from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Handler, Request
-from mochi.margo.errors import Fault, InUse, MargoError, ProtocolError
+from mochi.margo.connection import CLOSING, REFUSING, Connection, Definition, Handler, Request, no_bulk
+from mochi.margo.errors import AddressError, Fault, InUse, MargoError, ProtocolError
+from mochi.margo.fabric import offer, start
 from mochi.margo.peer import Budget, Gate, Grant, Lobby
 from mochi.margo.pools import Pool, Pools, Strand, pin
 from mochi.margo.wire import MAX_MESSAGE, ONE_WAY, Allocate, Frame
@@ -62,13 +63,6 @@ NOT_ACCEPTING = Complaint("cannot accept connections for now", logging.ERROR)
 def _lobby_capacity() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return LOBBY_CAPACITY if soft == resource.RLIM_INFINITY else min(LOBBY_CAPACITY, soft // LOBBY_SHARE)
-
-
-def _no_bulk(frame: Frame) -> Sequence[memoryview]:
-    """Refuse bulk, for an RPC that takes none."""
-    if any(not segment.lease for segment in frame.segments):
-        raise Fault("bad_request", "bulk where none is expected")
-    return ()
 
 
 def unpack_arguments(name: str, request: Request, kind: type[A]) -> A:
@@ -118,6 +112,12 @@ class Engine:
     def __init__(self, address: str, config: MargoConfig | None = None) -> None:
         self.config = MargoConfig.parse(None) if config is None else config
         self._listener, self.address = transport.listen(address)
+        try:
+            self.plane = start(address, self.address)
+        except AddressError:
+            self._listener.close()
+            raise
+        self.fabric = None if self.plane is None else offer(self.plane)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.gate = Gate()
         self.instance = secrets.token_bytes(16)
@@ -254,7 +254,7 @@ class Engine:
         handler: Handler,
         *,
         pool: Pool | None = None,
-        allocate: Allocate = _no_bulk,
+        allocate: Allocate = no_bulk,
     ) -> None:
         """Define an RPC that sees whole requests, one at a time, in the order of their arrival.
 
@@ -317,7 +317,7 @@ class Engine:
             else:
                 where.spawn(work)
 
-        self._define(name, provider_id, handle, spawn, _no_bulk)
+        self._define(name, provider_id, handle, spawn, no_bulk)
 
     def _define(
         self,
@@ -419,6 +419,8 @@ class Engine:
             for connection in list(self._connections):
                 connection.close()
             self._log_complaints()
+            if self.plane is not None:
+                self.plane.close()
             self.pools.close()
             self.loop.close()
 

@@ -29,8 +29,8 @@ from mochi.margo.errors import (
 )
 from mochi.margo.wire import VERSION
 
-FEATURES = 0
-"""Feature bits of this build; a feature is used where both sides have its bit."""
+FABRIC = 0x01
+"""Feature bit: bulk may be fetched over a fabric. Who offers it says in `More` what it has there, see `Fabric`."""
 
 NONCE_SIZE = 16
 """Bytes of a nonce, and of the number of a service."""
@@ -52,6 +52,47 @@ class Seat(msgspec.Struct, frozen=True):
 
 More: TypeAlias = dict[str, msgspec.Raw]
 """What later features say in a greeting, by their names; one that is not known is passed over."""
+
+
+class Fabric(msgspec.Struct, frozen=True, array_like=True):
+    """What one end has of a fabric, in `More` under ``fabric``.
+
+    Attributes
+    ----------
+    provider : str
+        Libfabric's name of it.
+    version : list of int
+        Of libfabric.
+    name : bytes
+        What peers reach the endpoint by.
+    """
+
+    provider: str
+    version: list[int]
+    name: bytes
+
+    def understands(self, other: "Fabric") -> bool:
+        """Tell whether two ends understand each other: some providers speak otherwise from one major version on."""
+        return (self.provider, self.version[:1]) == (other.provider, other.version[:1])
+
+    def __str__(self) -> str:
+        return f"{self.provider} of libfabric {'.'.join(map(str, self.version))}"
+
+
+def fabric_in(more: More) -> Fabric | None:
+    """Return what the other end has of a fabric.
+
+    Raises
+    ------
+    RemoteProtocolError
+        It is no `Fabric`.
+    """
+    said = more.get("fabric")
+    return None if said is None else rpc.unpack(bytes(said), Fabric)
+
+
+def _more(fabric: Fabric | None) -> More:
+    return {} if fabric is None else {"fabric": msgspec.Raw(rpc.pack(fabric))}
 
 
 class _Versions(msgspec.Struct, array_like=True):
@@ -120,12 +161,13 @@ def prove(token: bytes, role: bytes, hello: bytes, terms: bytes) -> bytes:
     return hmac.digest(token, role + said, "sha256")
 
 
-def hello(seat: Seat | None = None) -> Hello:
+def hello(seat: Seat | None = None, fabric: Fabric | None = None) -> Hello:
     """Return a client's first message, to the one of `seat`, with a fresh nonce."""
     nonce = secrets.token_bytes(NONCE_SIZE)
+    features = 0 if fabric is None else FABRIC
     if seat is None:
-        return Hello([VERSION], FEATURES, nonce)
-    return Hello([VERSION], FEATURES, nonce, seat.service, seat.rank)
+        return Hello([VERSION], features, nonce, more=_more(fabric))
+    return Hello([VERSION], features, nonce, seat.service, seat.rank, _more(fabric))
 
 
 def read_hello(message: bytes) -> Hello:
@@ -148,10 +190,21 @@ def read_hello(message: bytes) -> Hello:
     return greeting
 
 
-def welcome(greeting: Hello, message: bytes, token: bytes | None, instance: bytes) -> Welcome:
-    """Answer a client's first message, as it was decoded and as it was sent."""
+def welcome(
+    greeting: Hello, message: bytes, token: bytes | None, instance: bytes, fabric: Fabric | None = None
+) -> Welcome:
+    """Answer a client's first message, as it was decoded and as it was sent.
+
+    A fabric is used where both ends have one, and understand each other. The client is told of the server's in any
+    case, so that it can say why it is not used.
+    """
     nonce = secrets.token_bytes(NONCE_SIZE)
-    terms = rpc.pack(Terms(VERSION, greeting.features & FEATURES, nonce, instance))
+    features = 0
+    if fabric is not None and greeting.features & FABRIC:
+        theirs = fabric_in(greeting.more)
+        if theirs is not None and theirs.understands(fabric):
+            features = FABRIC
+    terms = rpc.pack(Terms(VERSION, features, nonce, instance, _more(fabric)))
     return Welcome(terms, prove(token, b"server", message, terms) if token else b"")
 
 

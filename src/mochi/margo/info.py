@@ -6,56 +6,55 @@ Each form that a server may be given is really tried: listened on, connected to,
 import json
 import socket
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from diaspora_stream.console.commands import Command, version
-from mochi.margo import transport
+from mochi.margo import fabric, transport
+from mochi.margo.address import TcpAddress, parse
 from mochi.margo.errors import AddressError
-from mochi.margo.libfabric import Libfabric
+from mochi.margo.fabric.selftest import selftest
 
 SECONDS = 5.0
 """How long a connection to oneself may take."""
 
-_FABRIC = "needs a transport on libfabric, which this version of Mofka does not have; use ofi+tcp"
-_RETIRED = "the library is no longer developed, and Mofka has no transport on it; use ofi+tcp"
-_UCX = "Mofka has no transport on UCX; use ofi+tcp"
-
 
 class Form(NamedTuple):
-    """A form of address. `missing` says what it lacks in every case; None: it is one of ours."""
+    """A form of address."""
 
     addr: str
     xport: str
     proto: str
     desc: str
-    missing: str | None = None
 
 
 FORMS = (
     Form("ofi+tcp://", "ofi", "tcp", "TCP sockets"),
-    Form("ofi+verbs://", "ofi", "verbs", "InfiniBand and RoCE by libfabric", _FABRIC),
-    Form("ofi+shm://", "ofi", "shm", "shared memory by libfabric", "not a transport of Mofka; use na+sm"),
-    Form("ofi+sockets://", "ofi", "sockets", "sockets by libfabric", "not a transport of Mofka; use ofi+tcp"),
-    Form("ofi+psm2://", "ofi", "psm2", "Omni-Path by libfabric", _FABRIC),
-    Form("ofi+opx://", "ofi", "opx", "Omni-Path Express by libfabric", _FABRIC),
-    Form("ofi+gni://", "ofi", "gni", "Cray Aries by libfabric", _RETIRED),
-    Form("ofi+cxi://", "ofi", "cxi", "HPE Slingshot by libfabric", _FABRIC),
-    Form("psm+psm://", "psm", "psm", "TrueScale by PSM", _RETIRED),
-    Form("psm2+psm2://", "psm2", "psm2", "Omni-Path by PSM2", _RETIRED),
+    Form("ofi+verbs://", "ofi", "verbs", "InfiniBand and RoCE by libfabric"),
+    Form("ofi+shm://", "ofi", "shm", "shared memory by libfabric"),
+    Form("ofi+sockets://", "ofi", "sockets", "sockets by libfabric"),
+    Form("ofi+psm2://", "ofi", "psm2", "Omni-Path by libfabric"),
+    Form("ofi+opx://", "ofi", "opx", "Omni-Path Express by libfabric"),
+    Form("ofi+gni://", "ofi", "gni", "Cray Aries by libfabric"),
+    Form("ofi+cxi://", "ofi", "cxi", "HPE Slingshot by libfabric"),
+    Form("psm+psm://", "psm", "psm", "TrueScale by PSM"),
+    Form("psm2+psm2://", "psm2", "psm2", "Omni-Path by PSM2"),
     Form("na+sm://", "na", "sm", "shared memory on one node"),
-    Form("bmi+tcp://", "bmi", "tcp", "TCP by BMI", _RETIRED),
-    Form("ucx+tcp://", "ucx", "tcp", "TCP by UCX", _UCX),
-    Form("ucx+rc://", "ucx", "rc", "InfiniBand, reliable connections, by UCX", _UCX),
-    Form("ucx+ud://", "ucx", "ud", "InfiniBand, unreliable datagrams, by UCX", _UCX),
-    Form("ucx+dc://", "ucx", "dc", "InfiniBand, dynamic connections, by UCX", _UCX),
-    Form("ucx+all://", "ucx", "all", "whatever UCX chooses", _UCX),
+    Form("bmi+tcp://", "bmi", "tcp", "TCP by BMI"),
+    Form("ucx+tcp://", "ucx", "tcp", "TCP by UCX"),
+    Form("ucx+rc://", "ucx", "rc", "InfiniBand, reliable connections, by UCX"),
+    Form("ucx+ud://", "ucx", "ud", "InfiniBand, unreliable datagrams, by UCX"),
+    Form("ucx+dc://", "ucx", "dc", "InfiniBand, dynamic connections, by UCX"),
+    Form("ucx+all://", "ucx", "all", "whatever UCX chooses"),
     Form("tcp://", "<any>", "tcp", "TCP, by any transport"),
-    Form("verbs://", "<any>", "verbs", "InfiniBand and RoCE, by any transport", _FABRIC),
+    Form("verbs://", "<any>", "verbs", "InfiniBand and RoCE, by any transport"),
     Form("sm://", "<any>", "sm", "shared memory, by any transport"),
-    Form("psm2://", "<any>", "psm2", "Omni-Path, by any transport", _FABRIC),
+    Form("psm2://", "<any>", "psm2", "Omni-Path, by any transport"),
+    Form("ofi+efa://", "ofi", "efa", "Amazon's EFA by libfabric"),
+    Form("ofi+tcp;ofi_rxm://", "ofi", "tcp;ofi_rxm", "TCP by libfabric, a stand-in for network cards"),
 )
 
 
@@ -69,12 +68,13 @@ class Trial(NamedTuple):
 
 def try_form(form: Form) -> Trial:
     """Listen on an address, connect to it, and leave nothing behind."""
-    if form.missing is not None:
-        return Trial(form, None, form.missing)
     try:
         listener, address = transport.listen(form.addr)
         with listener:
             transport.connect(address, SECONDS).close()
+            plane = fabric.start(form.addr, address)
+            if plane is not None:
+                plane.close()
     except AddressError as error:
         return Trial(form, None, str(error))
     return Trial(form, address, "")
@@ -117,9 +117,17 @@ def _show(record: dict[str, Any]) -> None:
 @click.argument("address", default="")
 @click.option("-l", "--libraries", is_flag=True, help="List what the libfabric of this machine offers.")
 @click.option("-o", "--output", metavar="FILE", help="Write the results there, in JSON.")
+@click.option(
+    "--selftest",
+    "selftest_address",
+    metavar="ADDRESS",
+    help="Try the fabric of an address in full, and report.",
+)
 @version
-def main(address: str, libraries: bool, output: str | None) -> None:
+def main(address: str, libraries: bool, output: str | None, selftest_address: str | None) -> None:
     """Try each form of address, or ADDRESS alone, and say which ones a server can be started with here."""
+    if selftest_address is not None:
+        _test_fabric(selftest_address)
     trials = [try_form(form) for form in ([_given(address)] if address else FORMS)]
     records = [_record(index, trial) for index, trial in enumerate(trials)]
     click.echo(
@@ -144,16 +152,24 @@ def main(address: str, libraries: bool, output: str | None) -> None:
 
 def _show_libfabric() -> None:
     try:
-        library = Libfabric.load()
-    except OSError as error:
+        library = fabric.load()
+    except fabric.FabricError as error:
         click.echo(f"libfabric: none ({error})")
         return
     major, minor = library.version
-    click.echo(f"libfabric: {library.path}, version {major}.{minor}; Mofka does not use it yet")
-    try:
-        offers = library.offers()
-    except OSError as error:
-        click.echo(f"  nothing on offer ({error.strerror})")
-        return
-    for provider, domains in offers.items():
+    click.echo(f"libfabric: {library.path}, version {major}.{minor}")
+    for provider, domains in library.providers().items():
         click.echo(f"  {provider}: {', '.join(domains)}")
+
+
+def _test_fabric(address: str) -> None:
+    """Try the fabric of an address in full, print a report, and exit with 0 if it has passed, else 1."""
+    try:
+        parsed = parse(address)
+        if not isinstance(parsed, TcpAddress) or not parsed.fabric:
+            raise AddressError(f"address {address!r} names no fabric; ofi+verbs, ofi+cxi or ofi+efa do")
+        report = selftest(parsed)
+    except (AddressError, fabric.FabricError) as error:
+        report = {"passed": False, "problems": [str(error)]}
+    click.echo(json.dumps({"mofka": metadata.version("mofka"), "address": address} | report, indent=2))
+    sys.exit(0 if report["passed"] else 1)

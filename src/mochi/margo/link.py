@@ -25,11 +25,13 @@ import socket
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from threading import get_ident
 from typing import Protocol
 
 from mochi.margo import bulk as bulk_buffers
 from mochi.margo.errors import ConnectionLost, LocalProtocolError, MargoError
+from mochi.margo.fabric import FabricError, Fetcher
 from mochi.margo.owned_lock import OwnedLock
 from mochi.margo.peer import Asking, Delivery, PendingCall, Receiver
 from mochi.margo.wire import Buffer, Segment
@@ -49,6 +51,12 @@ class Owner(Protocol):
 
     def forget(self, link: "Link") -> None:
         """Drop a link that is lost."""
+
+    def fetched(self, link: "Link") -> None:
+        """See to it that bulk that has come by a fabric is handed over."""
+
+    def fabric_failed(self, link: "Link", error: Exception) -> None:
+        """Take note that bulk could not be fetched."""
 
 
 class Claim:
@@ -80,6 +88,8 @@ class Link:
         What is to be sent.
     lends : bool
         Whether the server can lend buffers over this link.
+    fabric : Fetcher or None
+        What moves bulk beside the socket.
     is_lost : bool
         Whether the link is of no more use.
     is_aside : bool
@@ -89,7 +99,13 @@ class Link:
     """
 
     def __init__(
-        self, client: Owner, address: str, peer: Asking, connected: socket.socket, poller: select.epoll
+        self,
+        client: Owner,
+        address: str,
+        peer: Asking,
+        connected: socket.socket,
+        poller: select.epoll,
+        fabric: Fetcher | None = None,
     ) -> None:
         self.client = client
         self.address = address
@@ -98,6 +114,7 @@ class Link:
         self.is_aside = False
         self.error: MargoError | None = None
         self._reason: MargoError | None = None
+        self.fabric = fabric
         self._peer = peer
         self.queue = peer.queue
         self._socket = connected
@@ -146,8 +163,11 @@ class Link:
         if self.is_lost:
             raise self._loss()
         try:
+            placed = None
+            if self.fabric is not None and receiver is not None:
+                placed = self.fabric.place(bulk)
             call = self._peer.request(
-                name, provider_id, message, receiver, bulk=bulk, lent=lent, timeout=timeout
+                name, provider_id, message, receiver, bulk=bulk, lent=lent, timeout=timeout, placed=placed
             )
         except LocalProtocolError:
             if self.is_lost:  # since just now
@@ -262,6 +282,8 @@ class Link:
         self._claims.pop("reader", None)
         if self.error is not None:
             self._socket.close()
+        elif self.has_fetched:
+            self.client.fetched(self)
         if self.is_aside and not self._peer.is_awaited:
             self.lose(ConnectionLost(f"the connection to {self.address} is not needed any more"))
 
@@ -305,6 +327,8 @@ class Link:
     def _read(self) -> None:
         peer = self._peer
         reader = peer.reader
+        if self.has_fetched:
+            self._take_fetched()
         for _ in range(16):
             buffers = reader.buffers()
             try:
@@ -329,9 +353,38 @@ class Link:
                 if self.is_lost:
                     return
                 if event is not None:
-                    self._deliver(event)
+                    self._deliver_in_order(event)
             if count < len(buffers[0]):
                 return
+
+    @property
+    def has_fetched(self) -> bool:
+        """Whether bulk has come by the fabric that `read` hands over."""
+        return self.fabric is not None and self.fabric.has_come
+
+    def _take_fetched(self) -> None:
+        assert self.fabric is not None
+        try:
+            self.fabric.take()
+        except FabricError as error:
+            self.client.fabric_failed(self, error)
+            raise ConnectionLost(f"bulk from {self.address} could not be fetched: {error}") from error
+        self.flush()
+
+    def _deliver_in_order(self, event: Delivery) -> None:
+        """Hand a frame over once its bulk is here, and that of those before it."""
+        fabric = self.fabric
+        if fabric is None or not (event.frame.is_remote or fabric.is_busy):
+            self._deliver(event)
+        else:
+            fabric.fetch(
+                event.frame, partial(self._deliver_fetched, event), partial(self.client.fetched, self)
+            )
+
+    def _deliver_fetched(self, event: Delivery) -> None:
+        if event.frame.is_remote:
+            self._peer.fetched(event.frame)
+        self._deliver(event)
 
     def _deliver(self, event: Delivery) -> None:
         if event.refused is None:
@@ -381,6 +434,8 @@ class Link:
         if not self._claims:
             self._socket.close()
         self.client.forget(self)
+        if self.fabric is not None:
+            self.fabric.close(self._peer.unfetched())
         self._peer.close()
         while (receiver := self._peer.take_receiver()) is not None:
             try:

@@ -49,6 +49,7 @@ class Kind(enum.IntEnum):
     FAULT = 6
     CANCEL = 7
     NOTICE = 8
+    FETCHED = 9
 
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -56,6 +57,14 @@ _KINDS = {int(kind): kind for kind in Kind}
 SKIPPABLE = 0x01
 ONE_WAY = 0x02
 DESCRIPTORS = 0x04
+
+REMOTE = 0xFFFF_FFFF
+"""The lease of a segment that lies in registered memory of the sender, at `offset` of a fabric's address space."""
+
+KEYS = 1
+"""Tag of the extension with the keys of remote segments, 8 bytes each, in their order."""
+
+_KEY = struct.Struct("<Q")
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -71,11 +80,15 @@ GREETING_LIMITS = Limits(message=4096, extensions=4096, segment=0)
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """One bulk segment of a frame: `length` bytes, inline (lease 0) or at `offset` of a buffer lent before."""
+    """One bulk segment of a frame: `length` bytes, inline (lease 0), or at `offset` of a buffer lent before.
+
+    A remote one (lease `REMOTE`) is fetched by the receiver, at `offset` with `key`.
+    """
 
     length: int
     lease: int = 0
     offset: int = 0
+    key: int = 0
 
 
 class Frame(msgspec.Struct):
@@ -86,9 +99,12 @@ class Frame(msgspec.Struct):
     call : int
         Number that pairs a response with its request, or names the stream of a notice.
     bulk : list of memoryview or None
-        One entry a segment; None for a segment that lies in a lent buffer, or that `allocate` refused.
+        One entry a segment; None for a segment that lies in a lent buffer, that is not fetched yet, or that `allocate`
+        refused.
     refused : Exception or None
         Why `allocate` refused; the segments' bytes were passed over.
+    is_remote : bool
+        Whether some segments are to be fetched.
     """
 
     kind: Kind
@@ -102,9 +118,16 @@ class Frame(msgspec.Struct):
     segments: list[Segment]
     bulk: list[memoryview | None]
     refused: Exception | None = None
+    is_remote: bool = False
 
 
 Allocate: TypeAlias = Callable[[Frame], Sequence[memoryview]]
+
+
+def keys_of(segments: Sequence[Segment]) -> list[tuple[int, bytes]]:
+    """Return the extensions of a frame with these segments: the keys of those that are remote."""
+    keys = [_KEY.pack(segment.key) for segment in segments if segment.lease == REMOTE]
+    return [(KEYS, b"".join(keys))] if keys else []
 
 
 def allocate_private(frame: Frame) -> list[memoryview]:
@@ -163,6 +186,18 @@ def _parse_extensions(raw: memoryview) -> dict[int, bytes]:
         found[tag] = bytes(raw[at : at + length])
         at += length
     return found
+
+
+def _take_keys(frame: Frame) -> None:
+    """Put the keys of a frame into its remote segments."""
+    keys = frame.extensions.get(KEYS, b"")
+    remote = [at for at, segment in enumerate(frame.segments) if segment.lease == REMOTE]
+    if len(keys) != _KEY.size * len(remote):
+        raise RemoteProtocolError(f"{len(keys)} bytes of keys for {len(remote)} remote segments")
+    for at, (key,) in zip(remote, _KEY.iter_unpack(keys), strict=True):
+        segment = frame.segments[at]
+        frame.segments[at] = Segment(segment.length, REMOTE, segment.offset, key)
+    frame.is_remote = True
 
 
 class FrameReader:
@@ -330,7 +365,8 @@ class FrameReader:
         extensions = _parse_extensions(held[at : at + extension_length]) if extension_length else {}
         at += extension_length
         segments: list[Segment] = []
-        inline = 0
+        inline = remote = 0
+        is_remote = False
         if segment_count:
             fields = iter(_RECORDS[segment_count].unpack_from(held, at))
             for offset, lease, zero, length in zip(fields, fields, fields, fields, strict=True):
@@ -341,7 +377,11 @@ class FrameReader:
                         f"a bulk segment of {length} bytes, at most {limits.segment} are allowed"
                     )
                 segments.append(Segment(length, lease, offset))
-                inline += 0 if lease else length
+                if not lease:
+                    inline += length
+                elif lease == REMOTE:
+                    remote += length
+                    is_remote = True
             at += SEGMENT.size * segment_count
         message = bytes(held[at : at + message_length])
         self._start = at + message_length
@@ -352,7 +392,9 @@ class FrameReader:
         )  # fmt: skip
         if not segments:
             return frame
-        if inline > STAGING_SIZE and not self._admit(inline):
+        if is_remote:
+            _take_keys(frame)
+        if inline + remote > STAGING_SIZE and not self._admit(inline + remote):
             self._announced = frame, inline
             self.held_up = True
             return None
@@ -362,7 +404,7 @@ class FrameReader:
         """Find the places for the bulk of a frame; return the frame if all of it is here already."""
         here = min(inline, self._end - self._start)
         try:
-            targets = [*self._allocate(frame)]
+            targets = [] if frame.is_remote and not inline else [*self._allocate(frame)]
             if [*map(len, targets)] != [segment.length for segment in frame.segments if not segment.lease]:
                 raise LocalProtocolError("the memory for the bulk is not of the size of the bulk")
         except Exception as error:

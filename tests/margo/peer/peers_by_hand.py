@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mochi.margo.errors import Fault
+from mochi.margo.handshake import Fabric
 from mochi.margo.peer import Answering, Asking, Budget, Call, Gate, Grant, Seat
 from mochi.margo.wire import Frame, FrameReader, Kind, Limits, allocate_private, encode
 
@@ -22,6 +23,7 @@ class House:
     def __init__(self, seat: Seat | None, budget: Budget | None = None) -> None:
         self.gate = Gate()
         self.instance = INSTANCE
+        self.fabric: Fabric | None = None
         self.budget = Budget() if budget is None else budget
         self.granted: list[Grant] = []
         if seat is not None:

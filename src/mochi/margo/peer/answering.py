@@ -22,7 +22,17 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from mochi.margo import rpc
 from mochi.margo.errors import AuthenticationError, Fault, LocalProtocolError, MargoError, RemoteProtocolError
-from mochi.margo.handshake import Proof, Seat, is_proof, read_hello, welcome
+from mochi.margo.handshake import (
+    FABRIC,
+    Fabric,
+    Proof,
+    Seat,
+    Terms,
+    fabric_in,
+    is_proof,
+    read_hello,
+    welcome,
+)
 from mochi.margo.peer.budget import Budget, Grant, Reservation, Side
 from mochi.margo.peer.gate import Gate
 from mochi.margo.peer.states import REFUSAL, Conversation, Role, State
@@ -51,9 +61,17 @@ class House(Protocol):
     gate: Gate
     instance: bytes
     budget: Budget
+    fabric: Fabric | None
 
     def grant(self, grants: Sequence[Grant]) -> None:
         """Have what was granted by the budget called soon, and see to it that a budget that is used up comes free."""
+
+
+class Kept(Protocol):
+    """Memory that the peer fetches."""
+
+    def let_go(self) -> None:
+        """Take note that it was fetched."""
 
 
 class Call:
@@ -107,6 +125,8 @@ class Answering(Conversation, Generic[C]):
         Frames that go with descriptors, when the queue is empty; they have no bulk, and may be overtaken.
     calls : dict
         Those outstanding, by their numbers.
+    peer_fabric : Fabric or None
+        What the peer has of a fabric, if it is used.
     is_reading : bool
         Whether the peer is read from.
     """
@@ -127,6 +147,8 @@ class Answering(Conversation, Generic[C]):
         self.lending: deque[tuple[bytes, list[int]]] = deque()
         self.calls: dict[int, C] = {}
         self.is_reading = True
+        self.peer_fabric: Fabric | None = None
+        self._kept: dict[int, deque[Kept]] = {}
         self._is_ending = False
         self._house = house
         self._make = make
@@ -161,13 +183,18 @@ class Answering(Conversation, Generic[C]):
             if self.state is not State.OPEN:
                 self._greet(frame)
             elif frame.kind is Kind.REQUEST:
+                if frame.is_remote and self.peer_fabric is None:
+                    raise RemoteProtocolError("a request names memory of a fabric that is not used")
                 if frame.call in self.calls:
                     raise RemoteProtocolError(f"call number {frame.call} is still in use")
                 call = self.calls[frame.call] = self._make(frame, self._admitted)
                 self._admitted = 0
             else:
                 self.hear(frame.kind)
-                self._cancel(frame.call)
+                if frame.kind is Kind.FETCHED:
+                    self._let_go(frame.call)
+                else:
+                    self._cancel(frame.call)
             if self._admitted:
                 self._change(-self._admitted, 0)
                 self._admitted = 0
@@ -234,9 +261,13 @@ class Answering(Conversation, Generic[C]):
         self, stream: int, message: bytes, bulk: Sequence[Sequence[Buffer]] = (), reserved: int = 0
     ) -> None:
         """Queue a notice on a stream that the peer has named, for which some bytes were reserved."""
+        self.notify_encoded(frame_of(Kind.NOTICE, stream, message, bulk), bulk, reserved)
+
+    def notify_encoded(self, frame: bytes, bulk: Sequence[Sequence[Buffer]], reserved: int) -> None:
+        """Queue a notice that is encoded up to its bulk."""
         self.say(Kind.NOTICE)
         self._counted += reserved
-        self._put(frame_of(Kind.NOTICE, stream, message, bulk), bulk)
+        self._put(frame, bulk)
 
     def fail_stream(self, stream: int, message: bytes) -> None:
         """Queue a fault on a stream: nothing more will come on it."""
@@ -287,6 +318,7 @@ class Answering(Conversation, Generic[C]):
         for call in self.calls.values():
             call.cancelled = True
         self.calls.clear()
+        self._kept.clear()
         # What has half arrived goes now, and not when the garbage collector next looks at the cycles here.
         self.reader = FrameReader(allocate_private)
         self._make = self._go_on = _gone
@@ -305,6 +337,25 @@ class Answering(Conversation, Generic[C]):
             self._queued += sum(map(len, buffers))
             self.queue.put(buffers)
 
+    def keep(self, number: int, memory: Kept) -> None:
+        """Keep memory that the peer fetches for the next frame of a call or stream.
+
+        It is bounded where it is made, and nothing waits for it: what says that it was fetched may come late.
+        """
+        self._kept.setdefault(number, deque()).append(memory)
+
+    def unfetched(self) -> list[Any]:
+        """Return the memory that the peer has not said to have fetched."""
+        return [memory for kept in self._kept.values() for memory in kept]
+
+    def _let_go(self, number: int) -> None:
+        kept = self._kept.get(number)
+        if not kept:
+            raise RemoteProtocolError(f"nothing was to be fetched on call {number}")
+        kept.popleft().let_go()
+        if not kept:
+            del self._kept[number]
+
     def _cancel(self, number: int) -> None:
         if number in self.calls:
             self.calls[number].cancelled = True
@@ -317,7 +368,9 @@ class Answering(Conversation, Generic[C]):
             seat: Seat | None = self._house.gate.seat_of(greeting)
             self.hear(Kind.HELLO)
             self._token = None if seat is None else seat.token
-            reply = welcome(greeting, frame.message, self._token, self._house.instance)
+            reply = welcome(greeting, frame.message, self._token, self._house.instance, self._house.fabric)
+            if rpc.unpack(reply.terms, Terms).features & FABRIC:
+                self.peer_fabric = fabric_in(greeting.more)
             self._said = frame.message, reply.terms
             self.say(Kind.WELCOME)
             self._put(encode(Kind.WELCOME, message=rpc.pack(reply)))

@@ -16,18 +16,29 @@ cancellations may come from any thread, and from calls that strike in the middle
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from mochi.margo import rpc
 from mochi.margo.errors import MargoError, ProtocolError, RemoteProtocolError
-from mochi.margo.handshake import Seat, Terms, Welcome, answer, hello, refusal
+from mochi.margo.handshake import (
+    FABRIC,
+    Fabric,
+    Seat,
+    Terms,
+    Welcome,
+    answer,
+    fabric_in,
+    hello,
+    refusal,
+)
 from mochi.margo.peer.states import REFUSAL, Conversation, Role, State
 from mochi.margo.wire import (
     DESCRIPTORS,
     GREETING_LIMITS,
     ONE_WAY,
+    REMOTE,
     Buffer,
     Frame,
     FrameReader,
@@ -37,6 +48,7 @@ from mochi.margo.wire import (
     SendQueue,
     allocate_private,
     encode,
+    keys_of,
 )
 
 MAX_DESCRIPTORS = 64
@@ -82,6 +94,16 @@ class PendingCall:
         return self.frame is not None or self.error is not None
 
 
+class Placed(Protocol):
+    """Bulk of a request, some of it in memory that the server fetches."""
+
+    segments: list[Segment]
+    inline: list[Sequence[Buffer]]
+
+    def let_go(self) -> None:
+        """Take note that the server has what it wants of it."""
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """Who is to be given a frame.
 
@@ -111,11 +133,15 @@ class Asking(Conversation):
         Who is meant; None if no token is known.
     where : str
         The server's address, for messages.
+    fabric : Fabric or None
+        What this end has of a fabric.
 
     Attributes
     ----------
     instance : bytes
         Tells the server's start; empty before WELCOME.
+    fabric : Fabric or None
+        What the server has of a fabric; it is used if `uses_fabric`.
     reader : FrameReader
         Where the next bytes go.
     queue : SendQueue
@@ -126,18 +152,21 @@ class Asking(Conversation):
         Those that nobody has taken, which are to be closed.
     """
 
-    def __init__(self, seat: Seat | None, where: str) -> None:
+    def __init__(self, seat: Seat | None, where: str, fabric: Fabric | None = None) -> None:
         super().__init__(Role.CLIENT)
         self.instance = b""
+        self.fabric: Fabric | None = None
+        self.uses_fabric = False
         self.reader = FrameReader(self._allocate, GREETING_LIMITS)
         self.queue = SendQueue()
         self.offered: deque[int] = deque()
         self.discarded: deque[int] = deque()
         self._where = where
         self._receivers: dict[int, tuple[Receiver, bool]] = {}
+        self._placed: dict[int, Placed] = {}
         self._numbers = itertools.count(1)
         self._token = None if seat is None else seat.token
-        self._greeting = hello(seat)
+        self._greeting = hello(seat, fabric)
         self.say(Kind.HELLO)
         self.queue.append(encode(Kind.HELLO, message=rpc.pack(self._greeting)))
 
@@ -156,14 +185,19 @@ class Asking(Conversation):
         bulk: Sequence[Sequence[Buffer]] = (),
         lent: Segment | None = None,
         timeout: float | None = None,
+        placed: Placed | None = None,
     ) -> int:
         """Queue a request; return its call number. See `mochi.margo.link.Link.request`."""
         if Kind.REQUEST not in self.ours:
             self.say(Kind.REQUEST)
-        segments = [Segment(sum(map(len, buffers))) for buffers in bulk] if bulk else []
+        call = next(self._numbers)
+        if placed is None:
+            segments = [Segment(sum(map(len, buffers))) for buffers in bulk] if bulk else []
+        else:
+            segments, bulk = [*placed.segments], placed.inline
+            self._placed[call] = placed
         if lent is not None:
             segments.append(lent)
-        call = next(self._numbers)
         buffers: list[Buffer] = [
             encode(
                 Kind.REQUEST,
@@ -174,6 +208,7 @@ class Asking(Conversation):
                 timeout_ms=0 if timeout is None else int(min(max(timeout * 1000, 1), 0xFFFFFFFF)),
                 message=message,
                 segments=segments,
+                extensions=() if placed is None else keys_of(segments),
             )
         ]
         for segment in bulk:
@@ -197,6 +232,15 @@ class Asking(Conversation):
         """Wait no more for an answer, and queue what says so to the server."""
         if self.forget(call) and Kind.CANCEL in self.ours:
             self.queue.append(encode(Kind.CANCEL, call=call))
+
+    def fetched(self, frame: Frame) -> None:
+        """Queue what says that the remote bulk of a frame was fetched, and may go."""
+        if Kind.FETCHED in self.ours:
+            self.queue.append(encode(Kind.FETCHED, call=frame.call))
+
+    def unfetched(self) -> list[Any]:
+        """Return the bulk of requests that the server may still fetch: of all that it has not answered."""
+        return [*self._placed.values()]
 
     def offer(self, descriptors: Sequence[int]) -> None:
         """Take note of descriptors that came with the bytes that come next.
@@ -246,8 +290,16 @@ class Asking(Conversation):
                         f"the server at {self._where} announced a file descriptor that did not come"
                     )
                 descriptor = self.offered[0]
+            if frame.is_remote and not self.uses_fabric:
+                raise RemoteProtocolError(
+                    f"the server at {self._where} names memory of a fabric that is not used"
+                )
             receiver, is_stream = self._receivers.get(frame.call, _NOBODY)
+            if frame.call in self._placed and kind is not Kind.NOTICE:
+                self._placed.pop(frame.call).let_go()
             if receiver is None:
+                if frame.is_remote:
+                    self.fetched(frame)
                 self._discard(descriptor)
                 continue
             if kind is not (Kind.NOTICE if is_stream else Kind.RESPONSE):
@@ -291,6 +343,9 @@ class Asking(Conversation):
         receiver, _ = self._receivers.get(frame.call, _NOBODY)
         if receiver is None:
             raise ProtocolError("nobody waits for this")
+        if frame.is_remote:  # what is fetched is not the receiver's to allocate
+            inline = [segment for segment in frame.segments if segment.lease != REMOTE]
+            frame = msgspec.structs.replace(frame, segments=inline)
         return receiver.allocate(frame)
 
     def _greet(self, frame: Frame) -> None:
@@ -299,7 +354,10 @@ class Asking(Conversation):
         self.hear(frame.kind)
         reply = rpc.unpack(frame.message, Welcome)
         proof = answer(self._greeting, reply, self._token, self._where)
-        self.instance = rpc.unpack(reply.terms, Terms).instance
+        terms = rpc.unpack(reply.terms, Terms)
+        self.instance = terms.instance
+        self.fabric = fabric_in(terms.more)
+        self.uses_fabric = bool(terms.features & FABRIC)
         self.reader.limits = Limits()
         self.say(Kind.PROOF)
         self.queue.append(encode(Kind.PROOF, message=rpc.pack(proof)))

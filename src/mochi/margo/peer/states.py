@@ -46,7 +46,7 @@ TRANSITIONS: Final[dict[State, dict[Role, dict[int, State]]]] = {
         Role.SERVER: {REFUSAL: State.CLOSED},
     },
     State.OPEN: {
-        Role.CLIENT: {Kind.REQUEST: State.OPEN, Kind.CANCEL: State.OPEN},
+        Role.CLIENT: {Kind.REQUEST: State.OPEN, Kind.CANCEL: State.OPEN, Kind.FETCHED: State.OPEN},
         Role.SERVER: {
             Kind.RESPONSE: State.OPEN,
             Kind.FAULT: State.OPEN,

@@ -3,13 +3,18 @@
 import errno
 import fcntl
 import ipaddress
+import re
 import socket
 import struct
+
+import msgspec
 
 from mochi.margo.address import TcpAddress
 from mochi.margo.errors import AddressError
 
 _SIOCGIFADDR = 0x8915
+_CARD = re.compile("^cxi(?=[0-9]$)")
+"""Slingshot's card cxi0 is the network interface hsn0."""
 _LIVENESS = (
     (socket.TCP_KEEPIDLE, 10),
     (socket.TCP_KEEPINTVL, 5),
@@ -54,7 +59,8 @@ def _own_address() -> str:
 
 def listen(address: TcpAddress) -> tuple[socket.socket, TcpAddress]:
     """Listen on the host, interface or address named, else on that of the default route."""
-    host = _interface_address(address.host) or address.host if address.host else _own_address()
+    interface = address.host or _CARD.sub("hsn", address.card)
+    host = _interface_address(interface) or address.host or _own_address()
     try:
         family, kind, _, _, where = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
@@ -69,7 +75,7 @@ def listen(address: TcpAddress) -> tuple[socket.socket, TcpAddress]:
         raise AddressError(f"cannot listen on {address}: {error.strerror or error}") from error
     name = listener.getsockname()
     shown = _own_address() if name[0] in ("0.0.0.0", "::") else name[0]
-    return listener, TcpAddress(shown, name[1])
+    return listener, msgspec.structs.replace(address, host=shown, port=name[1])
 
 
 def connect(address: TcpAddress, timeout: float) -> socket.socket:

@@ -273,7 +273,7 @@ class MofkaConsumer(Consumer):
         return {link for link in links if link is not None}
 
     def fulfil(self) -> None:
-        """Give the events that are here to the futures that wait, in their order; may load data."""
+        """Hand the events that are here to the futures that wait, in their order; may load data."""
         try:
             self._hand_out.fulfil()
         finally:
@@ -309,7 +309,7 @@ class MofkaConsumer(Consumer):
                 log.info("closing %r: %s", self, error)
 
     def stop(self) -> None:
-        """Give no more events, and have the servers send no more; never waits."""
+        """Hand out no more events, and have the servers send no more; never waits."""
         _stop(self._feeds, self._hand_out)
 
     def __del__(self) -> None:

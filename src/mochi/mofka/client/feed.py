@@ -459,14 +459,14 @@ class _DataReceiver(PendingCall):
         self._targets = targets
 
     def allocate(self, frame: Frame) -> Sequence[memoryview]:
-        """Give one buffer where there is one target, else memory that is then scattered to the targets."""
+        """Return one buffer where there is one target, else memory that is then scattered to the targets."""
         if len(self._targets) == 1 and len(self._targets[0]) == frame.segments[0].length:
             return self._targets
         return super().allocate(frame)
 
     def receive(self, frame: Frame) -> None:
-        if frame.kind is Kind.RESPONSE and len(self._targets) != 1:
-            source = frame.bulk[0]
+        source = frame.bulk[0] if frame.bulk else None
+        if frame.kind is Kind.RESPONSE and not (len(self._targets) == 1 and source is self._targets[0]):
             assert source is not None
             _scatter(source, self._targets)
         super().receive(frame)

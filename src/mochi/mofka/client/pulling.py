@@ -245,7 +245,7 @@ class HandOut(Machine[HandOutState]):
             self._give()
 
     def _give(self) -> None:
-        """Give what is ready to the futures that wait; where more of these wait, look at what is next in line."""
+        """Hand what is ready to the futures that wait; where more of these wait, look at what is next in line."""
         waiting = self.waiting
         while waiting:
             place = waiting[0]
