@@ -35,6 +35,7 @@ def test_a_program_measures_a_row(
         ("misuse", ["--quick", "--only", "small-requests"], "small-requests", "per_s"),
         ("servers", ["--only", "tcp/1/2"], "tcp/1/2", "large_per_s"),
         ("attacks", ["--only", "tcp/silent"], "tcp/silent", "connections_per_s"),
+        ("fabrics", ["--quick", "--only", "tcp/*"], "tcp/memory/64KiB/1000", "produced_mb_per_s"),
     ],
 )
 def test_each_other_program_measures_a_row(

@@ -23,6 +23,7 @@ from mochi.mofka.client.batch import FIELDS, Batch
 from mochi.mofka.client.core import lane_state, machine
 from mochi.mofka.client.core.lane_state import (
     TRANSITIONS,
+    WITHDRAWN,
     Detach,
     Event,
     LaneState,
@@ -140,15 +141,22 @@ class Lane(Machine[LaneState]):
         now = self.now
         if len(data) > now.small:
             future = FutureUint(None)
-            self.ask(LaneState.append, len(data), metadata, data, future)
+            self.interruptible(future, lambda: self.ask(LaneState.append, len(data), metadata, data, future))
             return None if future.pending is None else future
         batch = now.open
         future = FutureUint(batch)
         entries = batch.entries
         entries.extend((metadata, data, future))
         if len(entries) >= batch.limit:
-            self.tell(LaneState.filled, metadata, data, future)
+            self.interruptible(future, lambda: self.tell(LaneState.filled, metadata, data, future))
         return future
+
+    def interruptible(self, future: FutureUint, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException:
+            future.index = WITHDRAWN
+            raise
 
     def flush(self) -> None:
         self.ask(LaneState.wanted, self.now.open)
@@ -208,9 +216,13 @@ class Lanes(RuleBasedStateMachine):
         self.pushed: list[tuple[bytes, FutureUint]] = []
         self.nested: list[tuple[bytes, FutureUint]] = []
         self.settled: dict[int, tuple[Any, Any]] = {}
+        self.attempted: list[bytes] = []
+        self.has_failed = False
 
     def push(self, into: list[tuple[bytes, FutureUint]], data: bytes = b"") -> None:
         metadata = next(self.numbers).to_bytes(8, "big")
+        if into is self.pushed:
+            self.attempted.append(metadata)
         future = self.lane.push(metadata, data)
         if future is not None:
             into.append((metadata, future))
@@ -315,6 +327,7 @@ class Lanes(RuleBasedStateMachine):
     def it_forks(self) -> None:
         """Go on in the child; what is under way may still be stored, by the parent."""
         theirs = DiasporaError("the parent's")
+        self.has_failed = True
         for action in self.lane.now.disowned(theirs):
             action.sealed.batch.settle(action.sealed.events, action.first, action.error)
         self.lane.jobs.clear()
@@ -338,6 +351,15 @@ class Lanes(RuleBasedStateMachine):
                 assert self.settled.setdefault(id(future.pending), outcome) == outcome
                 if outcome[1] is None:
                     assert self.partition.log[outcome[0] + future.index] == metadata
+
+    @invariant()
+    def order_is_kept(self) -> None:
+        """Also of events whose push was interrupted; what failed may be stored late by another connection."""
+        self.has_failed = self.has_failed or self.lane.now.failure is not None
+        if not self.has_failed:
+            attempted = set(self.attempted)
+            own = [metadata for metadata in self.partition.log if metadata in attempted]
+            assert own == sorted(own)
 
     @invariant()
     def no_event_is_stored_twice(self) -> None:
@@ -382,22 +404,24 @@ class Lanes(RuleBasedStateMachine):
             assert ids == sorted(ids)
         self.what_is_settled_stays_so()
         self.no_event_is_stored_twice()
+        self.order_is_kept()
 
 
 TestLanes = Lanes.TestCase
 
 
 @pytest.mark.parametrize("kind", ["ctrl-c", "push", "flush", "wait"])
-@pytest.mark.parametrize("has_room", [False, True])
-def test_a_push_may_be_struck_anywhere_also_where_there_is_no_room(kind: str, has_room: bool) -> None:
+@pytest.mark.parametrize(("size", "has_room", "data"), [(1, False, b""), (1, True, b""), (4, True, LARGE)])
+def test_a_push_may_be_struck_anywhere(kind: str, size: int, has_room: bool, data: bytes) -> None:
     for place in range(1, 130):
         lanes = Lanes()
-        lanes.begin(batch_events=1)
+        lanes.begin(batch_events=size)
         lanes.push(lanes.pushed)
+        lanes.flush("none", [])
         lanes.a_search_ends("none", [], "new", True)
         while not has_room and lanes.lane.now.small >= 0:
             lanes.push(lanes.pushed)
-        lanes.run(lambda lanes=lanes: lanes.push(lanes.pushed), kind, [place])
+        lanes.run(lambda lanes=lanes: lanes.push(lanes.pushed, data), kind, [place])
         lanes.push(lanes.pushed)
         lanes.teardown()
 

@@ -24,6 +24,7 @@ from mochi.margo.wire import Buffer, Frame, Kind, allocate_private
 from mochi.mofka.client.batch import FIELDS, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_FIXED_EVENTS, Batch
 from mochi.mofka.client.core import lane_state
 from mochi.mofka.client.core.lane_state import (
+    WITHDRAWN,
     Detach,
     EndSearch,
     LaneState,
@@ -226,7 +227,11 @@ class Lane(Machine[LaneState]):
 
     def filled(self, metadata: bytes, data: Any, future: FutureUint) -> None:
         """Look after an event that was appended to a batch that was full, or sealed, then."""
-        self.tell(LaneState.filled, metadata, data, future)
+        try:
+            self.tell(LaneState.filled, metadata, data, future)
+        except BaseException:
+            future.index = WITHDRAWN
+            raise
         now = self.now
         if now.in_flight[1:]:  # else the last batch alone is on its way
             self._drain(now.link)
@@ -248,7 +253,11 @@ class Lane(Machine[LaneState]):
         deadline = self._service.deadline(None)
         failure = self.now.failure
         while True:
-            self.ask(LaneState.append, size, metadata, data, future)
+            try:
+                self.ask(LaneState.append, size, metadata, data, future)
+            except BaseException:
+                future.index = WITHDRAWN
+                raise
             if future.pending is not None:
                 break
             if self.options.when_full == "raise":

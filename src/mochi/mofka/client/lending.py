@@ -11,8 +11,10 @@ from mochi.mofka.client.refusals import PartitionInfo
 from mochi.mofka.protocol import LEND, Lend, Lent, Where
 
 LEND_FROM = 64 << 10
-"""Bytes of data from which a batch goes through a lent buffer, where the server lends. That is 1.1 to 1.3
-times as many events of 128 bytes a second in batches of 1000 as in line, and twice the bandwidth from 1 MiB on."""
+"""Bytes of data from which a batch goes through a lent buffer, where the server lends.
+
+In batches of 1000, 1.1 to 1.3 times as many events of 128 bytes a second as in line; twice the bandwidth from 1 MiB on.
+"""
 
 
 class Lending:

@@ -31,6 +31,9 @@ from mochi.mofka.client.core.transitions import Name, Table, following
 from mochi.mofka.client.refusals import PartitionInfo, is_away, refusal
 from mochi.mofka.protocol import SendBatch, Where
 
+WITHDRAWN = -2
+"""Index in the future of an event whose push was interrupted: it is where it is, or nowhere."""
+
 
 class Phase(Name):
     """How a lane stands to its partition."""
@@ -169,8 +172,8 @@ class LaneState(State, kw_only=True):
     roomy : int
         What `small` is while there is room.
     small : int
-        Events of at most so many bytes may be appended without more ado. All that fit into a batch are together no
-        more than half of `MAX_BATCH_BYTES`. -1 while there is no room, and once the process ends.
+        Events of at most so many bytes may be appended without more ado. All of them that fit into a batch are
+        together no more than half of `MAX_BATCH_BYTES`. -1 while there is no room, and once the process ends.
     open : Batch
         Where events are appended.
     in_flight : tuple of Sealed
@@ -234,8 +237,9 @@ class LaneState(State, kw_only=True):
             if future.index >= 0:  # it was taken along
                 return []
             entries, entry = batch.entries, (metadata, data, future)
-            # Invariant 3: no call between these. A frame that was overtaken leaves its event where it is by now.
-            if self.owner.now is not self.origin:
+            # Invariant 3: no call between these. A frame that was overtaken leaves its event where it is by now, and
+            # one whose push was interrupted is not placed behind what was pushed since.
+            if self.owner.now is not self.origin or future.index == WITHDRAWN:
                 return []
             future.pending = batch
             entries += entry
