@@ -23,6 +23,7 @@ from mochi.mofka.client.core.feed_state import (
     State,
     Tell,
     Terms,
+    Wake,
     Widen,
 )
 from mochi.mofka.client.core.machine import Machine
@@ -165,6 +166,8 @@ class FeedMachine(RuleBasedStateMachine):
         self.expected: tuple[int, int] | None = None
         self.is_stopped = False
         self.place = 0
+        self.partition.count = 12
+        self.feed.tell(FeedState.wanted)
 
     def tell(self, event: Any, *arguments: Any) -> bool:
         """Have an event happen; return whether Ctrl-C struck. What it left is done later, before the next event."""
@@ -208,7 +211,7 @@ class FeedMachine(RuleBasedStateMachine):
     def work(self) -> None:
         self.feed.work()
 
-    @rule(steps=st.integers(1, 8))
+    @rule(steps=st.integers(1, 12))
     def go_on(self, steps: int) -> None:
         """All goes well for a while."""
         for _ in range(steps):
@@ -297,10 +300,10 @@ class FeedMachine(RuleBasedStateMachine):
         self.partition.count = 0
         self.partition.lost.clear()
 
-    @precondition(lambda self: self.subscriptions)
-    @rule(data=st.data())
-    def cut(self, data: st.DataObject) -> None:
-        self.lose_link(data.draw(st.sampled_from(self.subscriptions)))
+    @precondition(lambda self: self.feed.now.subscription is not None)
+    @rule()
+    def cut(self) -> None:
+        self.lose_link(self.feed.now.subscription)
 
     def lose_link(self, subscription: Subscription) -> None:
         """Lose a link; what was on its way may still come."""
@@ -387,6 +390,8 @@ class FeedMachine(RuleBasedStateMachine):
         assert "fault of the client" not in str(error)
 
     def fork(self) -> None:
+        for subscription in self.subscriptions:
+            subscription.is_cut = True  # that is the parent's
         self.feed.reset()
         self.opened = self.expected = None
         self.is_stopped = False
@@ -459,7 +464,87 @@ class FeedMachine(RuleBasedStateMachine):
 
 
 TestFeed = FeedMachine.TestCase
-TestFeed.settings = settings(stateful_step_count=40)
+TestFeed.settings = settings(max_examples=100, stateful_step_count=30)
+
+
+def subscribed() -> FeedState:
+    """A feed that has begun at event 0, by subscription "s"."""
+    state = FeedState(max_batches=2, max_bytes=100)
+    state.wanted()
+    state.asks(1, "s")
+    state.begun("s", 1, 0)
+    return state
+
+
+def test_credit_that_comes_back_while_a_partition_is_asked_is_granted_with_its_answer() -> None:
+    state = subscribed()
+    assert state.received("s", 5, 50, "batch") == [Deliver(1, "batch")]
+    assert state.cut("s", "lost") == [Look(2, "lost")]
+    state.asks(2, "t")
+    assert state.terms == Terms(5, 1, 1, 50)
+    assert state.gives_back(1, 50) == []
+    assert state.begun("t", 1, 5) == [Grant("t", 1, 50), Wake()]
+    assert state.gives_back(1, 50) == []
+
+
+def test_losses_that_touch_are_one_failure_until_it_may_be_handed_out() -> None:
+    state = subscribed()
+    (told,) = state.refused("s", EventsExpired("p", 0, 5))
+    assert isinstance(told, Tell)
+    assert state.is_untold(told.number)
+    assert state.due(told.number) == [Look(2, None)]
+    assert state.holds_back(told.number)
+    widen, look = state.given_up(2, EventsExpired("p", 2, 9))
+    assert isinstance(widen, Widen)
+    assert (widen.number, widen.error.args, look) == (told.number, ("p", 0, 9), Look(3, None))
+    state.missed(3)
+    assert not state.holds_back(told.number)
+    assert state.due(told.number) == []
+    assert not state.is_untold(told.number)
+    (following,) = state.given_up(3, EventsExpired("p", 0, 12))
+    assert isinstance(following, Tell)
+    assert following.error.args == ("p", 9, 12)
+
+
+def test_a_loss_behind_a_batch_is_a_failure_of_its_own() -> None:
+    state = subscribed()
+    (told,) = state.refused("s", EventsExpired("p", 0, 5))
+    state.due(told.number)
+    state.asks(2, "t")
+    state.begun("t", 1, 5)
+    state.received("t", 6, 10, "batch")
+    (following,) = state.refused("t", EventsExpired("p", 5, 9))
+    assert isinstance(following, Tell)
+    assert following.error.args == ("p", 6, 9)
+
+
+def test_a_child_has_nothing_of_what_its_parent_holds_and_numbers_on() -> None:
+    state = subscribed()
+    state.received("s", 5, 50, "batch")
+    child = state.in_child()
+    child.wanted()
+    child.asks(child.search, "t")
+    child.begun("t", 1, 0)
+    assert child.gives_back(1, 50) == []
+    assert (child.held_batches, child.held_bytes) == (0, 0)
+    assert child.received("t", 5, 50, "again") == [Deliver(2, "again")]
+
+
+def test_a_feed_that_is_stopped_leaves_also_the_subscription_that_begins_later() -> None:
+    state = FeedState(max_batches=2, max_bytes=100)
+    state.wanted()
+    state.asks(1, "s")
+    assert state.stopped() == [Leave("s"), Deliver(1, None)]
+    assert state.stopped() == []
+    assert state.begun("s", 1, 0) == [Leave("s")]
+    assert state.wanted() == []
+
+
+def test_an_earlier_search_counts_no_more() -> None:
+    state = subscribed()
+    state.cut("s", "lost")
+    assert state.missed(1) == state.given_up(1, DiasporaError("late")) == state.asks(1, "u") == []
+    assert (state.at, state.subscription) == (State.LOOKING, None)
 
 
 def test_what_is_not_allowed_raises_and_names_state_and_event() -> None:

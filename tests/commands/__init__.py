@@ -1,0 +1,1 @@
+"""Tests of the commands of all packages: options, help, hints, log lines."""
