@@ -43,7 +43,8 @@ test-lowest:
 	$(MAKE) pytest VENV=.venv-lowest CONSTRAINTS='--constraint .lowest.txt'
 
 soak: $(STAMP)
-	$(PYTEST) -m soak --hypothesis-profile thorough
+	$(PYTEST) -m soak
+	$(SHARED) -m 'hypothesis and not (alone or soak)' --hypothesis-profile thorough --timeout 1800
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.run

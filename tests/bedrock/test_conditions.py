@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.bedrock.conditions import applied, unknown_names
@@ -151,7 +151,6 @@ plain = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(plain)
 def test_what_has_no_condition_stays_as_it_is(document: Any) -> None:
     assert applied(document, None) == document

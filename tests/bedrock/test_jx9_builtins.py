@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.bedrock.jx9.builtins import BUILTINS
@@ -169,7 +169,6 @@ def test_the_time_is_now() -> None:
     assert 0 <= value("rand()") < 2**31
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-5, 5) | st.sampled_from(["a", "b", "1"]) | st.none(), max_size=8))
 def test_sorting_keeps_the_entries_and_sorts_numbers(items: list[Any]) -> None:
     found = run("sort($a); return $a;", {"a": items})
@@ -198,7 +197,6 @@ ODD: list[Any] = [
 odd_values = st.sampled_from([*ODD, [1, "b"], [[]], {}, {"a": [None]}])
 
 
-@settings(deadline=None)
 @given(st.sampled_from([*BUILTINS]), st.lists(odd_values, max_size=4))
 def test_odd_arguments_get_a_value_of_json_or_an_error(name: str, arguments: list[Any]) -> None:
     names = {f"v{index}": argument for index, argument in enumerate(arguments)}

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.bedrock.jx9.errors import Jx9Error, Jx9SyntaxError
@@ -445,7 +445,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(json_values)
 def test_a_value_survives_as_a_literal_as_a_variable_and_as_json(given_value: Any) -> None:
     assert run(f"return {literal(given_value)};", {}) == given_value
@@ -454,7 +453,6 @@ def test_a_value_survives_as_a_literal_as_a_variable_and_as_json(given_value: An
     assert value("$v === $v && $v == $v && $v <= $v", v=given_value) is True
 
 
-@settings(deadline=None)
 @given(json_values, json_values)
 def test_loose_equality_is_symmetric_and_follows_strict_equality(left: Any, right: Any) -> None:
     variables = {"a": left, "b": right}

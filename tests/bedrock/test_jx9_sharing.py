@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.bedrock.jx9.interpreter import MOST_WARNINGS, run
@@ -126,7 +126,6 @@ BEGIN = (
 )
 
 
-@settings(deadline=None)
 @given(st.lists(statements, max_size=12))
 def test_whatever_is_shared_and_changed_the_engine_agrees(several: list[str]) -> None:
     script = f"{BEGIN}{' '.join(several)} $r = [$a, $b, $o, $p, $l];"

@@ -149,7 +149,6 @@ def test_acknowledged_events_survive_a_power_cut_at_any_call(
         assert reopened.quarantined == []
 
 
-@settings(max_examples=50, deadline=None)
 @given(data=st.data(), call=st.integers(0, 100))
 def test_without_sync_a_power_cut_leaves_all_chunks_but_the_last(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, call: int

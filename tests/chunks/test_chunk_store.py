@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.mofka.chunks import (
@@ -82,7 +82,6 @@ def test_a_new_partition_has_four_empty_files(tmp_path: Path) -> None:
     assert chunk_files(tmp_path / "base" / "topic-uuid") == {f"chunk-000000.{kind}": b"" for kind in names}
 
 
-@settings(max_examples=60, deadline=None)
 @given(commits=commits, config=configs, max_events=st.integers(1, 9), max_bytes=st.integers(0, 200))
 def test_what_is_read_is_what_was_appended(
     tmp_path_factory: pytest.TempPathFactory,
@@ -109,7 +108,6 @@ def test_what_is_read_is_what_was_appended(
         assert store.quarantined == []
 
 
-@settings(max_examples=60, deadline=None)
 @given(commits=commits, config=configs, data=st.data())
 def test_pieces_of_data_are_those_of_the_events_asked_for(
     tmp_path_factory: pytest.TempPathFactory,

@@ -34,6 +34,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.kill()
 
 
+FORKS_BESIDE_THREADS = "ignore:This process:DeprecationWarning"
+"""From Python 3.12 on a fork beside threads is warned of; this client is made for it."""
+
 PRELUDE = """
 import os, signal, sys, threading, time
 from diaspora_stream.api import *
@@ -49,7 +52,10 @@ def run_program() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
     def run(server: Server, topic: TopicHandle, program: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + textwrap.dedent(program), str(server.group_file), topic.name],
+            [
+                *(sys.executable, "-W", FORKS_BESIDE_THREADS, "-c", PRELUDE + textwrap.dedent(program)),
+                *(str(server.group_file), topic.name),
+            ],
             stdout=subprocess.PIPE,
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,

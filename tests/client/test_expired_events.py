@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def pulled(consumer: Consumer, count: int) -> list[int]:
 
 def provider_of(server: Server, topic: TopicHandle) -> Any:
     """The configuration of the topic's partition, as a query shows it."""
-    providers = BedrockClient(server.driver()._service.client).config(server.address)["providers"]
+    with closing(server.client()) as client:
+        providers = BedrockClient(client).config(server.address)["providers"]
     (found,) = (each["config"] for each in providers if each["config"].get("topic") == topic.name)
     return found
 

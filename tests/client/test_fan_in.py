@@ -103,6 +103,6 @@ def test_idle_connections_cost_the_others_nothing(limited: tuple[int, str], conn
                 assert [consumer.pull().wait(20000).metadata for _ in range(1000)] == list(range(1000))
         assert resident(pid) - before < connections * (512 << 10) + (32 << 20)
     finally:
-        for peer, _ in idle:
+        for peer, *_ in idle:
             peer.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

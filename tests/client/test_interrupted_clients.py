@@ -9,6 +9,7 @@ import textwrap
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -390,12 +391,12 @@ class Interrupting(bytes):
 
 
 def test_ctrl_c_while_a_frame_is_queued_does_not_garble_the_next_one(server: Server) -> None:
-    client = server.driver()._service.client
-    link = client.link(server.address)
-    with pytest.raises(KeyboardInterrupt):
-        link.request("nothing", 1, b"", None, bulk=[(Interrupting(b"abc"),)])
-    client.wait(lambda: link.error is not None, lambda: (link,), time.monotonic() + 10)
-    assert link.error is not None
+    with closing(server.client()) as client:
+        link = client.link(server.address)
+        with pytest.raises(KeyboardInterrupt):
+            link.request("nothing", 1, b"", None, bulk=[(Interrupting(b"abc"),)])
+        client.wait(lambda: link.error is not None, lambda: (link,), time.monotonic() + 10)
+        assert link.error is not None
     topic = server.topic()
     assert topic.producer().push(1).wait(5000) == 0
 

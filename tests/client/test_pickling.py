@@ -82,7 +82,7 @@ def test_spawned_processes_open_a_topic_that_they_are_given(server: Server) -> N
 
 
 def test_a_pickle_has_the_path_and_the_options_and_not_the_token(server: Server) -> None:
-    token = MofkaDriver(group_file=server.group_file)._group._token
+    token = server.token
     assert token
     driver: Any = MofkaDriver(str(server.group_file), timeout_ms=1234)
     topic = driver.open_topic(server.topic().name)

@@ -644,7 +644,7 @@ def test_peers_that_say_nothing_hold_few_connections_and_newcomers_come_in(
     with ExitStack() as stack:
         crowd = [Raw(stack.enter_context(transport.connect(engine.address, SECONDS))) for _ in range(50)]
         assert call(client, engine, "echo", 1) == 1
-        assert len(engine._connections) <= 8 + 1
+        assert engine.connections <= 8 + 1
         assert rpc.unpack_fault(crowd[0].receive().message).code == "crowded"
         assert crowd[0].is_closed()
         assert call(client, engine, "echo", 2) == 2
@@ -813,7 +813,7 @@ def test_when_the_budget_is_used_up_who_does_not_read_is_closed_and_who_reads_is
             raw.request(1, "give")
             assert until(lambda: engine.budget.held > min(number, 2) * size)  # noqa: B023
         # Five times 30 MiB are more than 110, so the last two wait until two that do not read are gone.
-        assert until(lambda: len(engine._connections) <= 4 and not engine.budget.is_short)
+        assert until(lambda: engine.connections <= 4 and not engine.budget.is_short)
         for number in range(20):
             assert call(client, engine, "echo", number) == number
         for raw in raws[3:]:

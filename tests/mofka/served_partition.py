@@ -60,7 +60,7 @@ class Served:
     @property
     def connections(self) -> int:
         """Number of connections that the server has."""
-        return len(self.engine._connections)
+        return self.engine.connections
 
     def held(self) -> int:
         """Number of things that the provider holds for connections."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.margo.errors import Fault
@@ -33,7 +33,6 @@ def made(partition: MemoryPartition, shape: Sequence[Sequence[tuple[int, int]]])
     return events
 
 
-@settings(max_examples=60, deadline=None)
 @given(shape=batches, data=st.data())
 def test_reads_with_any_limits_give_what_a_list_gives(
     shape: list[list[tuple[int, int]]], data: st.DataObject
@@ -66,7 +65,6 @@ def test_events_pushed_one_by_one_do_not_cost_a_block_each() -> None:
     assert events_in(found, False) == [(b"%d" % number, b"") for number in range(4 * MERGED_EVENTS)]
 
 
-@settings(max_examples=60, deadline=None)
 @given(shape=batches, max_bytes=st.sampled_from([1, 100, 3 * MERGED_BYTES]), data=st.data())
 def test_with_a_retention_the_newest_events_are_there_and_the_others_are_told_as_expired(
     shape: list[list[tuple[int, int]]], max_bytes: int, data: st.DataObject

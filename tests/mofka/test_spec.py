@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi.bedrock.config import parse
@@ -33,7 +33,6 @@ SPECS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(SPECS, st.integers())
 def test_what_is_chosen_is_within_its_bounds_and_can_be_used(spec: MofkaServiceSpec, seed: int) -> None:
     if (

@@ -144,6 +144,11 @@ class Engine:
         return self
 
     @property
+    def connections(self) -> int:
+        """Number of connections that are served."""
+        return len(self._connections)
+
+    @property
     def default_pool(self) -> Pool:
         """The pool of handlers that name none."""
         return self.pools[self.config.rpc_pool]

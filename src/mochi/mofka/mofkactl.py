@@ -10,7 +10,7 @@ point a float, all else is text; a key that is repeated has a list.
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -18,8 +18,9 @@ from diaspora_stream.console.commands import DottedCommand, Failure, Group, vers
 from diaspora_stream.partition_selector import PartitionSelector
 from diaspora_stream.serializer import Serializer
 from diaspora_stream.validator import Validator
-from mochi.mofka.client.driver import MofkaDriver
-from mochi.mofka.spec import MofkaServiceSpec, Storage
+
+if TYPE_CHECKING:
+    from mochi.mofka.client.driver import MofkaDriver
 
 __all__ = ["main"]
 
@@ -92,6 +93,12 @@ _rank = click.option(
 )
 
 
+def _open(groupfile: str) -> "MofkaDriver":
+    from mochi.mofka.client.driver import MofkaDriver  # not for a command that only shows its help
+
+    return MofkaDriver(groupfile)
+
+
 @click.group(cls=Group)
 @version
 def main() -> None:
@@ -138,7 +145,7 @@ def create_topic(
     checks = Validator.from_metadata(validator, validator_config)
     chooses = PartitionSelector.from_metadata(partition_selector, selector_config)
     writes = Serializer.from_metadata(serializer, serializer_config)
-    with MofkaDriver(groupfile) as driver:
+    with _open(groupfile) as driver:
         driver.create_topic(name, validator=checks, partition_selector=chooses, serializer=writes)
 
 
@@ -146,7 +153,7 @@ def create_topic(
 @_group_file
 def list_topics(groupfile: str) -> None:
     """Print the names of all topics, sorted."""
-    with MofkaDriver(groupfile) as driver:
+    with _open(groupfile) as driver:
         for name in sorted(driver.list_topics()):
             click.echo(name)
 
@@ -195,7 +202,7 @@ def add_partition(
             raise click.UsageError(f"{option} is for partitions of type {own}, not {kind}")
     named = {"pool": pool, "metadata": database, "data": target, "io_controller": abt_io}
     needs = {**{key: name for key, name in named.items() if name is not None}, **dependencies}
-    with MofkaDriver(groupfile) as driver:
+    with _open(groupfile) as driver:
         driver.add_custom_partition(topic, rank, kind, config, needs)
 
 
@@ -210,7 +217,7 @@ def add_metadata(
     rank: int, kind: str, groupfile: str, config: dict[str, Any], dependencies: dict[str, Any]
 ) -> None:
     """Start a database, and print its name."""
-    with MofkaDriver(groupfile) as driver:
+    with _open(groupfile) as driver:
         click.echo(driver.add_metadata_provider(rank, kind, config, dependencies))
 
 
@@ -222,7 +229,7 @@ def add_data(
     rank: int, kind: str, groupfile: str, config: dict[str, Any], dependencies: dict[str, Any]
 ) -> None:
     """Start blob storage, and print its name."""
-    with MofkaDriver(groupfile) as driver:
+    with _open(groupfile) as driver:
         click.echo(driver.add_data_provider(rank, kind, config, dependencies))
 
 
@@ -279,6 +286,8 @@ def generate_config(
 
     `bedrock -n SERVERS -c FILE` starts it.
     """
+    from mochi.mofka.spec import MofkaServiceSpec, Storage
+
     spec = MofkaServiceSpec(
         **numbers,
         master_db=Storage(master_db_path_prefixes, master_db_needs_persistence),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from diaspora_stream.api import Driver
+from mochi.margo.client import Client
 from mochi.mofka.testing.processes import BIN, READY, Process, children
 
 LIBRARIES = [f"lib{name}-bedrock-module.so" for name in ("flock", "yokan", "abt-io", "mofka")]
@@ -147,6 +148,20 @@ class Service(Process):
     def memory(self) -> int:
         """Return the bytes of memory that the first server holds, shared ones as well."""
         return int(Path(f"/proc/{self.pids[0]}/statm").read_text().split()[1]) * resource.getpagesize()
+
+    @property
+    def token(self) -> bytes:
+        """What the group file has for those who may use the service; empty where anybody may."""
+        group = json.loads(self.group_file.read_text())
+        return bytes.fromhex(group.get("metadata", {}).get("__token__", ""))
+
+    def client(self, timeout: float = 30) -> Client:
+        """Return a client that has the token, for calls that no driver makes; who asks for it closes it."""
+        client = Client(timeout=timeout)
+        for member in self.members():
+            if self.token:
+                client.set_token(member["address"], self.token)
+        return client
 
     def driver(self, **options: Any) -> Driver:
         """Return a driver of this service, which is closed with it."""
