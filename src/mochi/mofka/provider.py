@@ -383,7 +383,8 @@ class PartitionProvider:
         if request.connection in self._known:
             self._known[request.connection] = count + 1
         request.reply(rpc.pack(Subscribed(first, self._where.epoch, takes_arrays=True)))
-        self._engine.on_loop(partial(self._fill, outlet))  # events come behind the answer, which may be queued
+        # Events come behind the answer, which may be queued.
+        self._engine.on_loop(partial(self._fill, outlet))
 
     def _grant(self, request: Request, granted: Grant) -> None:
         outlet = self._feeds.get((request.connection, granted.stream))
