@@ -115,7 +115,7 @@ def test_an_inline_pool_gets_private_threads_of_which_one_is_started_in_advance(
 
     instance = Instance("own", pools["__primary__"], AbtIoConfig())
     assert private() == ["own-io-0"]
-    assert instance.run(thread_name).result(SECONDS) == "own-io-0"
+    assert instance.run(thread_name).result(SECONDS).startswith("own-io-")  # another, if that one is late
     instance.close()
     assert private() == []
 
