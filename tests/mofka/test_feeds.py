@@ -15,7 +15,13 @@ class Feeding(RuleBasedStateMachine):
         self.feed = Feed(0, 3, 2, 100, True)
         self.count = self.sent = 0
         self.batches, self.credit = 2, 100
-        self.is_reading = self.has_ended = False
+        self.is_reading = self.has_ended = self.is_answered = False
+
+    @rule()
+    def answer(self) -> None:
+        self.feed.answered()
+        self.is_answered = True
+        self.begin()
 
     @rule(events=st.integers(1, 5))
     def store(self, events: int) -> None:
@@ -31,7 +37,8 @@ class Feeding(RuleBasedStateMachine):
 
     @rule()
     def begin(self) -> None:
-        may_read = not (self.is_reading or self.has_ended) and self.sent < self.count
+        is_ready = self.is_answered and not (self.is_reading or self.has_ended)
+        may_read = is_ready and self.sent < self.count
         may_send = self.batches > 0 and self.credit > 0
         assert self.feed.begin(self.count) == (may_read and may_send)
         self.is_reading |= may_read and may_send
@@ -68,6 +75,7 @@ def test_what_is_not_in_the_table_is_refused_and_names_both_states() -> None:
     assert set(TRANSITIONS) == set(State)
     feed = Feed(0, 0, 1, 1, False)
     assert feed.batch_size == MAX_FEED_EVENTS
+    feed.answered()
     with pytest.raises(ValueError, match="a feed that is idle cannot become idle"):
         feed.sent(1, 1)
     feed.end()

@@ -2,6 +2,7 @@
 
 | state | what happens | next |
 |---|---|---|
+| ASKED | the answer that begins it is sent, or queued | IDLE |
 | IDLE, STARVED | there are events, and credit for them | SENDING |
 | IDLE, STARVED | there are events, and no credit | STARVED |
 | SENDING | what was read is sent, and nothing more is known | IDLE |
@@ -25,6 +26,7 @@ MAX_BATCHES = 4096
 class State(enum.Enum):
     """What a feed is at."""
 
+    ASKED = "not answered"
     IDLE = "idle"
     STARVED = "waiting for credit"
     SENDING = "sending"
@@ -32,6 +34,7 @@ class State(enum.Enum):
 
 
 TRANSITIONS: Final = {
+    State.ASKED: {State.IDLE, State.ENDED},
     State.IDLE: {State.STARVED, State.SENDING, State.ENDED},
     State.STARVED: {State.SENDING, State.ENDED},
     State.SENDING: {State.IDLE, State.ENDED},
@@ -61,7 +64,7 @@ class Feed:
     __slots__ = ("batch_size", "batches", "credit", "next", "state", "with_data")
 
     def __init__(self, first: int, batch_size: int, batches: int, credit: int, with_data: bool) -> None:
-        self.state = State.IDLE
+        self.state = State.ASKED
         self.next = first
         self.batch_size = min(batch_size, MAX_FEED_EVENTS) or MAX_FEED_EVENTS
         self.batches = 0
@@ -79,9 +82,14 @@ class Feed:
         self.batches = min(self.batches + batches, MAX_BATCHES)
         self.credit = min(self.credit + credit, MAX_CREDIT)
 
+    def answered(self) -> None:
+        """Take note that the consumer is told where the feed begins: what is sent from now on comes behind that."""
+        if self.state is State.ASKED:
+            self._to(State.IDLE)
+
     def begin(self, count: int) -> bool:
         """Return whether events are to be read now, of a partition that has `count`; the feed is then SENDING."""
-        if self.next >= count or self.state is State.SENDING or self.state is State.ENDED:
+        if self.next >= count or self.state not in (State.IDLE, State.STARVED):
             return False
         if self.batches <= 0 or self.credit <= 0:
             if self.state is State.IDLE:

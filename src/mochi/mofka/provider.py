@@ -383,8 +383,11 @@ class PartitionProvider:
         if request.connection in self._known:
             self._known[request.connection] = count + 1
         request.reply(rpc.pack(Subscribed(first, self._where.epoch, takes_arrays=True)))
-        # Events come behind the answer, which may be queued.
-        self._engine.on_loop(partial(self._fill, outlet))
+        self._engine.on_loop(partial(self._begin, outlet))  # behind the answer, which may be queued
+
+    def _begin(self, outlet: _Outlet) -> None:
+        outlet.feed.answered()
+        self._fill(outlet)
 
     def _grant(self, request: Request, granted: Grant) -> None:
         outlet = self._feeds.get((request.connection, granted.stream))
@@ -442,7 +445,8 @@ class PartitionProvider:
     def _end(self, outlet: _Outlet, error: BaseException) -> None:
         """Tell a consumer that nothing more will come, and why."""
         self._drop(outlet)
-        outlet.connection.fail_stream(outlet.stream, rpc.pack_fault(error))
+        tell = partial(outlet.connection.fail_stream, outlet.stream, rpc.pack_fault(error))
+        self._engine.on_loop(tell)  # behind the answer, which may be queued
 
     def _take(self, outlet: _Outlet, read: Slice | BaseException) -> int:
         """Send what was read, or why it cannot be; return the bytes to read again with, where these were too few."""
