@@ -282,7 +282,7 @@ class Link:
         self._claims.pop("reader", None)
         if self.error is not None:
             self._socket.close()
-        elif self.has_fetched:
+        elif self.fabric is not None and self.fabric.has_come:
             self.client.fetched(self)
         if self.is_aside and not self._peer.is_awaited:
             self.lose(ConnectionLost(f"the connection to {self.address} is not needed any more"))
@@ -327,7 +327,7 @@ class Link:
     def _read(self) -> None:
         peer = self._peer
         reader = peer.reader
-        if self.has_fetched:
+        if self.fabric is not None and self.fabric.has_come:
             self._take_fetched()
         for _ in range(16):
             buffers = reader.buffers()

@@ -24,8 +24,8 @@ JOINED_BYTES = 4096
 MAX_BATCH_BYTES = 8 << 20
 """Bytes of metadata and data at which a batch goes, whatever its number of events."""
 
-MAX_BATCH_EVENTS = 4096
-"""Events of an adaptive batch at most."""
+MAX_BATCH_EVENTS = 2048
+"""Events of an adaptive batch at most. With fewer, larger events may be appended without the lock: up to 2 KiB each."""
 
 MAX_FIXED_EVENTS = 65536
 """Events of any batch at most."""
